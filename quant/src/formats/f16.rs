@@ -1,0 +1,36 @@
+//! F16: IEEE half precision, little endian: 1 sign bit, 5 of exponent, 10 of fraction. Largest value 65504.
+
+use super::{dot_floats, pairs};
+use crate::activations::{ActivationKind, ActivationRow};
+use crate::float::f16_at;
+use crate::types::{Format, GgmlType};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// This format's row in the table.
+pub const FORMAT: Format = Format { ty: GgmlType::F16, activation: ActivationKind::F32, decode, encode, dot };
+
+fn decode(blocks: &[u8], values: &mut [f32]) {
+    pairs::<2, 1>(blocks.len(), values.len());
+    for (w, v) in blocks.as_chunks().0.iter().zip(values) {
+        *v = f16_at(*w);
+    }
+}
+
+/// Rounds to nearest, ties to even; values beyond 65520 become infinite.
+fn encode(values: &[f32], blocks: &mut [u8]) {
+    pairs::<2, 1>(blocks.len(), values.len());
+    // A slice at a time, because half then uses the processor's own conversion.
+    let mut halves = [f16::ZERO; 64];
+    for (v, w) in values.chunks(64).zip(blocks.chunks_mut(128)) {
+        let halves = &mut halves[..v.len()];
+        halves.convert_from_f32_slice(v);
+        for (h, w) in halves.iter().zip(w.as_chunks_mut().0) {
+            *w = h.to_le_bytes();
+        }
+    }
+}
+
+fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
+    dot_floats(blocks, x, f16_at)
+}

@@ -1,0 +1,26 @@
+//! F32: plain IEEE single precision, little endian.
+
+use super::{dot_floats, pairs};
+use crate::activations::{ActivationKind, ActivationRow};
+use crate::types::{Format, GgmlType};
+
+/// This format's row in the table.
+pub const FORMAT: Format = Format { ty: GgmlType::F32, activation: ActivationKind::F32, decode, encode, dot };
+
+fn decode(blocks: &[u8], values: &mut [f32]) {
+    pairs::<4, 1>(blocks.len(), values.len());
+    for (w, v) in blocks.as_chunks().0.iter().zip(values) {
+        *v = f32::from_le_bytes(*w);
+    }
+}
+
+fn encode(values: &[f32], blocks: &mut [u8]) {
+    pairs::<4, 1>(blocks.len(), values.len());
+    for (v, w) in values.iter().zip(blocks.as_chunks_mut().0) {
+        *w = v.to_le_bytes();
+    }
+}
+
+fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
+    dot_floats(blocks, x, f32::from_le_bytes)
+}

@@ -1,0 +1,33 @@
+//! ggml's block formats: what the bytes of a quantized row mean.
+//!
+//! A tensor of a model is a matrix of rows, and a row is a run of *blocks*: 32 or 256 weights that share a scale. Each format is one
+//! file in [`formats`] that opens with the picture of its bytes, and one row in the table of [`types`]. The crate decodes a row to
+//! `f32`, encodes one, and multiplies one with an *activation row* ([`activations`]) in the canonical order that every kernel of every
+//! instruction set must reproduce to the bit.
+//!
+//! ```
+//! use strata_quant::GgmlType;
+//!
+//! let q8 = GgmlType::Q8_0.format().unwrap();
+//! let weights: Vec<f32> = (0..64).map(|i| i as f32 - 31.5).collect();
+//! let mut row = vec![0; GgmlType::Q8_0.row_bytes(64).unwrap()];
+//! (q8.encode)(&weights, &mut row);
+//! let mut back = vec![0.0; 64];
+//! (q8.decode)(&row, &mut back);
+//! assert!(weights.iter().zip(&back).all(|(a, b)| (a - b).abs() < 0.2));
+//! ```
+//!
+//! # Adding a format
+//! 1. Write `formats/NAME.rs`: the picture, `decode`, `encode`, `dot`, and a `FORMAT` with all three.
+//! 2. Name it in its row of the table in `types.rs`.
+//!
+//! It then runs on every instruction set, by `dot`; a faster kernel is a cell in `strata-kernels`.
+#![forbid(unsafe_code)]
+
+pub mod activations;
+pub mod float;
+pub mod formats;
+mod types;
+
+pub use activations::{ActivationKind, ActivationRow, Activations};
+pub use types::{Format, GgmlType};

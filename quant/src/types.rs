@@ -1,0 +1,154 @@
+//! The one table of ggml types: number in the file, name, block shape, and the code that reads it where Strata has some.
+//!
+//! Source of numbers and shapes: ggml.h and ggml-common.h of llama.cpp at 0c1e57098 (facts only).
+
+use crate::activations::{ActivationKind, ActivationRow};
+use crate::formats;
+
+/// What Strata can do with a block format. All functions work on whole blocks: `blocks.len()` is a multiple of the block's bytes
+/// and the number of values is the matching multiple of its length; they panic otherwise.
+pub struct Format {
+    /// The type of the blocks.
+    pub ty: GgmlType,
+    /// The form in which the other factor of a product must come.
+    pub activation: ActivationKind,
+    /// Blocks to values: `(n * bytes)` to `(n * len)`.
+    pub decode: fn(blocks: &[u8], values: &mut [f32]),
+    /// Values to blocks: `(n * len)` to `(n * bytes)`. Bit for bit what llama-quantize writes without an importance matrix.
+    pub encode: fn(values: &[f32], blocks: &mut [u8]),
+    /// One row times one activation row, in the canonical order: the definition that every kernel reproduces to the bit.
+    pub dot: fn(blocks: &[u8], x: ActivationRow<'_>) -> f32,
+}
+
+macro_rules! types {
+    ($($name:ident = $id:literal, $len:literal values in $bytes:literal bytes $(, $format:path)?;)*) => {
+        /// A tensor type of ggml, by the number that GGUF files carry.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(non_camel_case_types)]
+        #[repr(u32)]
+        pub enum GgmlType {
+            $(#[doc = concat!(stringify!($len), " values in ", stringify!($bytes), " bytes")] $name = $id,)*
+        }
+
+        impl GgmlType {
+            /// Every type that GGUF files may name, in the order of their numbers.
+            pub const ALL: &[GgmlType] = &[$(GgmlType::$name),*];
+
+            /// ggml's name, as llama.cpp prints it: `Q4_K`.
+            pub const fn name(self) -> &'static str {
+                match self { $(GgmlType::$name => stringify!($name),)* }
+            }
+
+            /// Values in a block; 1 for plain numbers.
+            pub const fn block_len(self) -> usize {
+                match self { $(GgmlType::$name => $len,)* }
+            }
+
+            /// Bytes of a block.
+            pub const fn block_bytes(self) -> usize {
+                match self { $(GgmlType::$name => $bytes,)* }
+            }
+
+            /// The code for this type, or `None` where Strata knows only its name and shape.
+            pub fn format(self) -> Option<&'static Format> {
+                match self { $(GgmlType::$name => None $(.or(Some(&$format)))?,)* }
+            }
+        }
+    };
+}
+
+types! {
+    F32 = 0, 1 values in 4 bytes, formats::f32::FORMAT;
+    F16 = 1, 1 values in 2 bytes, formats::f16::FORMAT;
+    Q4_0 = 2, 32 values in 18 bytes, formats::q4_0::FORMAT;
+    Q4_1 = 3, 32 values in 20 bytes;
+    Q5_0 = 6, 32 values in 22 bytes;
+    Q5_1 = 7, 32 values in 24 bytes;
+    Q8_0 = 8, 32 values in 34 bytes, formats::q8_0::FORMAT;
+    Q8_1 = 9, 32 values in 36 bytes;
+    Q2_K = 10, 256 values in 84 bytes;
+    Q3_K = 11, 256 values in 110 bytes;
+    Q4_K = 12, 256 values in 144 bytes;
+    Q5_K = 13, 256 values in 176 bytes;
+    Q6_K = 14, 256 values in 210 bytes;
+    Q8_K = 15, 256 values in 292 bytes;
+    IQ2_XXS = 16, 256 values in 66 bytes;
+    IQ2_XS = 17, 256 values in 74 bytes;
+    IQ3_XXS = 18, 256 values in 98 bytes;
+    IQ1_S = 19, 256 values in 50 bytes;
+    IQ4_NL = 20, 32 values in 18 bytes;
+    IQ3_S = 21, 256 values in 110 bytes;
+    IQ2_S = 22, 256 values in 82 bytes;
+    IQ4_XS = 23, 256 values in 136 bytes;
+    I8 = 24, 1 values in 1 bytes;
+    I16 = 25, 1 values in 2 bytes;
+    I32 = 26, 1 values in 4 bytes;
+    I64 = 27, 1 values in 8 bytes;
+    F64 = 28, 1 values in 8 bytes;
+    IQ1_M = 29, 256 values in 56 bytes;
+    BF16 = 30, 1 values in 2 bytes, formats::bf16::FORMAT;
+    TQ1_0 = 34, 256 values in 54 bytes;
+    TQ2_0 = 35, 256 values in 66 bytes;
+    MXFP4 = 39, 32 values in 17 bytes;
+    NVFP4 = 40, 64 values in 36 bytes;
+    Q1_0 = 41, 128 values in 18 bytes;
+    Q2_0 = 42, 64 values in 18 bytes;
+}
+
+impl GgmlType {
+    /// The type with the given number, or `None` for a number that ggml does not know.
+    pub fn from_id(id: u32) -> Option<GgmlType> {
+        Self::ALL.iter().copied().find(|ty| ty.id() == id)
+    }
+
+    /// The number in the file.
+    pub const fn id(self) -> u32 {
+        self as u32
+    }
+
+    /// The type with the given name, in any case: `q8_0`, `BF16`.
+    pub fn from_name(name: &str) -> Option<GgmlType> {
+        Self::ALL.iter().copied().find(|ty| ty.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Bytes of a row of `cols` values; `None` if the block length does not divide `cols`, or on overflow.
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        (cols.is_multiple_of(self.block_len())).then(|| (cols / self.block_len()).checked_mul(self.block_bytes()))?
+    }
+
+    /// The types whose blocks Strata can decode, encode and multiply.
+    pub fn with_format() -> impl Iterator<Item = &'static Format> {
+        Self::ALL.iter().filter_map(|ty| ty.format())
+    }
+}
+
+impl std::fmt::Display for GgmlType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_find_their_type() {
+        for &ty in GgmlType::ALL {
+            assert_eq!(GgmlType::from_id(ty.id()), Some(ty));
+            assert_eq!(GgmlType::from_name(&ty.name().to_lowercase()), Some(ty));
+            if let Some(format) = ty.format() {
+                assert_eq!(format.ty, ty);
+            }
+        }
+        assert_eq!(GgmlType::from_id(4), None);
+        assert_eq!(GgmlType::from_id(u32::MAX), None);
+    }
+
+    #[test]
+    fn rows_are_whole_blocks() {
+        assert_eq!(GgmlType::Q4_0.row_bytes(64), Some(36));
+        assert_eq!(GgmlType::Q4_0.row_bytes(33), None);
+        assert_eq!(GgmlType::F64.row_bytes(usize::MAX), None);
+    }
+}

@@ -1,0 +1,2 @@
+//! The command `strata`.
+fn main() {}
