@@ -1,0 +1,181 @@
+//! The operations of a transformer on one processor: an instruction set and a pool of threads.
+//!
+//! Work is cut into ranges that depend only on its shape and the number of threads; what each range computes depends on neither.
+
+use crate::attention::{AttentionShape, KvHead};
+use crate::isa::Isa;
+use crate::matmul::{Job, Matrix, Shared};
+use crate::pool::Pool;
+use crate::rope::Rotation;
+use std::ops::Range;
+use std::sync::Mutex;
+use strata_quant::{ActivationKind, Activations};
+
+/// Rows of weights are shared out in multiples of this, the height of the register tiles.
+const ROW_STEP: usize = 4;
+
+/// An instruction set and a pool of threads.
+pub struct Cpu {
+    isa: Isa,
+    pool: Pool,
+}
+
+impl Cpu {
+    /// A processor with `threads` threads, at least one.
+    pub fn new(isa: Isa, threads: usize) -> Cpu {
+        Cpu { isa, pool: Pool::new(threads) }
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// `y = x w^T`: `w (n, k)`, `x (m, k)`, `y (m, n)`. Makes the form of `x` that `w` wants, if it is not there yet.
+    pub fn matmul(&self, w: Matrix<'_>, x: &mut Activations, y: &mut [f32]) {
+        assert!(w.cols == x.cols(), "a product of {} with {} columns", w.cols, x.cols());
+        self.prepare(w.format.activation, x);
+        let (x, y) = (&*x, Shared::new(y, x.rows(), w.rows));
+        let kernel = (self.isa.table().matmul)(w.format.ty);
+        self.pool.run(&|i| {
+            let rows = self.share(w.rows, ROW_STEP, i);
+            if !rows.is_empty() {
+                // SAFETY: `Isa` proves the instruction set of its table; the shares of different threads do not overlap.
+                unsafe { kernel(Job::new(w, rows.clone()), x, y.rows(rows)) }
+            }
+        });
+    }
+
+    fn prepare(&self, kind: ActivationKind, x: &mut Activations) {
+        if x.has(kind) {
+            return;
+        }
+        let rows = x.rows();
+        let mut rest = Some(x.q8x32_mut());
+        let mut parts = Vec::with_capacity(self.threads());
+        for i in 0..self.threads() {
+            let (part, others) = rest.take().expect("put back below").split_at(self.share(rows, 1, i).len());
+            parts.push(Mutex::new(Some(part)));
+            rest = Some(others);
+        }
+        self.each(parts, |part| {
+            // SAFETY: `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().quantize)(part) }
+        });
+    }
+
+    /// Every row of `x (m, d)` normalized into `y`; see `norm.rs`. `w` is `(d)`.
+    pub fn rms_norm(&self, x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+        let d = w.len();
+        assert!(x.len() == y.len() && x.len().is_multiple_of(d));
+        self.rows_mut(y, d, |row, y| {
+            // SAFETY: `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().rms_norm)(&x[row * d..(row + 1) * d], w, eps, y) }
+        });
+    }
+
+    /// `out = silu(gate) * up`, rows of `d` values.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], d: usize, out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len() && gate.len().is_multiple_of(d));
+        self.rows_mut(out, d, |row, out| {
+            let range = row * d..(row + 1) * d;
+            // SAFETY: `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().silu_mul)(&gate[range.clone()], &up[range], out) }
+        });
+    }
+
+    /// `x += y`, rows of `d` values.
+    pub fn add(&self, x: &mut [f32], y: &[f32], d: usize) {
+        assert!(x.len() == y.len() && x.len().is_multiple_of(d));
+        self.rows_mut(x, d, |row, x| {
+            // SAFETY: `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().add)(x, &y[row * d..(row + 1) * d]) }
+        });
+    }
+
+    /// Adds the row `bias (d)` to every row of `x (m, d)`.
+    pub fn add_bias(&self, x: &mut [f32], bias: &[f32]) {
+        assert!(x.len().is_multiple_of(bias.len()));
+        self.rows_mut(x, bias.len(), |_, x| {
+            // SAFETY: `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().add)(x, bias) }
+        });
+    }
+
+    /// Turns the heads of every token: `x (tokens, heads, head_dim)`, in place.
+    pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, rotation: &Rotation) {
+        let d = heads * head_dim;
+        assert!(x.len() == rotation.tokens() * d);
+        self.rows_mut(x, d, |token, x| {
+            let (cos, sin) = rotation.token(token);
+            assert!(cos.len() * 2 <= head_dim);
+            // SAFETY: `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().rope)(x, head_dim, cos, sin) }
+        });
+    }
+
+    /// Attention of every token of `q (tokens, heads, head_dim)` into `out` of the same shape. `kv(token, kv_head)` gives what the
+    /// token sees of a head.
+    pub fn attention<'a>(
+        &self,
+        shape: AttentionShape,
+        q: &[f32],
+        kv: impl Fn(usize, usize) -> KvHead<'a> + Sync,
+        out: &mut [f32],
+    ) {
+        let d = shape.group() * shape.head_dim;
+        assert!(q.len() == out.len() && q.len().is_multiple_of(shape.kv_heads * d));
+        // Dealt out like cards: later tokens see more positions.
+        let mut hands: Vec<Vec<(usize, &mut [f32])>> = (0..self.threads()).map(|_| Vec::new()).collect();
+        for (i, out) in out.chunks_exact_mut(d).enumerate() {
+            hands[i % self.threads()].push((i, out));
+        }
+        self.each(hands.into_iter().map(|hand| Mutex::new(Some(hand))).collect(), |hand| {
+            let mut scratch = Vec::new();
+            for (i, out) in hand {
+                let kv = kv(i / shape.kv_heads, i % shape.kv_heads);
+                // SAFETY: `Isa` proves the instruction set of its table.
+                unsafe { (self.isa.table().attend)(shape, &q[i * d..(i + 1) * d], kv, out, &mut scratch) }
+            }
+        });
+    }
+
+    /// The `i`th thread's share of `n` things, cut at multiples of `step`.
+    fn share(&self, n: usize, step: usize, i: usize) -> Range<usize> {
+        let steps = n.div_ceil(step);
+        let cut = |i: usize| (steps * i / self.threads() * step).min(n);
+        cut(i)..cut(i + 1)
+    }
+
+    /// Calls `work(row, values)` for every row of `d` values.
+    fn rows_mut(&self, x: &mut [f32], d: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+        let rows = x.len() / d;
+        if rows == 1 || self.threads() == 1 {
+            return x.chunks_exact_mut(d).enumerate().for_each(|(row, x)| work(row, x));
+        }
+        let mut rest = x;
+        let mut parts = Vec::with_capacity(self.threads());
+        for i in 0..self.threads() {
+            let share = self.share(rows, 1, i);
+            let (part, others) = rest.split_at_mut(share.len() * d);
+            parts.push(Mutex::new(Some((share.start, part))));
+            rest = others;
+        }
+        self.each(parts, |(first, part): (usize, &mut [f32])| {
+            part.chunks_exact_mut(d).enumerate().for_each(|(i, x)| work(first + i, x));
+        });
+    }
+
+    /// Gives each thread its part.
+    fn each<T: Send>(&self, parts: Vec<Mutex<Option<T>>>, work: impl Fn(T) + Sync) {
+        self.pool.run(&|i| {
+            let part = parts[i].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+            part.into_iter().for_each(&work);
+        });
+    }
+}

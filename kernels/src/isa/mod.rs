@@ -1,0 +1,84 @@
+//! The instruction sets: which the processor has, and the table of each.
+
+pub mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
+
+use crate::table::Table;
+
+/// An instruction set that this processor has: there is no other way to get one than detection.
+#[derive(Clone, Copy)]
+pub struct Isa(&'static Row);
+
+/// A row of the table of instruction sets.
+struct Row {
+    name: &'static str,
+    detected: fn() -> bool,
+    table: &'static Table,
+}
+
+/// The instruction sets of this architecture, the best last.
+static ROWS: &[Row] = &[
+    Row { name: "scalar", detected: || true, table: &scalar::TABLE },
+    #[cfg(target_arch = "x86_64")]
+    Row { name: "avx2", detected: avx2::detected, table: &avx2::TABLE },
+    #[cfg(target_arch = "x86_64")]
+    Row { name: "avx512_vnni", detected: avx512_vnni::detected, table: &avx512_vnni::TABLE },
+];
+
+impl Isa {
+    /// All that this processor has, the best last.
+    pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
+        ROWS.iter().filter(|row| (row.detected)()).map(Isa)
+    }
+
+    /// The best that this processor has.
+    pub fn best() -> Isa {
+        Isa::available().next_back().unwrap_or(Isa(&ROWS[0]))
+    }
+
+    /// The one named by the environment variable `STRATA_ISA`, else the best.
+    ///
+    /// # Errors
+    /// One line, if the name is unknown or this processor lacks the instructions.
+    pub fn from_environment() -> Result<Isa, String> {
+        match std::env::var("STRATA_ISA") {
+            Ok(name) => Isa::named(&name),
+            Err(_) => Ok(Isa::best()),
+        }
+    }
+
+    /// The one with this name.
+    ///
+    /// # Errors
+    /// One line, if the name is unknown or this processor lacks the instructions.
+    pub fn named(name: &str) -> Result<Isa, String> {
+        let here: Vec<_> = Isa::available().map(|isa| isa.name()).collect();
+        match ROWS.iter().find(|row| row.name == name) {
+            Some(row) if (row.detected)() => Ok(Isa(row)),
+            Some(_) => Err(format!("STRATA_ISA={name}: this processor has no {name}; it has {}", here.join(", "))),
+            None => Err(format!(
+                "STRATA_ISA={name}: there is no such instruction set; this processor has {}",
+                here.join(", ")
+            )),
+        }
+    }
+
+    /// The name, as `STRATA_ISA` takes it.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    pub(crate) fn table(self) -> &'static Table {
+        self.0.table
+    }
+}
+
+impl std::fmt::Debug for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,132 @@
+//! The shapes of a matrix product `y = x w^T`: weights `(n, k)` as they lie in the file, activations `(m, k)`, results `(m, n)`.
+
+use std::marker::PhantomData;
+use strata_quant::{Activations, Format, GgmlType};
+
+/// A weight matrix: `rows` rows of `cols` values in blocks, as they lie in the file.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    pub(crate) format: &'static Format,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) row_bytes: usize,
+    pub(crate) data: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    /// `None` if Strata has no code for the type, the columns are no whole blocks, or `data` is not exactly the rows.
+    pub fn new(ty: GgmlType, rows: usize, cols: usize, data: &'a [u8]) -> Option<Matrix<'a>> {
+        let (format, row_bytes) = (ty.format()?, ty.row_bytes(cols)?);
+        (row_bytes.checked_mul(rows)? == data.len()).then_some(Matrix { format, rows, cols, row_bytes, data })
+    }
+
+    /// n
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// k
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Decodes row `r` to `(cols)` values.
+    pub fn decode_row(&self, r: usize, values: &mut [f32]) {
+        (self.format.decode)(&self.data[r * self.row_bytes..(r + 1) * self.row_bytes], values);
+    }
+}
+
+/// A thread's share of the weights: whole rows, one after the other.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    data: &'a [u8],
+    row_bytes: usize,
+    rows: usize,
+    pub(crate) format: &'static Format,
+}
+
+impl<'a> Job<'a> {
+    pub(crate) fn new(w: Matrix<'a>, rows: std::ops::Range<usize>) -> Job<'a> {
+        Job {
+            data: &w.data[rows.start * w.row_bytes..rows.end * w.row_bytes],
+            row_bytes: w.row_bytes,
+            rows: rows.len(),
+            format: w.format,
+        }
+    }
+
+    /// Rows.
+    #[inline(always)]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The blocks of row `r`.
+    #[inline(always)]
+    pub fn row(&self, r: usize) -> &'a [u8] {
+        &self.data[r * self.row_bytes..(r + 1) * self.row_bytes]
+    }
+}
+
+/// Where a job's results go: its rows of the result, which other threads write beside it.
+#[derive(Clone, Copy)]
+pub struct Out<'a> {
+    base: *mut f32,
+    columns: usize,
+    stride: usize,
+    rows: usize,
+    shared: PhantomData<&'a [f32]>,
+}
+
+// SAFETY: an `Out` writes only its own rows, which no other `Out` of the same result has (`Shared::rows`).
+unsafe impl Send for Out<'_> {}
+
+impl Out<'_> {
+    /// Result of job row `row` for activation row `column`.
+    #[inline(always)]
+    pub fn set(&self, column: usize, row: usize, value: f32) {
+        assert!(column < self.columns && row < self.rows);
+        // SAFETY: no CPU feature; `base + column * stride + row` is inside the result by the assertion and `Shared::rows`, and no
+        // other thread has this row.
+        unsafe { *self.base.add(column * self.stride + row) = value }
+    }
+}
+
+/// A result `(m, n)` that several threads write, each its own range of n.
+pub struct Shared<'a> {
+    base: *mut f32,
+    m: usize,
+    n: usize,
+    life: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: `Shared` gives access only through `rows`, whose caller promises that ranges do not overlap.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    /// The whole of `y`, which is `(m, n)`.
+    pub fn new(y: &'a mut [f32], m: usize, n: usize) -> Shared<'a> {
+        assert!(y.len() == m * n, "a result of {m} x {n} in {} values", y.len());
+        Shared { base: y.as_mut_ptr(), m, n, life: PhantomData }
+    }
+
+    /// One thread's rows.
+    ///
+    /// # Safety
+    /// Ranges handed out at the same time must not overlap.
+    pub unsafe fn rows(&self, range: std::ops::Range<usize>) -> Out<'_> {
+        assert!(range.start <= range.end && range.end <= self.n);
+        // SAFETY: no CPU feature; the range is inside a row of the result by the assertion.
+        let base = unsafe { self.base.add(range.start) };
+        Out { base, columns: self.m, stride: self.n, rows: range.len(), shared: PhantomData }
+    }
+}
+
+/// Every format on every instruction set: the format's own `dot`, a row and a column at a time.
+pub fn by_dot(job: Job<'_>, x: &Activations, out: Out<'_>) {
+    for r in 0..job.rows() {
+        for c in 0..x.rows() {
+            out.set(c, r, (job.format.dot)(job.row(r), x.row(job.format.activation, c)));
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The table of function pointers: one for each instruction set, no cell ever empty.
+
+use crate::attention::{AttentionShape, KvHead};
+use crate::matmul::{Job, Out};
+use strata_quant::activations::Q8Buffers;
+use strata_quant::{Activations, GgmlType};
+
+/// A matrix product over the job's rows.
+///
+/// # Safety
+/// The processor has the instruction set whose table the function is in.
+pub type Matmul = unsafe fn(Job<'_>, &Activations, Out<'_>);
+
+/// What an instruction set can do. Every function is unsafe to call without that instruction set, and only for that reason.
+pub struct Table {
+    /// Products by weight format; [`crate::matmul::by_dot`] for formats with no kernel of their own.
+    pub matmul: fn(GgmlType) -> Matmul,
+    /// Fills the 8-bit form of activations.
+    pub quantize: unsafe fn(Q8Buffers<'_>),
+    /// See `norm.rs`.
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    /// See `glu.rs`.
+    pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    /// See `glu.rs`.
+    pub add: unsafe fn(&mut [f32], &[f32]),
+    /// See `rope.rs`.
+    pub rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
+    /// See `attention.rs`.
+    pub attend: unsafe fn(AttentionShape, &[f32], KvHead<'_>, &mut [f32], &mut Vec<f32>),
+}
+
+/// Compiles what is written once for all instruction sets for one of them: functions in which the compiler may use its instructions,
+/// and a `BASE` table of them. `$token` is an expression for the token, valid inside such functions; `$r, $c` is the tile of plain
+/// products; `$matmul` names the set's own products.
+macro_rules! instantiate {
+    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $matmul:path) => {
+        mod instances {
+            use super::*;
+            use crate::attention::{AttentionShape, KvHead};
+            use crate::floats::{Bf16, F16, F32};
+            use crate::matmul::{Job, Out};
+            use crate::table::{Matmul, Table};
+            use strata_quant::activations::Q8Buffers;
+            use strata_quant::{Activations, GgmlType};
+
+            $(#[$feature])?
+            fn matmul_f32(job: Job<'_>, x: &Activations, out: Out<'_>) {
+                crate::floats::matmul::<_, F32, $r, $c>($token, job, x, out)
+            }
+            $(#[$feature])?
+            fn matmul_f16(job: Job<'_>, x: &Activations, out: Out<'_>) {
+                crate::floats::matmul::<_, F16, $r, $c>($token, job, x, out)
+            }
+            $(#[$feature])?
+            fn matmul_bf16(job: Job<'_>, x: &Activations, out: Out<'_>) {
+                crate::floats::matmul::<_, Bf16, $r, $c>($token, job, x, out)
+            }
+            $(#[$feature])?
+            fn quantize(buffers: Q8Buffers<'_>) {
+                buffers.fill()
+            }
+            $(#[$feature])?
+            fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+                crate::norm::rms_norm($token, x, w, eps, y)
+            }
+            $(#[$feature])?
+            fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                crate::glu::silu_mul($token, gate, up, out)
+            }
+            $(#[$feature])?
+            fn add(x: &mut [f32], y: &[f32]) {
+                crate::glu::add($token, x, y)
+            }
+            $(#[$feature])?
+            fn rope(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+                crate::rope::rope(x, head_dim, cos, sin)
+            }
+            $(#[$feature])?
+            fn attend(shape: AttentionShape, q: &[f32], kv: KvHead<'_>, out: &mut [f32], scratch: &mut Vec<f32>) {
+                crate::attention::attend($token, shape, q, kv, out, scratch)
+            }
+
+            fn matmul(ty: GgmlType) -> Matmul {
+                match ty {
+                    GgmlType::F32 => matmul_f32,
+                    GgmlType::F16 => matmul_f16,
+                    GgmlType::BF16 => matmul_bf16,
+                    other => $matmul(other).unwrap_or(crate::matmul::by_dot),
+                }
+            }
+
+            pub static TABLE: Table = Table { matmul, quantize, rms_norm, silu_mul, add, rope, attend };
+        }
+        pub use instances::TABLE;
+    };
+}
+pub(crate) use instantiate;
