@@ -1,7 +1,29 @@
-//! Strata's library.
+//! Strata's library: from a checkpoint to a GGUF file, and from a GGUF file to text.
+//!
+//! The modules in the order of the data:
+//!
+//! * [`checkpoint`] reads a Hugging Face folder, [`convert`] makes a GGUF file of it;
+//! * [`gguf`] reads and writes the container;
+//! * [`model`] is the transformer: its shape, weights, cache and forward pass;
+//! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
+//! * [`perplexity`] says how well a model predicts a text.
+//!
+//! Block layouts are in `strata-quant`, instructions in `strata-kernels`; this crate knows neither.
+#![deny(unsafe_code)]
 
+pub mod checkpoint;
+pub mod convert;
 pub mod error;
+pub mod file;
+pub mod generate;
 pub mod gguf;
+pub mod model;
+pub mod perplexity;
 pub mod progress;
+pub mod sampler;
+pub mod tokenizer;
+pub mod verify;
 
 pub use error::{Error, Result};
+pub use strata_kernels::{Cpu, Isa};
+pub use strata_quant::GgmlType;

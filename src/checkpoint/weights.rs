@@ -1,0 +1,290 @@
+//! The weights of a checkpoint: one or many safetensors files, mapped, with or without an index.
+
+use super::{Config, read_json};
+use crate::error::{Error, Result};
+use crate::file::Mapped;
+use safetensors::SafeTensors;
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use strata_quant::GgmlType;
+
+/// The number types of checkpoints that are not quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Dtype {
+    /// The ggml type of the same bytes.
+    pub fn ggml(self) -> GgmlType {
+        match self {
+            Dtype::F32 => GgmlType::F32,
+            Dtype::F16 => GgmlType::F16,
+            Dtype::Bf16 => GgmlType::BF16,
+        }
+    }
+}
+
+/// A tensor of the checkpoint.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// The file it is in.
+    pub path: &'a Path,
+    /// The type of its numbers.
+    pub dtype: Dtype,
+    /// Its dimensions, the slowest first: `(rows, columns)` or `(values)`.
+    pub shape: &'a [usize],
+    /// Its bytes: rows one after the other.
+    pub data: &'a [u8],
+}
+
+/// All tensors of a checkpoint.
+pub struct Weights {
+    dir: PathBuf,
+    shards: Vec<Mapped>,
+    tensors: BTreeMap<String, At>,
+}
+
+struct At {
+    shard: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+
+impl Weights {
+    /// Maps every shard.
+    pub(super) fn open(dir: &Path) -> Result<Weights> {
+        let index = Index::read(dir)?;
+        let names = match &index {
+            Some(index) => index.shards.clone(),
+            None => shards_in(dir)?,
+        };
+        let mut weights = Weights { dir: dir.to_owned(), shards: Vec::new(), tensors: BTreeMap::new() };
+        for name in names {
+            weights.add(&dir.join(&name))?;
+        }
+        if let Some(index) = index {
+            for (tensor, shard) in &index.tensors {
+                let found = weights.tensors.get(tensor).map(|at| weights.shards[at.shard].path());
+                if found != Some(dir.join(shard).as_path()) {
+                    let problem = format!("names tensor {tensor:?} in {shard}, which does not have it");
+                    let remedy = "the index and the shards belong to different versions; get them again";
+                    return Err(Error::invalid(&dir.join(INDEX), "\"weight_map\"", problem, remedy));
+                }
+            }
+        }
+        Ok(weights)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<()> {
+        if !path.exists() {
+            let problem = "the shard is missing";
+            return Err(Error::invalid(path, "file", problem, "download it into the checkpoint's folder"));
+        }
+        let map = Mapped::open(path)?;
+        let bytes = map.bytes();
+        let (header, metadata) =
+            SafeTensors::read_metadata(bytes).map_err(|error| broken(path, bytes.len(), &error))?;
+        let start = header + 8;
+        for (name, info) in metadata.tensors() {
+            let dtype = match info.dtype {
+                safetensors::Dtype::F32 => Dtype::F32,
+                safetensors::Dtype::F16 => Dtype::F16,
+                safetensors::Dtype::BF16 => Dtype::Bf16,
+                other => {
+                    let problem = format!("numbers of type {other:?} are not supported");
+                    let remedy = "convert a checkpoint in BF16, F16 or F32";
+                    return Err(Error::invalid(path, format!("tensor {name:?}"), problem, remedy));
+                }
+            };
+            let range = start + info.data_offsets.0..start + info.data_offsets.1;
+            if range.end > bytes.len() {
+                return Err(truncated(path, range.end, bytes.len()));
+            }
+            let at = At { shard: self.shards.len(), dtype, shape: info.shape.clone(), range };
+            if let Some(other) = self.tensors.insert(name.clone(), at) {
+                let problem = format!("{} has it too", self.shards[other.shard].path().display());
+                return Err(Error::invalid(
+                    path,
+                    format!("tensor {name:?}"),
+                    problem,
+                    "remove the file that does not belong",
+                ));
+            }
+        }
+        self.shards.push(map);
+        Ok(())
+    }
+
+    /// The tensor with this name.
+    pub fn get(&self, name: &str) -> Option<Source<'_>> {
+        let at = self.tensors.get(name)?;
+        let shard = &self.shards[at.shard];
+        Some(Source { path: shard.path(), dtype: at.dtype, shape: &at.shape, data: &shard.bytes()[at.range.clone()] })
+    }
+
+    /// Paths of all shards.
+    pub fn shards(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(Mapped::path)
+    }
+
+    /// Every tensor that `config` calls for is there in the right shape, and no other.
+    pub(super) fn check(&self, config: &Config) -> Result<()> {
+        let wanted: BTreeMap<String, (Vec<usize>, bool)> = wanted(config);
+        for (name, (shape, optional)) in &wanted {
+            match self.tensors.get(name) {
+                Some(at) if at.shape == *shape => {}
+                Some(at) => {
+                    let problem = format!("shape {:?} where config.json calls for {shape:?}", at.shape);
+                    let path = self.shards[at.shard].path();
+                    let remedy = "config.json and the weights belong to different models; get them again";
+                    return Err(Error::invalid(path, format!("tensor {name:?}"), problem, remedy));
+                }
+                None if *optional => {}
+                None => {
+                    let remedy = "the checkpoint is incomplete; download all its safetensors files";
+                    return Err(Error::invalid(&self.dir, format!("tensor {name:?}"), "is missing", remedy));
+                }
+            }
+        }
+        let strangers: Vec<_> =
+            self.tensors.keys().filter(|name| !wanted.contains_key(*name) && !is_derived(name)).take(3).collect();
+        if !strangers.is_empty() {
+            let problem = format!("{strangers:?} are not part of a Llama model");
+            return Err(Error::invalid(
+                &self.dir,
+                "tensors",
+                problem,
+                "strata would lose them; this checkpoint is of another kind",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Tensors that older checkpoints carry though they follow from `config.json`.
+fn is_derived(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
+}
+
+/// Name, shape, and whether it may be absent.
+fn wanted(config: &Config) -> BTreeMap<String, (Vec<usize>, bool)> {
+    let (d, ffn) = (config.hidden_size, config.intermediate_size);
+    let q = config.num_attention_heads * config.head_dim;
+    let kv = config.num_key_value_heads * config.head_dim;
+    let mut wanted = BTreeMap::new();
+    wanted.insert("model.embed_tokens.weight".to_owned(), (vec![config.vocab_size, d], false));
+    wanted.insert("model.norm.weight".to_owned(), (vec![d], false));
+    wanted.insert("lm_head.weight".to_owned(), (vec![config.vocab_size, d], config.tie_word_embeddings));
+    for i in 0..config.num_hidden_layers {
+        let mut want = |name: &str, shape: Vec<usize>, optional| {
+            wanted.insert(format!("model.layers.{i}.{name}"), (shape, optional));
+        };
+        want("input_layernorm.weight", vec![d], false);
+        want("post_attention_layernorm.weight", vec![d], false);
+        let linears = [
+            ("self_attn.q_proj", q, d),
+            ("self_attn.k_proj", kv, d),
+            ("self_attn.v_proj", kv, d),
+            ("self_attn.o_proj", d, q),
+            ("mlp.gate_proj", ffn, d),
+            ("mlp.up_proj", ffn, d),
+            ("mlp.down_proj", d, ffn),
+        ];
+        for (name, rows, cols) in linears {
+            want(&format!("{name}.weight"), vec![rows, cols], false);
+            want(&format!("{name}.bias"), vec![rows], true);
+        }
+    }
+    wanted
+}
+
+/// The index of a checkpoint in several files.
+struct Index {
+    tensors: BTreeMap<String, String>,
+    shards: Vec<String>,
+}
+
+impl Index {
+    fn read(dir: &Path) -> Result<Option<Index>> {
+        let path = dir.join(INDEX);
+        let Some(json) = read_json(&path)? else { return Ok(None) };
+        let bad = |problem: &str| Err(Error::invalid(&path, "\"weight_map\"", problem, "get the index again"));
+        let Some(map) = json.get("weight_map").and_then(|map| map.as_object()) else {
+            return bad("the map from tensors to shards is missing");
+        };
+        let (mut tensors, mut shards) = (BTreeMap::new(), Vec::new());
+        for (tensor, shard) in map {
+            let Some(shard) = shard.as_str() else { return bad("a shard is no name") };
+            if shard.is_empty() || shard.contains(['/', '\\']) || shard == ".." {
+                return bad(&format!("shard {shard:?} is no plain file name"));
+            }
+            tensors.insert(tensor.clone(), shard.to_owned());
+            if !shards.iter().any(|s| s == shard) {
+                shards.push(shard.to_owned());
+            }
+        }
+        shards.sort();
+        Ok(Some(Index { tensors, shards }))
+    }
+}
+
+/// Shards of a checkpoint without an index: `model.safetensors`, or all `model-*.safetensors`.
+fn shards_in(dir: &Path) -> Result<Vec<String>> {
+    if dir.join("model.safetensors").exists() {
+        return Ok(vec!["model.safetensors".to_owned()]);
+    }
+    let entries = fs::read_dir(dir).map_err(Error::io("read", dir))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with("model-") && name.ends_with(".safetensors"))
+        .collect();
+    names.sort();
+    if names.is_empty() {
+        let path = dir.join("model.safetensors");
+        return Err(Error::invalid(&path, "file", "is missing", "download the checkpoint's safetensors files"));
+    }
+    // Shards are numbered: a gap is a shard that was not downloaded.
+    if let Some(total) =
+        names[0].strip_suffix(".safetensors").and_then(|n| n.rsplit("-of-").next()?.parse::<usize>().ok())
+    {
+        for i in 1..=total.min(99_999) {
+            let name = format!("model-{i:05}-of-{total:05}.safetensors");
+            if !names.contains(&name) {
+                let problem = "the shard is missing";
+                return Err(Error::invalid(
+                    &dir.join(name),
+                    "file",
+                    problem,
+                    "download it into the checkpoint's folder",
+                ));
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// What the safetensors crate found wrong, with the sizes where the file is cut off.
+fn broken(path: &Path, len: usize, error: &safetensors::SafeTensorError) -> Error {
+    use safetensors::SafeTensorError as E;
+    match error {
+        E::MetadataIncompleteBuffer | E::HeaderTooSmall | E::InvalidHeaderLength => {
+            let problem = format!("the file is cut off: its header calls for more than its {len} bytes");
+            Error::invalid(path, "header", problem, "download it again")
+        }
+        other => Error::invalid(path, "header", format!("is damaged ({other:?})"), "download the file again"),
+    }
+}
+
+fn truncated(path: &Path, wanted: usize, len: usize) -> Error {
+    let problem = format!("the file is cut off: {len} bytes of at least {wanted}");
+    Error::invalid(path, "data", problem, "download it again")
+}

@@ -1,0 +1,105 @@
+//! Text, token by token: a prompt in one pass, then one pass a token.
+
+use crate::error::{Error, Result};
+use crate::model::{KvCache, Model, Scratch, Segment};
+use crate::progress::Progress;
+use crate::sampler::Sampler;
+use std::time::{Duration, Instant};
+
+/// One sequence on one model.
+pub struct Session<'m> {
+    model: &'m Model,
+    cache: KvCache,
+    scratch: Scratch,
+}
+
+/// What a generation took, and why it ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Timings {
+    /// From the prompt to the first logits.
+    pub prefill: Duration,
+    /// All passes of one token together.
+    pub decode: Duration,
+    /// Passes of one token.
+    pub decoded: usize,
+    /// Why no more tokens came.
+    pub end: End,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The model said that it is done.
+    Stop,
+    /// As many tokens as were asked for.
+    Length,
+    /// The context is full.
+    Context,
+}
+
+impl<'m> Session<'m> {
+    /// An empty sequence with room for `context` tokens.
+    ///
+    /// # Errors
+    /// If the memory for it cannot be had.
+    pub fn new(model: &'m Model, context: usize) -> Result<Session<'m>> {
+        Ok(Session { model, cache: KvCache::new(model.shape(), context)?, scratch: Scratch::default() })
+    }
+
+    /// Appends tokens in one pass; the logits `(vocab)` after the last.
+    ///
+    /// # Errors
+    /// If there is no token, one is not in the vocabulary, or the context is full.
+    pub fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        if tokens.is_empty() {
+            return Err(Error::Request("nothing to continue: the prompt has no token; give one with -p".into()));
+        }
+        let mut segments = [Segment { tokens, cache: &mut self.cache }];
+        let hidden = self.model.pass(&mut self.scratch, &mut segments)?; // (tokens, hidden)
+        let last = &hidden[hidden.len() - self.model.shape().hidden..];
+        Ok(self.model.logits(&mut self.scratch, last))
+    }
+
+    /// Continues `prompt` by up to `limit` tokens. `on_token` gets each; `is_end` names those that end the text and are not given.
+    ///
+    /// # Errors
+    /// As [`Session::append`]; also if the user stopped, or the logits are not numbers.
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        limit: usize,
+        sampler: &mut Sampler,
+        is_end: impl Fn(u32) -> bool,
+        mut on_token: impl FnMut(u32) -> Result<()>,
+        progress: &dyn Progress,
+    ) -> Result<Timings> {
+        let start = Instant::now();
+        let mut logits = self.append(prompt)?;
+        let mut timings = Timings { prefill: start.elapsed(), decode: Duration::ZERO, decoded: 0, end: End::Length };
+        for i in 0..limit {
+            progress.check()?;
+            let token = sampler.sample(&logits).ok_or_else(|| {
+                Error::Request(
+                    "the logits are not numbers: the weights are damaged; check them with strata verify".into(),
+                )
+            })?;
+            if is_end(token) {
+                timings.end = End::Stop;
+                break;
+            }
+            on_token(token)?;
+            if i + 1 == limit {
+                break;
+            }
+            if self.cache.len() == self.cache.capacity() {
+                timings.end = End::Context;
+                break;
+            }
+            let start = Instant::now();
+            logits = self.append(&[token])?;
+            timings.decode += start.elapsed();
+            timings.decoded += 1;
+        }
+        Ok(timings)
+    }
+}

@@ -1,0 +1,100 @@
+//! What a sequence leaves behind in every layer: the keys and values of its tokens, in half precision.
+
+use crate::error::{Error, Result};
+use crate::model::Shape;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use strata_kernels::KvHead;
+
+/// The keys and values of one sequence.
+pub struct KvCache {
+    layers: Vec<LayerCache>,
+    capacity: usize,
+    len: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    padded_dim: usize,
+}
+
+struct LayerCache {
+    k: Vec<[u8; 2]>, // (kv_heads, capacity, padded_dim)
+    v: Vec<[u8; 2]>, // (kv_heads, capacity, padded_dim)
+}
+
+impl KvCache {
+    /// Room for `capacity` tokens.
+    ///
+    /// # Errors
+    /// If the memory for it cannot be had.
+    pub fn new(shape: &Shape, capacity: usize) -> Result<KvCache> {
+        let padded_dim = shape.attention().padded_dim();
+        let cells = shape.kv_heads.checked_mul(capacity).and_then(|n| n.checked_mul(padded_dim));
+        let room = || -> Option<Vec<[u8; 2]>> {
+            let (cells, mut room) = (cells?, Vec::new());
+            room.try_reserve_exact(cells).ok()?;
+            room.resize(cells, [0; 2]);
+            Some(room)
+        };
+        let layers: Option<Vec<_>> = (0..shape.layers).map(|_| Some(LayerCache { k: room()?, v: room()? })).collect();
+        let layers = layers.ok_or_else(|| {
+            let bytes = cells.unwrap_or(usize::MAX).saturating_mul(4).saturating_mul(shape.layers);
+            Error::Request(format!("no memory for a context of {capacity} tokens ({bytes} bytes); choose a smaller -c"))
+        })?;
+        let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
+        Ok(KvCache { layers, capacity, len: 0, kv_heads, head_dim, padded_dim })
+    }
+
+    /// Tokens in it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if there is no token in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Tokens it has room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Forgets all tokens from position `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// After a pass stored `tokens` more in every layer.
+    pub(crate) fn grow(&mut self, tokens: usize) {
+        self.len += tokens;
+        assert!(self.len <= self.capacity);
+    }
+
+    /// Writes the keys and values `(kv_heads, head_dim)` of the token at `position` in `layer`.
+    pub(crate) fn store(&mut self, layer: usize, position: usize, k: &[f32], v: &[f32]) {
+        let (d, dp, capacity) = (self.head_dim, self.padded_dim, self.capacity);
+        assert!(position < capacity && k.len() == self.kv_heads * d && v.len() == k.len());
+        let LayerCache { k: k_cells, v: v_cells } = &mut self.layers[layer];
+        for (cells, values) in [(k_cells, k), (v_cells, v)] {
+            for (head, values) in values.chunks_exact(d).enumerate() {
+                let at = (head * capacity + position) * dp;
+                let mut halves = [f16::ZERO; 64];
+                for (cells, values) in cells[at..at + d].chunks_mut(64).zip(values.chunks(64)) {
+                    let halves = &mut halves[..values.len()];
+                    halves.convert_from_f32_slice(values);
+                    for (cell, half) in cells.iter_mut().zip(halves) {
+                        *cell = half.to_le_bytes();
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the token at `position` sees of a head: itself and all before it.
+    pub(crate) fn head(&self, layer: usize, head: usize, position: usize) -> KvHead<'_> {
+        let start = head * self.capacity * self.padded_dim;
+        let range = start..start + (position + 1) * self.padded_dim;
+        let cells = &self.layers[layer];
+        KvHead { k: &cells.k[range.clone()], v: &cells.v[range] }
+    }
+}

@@ -1,0 +1,139 @@
+//! Perplexity with llama.cpp's definition, so that numbers can be compared: the text is cut into chunks of the context length, the first
+//! token of each is replaced by BOS, and the second half of each is scored.
+
+use crate::error::{Error, Result};
+use crate::model::{KvCache, Model, Scratch, Segment};
+use crate::progress::Progress;
+use rayon::prelude::*;
+
+/// Chunks that go through the layers in one pass.
+const CHUNKS_PER_PASS: usize = 8;
+/// Hidden states whose logits are in memory at a time.
+const LOGIT_ROWS: usize = 64;
+
+/// What a text cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Perplexity {
+    /// Mean negative log-likelihood of a scored token, in nats.
+    pub mean_nll: f64,
+    /// `exp(mean_nll)`
+    pub perplexity: f64,
+    /// Standard error of the perplexity.
+    pub standard_error: f64,
+    /// Tokens scored.
+    pub tokens_scored: usize,
+    /// Chunks.
+    pub chunks: usize,
+}
+
+/// Scores `tokens` in chunks of `context`, at most `max_chunks` of them. `bos` replaces the first token of each chunk.
+///
+/// # Errors
+/// If the tokens do not fill one chunk, the context is too small or too long, or the user stopped.
+pub fn perplexity(
+    model: &Model,
+    tokens: &[u32],
+    context: usize,
+    max_chunks: Option<usize>,
+    bos: Option<u32>,
+    progress: &dyn Progress,
+) -> Result<Perplexity> {
+    if context < 4 {
+        return Err(Error::Request(format!("a context of {context} tokens is too small to score; choose -c 512")));
+    }
+    let chunks = (tokens.len() / context).min(max_chunks.unwrap_or(usize::MAX));
+    if chunks == 0 {
+        let n = tokens.len();
+        return Err(Error::Request(format!(
+            "the text has {n} tokens and a chunk takes {context}; use a longer text, a smaller -c, or --chunks of at least 1"
+        )));
+    }
+    progress.begin("perplexity", (chunks * context) as u64);
+    let (mut scratch, mut scores) = (Scratch::default(), Scores::default());
+    let mut caches: Vec<KvCache> =
+        (0..CHUNKS_PER_PASS.min(chunks)).map(|_| KvCache::new(model.shape(), context)).collect::<Result<_>>()?;
+    for group in tokens[..chunks * context].chunks(CHUNKS_PER_PASS * context) {
+        progress.check()?;
+        let texts: Vec<Vec<u32>> = group
+            .chunks_exact(context)
+            .map(|chunk| bos.into_iter().chain(chunk[bos.is_some() as usize..].iter().copied()).collect())
+            .collect();
+        let mut segments: Vec<Segment<'_>> = (texts.iter().zip(&mut caches))
+            .map(|(tokens, cache)| {
+                cache.truncate(0);
+                Segment { tokens, cache }
+            })
+            .collect();
+        let hidden = model.pass(&mut scratch, &mut segments)?; // (chunks, context, hidden)
+        for (tokens, hidden) in texts.iter().zip(hidden.chunks_exact(context * model.shape().hidden)) {
+            score_chunk(model, &mut scratch, tokens, hidden, &mut scores);
+            progress.advance(context as u64);
+        }
+    }
+    progress.end();
+    Ok(scores.finish(chunks))
+}
+
+/// Scores positions `context / 2 .. context - 1` of one chunk against the tokens that follow them.
+fn score_chunk(model: &Model, scratch: &mut Scratch, tokens: &[u32], hidden: &[f32], scores: &mut Scores) {
+    let (d, vocab) = (model.shape().hidden, model.shape().vocab);
+    let scored = tokens.len() / 2..tokens.len() - 1;
+    let targets = &tokens[scored.start + 1..];
+    let hidden = &hidden[scored.start * d..scored.end * d];
+    for (hidden, targets) in hidden.chunks(LOGIT_ROWS * d).zip(targets.chunks(LOGIT_ROWS)) {
+        let logits = model.logits(scratch, hidden); // (rows, vocab)
+        let nlls: Vec<f64> = logits.par_chunks_exact(vocab).zip(targets).map(|(l, t)| nll(l, *t)).collect();
+        nlls.into_iter().for_each(|nll| scores.add(nll));
+    }
+}
+
+/// `-log softmax(logits)[target]`, in `f64`.
+pub fn nll(logits: &[f32], target: u32) -> f64 {
+    let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+    let total: f64 = logits.iter().map(|&l| libm::exp(l as f64 - peak)).sum();
+    peak + libm::log(total) - logits[target as usize] as f64
+}
+
+#[derive(Default)]
+struct Scores {
+    n: usize,
+    sum: f64,
+    squares: f64,
+}
+
+impl Scores {
+    fn add(&mut self, nll: f64) {
+        self.n += 1;
+        self.sum += nll;
+        self.squares += nll * nll;
+    }
+
+    fn finish(&self, chunks: usize) -> Perplexity {
+        let n = self.n as f64;
+        let mean = self.sum / n;
+        let variance = (self.squares / n - mean * mean).max(0.0);
+        let perplexity = libm::exp(mean);
+        let standard_error = if self.n > 1 { (variance / (n - 1.0)).sqrt() * perplexity } else { f64::NAN };
+        Perplexity { mean_nll: mean, perplexity, standard_error, tokens_scored: self.n, chunks }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_logits_cost_the_log_of_the_vocabulary() {
+        assert!((nll(&[3.0; 1000], 17) - 1000f64.ln()).abs() < 1e-12);
+        assert!((nll(&[0.0, 1000.0], 0) - 1000.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_error_is_that_of_the_mean_times_the_perplexity() {
+        let mut scores = Scores::default();
+        [1.0, 2.0, 3.0, 4.0].into_iter().for_each(|nll| scores.add(nll));
+        let p = scores.finish(1);
+        assert!((p.perplexity - 2.5f64.exp()).abs() < 1e-12);
+        assert!((p.standard_error - (1.25f64 / 3.0).sqrt() * p.perplexity).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,129 @@
+//! `strata demo`: the main job on a real, small model that this program carries: convert, compare, write.
+
+use super::model::CpuArgs;
+use crate::output;
+use crate::progress::{Shown, Unit};
+use anyhow::{Context, Result};
+use comfy_table::{CellAlignment, Table, presets};
+use std::path::{Path, PathBuf};
+use strata::convert::{Options, convert};
+use strata::generate::Session;
+use strata::gguf::Gguf;
+use strata::model::Model;
+use strata::perplexity::perplexity;
+use strata::sampler::{Sampler, Sampling};
+use strata::tokenizer::{StreamDecoder, Tokenizer};
+use strata::GgmlType;
+
+/// The checkpoint `models/tiny-rustdoc`, file by file.
+const CHECKPOINT: [(&str, &[u8]); 6] = [
+    ("README.md", include_bytes!("../../../models/tiny-rustdoc/README.md")),
+    ("config.json", include_bytes!("../../../models/tiny-rustdoc/config.json")),
+    ("generation_config.json", include_bytes!("../../../models/tiny-rustdoc/generation_config.json")),
+    ("model.safetensors", include_bytes!("../../../models/tiny-rustdoc/model.safetensors")),
+    ("tokenizer.json", include_bytes!("../../../models/tiny-rustdoc/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../../models/tiny-rustdoc/tokenizer_config.json")),
+];
+/// Text of the kind that the model was trained on, but not part of it.
+const TEXT: &str = include_str!("../../../tests/data/valid.txt");
+const PROMPT: &str = "A vector is";
+
+/// Convert a small model that strata carries to three types, compare them, and write a paragraph
+#[derive(clap::Args)]
+pub struct Args {
+    /// Another checkpoint to do it with
+    dir: Option<PathBuf>,
+    /// Chunks of 512 tokens to measure the perplexity on
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    chunks: usize,
+    /// Tokens to write
+    #[arg(short = 'n', long = "predict", value_name = "TOKENS", default_value_t = 100)]
+    predict: usize,
+    #[command(flatten)]
+    cpu: CpuArgs,
+}
+
+impl Args {
+    /// Shows it.
+    pub fn run(self) -> Result<()> {
+        let folder =
+            tempfile::tempdir().context("cannot make a temporary folder; set TMPDIR to one that can be written")?;
+        let checkpoint = match &self.dir {
+            Some(dir) => dir.clone(),
+            None => unpack(folder.path())?,
+        };
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN).set_header(["type", "size", "bits per weight", "perplexity"]);
+        for i in 1..4 {
+            if let Some(column) = table.column_mut(i) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let mut last = None;
+        for ty in [GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0] {
+            let path = folder.path().join(format!("demo-{}.gguf", ty.name()));
+            let report = convert(&checkpoint, &path, &Options { ty, name: None }, &Shown::new(Unit::Bytes))?;
+            let model = Model::new(Gguf::open(&path)?, self.cpu.cpu()?)?;
+            let tokenizer = Tokenizer::from_gguf(model.gguf())?;
+            let tokens = tokenizer.encode(TEXT, true, false)?;
+            let measured =
+                perplexity(&model, &tokens, 512, Some(self.chunks), tokenizer.bos(), &Shown::new(Unit::Tokens))?;
+            table.add_row([
+                ty.name().to_owned(),
+                output::bytes(report.bytes),
+                format!("{:.2}", report.bits_per_weight),
+                format!("{:.3} +/- {:.3}", measured.perplexity, measured.standard_error),
+            ]);
+            last = Some((model, tokenizer));
+        }
+        output::print(&format!("{table}\n\n"))?;
+        let (model, tokenizer) = last.context("no type was converted")?;
+        write(&model, &tokenizer, self.predict)
+    }
+}
+
+/// Puts the checkpoint that the program carries into a folder.
+fn unpack(folder: &Path) -> Result<PathBuf> {
+    let dir = folder.join("tiny-rustdoc");
+    std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for (name, bytes) in CHECKPOINT {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(dir)
+}
+
+/// A paragraph, greedily.
+fn write(model: &Model, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
+    let prompt = tokenizer.encode(PROMPT, true, true)?;
+    let mut session = Session::new(model, prompt.len() + predict)?;
+    let mut text = StreamDecoder::new(tokenizer);
+    output::print(PROMPT)?;
+    let mut failed = None;
+    let timings = session.generate(
+        &prompt,
+        predict,
+        &mut Sampler::new(Sampling { temperature: 0.6, seed: 1, ..Sampling::default() }),
+        |token| tokenizer.is_eog(token),
+        |token| {
+            let piece = text.push(token)?;
+            output::print(&piece).map_err(|error| {
+                failed = Some(error);
+                strata::Error::Cancelled
+            })
+        },
+        &Shown::new(Unit::Tokens),
+    );
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let timings = timings?;
+    output::print(&format!("{}\n", text.finish()))?;
+    eprintln!(
+        "{} threads, {}: {:.0} tokens per second",
+        model.cpu().threads(),
+        model.cpu().isa().name(),
+        timings.decoded as f64 / timings.decode.as_secs_f64()
+    );
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! `strata info`: what this machine is, and what Strata uses of it.
+
+use super::model::CpuArgs;
+use crate::{machine, output};
+use anyhow::Result;
+use serde_json::json;
+use strata::Isa;
+use strata::GgmlType;
+
+/// Show this machine's instruction sets and the tensor types that can be run
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    cpu: CpuArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// Shows it.
+    pub fn run(self) -> Result<()> {
+        let cpu = self.cpu.cpu()?;
+        let available: Vec<_> = Isa::available().map(Isa::name).collect();
+        let types: Vec<_> = GgmlType::with_format().map(|format| format.ty.name()).collect();
+        if self.json {
+            return output::print_json(&json!({
+                "cpu": machine::cpu_name(), "isa": cpu.isa().name(), "available": available, "threads": cpu.threads(),
+                "types": types,
+            }));
+        }
+        output::print(&format!(
+            "processor        {}\ninstruction set  {} (of {}; STRATA_ISA chooses)\nthreads          {}\ntensor types     {}\n",
+            machine::cpu_name(),
+            cpu.isa().name(),
+            available.join(", "),
+            cpu.threads(),
+            types.join(" ")
+        ))
+    }
+}

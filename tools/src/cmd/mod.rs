@@ -1,0 +1,40 @@
+//! The subcommands, in the order of the way from a checkpoint to text.
+
+mod convert;
+mod demo;
+mod info;
+mod inspect;
+mod model;
+mod perplexity;
+mod run;
+mod verify;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// A subcommand and its arguments.
+#[derive(Subcommand)]
+pub enum Command {
+    Convert(convert::Args),
+    Run(run::Args),
+    Perplexity(perplexity::Args),
+    Inspect(inspect::Args),
+    Verify(verify::Args),
+    Demo(demo::Args),
+    Info(info::Args),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Command::Convert(args) => args.run(),
+            Command::Run(args) => args.run(),
+            Command::Perplexity(args) => args.run(),
+            Command::Inspect(args) => args.run(),
+            Command::Verify(args) => args.run(),
+            Command::Demo(args) => args.run(),
+            Command::Info(args) => args.run(),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `strata perplexity`: how well a model predicts a text.
+
+use super::model::ModelArgs;
+use crate::output;
+use crate::progress::{Shown, Unit};
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::path::PathBuf;
+use strata::perplexity::perplexity;
+use strata::tokenizer::Tokenizer;
+
+/// Measure the perplexity of a text, with llama.cpp's definition
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text, UTF-8
+    #[arg(short = 'f', long = "file", value_name = "TEXT")]
+    text: PathBuf,
+    /// Tokens in a chunk; the second half of each is scored
+    #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT", default_value_t = 512)]
+    context: usize,
+    /// Score at most this many chunks
+    #[arg(long, value_name = "N")]
+    chunks: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// Measures it.
+    pub fn run(self) -> Result<()> {
+        let model = self.model.open()?;
+        let tokenizer = Tokenizer::from_gguf(model.gguf())?;
+        let text = std::fs::read_to_string(&self.text)
+            .with_context(|| format!("cannot read {} as UTF-8 text", self.text.display()))?;
+        let tokens = tokenizer.encode(&text, true, false)?;
+        let bos = tokenizer.adds_bos().then(|| tokenizer.bos()).flatten();
+        let result = perplexity(&model, &tokens, self.context, self.chunks, bos, &Shown::new(Unit::Tokens))?;
+        if self.json {
+            return output::print_json(&json!({
+                "perplexity": result.perplexity,
+                "standard_error": result.standard_error,
+                "mean_nll": result.mean_nll,
+                "tokens_scored": result.tokens_scored,
+                "chunks": result.chunks,
+                "context": self.context,
+            }));
+        }
+        output::print(&format!(
+            "perplexity {:.4} +/- {:.4} ({} tokens scored in {} chunks of {})\n",
+            result.perplexity, result.standard_error, result.tokens_scored, result.chunks, self.context
+        ))
+    }
+}

@@ -1,0 +1,220 @@
+//! `strata run`: continue a prompt.
+
+use super::model::ModelArgs;
+use crate::progress::{Shown, Unit};
+use crate::{machine, output};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+use strata::generate::{End, Session};
+use strata::gguf::Gguf;
+use strata::model::Model;
+use strata::sampler::{Sampler, Sampling};
+use strata::tokenizer::{StreamDecoder, Tokenizer};
+
+/// The largest context that is made without being asked for.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// Continue a prompt
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The prompt
+    #[arg(short = 'p', long, value_name = "PROMPT")]
+    prompt: Option<String>,
+    /// The prompt, from a file
+    #[arg(short = 'f', long = "file", value_name = "TEXT", conflicts_with_all = ["prompt", "tokens"])]
+    file: Option<PathBuf>,
+    /// The prompt as token numbers, for files without a vocabulary: --tokens 1,2,3
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
+    tokens: Option<Vec<u32>>,
+    /// Tokens to write [default: until the model ends or the context is full]
+    #[arg(short = 'n', long = "predict", value_name = "TOKENS")]
+    predict: Option<usize>,
+    /// Tokens in the context, prompt and answer together [default: the model's, at most 4096]
+    #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT")]
+    context: Option<usize>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Go on past the model's end
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Print JSON when done, instead of text as it comes
+    #[arg(long)]
+    json: bool,
+}
+
+/// How tokens are chosen; what is not given here comes from the file (general.sampling.*), else from llama.cpp's defaults.
+#[derive(clap::Args)]
+struct SamplingArgs {
+    /// Temperature; 0 takes the most likely token [default: the model's, else 0.8]
+    #[arg(long, value_name = "T")]
+    temp: Option<f32>,
+    /// Choose among this many of the most likely tokens; 0 is all [default: the model's, else 40]
+    #[arg(long, value_name = "N")]
+    top_k: Option<usize>,
+    /// Choose among the most likely tokens that make up this probability [default: the model's, else 0.95]
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Never choose a token less likely than this share of the most likely [default: the model's, else 0.05]
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Start of the random numbers [default: random]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+impl SamplingArgs {
+    fn sampling(&self, gguf: &Gguf) -> Result<Sampling> {
+        let fallback = Sampling::default();
+        let number = |given: Option<f32>, key: &str, fallback: f32| -> Result<f32> {
+            let value = match given {
+                Some(value) => value,
+                None => gguf.f32(key)?.unwrap_or(fallback),
+            };
+            if value.is_finite() { Ok(value) } else { bail!("{value} is no number to sample with") }
+        };
+        let top_k = match self.top_k {
+            Some(k) => k,
+            None => match gguf.metadata().get("general.sampling.top_k") {
+                Some(k) => k.as_u64().map_or(fallback.top_k, |k| k as usize),
+                None => fallback.top_k,
+            },
+        };
+        // Seconds since 1970 in nanoseconds: different for every run, and printed so that a run can be repeated.
+        let clock =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
+        Ok(Sampling {
+            temperature: number(self.temp, "general.sampling.temp", fallback.temperature)?,
+            top_k,
+            top_p: number(self.top_p, "general.sampling.top_p", fallback.top_p)?,
+            min_p: number(self.min_p, "general.sampling.min_p", fallback.min_p)?,
+            seed: self.seed.unwrap_or_else(clock),
+        })
+    }
+}
+
+impl Args {
+    /// Continues it.
+    pub fn run(self) -> Result<()> {
+        let start = Instant::now();
+        let model = self.model.open()?;
+        let tokenizer = match (&self.tokens, model.gguf().str("tokenizer.ggml.model")?) {
+            (Some(_), None | Some("no_vocab" | "none")) => None,
+            _ => Some(Tokenizer::from_gguf(model.gguf())?),
+        };
+        let load = start.elapsed();
+        let prompt = self.prompt(tokenizer.as_ref())?;
+        let context = self.context(&model, prompt.len())?;
+        let sampling = self.sampling.sampling(model.gguf())?;
+        let mut session = Session::new(&model, context)?;
+        let mut tokens = Vec::new();
+        let mut text = tokenizer.as_ref().map(StreamDecoder::new);
+        let mut written = String::new();
+        let mut emit = |piece: String| -> Result<()> {
+            if self.json {
+                written.push_str(&piece);
+                Ok(())
+            } else {
+                output::print(&piece)
+            }
+        };
+        let mut failed = None;
+        let timings = session.generate(
+            &prompt,
+            self.predict.unwrap_or(usize::MAX),
+            &mut Sampler::new(sampling),
+            |token| !self.ignore_eos && tokenizer.as_ref().is_some_and(|t| t.is_eog(token)),
+            |token| {
+                tokens.push(token);
+                let piece = match &mut text {
+                    Some(text) => text.push(token)?,
+                    None => format!("{token} "),
+                };
+                // The library's error type has no room for a closed stdout: it is kept aside, and the work stopped.
+                emit(piece).map_err(|error| {
+                    failed = Some(error);
+                    strata::Error::Cancelled
+                })
+            },
+            &Shown::new(Unit::Tokens),
+        );
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let timings = timings?;
+        if let Some(text) = text {
+            emit(text.finish())?;
+        }
+        let (prefill, decode) = (timings.prefill.as_secs_f64(), timings.decode.as_secs_f64());
+        let rate = |n: usize, seconds: f64| if n == 0 { 0.0 } else { n as f64 / seconds };
+        let decode_rate = rate(timings.decoded, decode);
+        if self.json {
+            return output::print_json(&json!({
+                "text": written,
+                "tokens": tokens,
+                "prompt_tokens": prompt.len(),
+                "seed": sampling.seed,
+                "load_seconds": load.as_secs_f64(),
+                "prefill_tokens_per_second": rate(prompt.len(), prefill),
+                "decode_tokens_per_second": decode_rate,
+                "seconds_per_token": if timings.decoded == 0 { 0.0 } else { decode / timings.decoded as f64 },
+                "predicted_seconds_per_token": null,
+                "bytes_read": machine::bytes_read(),
+                "peak_rss_bytes": machine::peak_rss_bytes(),
+            }));
+        }
+        output::print("\n")?;
+        eprintln!(
+            "load {:.2} s; prompt {} tokens, {:.1} t/s; generation {} tokens, {decode_rate:.1} t/s; seed {}{}",
+            load.as_secs_f64(),
+            prompt.len(),
+            rate(prompt.len(), prefill),
+            tokens.len(),
+            sampling.seed,
+            if timings.end == End::Context {
+                format!("; stopped because the context of {context} is full (-c)")
+            } else {
+                String::new()
+            }
+        );
+        Ok(())
+    }
+
+    fn prompt(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+        if let Some(tokens) = &self.tokens {
+            return Ok(tokens.clone());
+        }
+        let text = match (&self.prompt, &self.file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(file)) => std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read {} as UTF-8 text", file.display()))?,
+            (None, None) => String::new(),
+        };
+        match tokenizer {
+            Some(tokenizer) => Ok(tokenizer.encode(&text, true, true)?),
+            None => bail!("the file has no vocabulary; give the prompt as --tokens 1,2,3"),
+        }
+    }
+
+    fn context(&self, model: &Model, prompt: usize) -> Result<usize> {
+        let trained = model.shape().context;
+        let wanted = self.predict.map(|n| prompt.saturating_add(n));
+        let context = match self.context {
+            Some(0) => trained,
+            Some(context) => context,
+            None => wanted.map_or(trained.min(DEFAULT_CONTEXT), |n| n.min(trained).max(1)).max(prompt.min(trained)),
+        };
+        if context > trained {
+            eprintln!("warning: the model was trained for {trained} positions; beyond them its text may be poor");
+        }
+        if prompt > context {
+            bail!(
+                "the prompt has {prompt} tokens and the context {context}; choose a larger -c (the model was trained for {trained})"
+            );
+        }
+        Ok(context)
+    }
+}
