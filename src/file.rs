@@ -1,115 +1,206 @@
-//! Files: mapped into memory for reading, written whole or not at all.
+//! Files whole: read by mapping them into memory, written so that a reader sees the complete new file or none of it.
 
-use crate::error::{Error, Result};
-use memmap2::Mmap;
+// The one place of the library that needs it: mapping a file.
+#![allow(unsafe_code)]
+
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// A file mapped into memory, read only.
+use crate::error::{Error, Result};
+
+/// A whole file, mapped read-only: opening costs nothing, pages are read as they are touched.
+///
+/// Nobody may shorten or rewrite the file while it is mapped; Strata itself never does (see [`AtomicFile`]).
+#[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
-    map: Mmap,
+    map: memmap2::Mmap,
 }
 
 impl Mapped {
-    /// Maps the whole file.
-    ///
-    /// # Errors
-    /// If it cannot be opened, is a folder, or is empty.
-    #[allow(unsafe_code)]
-    pub fn open(path: &Path) -> Result<Mapped> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let about = file.metadata().map_err(Error::io("read", path))?;
+    /// Maps the regular, not empty file at `path`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Mapped> {
+        let path = path.as_ref();
+        // Asked before opening: opening a named pipe would wait for its writer.
+        let about = fs::metadata(path).map_err(Error::io("open", path))?;
         if about.is_dir() {
-            return Err(Error::invalid(path, "path", "is a folder", "name a file in it"));
+            return Err(Error::invalid(path, "path", "is a folder, not a file", "name a file in it"));
         }
-        if about.len() == 0 {
-            return Err(Error::invalid(path, "byte 0", "the file is empty", "get it again"));
+        if !about.is_file() {
+            return Err(Error::invalid(path, "path", "is not a regular file", "copy its contents to a file first"));
         }
-        // SAFETY: no CPU feature; memmap2 maps exactly the file's bytes. They must not change while they are mapped: that is asked of
-        // the user, as of every program that maps files, and a change can give wrong numbers or end the program but not reach
-        // memory outside the map.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        if file.metadata().map_err(Error::io("open", path))?.len() == 0 {
+            return Err(Error::invalid(path, "file", "is empty", "get the file again"));
+        }
+        // SAFETY: the map is read-only and lives as long as every slice of it, since `bytes` borrows from `self`. What remains is
+        // that another process changes the file meanwhile, which no program on this system can prevent: Strata replaces files by
+        // renaming, never in place, so an old map keeps its old bytes, and the doc comment forbids the rest.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
         Ok(Mapped { path: path.to_owned(), map })
-    }
-
-    /// The file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.map
     }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
-/// A file that appears under its name only when it is complete: until then it is `NAME.partial`, which is removed if it is dropped.
+/// A file being written: its bytes go to `NAME.partial` beside it, and [`commit`](AtomicFile::commit) gives it its name.
+///
+/// Dropped without a commit, it removes the `.partial` and leaves whatever `NAME` was.
+#[derive(Debug)]
 pub struct AtomicFile {
     path: PathBuf,
     partial: PathBuf,
-    out: Option<BufWriter<File>>,
+    folder: PathBuf,
+    file: Option<BufWriter<File>>, // None once committed
 }
 
 impl AtomicFile {
-    /// Starts writing.
-    ///
-    /// # Errors
-    /// If the folder does not exist or cannot be written to.
-    pub fn create(path: &Path) -> Result<AtomicFile> {
-        let folder = folder_of(path);
+    /// Starts the file that will be `path`; a `.partial` left behind by a killed run is overwritten.
+    pub fn create(path: impl AsRef<Path>) -> Result<AtomicFile> {
+        let path = path.as_ref();
+        let Some(name) = path.file_name() else {
+            return Err(Error::invalid(path, "output path", "has no file name", "name the file to write"));
+        };
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
         if !folder.is_dir() {
-            let problem = "the folder does not exist";
-            return Err(Error::invalid(path, "output", problem, format!("make it: mkdir -p {}", folder.display())));
+            let problem = format!("the folder {} does not exist", folder.display());
+            return Err(Error::invalid(path, "output path", problem, format!("run `mkdir -p {}`", folder.display())));
         }
+        // Said now, not by the rename after hours of work.
         if path.is_dir() {
-            return Err(Error::invalid(path, "output", "is a folder", "name a file in it"));
+            return Err(Error::invalid(path, "output path", "is a folder", "name a file in it"));
         }
-        let mut partial = OsString::from(path);
+        let mut partial = OsString::from(name);
         partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let file = File::create(&partial).map_err(Error::io("create", &partial))?;
-        Ok(AtomicFile { path: path.to_owned(), partial, out: Some(BufWriter::with_capacity(1 << 20, file)) })
+        let partial = folder.join(partial);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&partial)
+            .map_err(Error::io("create", &partial))?;
+        let file = Some(BufWriter::with_capacity(BUFFER, file));
+        Ok(AtomicFile { path: path.to_owned(), partial, folder, file })
     }
 
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// If the disk is full or fails.
+    /// Appends `bytes`.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        let out = self.out.as_mut().ok_or_else(|| io::Error::other("the file is closed"));
-        out.and_then(|out| out.write_all(bytes)).map_err(Error::io("write", &self.partial))
+        self.writer().write_all(bytes).map_err(Error::io("write", &self.partial))
     }
 
-    /// Makes the bytes durable and gives the file its name.
-    ///
-    /// # Errors
-    /// If the disk is full or fails; the file then does not appear.
+    /// Brings every byte to the disk, then gives the file its name, replacing what had it.
     pub fn commit(mut self) -> Result<()> {
-        if let Some(out) = self.out.take() {
-            let file = out.into_inner().map_err(|error| Error::io("write", &self.partial)(error.into_error()))?;
-            file.sync_all().map_err(Error::io("write", &self.partial))?;
+        let wrote = self.writer().flush().and_then(|()| self.writer().get_ref().sync_all());
+        wrote.map_err(Error::io("write", &self.partial))?;
+        // Closed before the rename, which some systems refuse for open files; an error leaves the .partial to `drop`.
+        let open = self.file.take();
+        drop(open);
+        if let Err(error) = fs::rename(&self.partial, &self.path) {
+            let _ = fs::remove_file(&self.partial);
+            return Err(Error::io("rename the finished .partial to", &self.path)(error));
         }
-        fs::rename(&self.partial, &self.path).map_err(Error::io("rename to", &self.path))?;
-        let folder = folder_of(&self.path);
-        // A rename is durable once the folder is; file systems that cannot sync a folder make it so themselves.
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
-        Ok(())
+        sync_folder(&self.folder)
+    }
+
+    /// The path that the file will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn writer(&mut self) -> &mut BufWriter<File> {
+        self.file.as_mut().expect("only commit empties it, and consumes self")
     }
 }
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        // After a commit there is nothing to remove; after a failure the user has its error already.
-        let _ = fs::remove_file(&self.partial);
+        if let Some(file) = self.file.take() {
+            // `into_parts` closes it without writing out what is buffered.
+            drop(file.into_parts());
+            // Nothing better can be done about a failure here.
+            let _ = fs::remove_file(&self.partial);
+        }
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+/// Makes a rename in `folder` last through a power cut, where the system can.
+fn sync_folder(folder: &Path) -> Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some network file systems know no fsync of folders: the file itself is safe by then.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        done => done.map_err(Error::io("sync the folder", folder)),
+    }
+}
+
+/// Tensors come in rows of a few kilobytes; a megabyte at a time keeps the system calls few.
+const BUFFER: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error<T>(result: Result<T>) -> String {
+        result.err().expect("must be refused").to_string()
+    }
+
+    #[test]
+    fn a_file_has_its_name_only_once_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gguf");
+        let partial = folder.path().join("a.gguf.partial");
+        fs::write(&path, "old").unwrap();
+        fs::write(&partial, "left by a killed run, and longer").unwrap();
+
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        assert!(partial.exists());
+        drop(file);
+        assert!(!partial.exists());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"whole ").unwrap();
+        file.write_all(b"file").unwrap();
+        file.commit().unwrap();
+        assert!(!partial.exists());
+        assert_eq!(Mapped::open(&path).unwrap().bytes(), b"whole file");
+    }
+
+    #[test]
+    fn bad_output_paths_are_refused_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("no/such");
+        let said = error(AtomicFile::create(missing.join("a.gguf")));
+        assert!(said.contains(&format!("mkdir -p {}", missing.display())), "{said}");
+        assert!(error(AtomicFile::create(folder.path())).contains("is a folder"));
+        assert!(error(AtomicFile::create("..")).contains("no file name"));
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_said_clearly() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(error(Mapped::open(folder.path())).contains("is a folder"));
+        let empty = folder.path().join("empty");
+        fs::write(&empty, "").unwrap();
+        assert!(error(Mapped::open(&empty)).contains("is empty"));
+        assert!(error(Mapped::open(folder.path().join("none"))).contains("check the path"));
+        #[cfg(unix)]
+        assert!(error(Mapped::open("/dev/zero")).contains("not a regular file"));
     }
 }

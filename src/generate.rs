@@ -43,7 +43,12 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If the memory for it cannot be had.
     pub fn new(model: &'m Model, context: usize) -> Result<Session<'m>> {
-        Ok(Session { model, cache: KvCache::new(model.shape(), context)?, scratch: Scratch::default() })
+        Ok(Session::with_cache(model, KvCache::new(model.shape(), context)?))
+    }
+
+    /// Continues the sequence in `cache`.
+    pub fn with_cache(model: &'m Model, cache: KvCache) -> Session<'m> {
+        Session { model, cache, scratch: Scratch::default() }
     }
 
     /// Appends tokens in one pass; the logits `(vocab)` after the last.

@@ -198,34 +198,34 @@ fn attention_is_the_same_bits_everywhere_and_right() {
         for tokens in [1, 2, 300, 513] {
             let shape = AttentionShape { heads, kv_heads, head_dim };
             let dp = shape.padded_dim();
-            let mut cache = || -> Vec<[u8; 2]> {
-                let mut cells = Vec::new();
-                for _ in 0..kv_heads * tokens {
-                    let mut row: Vec<[u8; 2]> =
-                        (0..head_dim).map(|_| half::f16::from_f32(random.value() * 2.0).to_le_bytes()).collect();
-                    row.resize(dp, [0; 2]);
-                    cells.extend(row);
-                }
-                cells
-            };
-            let (k, v) = (cache(), cache()); // (kv_heads, tokens, padded_dim)
-            let q = random.values(tokens * heads * head_dim);
-            let kv = |token: usize, head: usize| {
-                let range = head * tokens * dp..(head * tokens + token + 1) * dp;
-                KvHead { k: &k[range.clone()], v: &v[range] }
-            };
-            let mut expected: Option<Vec<f32>> = None;
-            for isa in Isa::available() {
-                for threads in [1, 3] {
-                    let mut out = vec![f32::NAN; q.len()];
-                    Cpu::new(isa, threads).attention(shape, &q, kv, &mut out);
-                    match &expected {
-                        None => {
-                            check_attention(shape, &q, kv, &out);
-                            expected = Some(out);
-                        }
-                        Some(expected) => {
-                            assert!(same_bits(&out, expected), "{} {heads}/{kv_heads}x{head_dim}", isa.name())
+            for ty in [GgmlType::F16, GgmlType::F32] {
+                let (format, row) = (ty.format().unwrap(), dp * ty.block_bytes());
+                let mut cache = || -> Vec<u8> {
+                    let mut cells = vec![0; kv_heads * tokens * row];
+                    for cells in cells.chunks_exact_mut(row) {
+                        (format.encode)(&random.values(head_dim), &mut cells[..head_dim * ty.block_bytes()]);
+                    }
+                    cells
+                };
+                let (k, v) = (cache(), cache()); // (kv_heads, tokens, padded_dim)
+                let q = random.values(tokens * heads * head_dim);
+                let kv = |token: usize, head: usize| {
+                    let range = head * tokens * row..(head * tokens + token + 1) * row;
+                    KvHead { ty, k: &k[range.clone()], v: &v[range] }
+                };
+                let mut expected: Option<Vec<f32>> = None;
+                for isa in Isa::available() {
+                    for threads in [1, 3] {
+                        let mut out = vec![f32::NAN; q.len()];
+                        Cpu::new(isa, threads).attention(shape, &q, kv, &mut out);
+                        match &expected {
+                            None => {
+                                check_attention(shape, &q, kv, &out);
+                                expected = Some(out);
+                            }
+                            Some(expected) => {
+                                assert!(same_bits(&out, expected), "{} {heads}/{kv_heads}x{head_dim}", isa.name())
+                            }
                         }
                     }
                 }
@@ -236,12 +236,16 @@ fn attention_is_the_same_bits_everywhere_and_right() {
 
 fn check_attention<'a>(shape: AttentionShape, q: &[f32], kv: impl Fn(usize, usize) -> KvHead<'a>, out: &[f32]) {
     let (d, dp) = (shape.head_dim, shape.padded_dim());
-    let wide = |c: &[[u8; 2]]| -> Vec<f64> { c.iter().map(|b| half::f16::from_le_bytes(*b).to_f64()).collect() };
+    let wide = |ty: GgmlType, cells: &[u8]| -> Vec<f64> {
+        let mut values = vec![0.0; cells.len() / ty.block_bytes()];
+        (ty.format().unwrap().decode)(cells, &mut values);
+        values.into_iter().map(f64::from).collect()
+    };
     let rows = q.len() / d;
     for i in (0..rows).step_by(rows.div_ceil(40)) {
         let (token, head) = (i / shape.heads, i % shape.heads);
         let kv = kv(token, head / shape.group());
-        let (k, v) = (wide(kv.k), wide(kv.v));
+        let (k, v) = (wide(kv.ty, kv.k), wide(kv.ty, kv.v));
         let scores: Vec<f64> = k
             .chunks(dp)
             .map(|k| k.iter().zip(&q[i * d..]).take(d).map(|(k, q)| k * *q as f64).sum::<f64>() / (d as f64).sqrt())

@@ -13,7 +13,9 @@
 //! spans may be computed anywhere and joined in order.
 
 use crate::exp::exp;
+use crate::floats::{F16, F32, Plain};
 use crate::simd::Simd;
+use strata_quant::GgmlType;
 
 /// Positions in a span.
 const SPAN: usize = 256;
@@ -45,13 +47,15 @@ impl AttentionShape {
     }
 }
 
-/// The cached keys and values of one head up to and including the token's own position: half precision, `(positions, padded_dim)`.
+/// The cached keys and values of one head up to and including the token's own position: `(positions, padded_dim)` plain numbers.
 #[derive(Clone, Copy)]
 pub struct KvHead<'a> {
+    /// F16 or F32.
+    pub ty: GgmlType,
     /// Keys.
-    pub k: &'a [[u8; 2]],
+    pub k: &'a [u8],
     /// Values.
-    pub v: &'a [[u8; 2]],
+    pub v: &'a [u8],
 }
 
 /// The running result of one query head.
@@ -71,9 +75,26 @@ pub fn attend<S: Simd>(
     out: &mut [f32],
     scratch: &mut Vec<f32>,
 ) {
+    match kv.ty {
+        GgmlType::F16 => attend_to::<S, F16>(s, shape, q, kv, out, scratch),
+        GgmlType::F32 => attend_to::<S, F32>(s, shape, q, kv, out, scratch),
+        other => panic!("a cache of {other} cannot be read"),
+    }
+}
+
+#[inline(always)]
+fn attend_to<S: Simd, P: Plain>(
+    s: S,
+    shape: AttentionShape,
+    q: &[f32],
+    kv: KvHead<'_>,
+    out: &mut [f32],
+    scratch: &mut Vec<f32>,
+) {
     let (d, dp, group) = (shape.head_dim, shape.padded_dim(), shape.group());
     assert!(q.len() == group * d && out.len() == group * d);
-    assert!(kv.k.len() == kv.v.len() && kv.k.len().is_multiple_of(dp));
+    let row = dp * P::BYTES;
+    assert!(kv.k.len() == kv.v.len() && kv.k.len().is_multiple_of(row));
     scratch.clear();
     scratch.resize(2 * group * dp + dp, 0.0);
     let (queries, rest) = scratch.split_at_mut(group * dp); // (group, padded_dim)
@@ -83,8 +104,8 @@ pub fn attend<S: Simd>(
     }
     for (h, (q, acc)) in queries.chunks_exact(dp).zip(acc.chunks_exact_mut(dp)).enumerate() {
         let mut running = Running { peak: f32::NEG_INFINITY, sum: 0.0 };
-        for (k, v) in kv.k.chunks(SPAN * dp).zip(kv.v.chunks(SPAN * dp)) {
-            let (peak, sum) = span(s, shape.scale(), q, k, v, part);
+        for (k, v) in kv.k.chunks(SPAN * row).zip(kv.v.chunks(SPAN * row)) {
+            let (peak, sum) = span::<S, P>(s, shape.scale(), q, k, v, part);
             join(s, &mut running, acc, peak, sum, part);
         }
         let divisor = s.splat(running.sum);
@@ -96,16 +117,16 @@ pub fn attend<S: Simd>(
 
 /// One span of one head: the peak score, the sum of the weights, and in `part` the weighted sum of the values.
 #[inline(always)]
-fn span<S: Simd>(s: S, scale: f32, q: &[f32], k: &[[u8; 2]], v: &[[u8; 2]], part: &mut [f32]) -> (f32, f32) {
-    let dp = q.len();
-    let n = k.len() / dp;
+fn span<S: Simd, P: Plain>(s: S, scale: f32, q: &[f32], k: &[u8], v: &[u8], part: &mut [f32]) -> (f32, f32) {
+    let row = q.len() * P::BYTES;
+    let n = k.len() / row;
     let q = q.as_chunks::<16>().0;
     let mut scores = [f32::NEG_INFINITY; SPAN];
     let mut peak = f32::NEG_INFINITY;
-    for (score, k) in scores.iter_mut().zip(k.chunks_exact(dp)) {
+    for (score, k) in scores.iter_mut().zip(k.chunks_exact(row)) {
         let mut dot = s.splat(0.0);
-        for (q, k) in q.iter().zip(k.as_chunks::<16>().0) {
-            dot = s.fma(s.load(q), s.load_f16(k), dot);
+        for (q, k) in q.iter().zip(k.chunks_exact(16 * P::BYTES)) {
+            dot = s.fma(s.load(q), P::widen(s, k), dot);
         }
         *score = s.sum(dot) * scale;
         peak = if *score > peak { *score } else { peak };
@@ -120,10 +141,10 @@ fn span<S: Simd>(s: S, scale: f32, q: &[f32], k: &[[u8; 2]], v: &[[u8; 2]], part
         part.copy_from_slice(&lanes[..part.len()]);
     }
     part.fill(0.0);
-    for (p, v) in scores[..n].iter().zip(v.chunks_exact(dp)) {
+    for (p, v) in scores[..n].iter().zip(v.chunks_exact(row)) {
         let p = s.splat(*p);
-        for (a, v) in part.as_chunks_mut::<16>().0.iter_mut().zip(v.as_chunks::<16>().0) {
-            s.store(s.fma(p, s.load_f16(v), s.load(a)), a);
+        for (a, v) in part.as_chunks_mut::<16>().0.iter_mut().zip(v.chunks_exact(16 * P::BYTES)) {
+            s.store(s.fma(p, P::widen(s, v), s.load(a)), a);
         }
     }
     (peak, s.sum(sums))

@@ -13,7 +13,7 @@ use strata_quant::GgmlType;
 
 /// Sets every key.
 pub fn set(layout: &mut Layout, checkpoint: &Checkpoint, options: &Options, tensors: &[Tensor<'_>]) -> Result<()> {
-    let weights = tensors.iter().map(|t| t.dims().iter().product::<u64>()).sum();
+    let weights = tensors.iter().map(Tensor::weights).sum();
     layout.set("general.architecture", "llama");
     layout.set("general.type", "model");
     sampling(layout, checkpoint)?;

@@ -16,6 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
 use crate::progress::Progress;
+use plan::Tensor;
 use std::path::Path;
 use strata_quant::GgmlType;
 
@@ -63,8 +64,8 @@ pub fn convert(dir: &Path, output: &Path, options: &Options, progress: &dyn Prog
     for tensor in &tensors {
         layout.tensor(tensor.name.as_str(), &tensor.dims(), tensor.ty);
     }
-    let (data, weights) = (layout.data_bytes(), layout.weights());
-    let count = layout.tensors();
+    let weights: u64 = tensors.iter().map(Tensor::weights).sum();
+    let data: u64 = tensors.iter().map(Tensor::bytes).sum();
     let mut writer = layout.create(output)?;
     progress.begin(&format!("converting to {}", options.ty), tensors.iter().map(|t| t.source_bytes()).sum());
     for tensor in &tensors {
@@ -74,5 +75,5 @@ pub fn convert(dir: &Path, output: &Path, options: &Options, progress: &dyn Prog
     writer.finish()?;
     progress.end();
     let bytes = std::fs::metadata(output).map_err(Error::io("read", output))?.len();
-    Ok(Report { tensors: count, weights, bytes, bits_per_weight: data as f64 * 8.0 / weights as f64 })
+    Ok(Report { tensors: tensors.len(), weights, bytes, bits_per_weight: data as f64 * 8.0 / weights as f64 })
 }

@@ -39,6 +39,16 @@ impl Tensor<'_> {
         }
     }
 
+    /// Its values.
+    pub fn weights(&self) -> u64 {
+        self.dims().iter().product()
+    }
+
+    /// Bytes of its data in the file.
+    pub fn bytes(&self) -> u64 {
+        self.weights() / self.ty.block_len() as u64 * self.ty.block_bytes() as u64
+    }
+
     /// Bytes that are read for it.
     pub fn source_bytes(&self) -> u64 {
         match &self.from {

@@ -1,27 +1,47 @@
-//! GGUF, ggml's container.
-//! ```text
-//! | magic "GGUF" | version | tensors: u64 | pairs: u64 |
-//! | key, type, value | ...                                 metadata
-//! | name, dimensions, type, offset | ...                   tensor table; the fastest dimension (the row) comes first
-//! | padding to the alignment |
-//! | data of tensor 0 | padding | data of tensor 1 | ...    offsets count from here
-//! ```
-//! All numbers are little endian; strings are a length and UTF-8. A model may be split into parts, `NAME-00001-of-00003.gguf`: each is
-//! a GGUF file, the first carries the metadata.
+//! GGUF, ggml's container: metadata, tensor table, aligned data.
 //!
-//! [`Gguf::open`] checks everything once, after which a file needs no check; nothing is copied but the tensor table. [`Layout`] writes.
+//! ```text
+//!  "GGUF"  version u32   tensors u64   pairs u64                          header
+//! +-----------------------------------------------------------------+
+//! | key: string   type u32   value                                  |    pairs times
+//! +-----------------------------------------------------------------+
+//! | name: string  n u32  n x dim u64  type u32  offset u64          |    tensors times
+//! +-----------------------------------------------------------------+
+//! | zeros up to a multiple of general.alignment (32 if not given)   |
+//! +-----------------------------------------------------------------+  <- offset 0
+//! | blocks of tensor 0, zeros up to the alignment                   |
+//! | blocks of tensor 1, zeros up to the alignment                   |
+//! | ...                                                             |
+//! +-----------------------------------------------------------------+
+//!
+//!  string: length u64, UTF-8           array value: type u32, length u64, elements
+//!  dims: the fastest first, so dims[0] is the length of a row
+//! ```
+//!
+//! All numbers are little-endian. Version 1 has u32 for the u64 of counts, lengths and dims; versions 2 and 3 are alike in
+//! little-endian files. A model may be split over files `X-00001-of-00003.gguf`, each a container of its own, with the keys
+//! `split.no`, `split.count` and `split.tensors.count`; the first carries the metadata of all.
+//!
+//! [`Gguf`] reads, [`Layout`] and [`Writer`] write.
 
-mod array;
+mod cursor;
+mod metadata;
 mod parse;
 mod read;
 mod value;
 mod write;
 
-pub use array::{ArrayRef, ValueRef};
-pub use parse::{Parsed, parse};
-pub use read::{Gguf, Metadata, TensorInfo};
-pub use value::{Array, Value};
+pub use metadata::{ArrayRef, Metadata, ValueRef};
+pub use parse::TensorInfo;
+pub use read::Gguf;
+pub use value::{Array, Value, ValueType};
 pub use write::{Layout, Writer};
 
-/// The default alignment of tensor data.
-pub const ALIGNMENT: u64 = 32;
+/// The key of the alignment, and its value where a file does not say.
+const ALIGNMENT_KEY: &str = "general.alignment";
+const DEFAULT_ALIGNMENT: u32 = 32;
+
+/// True for what `general.alignment` may be.
+fn alignment_is_valid(alignment: u32) -> bool {
+    alignment.is_power_of_two() && alignment >= 8
+}

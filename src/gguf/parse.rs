@@ -1,309 +1,332 @@
-//! The one checking pass over a GGUF header.
+//! The checking pass: every rule of the format, once, over bytes that may be hostile; after it nothing needs a check.
 //!
-//! Whatever the bytes, it neither panics nor allocates more than a small multiple of the header that is really there: counts and lengths
-//! from the file are compared with the bytes left before they are believed, and lists grow as entries are read.
+//! Memory stays in proportion to the bytes: no count is believed before that many entries have been parsed, and no array
+//! leaves the file.
 
-use super::ALIGNMENT;
-use super::array::{ARRAY, ArrayRef, STRING, ValueRef, fixed, fixed_size};
-use crate::error::{Error, Result};
 use std::collections::HashSet;
-use std::ops::Range;
 use std::path::Path;
+
 use strata_quant::GgmlType;
 
-/// A header that was found right.
-#[derive(Debug)]
-pub struct Parsed {
-    /// 1, 2 or 3.
-    pub version: u32,
-    /// In the order of the file.
-    pub(super) pairs: Vec<PairAt>,
-    /// In the order of the file.
-    pub(super) tensors: Vec<TensorAt>,
-}
+use super::cursor::Cursor;
+use super::value::ValueType;
+use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
+use crate::error::{Error, Result};
 
-/// A metadata pair by its place in the file.
-#[derive(Clone, Debug)]
-pub(super) struct PairAt {
-    pub key: Range<usize>,
-    pub kind: u32,
-    /// For an array, its elements'.
-    pub element: u32,
-    pub len: usize,
-    pub value: Range<usize>,
-}
-
-/// A tensor by its place in the file.
-#[derive(Clone, Debug)]
-pub(super) struct TensorAt {
-    pub name: Range<usize>,
+/// A row of the tensor table, checked: its blocks lie inside its file, aligned, and overlap with no other's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The name, unique in the model.
+    pub name: String,
+    /// The type of the blocks.
     pub ty: GgmlType,
+    /// One to four lengths, the fastest dimension first: `dims[0]` values make a row. None is 0.
     pub dims: Vec<u64>,
-    /// From the start of the file.
+    /// Where the blocks start, from the start of the file.
     pub offset: u64,
+    /// The file that has them, from 0; other than 0 only in split models.
+    pub part: usize,
+    /// The bytes of all blocks.
     pub bytes: u64,
 }
 
-impl Parsed {
-    /// The value of a key, read from the file that was parsed.
-    pub(super) fn find<'a>(&self, file: &'a [u8], key: &str) -> Option<ValueRef<'a>> {
-        let pair = self.pairs.iter().find(|pair| &file[pair.key.clone()] == key.as_bytes())?;
-        Some(pair.read(file, self.version))
+impl TensorInfo {
+    /// The values of a row: `dims[0]`.
+    pub fn cols(&self) -> u64 {
+        self.dims[0]
+    }
+
+    /// The number of rows: the product of the other dims.
+    pub fn rows(&self) -> u64 {
+        self.dims[1..].iter().product()
     }
 }
 
-impl PairAt {
-    /// The value, read from the file that the place is in.
-    pub fn read<'a>(&self, file: &'a [u8], version: u32) -> ValueRef<'a> {
-        let bytes = &file[self.value.clone()];
-        match self.kind {
-            STRING => ValueRef::String(text(bytes)),
-            ARRAY => {
-                ValueRef::Array(ArrayRef { kind: self.element, len: self.len, bytes, short_lengths: version == 1 })
-            }
-            // The pass below admits only kinds that `fixed` knows, with their bytes.
-            kind => fixed(kind, bytes).unwrap_or(ValueRef::U8(0)),
-        }
-    }
+/// What the pass found in one file.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub version: u32,
+    pub pairs: Vec<usize>,        // where each pair starts, in file order
+    pub sorted: Vec<usize>,       // the same, in the order of the keys
+    pub tensors: Vec<TensorInfo>, // in file order
 }
 
-/// Text that the pass below found to be UTF-8.
-pub(super) fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap_or_default()
+/// Checks the bytes of the file at `path`, which is part `part` of its model.
+pub(super) fn parse(path: &Path, bytes: &[u8], part: usize) -> Result<Parsed> {
+    let mut pass = Pass { path, cursor: Cursor::new(bytes, true), place: Place::Header, alignment: DEFAULT_ALIGNMENT };
+    let version = pass.version(bytes)?;
+    let tensors = pass.count("tensors", 3 * 4 + 8, 2)?;
+    let pairs = pass.count("key-value pairs", 4 + 1, 1)?;
+    let (pairs, sorted) = pass.pairs(pairs, bytes)?;
+    let tensors = pass.tensors(tensors, bytes.len(), part)?;
+    Ok(Parsed { version, pairs, sorted, tensors })
 }
 
-/// Checks the header and the tensor table of `file` and where they place the data. `path` is named in errors.
-///
-/// # Errors
-/// The first rule that the file breaks, with its place.
-pub fn parse(path: &Path, file: &[u8]) -> Result<Parsed> {
-    let mut reader = Reader { path, file, at: 0, version: 3 };
-    let magic = reader.take(4, "magic")?;
-    if magic != *b"GGUF" {
-        let problem = format!("the file starts with {:?}, not with \"GGUF\"", String::from_utf8_lossy(magic));
-        return Err(Error::invalid(
-            path,
-            "byte 0",
-            problem,
-            "this is no GGUF file; convert a checkpoint with strata convert",
-        ));
-    }
-    reader.version = reader.u32("version")?;
-    if let version @ (0x0100_0000 | 0x0200_0000 | 0x0300_0000) = reader.version {
-        let problem = format!("version {} in big-endian order is not supported", version.swap_bytes());
-        return Err(Error::invalid(path, "byte 4", problem, "convert the model on a little-endian machine"));
-    }
-    if !(1..=3).contains(&reader.version) {
-        let problem = format!("version {} is not known", reader.version);
-        return Err(Error::invalid(
-            path,
-            "byte 4",
-            problem,
-            "strata reads versions 1 to 3; get a newer strata or convert again",
-        ));
-    }
-    let n_tensors = reader.length("tensor count")?;
-    let n_pairs = reader.length("metadata count")?;
-    let pairs = pairs(&mut reader, n_pairs)?;
-    let alignment = alignment(&reader, &pairs)?;
-    let tensors = tensors(&mut reader, n_tensors, alignment)?;
-    Ok(Parsed { version: reader.version, pairs, tensors })
-}
-
-fn pairs(reader: &mut Reader<'_>, count: u64) -> Result<Vec<PairAt>> {
-    // The smallest pair: an empty key, a type, one byte.
-    reader.believe(count, 4 + 4 + 1, "metadata count")?;
-    let mut pairs = Vec::new();
-    let mut seen = HashSet::new();
-    for i in 0..count {
-        let key = reader.string(|| format!("metadata key {i}"))?;
-        let name = text(&reader.file[key.clone()]);
-        let place = || format!("metadata {name:?}");
-        if !seen.insert(name) {
-            return Err(reader.bad(place(), "the key is there twice".into()));
-        }
-        let kind = reader.u32(&place())?;
-        let pair = match kind {
-            STRING => PairAt { key, kind, element: 0, len: 0, value: reader.string(place)? },
-            ARRAY => {
-                let element = reader.u32(&place())?;
-                let len = reader.length(&place())?;
-                if element == ARRAY {
-                    return Err(reader.bad(place(), "arrays in arrays are not supported".into()));
-                }
-                let smallest = fixed_size(element).unwrap_or(4) as u64;
-                reader.believe(len, smallest, &place())?;
-                let start = reader.at;
-                if element == STRING {
-                    for i in 0..len {
-                        reader.string(|| format!("{} element {i}", place()))?;
-                    }
-                } else {
-                    reader.fixed(element, len, place)?;
-                }
-                PairAt { key, kind, element, len: len as usize, value: start..reader.at }
-            }
-            kind => {
-                let start = reader.at;
-                reader.fixed(kind, 1, place)?;
-                PairAt { key, kind, element: 0, len: 0, value: start..reader.at }
-            }
-        };
-        pairs.push(pair);
-    }
-    Ok(pairs)
-}
-
-fn alignment(reader: &Reader<'_>, pairs: &[PairAt]) -> Result<u64> {
-    let Some(pair) = pairs.iter().find(|pair| &reader.file[pair.key.clone()] == b"general.alignment") else {
-        return Ok(ALIGNMENT);
-    };
-    match pair.read(reader.file, reader.version) {
-        ValueRef::U32(n) if n.is_power_of_two() && (8..=1 << 24).contains(&n) => Ok(n.into()),
-        other => {
-            let problem = format!("{other:?} is no power of two from 8 to 16777216 of type u32");
-            Err(reader.bad("metadata \"general.alignment\"".into(), problem))
-        }
-    }
-}
-
-fn tensors(reader: &mut Reader<'_>, count: u64, alignment: u64) -> Result<Vec<TensorAt>> {
-    // The smallest entry: an empty name, one dimension, type, offset.
-    reader.believe(count, 4 + 4 + 4 + 4 + 8, "tensor count")?;
-    let mut tensors = Vec::new();
-    let mut seen = HashSet::new();
-    for i in 0..count {
-        let name = reader.string(|| format!("name of tensor {i}"))?;
-        let label = text(&reader.file[name.clone()]);
-        let place = format!("tensor {label:?}");
-        if label.is_empty() {
-            return Err(reader.bad(format!("tensor {i}"), "the name is empty".into()));
-        }
-        if !seen.insert(label) {
-            return Err(reader.bad(place, "the tensor is there twice".into()));
-        }
-        let n_dims = reader.u32(&place)?;
-        if !(1..=4).contains(&n_dims) {
-            return Err(reader.bad(place, format!("{n_dims} dimensions; 1 to 4 are possible")));
-        }
-        let mut dims = Vec::with_capacity(4);
-        for _ in 0..n_dims {
-            dims.push(reader.length(&place)?);
-        }
-        let id = reader.u32(&place)?;
-        let Some(ty) = GgmlType::from_id(id) else {
-            let remedy = "get a newer strata, or a file with another type";
-            return Err(Error::invalid(reader.path, place, format!("type {id} is not known"), remedy));
-        };
-        let offset = reader.u64(&place)?;
-        if dims.contains(&0) {
-            return Err(reader.bad(place, format!("a dimension of {dims:?} is zero")));
-        }
-        if !dims[0].is_multiple_of(ty.block_len() as u64) {
-            let problem = format!("rows of {} values are no whole blocks of {} ({ty})", dims[0], ty.block_len());
-            return Err(reader.bad(place, problem));
-        }
-        let blocks = dims.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).map(|n| n / ty.block_len() as u64);
-        let Some(bytes) = blocks.and_then(|n| n.checked_mul(ty.block_bytes() as u64)).filter(|n| *n <= i64::MAX as u64)
-        else {
-            return Err(reader.bad(place, format!("dimensions {dims:?} overflow")));
-        };
-        if !offset.is_multiple_of(alignment) {
-            return Err(reader.bad(place, format!("offset {offset} is no multiple of the alignment {alignment}")));
-        }
-        tensors.push(TensorAt { name, ty, dims, offset, bytes });
-    }
-    place(reader, tensors, alignment)
-}
-
-/// Turns offsets into places in the file and checks that they are inside it and apart from each other.
-fn place(reader: &Reader<'_>, mut tensors: Vec<TensorAt>, alignment: u64) -> Result<Vec<TensorAt>> {
-    let data = (reader.at as u64).next_multiple_of(alignment);
-    let label = |t: &TensorAt| format!("tensor {:?}", text(&reader.file[t.name.clone()]));
-    for tensor in &mut tensors {
-        let end = data.checked_add(tensor.offset).and_then(|start| start.checked_add(tensor.bytes));
-        if end.is_none_or(|end| end > reader.file.len() as u64) {
-            let (offset, bytes, len) = (tensor.offset, tensor.bytes, reader.file.len());
-            let problem =
-                format!("{bytes} bytes at {data} + {offset} reach past the end of the file, which has {len} bytes");
-            return Err(Error::invalid(reader.path, label(tensor), problem, "the file is cut off; get it again"));
-        }
-        tensor.offset += data;
-    }
-    let mut order: Vec<&TensorAt> = tensors.iter().collect();
-    order.sort_by_key(|t| t.offset);
-    if let Some([a, b]) = order.array_windows().find(|[a, b]| a.offset + a.bytes > b.offset) {
-        return Err(reader.bad(label(b), format!("its data overlaps that of {}", label(a))));
-    }
-    Ok(tensors)
-}
-
-/// A place in the header.
-struct Reader<'a> {
+struct Pass<'a> {
     path: &'a Path,
-    file: &'a [u8],
-    at: usize,
-    version: u32,
+    cursor: Cursor<'a>,
+    place: Place<'a>,
+    alignment: u32,
 }
 
-impl<'a> Reader<'a> {
-    fn bad(&self, place: String, problem: String) -> Error {
-        Error::invalid(self.path, place, problem, "the file is damaged; get or convert it again")
+/// What is being read, for the errors.
+enum Place<'a> {
+    Header,
+    Key(u64),
+    Value(&'a str),
+    Name(u64),
+    Tensor(&'a str),
+}
+
+impl<'a> Pass<'a> {
+    fn version(&mut self, bytes: &'a [u8]) -> Result<u32> {
+        let magic = self.cursor.array().ok_or_else(|| self.cut())?;
+        if &magic == b"FUGG" {
+            return Err(self.big_endian());
+        }
+        if &magic != b"GGUF" {
+            let problem = format!("starts with {:?}, not with \"GGUF\"", String::from_utf8_lossy(&magic));
+            return Err(self.wrong(problem, "give the path of a .gguf file"));
+        }
+        let version = self.cursor.u32().ok_or_else(|| self.cut())?;
+        if matches!(version.swap_bytes(), 1..=3) {
+            return Err(self.big_endian());
+        }
+        if !matches!(version, 1..=3) {
+            let problem = format!("GGUF version {version} is not known");
+            return Err(self.wrong(problem, "use a file of version 1, 2 or 3"));
+        }
+        self.cursor = Cursor::new(bytes, version > 1).at(self.cursor.pos());
+        Ok(version)
     }
 
-    fn take(&mut self, n: u64, place: &str) -> Result<&'a [u8]> {
-        let left = self.file.len() - self.at;
-        if n > left as u64 {
-            let problem = format!("{n} bytes are called for at byte {} and {left} are left", self.at);
-            return Err(Error::invalid(self.path, place, problem, "the file is cut off or damaged; get it again"));
+    /// A count of entries that take at least `fixed` bytes and `lengths` lengths each.
+    fn count(&mut self, of: &str, fixed: usize, lengths: usize) -> Result<u64> {
+        let count = self.cursor.length().ok_or_else(|| self.cut())?;
+        let room = self.cursor.remaining() / (fixed + lengths * self.cursor.length_bytes());
+        if count > room as u64 {
+            return Err(self.wrong(format!("claims {count} {of}, the file has room for {room}"), GET_AGAIN));
         }
-        let bytes = &self.file[self.at..self.at + n as usize];
-        self.at += n as usize;
-        Ok(bytes)
+        Ok(count)
     }
 
-    /// An error unless `count` things of `smallest` bytes can still be there.
-    fn believe(&self, count: u64, smallest: u64, place: &str) -> Result<()> {
-        let left = (self.file.len() - self.at) as u64;
-        if count.checked_mul(smallest).is_none_or(|bytes| bytes > left) {
-            let problem = format!("{count} entries are announced and {left} bytes are left");
-            return Err(Error::invalid(self.path, place, problem, "the file is cut off or damaged; get it again"));
+    /// The pairs, in file order and in the order of their keys.
+    fn pairs(&mut self, count: u64, bytes: &'a [u8]) -> Result<(Vec<usize>, Vec<usize>)> {
+        let mut pairs = Vec::new();
+        for i in 0..count {
+            self.place = Place::Key(i);
+            let start = self.cursor.pos();
+            let key = self.string()?;
+            self.place = Place::Value(key);
+            pairs.push(start);
+            let ty = self.value_type()?;
+            if key == ALIGNMENT_KEY {
+                self.alignment(ty)?;
+            } else if ty == ValueType::Array {
+                self.array()?;
+            } else {
+                self.elements(ty, 1)?;
+            }
         }
+        let cursor = Cursor::new(bytes, self.cursor.is_wide());
+        let key_at = |at: usize| cursor.at(at).string().and_then(|key| str::from_utf8(key).ok()).unwrap_or_default();
+        let mut sorted = pairs.clone();
+        sorted.sort_unstable_by_key(|&at| (key_at(at), at));
+        for pair in sorted.windows(2) {
+            if key_at(pair[0]) == key_at(pair[1]) {
+                self.place = Place::Value(key_at(pair[1]));
+                return Err(self.wrong("appears twice", GET_AGAIN));
+            }
+        }
+        Ok((pairs, sorted))
+    }
+
+    fn value_type(&mut self) -> Result<ValueType> {
+        let id = self.cursor.u32().ok_or_else(|| self.cut())?;
+        ValueType::from_id(id).ok_or_else(|| self.wrong(format!("value type {id} is not known"), GET_AGAIN))
+    }
+
+    fn alignment(&mut self, ty: ValueType) -> Result<()> {
+        if ty != ValueType::U32 {
+            return Err(self.wrong(format!("must be a u32, is of type {ty}"), CONVERT_AGAIN));
+        }
+        let alignment = self.cursor.u32().ok_or_else(|| self.cut())?;
+        if !alignment_is_valid(alignment) {
+            return Err(self.wrong(format!("is {alignment}, must be a power of two from 8 on"), CONVERT_AGAIN));
+        }
+        self.alignment = alignment;
         Ok(())
     }
 
-    fn u32(&mut self, place: &str) -> Result<u32> {
-        let bytes = self.take(4, place)?;
-        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-    }
-
-    fn u64(&mut self, place: &str) -> Result<u64> {
-        Ok(self.u32(place)? as u64 | (self.u32(place)? as u64) << 32)
-    }
-
-    /// A count, length or dimension: 32 bits in version 1.
-    fn length(&mut self, place: &str) -> Result<u64> {
-        if self.version == 1 { self.u32(place).map(u64::from) } else { self.u64(place) }
-    }
-
-    fn string(&mut self, place: impl Fn() -> String) -> Result<Range<usize>> {
-        let n = self.length(&place())?;
-        let start = self.at;
-        if std::str::from_utf8(self.take(n, &place())?).is_err() {
-            return Err(self.bad(place(), "the text is not UTF-8".into()));
+    fn array(&mut self) -> Result<()> {
+        let ty = self.value_type()?;
+        if ty == ValueType::Array {
+            return Err(self.wrong("is an array of arrays, which Strata does not support", CONVERT_AGAIN));
         }
-        Ok(start..self.at)
+        let len = self.cursor.length().ok_or_else(|| self.cut())?;
+        // Strings take at least their length.
+        let least = ty.size().unwrap_or(self.cursor.length_bytes());
+        let room = self.cursor.remaining() / least;
+        match usize::try_from(len) {
+            Ok(len) if len <= room => self.elements(ty, len),
+            _ => Err(self.wrong(format!("claims {len} elements, the file has room for {room}"), GET_AGAIN)),
+        }
     }
 
-    /// Passes over `n` values of a fixed size.
-    fn fixed(&mut self, kind: u32, n: u64, place: impl Fn() -> String) -> Result<()> {
-        let Some(size) = fixed_size(kind) else {
-            return Err(self.bad(place(), format!("value type {kind} is not known")));
+    /// `count` values of type `ty`, not arrays.
+    fn elements(&mut self, ty: ValueType, count: usize) -> Result<()> {
+        let Some(size) = ty.size() else {
+            for _ in 0..count {
+                self.string()?;
+            }
+            return Ok(());
         };
-        let bytes = self.take(n.saturating_mul(size as u64), &place())?;
-        if kind == 7 && bytes.iter().any(|b| *b > 1) {
-            return Err(self.bad(place(), "a truth value is neither 0 nor 1".into()));
+        let bytes = count.checked_mul(size).and_then(|n| self.cursor.take(n)).ok_or_else(|| self.cut())?;
+        if ty == ValueType::Bool
+            && let Some(bad) = bytes.iter().find(|&&byte| byte > 1)
+        {
+            return Err(self.wrong(format!("a bool has the value {bad}, must be 0 or 1"), GET_AGAIN));
         }
         Ok(())
     }
+
+    fn string(&mut self) -> Result<&'a str> {
+        let mut ahead = self.cursor;
+        let len = ahead.length().ok_or_else(|| self.cut())?;
+        let room = ahead.remaining();
+        let Some(bytes) = self.cursor.string() else {
+            let problem = format!("a string claims {len} bytes, the file has {room} left");
+            return Err(self.wrong(problem, GET_AGAIN));
+        };
+        str::from_utf8(bytes).map_err(|e| {
+            self.wrong(format!("a string is not UTF-8 from its byte {} on", e.valid_up_to()), CONVERT_AGAIN)
+        })
+    }
+
+    /// The tensor table, in file order.
+    fn tensors(&mut self, count: u64, file: usize, part: usize) -> Result<Vec<TensorInfo>> {
+        let mut tensors = Vec::new();
+        let mut names = HashSet::new();
+        for i in 0..count {
+            self.place = Place::Name(i);
+            let name = self.string()?;
+            self.place = Place::Tensor(name);
+            if !names.insert(name) {
+                return Err(self.wrong("appears twice", GET_AGAIN));
+            }
+            tensors.push(self.tensor(name, part)?);
+        }
+        drop(names);
+
+        // The offsets count from the first aligned byte after the table.
+        let alignment = u64::from(self.alignment);
+        let file = file as u64;
+        let end = self.cursor.pos() as u64;
+        let start = end.checked_next_multiple_of(alignment);
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_unstable_by_key(|&i| tensors[i].offset);
+        let mut free = 0; // the first byte after the tensor before, from the start of the file
+        let mut before: Option<usize> = None;
+        for i in order {
+            let tensor: &TensorInfo = &tensors[i];
+            let (offset, bytes) = (tensor.offset, tensor.bytes);
+            let wrong = |problem: String, remedy| Err(wrong_tensor(self.path, &tensor.name, problem, remedy));
+            let place = start.and_then(|start| start.checked_add(offset));
+            let Some((first, last)) = place.and_then(|at| Some((at, at.checked_add(bytes)?))) else {
+                return wrong(format!("its offset {offset} and {bytes} bytes overflow"), GET_AGAIN);
+            };
+            if !offset.is_multiple_of(alignment) {
+                return wrong(format!("its offset {offset} is not aligned to {alignment}"), CONVERT_AGAIN);
+            }
+            if last > file {
+                let problem = format!("its data ends at byte {last}, past the end of the file at {file}");
+                return wrong(problem, GET_AGAIN);
+            }
+            if let Some(before) = before
+                && first < free
+            {
+                return wrong(
+                    format!("its data overlaps with that of tensor {}", quoted(&tensors[before].name)),
+                    GET_AGAIN,
+                );
+            }
+            free = last;
+            tensors[i].offset = first;
+            before = Some(i);
+        }
+        Ok(tensors)
+    }
+
+    /// What follows the name in the table; the offset is still as in the file.
+    fn tensor(&mut self, name: &str, part: usize) -> Result<TensorInfo> {
+        let n_dims = self.cursor.u32().ok_or_else(|| self.cut())?;
+        if !matches!(n_dims, 1..=4) {
+            return Err(self.wrong(format!("has {n_dims} dimensions, must have 1 to 4"), CONVERT_AGAIN));
+        }
+        let mut dims = Vec::with_capacity(n_dims as usize);
+        for _ in 0..n_dims {
+            dims.push(self.cursor.length().ok_or_else(|| self.cut())?);
+        }
+        let id = self.cursor.u32().ok_or_else(|| self.cut())?;
+        let ty = GgmlType::from_id(id).ok_or_else(|| {
+            self.wrong(format!("tensor type {id} is not known"), "use a file with types of ggml, or a newer Strata")
+        })?;
+        let bytes = tensor_bytes(&dims, ty).map_err(|problem| self.wrong(problem, CONVERT_AGAIN))?;
+        let offset = self.cursor.u64().ok_or_else(|| self.cut())?;
+        Ok(TensorInfo { name: name.to_owned(), ty, dims, offset, part, bytes })
+    }
+
+    fn cut(&self) -> Error {
+        self.wrong("the file ends in the middle of it", GET_AGAIN)
+    }
+
+    fn big_endian(&self) -> Error {
+        self.wrong("is big-endian, which Strata does not read", "convert the model again on a little-endian machine")
+    }
+
+    fn wrong(&self, problem: impl Into<String>, remedy: &str) -> Error {
+        let place = match self.place {
+            Place::Header => "header".to_owned(),
+            Place::Key(i) => format!("key {i} at byte {}", self.cursor.pos()),
+            Place::Value(key) => format!("key {}", quoted(key)),
+            Place::Name(i) => format!("tensor {i} at byte {}", self.cursor.pos()),
+            Place::Tensor(name) => return wrong_tensor(self.path, name, problem, remedy),
+        };
+        Error::invalid(self.path, place, problem, remedy)
+    }
 }
+
+/// The bytes of a tensor, or what is wrong with its shape.
+pub(super) fn tensor_bytes(dims: &[u64], ty: GgmlType) -> std::result::Result<u64, String> {
+    if dims.contains(&0) {
+        return Err(format!("has a dimension of 0 in {dims:?}"));
+    }
+    let cols = dims.first().copied().unwrap_or(0);
+    let block = ty.block_len() as u64;
+    if !cols.is_multiple_of(block) {
+        return Err(format!("its rows of {cols} values are not whole blocks of {ty}, which have {block}"));
+    }
+    let values = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
+    values
+        .and_then(|values| (values / block).checked_mul(ty.block_bytes() as u64))
+        .filter(|&bytes| bytes <= i64::MAX as u64)
+        .ok_or_else(|| format!("its dimensions {dims:?} overflow"))
+}
+
+/// `name` as errors show it: escaped, and cut where a hostile file makes it long.
+pub(super) fn quoted(name: &str) -> String {
+    const LONGEST: usize = 80;
+    match name.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}...", &name[..end]),
+        None => format!("{name:?}"),
+    }
+}
+
+fn wrong_tensor(path: &Path, name: &str, problem: impl Into<String>, remedy: &str) -> Error {
+    Error::invalid(path, format!("tensor {}", quoted(name)), problem, remedy)
+}
+
+/// For files that were cut or changed on their way.
+pub(super) const GET_AGAIN: &str = "the file is damaged or incomplete, get it again";
+/// For files that were written like this.
+pub(super) const CONVERT_AGAIN: &str = "convert the model again";

@@ -1,283 +1,263 @@
-//! An open GGUF file, or all parts of a split one: metadata and tensors by name.
+//! A GGUF model opened for reading: one mapped file, or all parts of a split model as if they were one.
 
-use super::array::ValueRef;
-use super::parse::{PairAt, Parsed, parse, text};
-use crate::error::{Error, Result};
-use crate::file::Mapped;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use strata_quant::GgmlType;
+use std::sync::Arc;
 
-/// A model file, mapped and checked.
+use super::metadata::{ArrayRef, Metadata, ValueRef};
+use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, TensorInfo, quoted};
+use crate::error::{Error, Result};
+use crate::file::Mapped;
+
+/// A checked GGUF model. Opening walks the metadata and the tensor table once; the data stays in the file until it is used.
+#[derive(Debug)]
 pub struct Gguf {
-    parts: Vec<Mapped>,
+    path: PathBuf,
     version: u32,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
-    by_name: HashMap<String, usize>,
-}
-
-/// A tensor of a model file.
-#[derive(Clone, Debug)]
-pub struct TensorInfo {
-    /// The name.
-    pub name: String,
-    /// The type of its blocks.
-    pub ty: GgmlType,
-    /// 1 to 4 dimensions, the fastest (the length of a row) first.
-    pub dims: Vec<u64>,
-    /// Where its data starts in the file of its part.
-    pub offset: u64,
-    /// Bytes of its data.
-    pub bytes: u64,
-    /// The part it is in; 0 unless the model is split.
-    pub part: usize,
-}
-
-impl TensorInfo {
-    /// The length of a row.
-    pub fn cols(&self) -> u64 {
-        self.dims[0]
-    }
-
-    /// Rows, over all other dimensions.
-    pub fn rows(&self) -> u64 {
-        self.dims[1..].iter().product()
-    }
-}
-
-/// The metadata, in the order of the file.
-pub struct Metadata {
-    pairs: Vec<PairAt>,
-    by_key: HashMap<String, usize>,
-}
-
-/// Metadata with the bytes it lies in.
-#[derive(Clone, Copy)]
-pub struct MetadataRef<'a> {
-    metadata: &'a Metadata,
-    file: &'a [u8],
-    version: u32,
-}
-
-impl<'a> MetadataRef<'a> {
-    /// Pairs.
-    pub fn len(&self) -> usize {
-        self.metadata.pairs.len()
-    }
-
-    /// True if there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Keys and values, in the order of the file.
-    pub fn iter(self) -> impl Iterator<Item = (&'a str, ValueRef<'a>)> {
-        let MetadataRef { metadata, file, version } = self;
-        metadata.pairs.iter().map(move |pair| (text(&file[pair.key.clone()]), pair.read(file, version)))
-    }
-
-    /// The value of a key.
-    pub fn get(&self, key: &str) -> Option<ValueRef<'a>> {
-        let pair = &self.metadata.pairs[*self.metadata.by_key.get(key)?];
-        Some(pair.read(self.file, self.version))
-    }
+    index: HashMap<String, usize>, // name to place in `tensors`
+    parts: Vec<Arc<Source>>,
 }
 
 impl Gguf {
-    /// Opens a file and, if it is part of a split model, all the other parts.
-    ///
-    /// # Errors
-    /// If a part is missing or breaks a rule of the format.
-    pub fn open(path: &Path) -> Result<Gguf> {
-        let (map, parsed) = open_part(path)?;
-        let number = |key: &str| parsed.find(map.bytes(), key).and_then(ValueRef::as_u64);
-        let Some(count) = number("split.count").filter(|&count| count > 1) else {
-            return Gguf::assemble(vec![(map, parsed)]);
-        };
-        let (no, total) = (number("split.no").unwrap_or(count), number("split.tensors.count"));
-        if no >= count || count > 99_999 {
-            let problem = format!("part {no} of {count} cannot be");
-            return Err(Error::invalid(path, "metadata \"split.no\"", problem, "split the model again"));
-        }
-        let mut parts = Vec::new();
-        for i in 0..count {
-            let part = part_path(path, no, i, count)?;
-            let (map, parsed) = open_part(&part)?;
-            let says = ["split.no", "split.count"].map(|key| parsed.find(map.bytes(), key).and_then(ValueRef::as_u64));
-            if says != [Some(i), Some(count)] {
-                let problem = format!("the part calls itself {says:?} where {i} of {count} is expected");
-                let remedy = "the parts belong to different models or were renamed; get them again";
-                return Err(Error::invalid(&part, "metadata \"split.no\"", problem, remedy));
-            }
-            parts.push((map, parsed));
-        }
-        let gguf = Gguf::assemble(parts)?;
-        match total {
-            Some(total) if total != gguf.tensors.len() as u64 => {
-                let problem = format!("{total} tensors are announced and {} are there", gguf.tensors.len());
-                Err(Error::invalid(path, "metadata \"split.tensors.count\"", problem, "get all parts again"))
-            }
-            _ => Ok(gguf),
+    /// Opens the model at `path`; of a split model any part may be named, and all are opened.
+    pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
+        let path = path.as_ref();
+        let mapped = Source::Mapped(Mapped::open(path)?);
+        let gguf = Gguf::single(path, mapped, 0)?;
+        match gguf.split()? {
+            Some(split) => Gguf::join(path, split),
+            None => Ok(gguf),
         }
     }
 
-    fn assemble(files: Vec<(Mapped, Parsed)>) -> Result<Gguf> {
-        let mut gguf: Option<Gguf> = None;
-        for (part, (map, parsed)) in files.into_iter().enumerate() {
-            let gguf = gguf.get_or_insert_with(|| Gguf {
-                parts: Vec::new(),
-                version: parsed.version,
-                metadata: Metadata::new(&parsed, map.bytes()),
-                tensors: Vec::new(),
-                by_name: HashMap::new(),
-            });
-            for tensor in parsed.tensors {
-                let name = text(&map.bytes()[tensor.name]).to_owned();
-                if gguf.by_name.insert(name.clone(), gguf.tensors.len()).is_some() {
-                    let place = format!("tensor {name:?}");
-                    return Err(Error::invalid(map.path(), place, "another part has it too", "get the parts again"));
-                }
-                let (ty, dims, offset, bytes) = (tensor.ty, tensor.dims, tensor.offset, tensor.bytes);
-                gguf.tensors.push(TensorInfo { name, ty, dims, offset, bytes, part });
-            }
-            gguf.parts.push(map);
-        }
-        gguf.ok_or_else(|| Error::Request("a model has at least one part".into()))
+    /// Reads a file from memory; a part of a split model then stands alone.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Gguf> {
+        Gguf::single(Path::new("(memory)"), Source::Owned(bytes.into()), 0)
     }
 
-    /// The path of the first part.
+    /// The path that was opened.
     pub fn path(&self) -> &Path {
-        self.parts[0].path()
+        &self.path
     }
 
-    /// The version of the format: 1, 2 or 3.
+    /// The version of the container: 1, 2 or 3.
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// Bytes of all parts.
-    pub fn file_bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.bytes().len() as u64).sum()
+    /// The key-value pairs; of a split model, those of the first part.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
-    /// The metadata; of a split model, the first part's.
-    pub fn metadata(&self) -> MetadataRef<'_> {
-        MetadataRef { metadata: &self.metadata, file: self.parts[0].bytes(), version: self.version }
-    }
-
-    /// All tensors, in the order of the file.
+    /// The tensors in file order, those of all parts.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
 
-    /// The tensor with this name.
+    /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.by_name.get(name).map(|&i| &self.tensors[i])
+        self.index.get(name).map(|&i| &self.tensors[i])
     }
 
-    /// The bytes of one of this file's tensors.
+    /// The tensor of that name, or an error that it is missing.
+    pub fn required_tensor(&self, name: &str) -> Result<&TensorInfo> {
+        self.tensor(name).ok_or_else(|| {
+            Error::invalid(&self.path, format!("tensor {}", quoted(name)), "is missing", "use a complete model")
+        })
+    }
+
+    /// The blocks of one of this model's tensors.
+    ///
+    /// # Panics
+    ///
+    /// If `tensor` is of another model and does not fit into this one.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
-        &self.parts[tensor.part].bytes()[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize]
+        let bytes = self.parts[tensor.part].bytes();
+        &bytes[tensor.offset as usize..][..tensor.bytes as usize]
     }
 
-    /// An integer of any type that fits, or `None` if the key is absent.
-    ///
-    /// # Errors
-    /// If the value is something else.
+    /// The bytes of all files of the model.
+    pub fn file_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes().len() as u64).sum()
+    }
+
+    /// An unsigned integer of any type that fits a u32.
     pub fn u32(&self, key: &str) -> Result<Option<u32>> {
-        self.value(key, "an integer from 0 to 4294967295", |v| v.as_u64()?.try_into().ok())
+        self.typed(key, "an integer from 0 to 2^32-1", |v| v.as_u64()?.try_into().ok())
     }
 
-    /// A number of any type, or `None` if the key is absent.
-    ///
-    /// # Errors
-    /// If the value is something else.
+    /// An unsigned integer of any type.
+    pub fn u64(&self, key: &str) -> Result<Option<u64>> {
+        self.typed(key, "an integer not below 0", ValueRef::as_u64)
+    }
+
+    /// A float of either type.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
-        self.value(key, "a number", |v| v.as_f32())
+        self.typed(key, "a float", ValueRef::as_f32)
     }
 
-    /// A truth value, or `None` if the key is absent.
-    ///
-    /// # Errors
-    /// If the value is something else.
+    /// A bool.
     pub fn bool(&self, key: &str) -> Result<Option<bool>> {
-        self.value(key, "true or false", |v| v.as_bool())
+        self.typed(key, "a bool", ValueRef::as_bool)
     }
 
-    /// A string, or `None` if the key is absent.
-    ///
-    /// # Errors
-    /// If the value is something else.
+    /// A string.
     pub fn str(&self, key: &str) -> Result<Option<&str>> {
-        self.value(key, "a string", |v| v.as_str())
+        self.typed(key, "a string", ValueRef::as_str)
     }
 
-    /// As [`Gguf::u32`], but the key must be there.
-    ///
-    /// # Errors
-    /// If it is not, or its value is something else.
+    /// An array.
+    pub fn array(&self, key: &str) -> Result<Option<ArrayRef<'_>>> {
+        self.typed(key, "an array", ValueRef::as_array)
+    }
+
+    /// [`u32`](Gguf::u32), or an error if the key is missing.
     pub fn required_u32(&self, key: &str) -> Result<u32> {
-        self.u32(key)?.ok_or_else(|| self.missing(key))
+        self.required(key, self.u32(key)?)
     }
 
-    /// As [`Gguf::f32`], but the key must be there.
-    ///
-    /// # Errors
-    /// If it is not, or its value is something else.
+    /// [`u64`](Gguf::u64), or an error if the key is missing.
+    pub fn required_u64(&self, key: &str) -> Result<u64> {
+        self.required(key, self.u64(key)?)
+    }
+
+    /// [`f32`](Gguf::f32), or an error if the key is missing.
     pub fn required_f32(&self, key: &str) -> Result<f32> {
-        self.f32(key)?.ok_or_else(|| self.missing(key))
+        self.required(key, self.f32(key)?)
     }
 
-    /// As [`Gguf::str`], but the key must be there.
-    ///
-    /// # Errors
-    /// If it is not, or its value is something else.
+    /// [`bool`](Gguf::bool), or an error if the key is missing.
+    pub fn required_bool(&self, key: &str) -> Result<bool> {
+        self.required(key, self.bool(key)?)
+    }
+
+    /// [`str`](Gguf::str), or an error if the key is missing.
     pub fn required_str(&self, key: &str) -> Result<&str> {
-        self.str(key)?.ok_or_else(|| self.missing(key))
+        self.required(key, self.str(key)?)
     }
 
-    fn value<'a, T>(&'a self, key: &str, what: &str, f: impl Fn(ValueRef<'a>) -> Option<T>) -> Result<Option<T>> {
-        let Some(value) = self.metadata().get(key) else { return Ok(None) };
-        match f(value) {
-            Some(value) => Ok(Some(value)),
-            None => {
-                let place = format!("metadata {key:?}");
-                Err(Error::invalid(self.path(), place, format!("is not {what}"), "convert the model again"))
+    /// [`array`](Gguf::array), or an error if the key is missing.
+    pub fn required_array(&self, key: &str) -> Result<ArrayRef<'_>> {
+        self.required(key, self.array(key)?)
+    }
+
+    fn typed<'a, T>(&'a self, key: &str, wanted: &str, as_t: impl Fn(ValueRef<'a>) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.metadata.get(key) else { return Ok(None) };
+        as_t(value).map(Some).ok_or_else(|| {
+            let problem = match value.as_i64() {
+                Some(v) => format!("must be {wanted}, is {v} of type {}", value.ty()),
+                None => format!("must be {wanted}, is of type {}", value.ty()),
+            };
+            self.wrong(key, problem, CONVERT_AGAIN)
+        })
+    }
+
+    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| self.wrong(key, "is missing", CONVERT_AGAIN))
+    }
+
+    fn wrong(&self, key: &str, problem: impl Into<String>, remedy: &str) -> Error {
+        Error::invalid(&self.path, format!("key {}", quoted(key)), problem, remedy)
+    }
+
+    /// One file, alone.
+    fn single(path: &Path, source: Source, part: usize) -> Result<Gguf> {
+        let Parsed { version, pairs, sorted, tensors } = parse::parse(path, source.bytes(), part)?;
+        let source = Arc::new(source);
+        let metadata = Metadata::new(source.clone(), version > 1, pairs, sorted);
+        let index = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        Ok(Gguf { path: path.to_owned(), version, metadata, tensors, index, parts: vec![source] })
+    }
+
+    /// What this file says of its place in a split model, or `None` if it is whole.
+    fn split(&self) -> Result<Option<Split>> {
+        // Merged files keep the key, with 0.
+        let count = self.u32("split.count")?.unwrap_or(0);
+        if count < 2 {
+            return Ok(None);
+        }
+        let no = self.required_u32("split.no")?;
+        if no >= count {
+            return Err(self.wrong("split.no", format!("is {no}, but split.count is {count}"), GET_AGAIN));
+        }
+        Ok(Some(Split { no, count }))
+    }
+
+    /// The model that the file at `path`, which is the part `opened`, belongs to.
+    fn join(path: &Path, opened: Split) -> Result<Gguf> {
+        let count = opened.count;
+        let ending = |no: u32| format!("-{:05}-of-{count:05}.gguf", no + 1);
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(stem) = name.and_then(|name| name.strip_suffix(&ending(opened.no))) else {
+            let problem = format!("is part {} of {count} of a split model, but is not named so", opened.no + 1);
+            let remedy = format!("rename it to end in {}, like its other parts", ending(opened.no));
+            return Err(Error::invalid(path, "file name", problem, remedy));
+        };
+
+        let part_path = |no: u32| path.with_file_name(format!("{stem}{}", ending(no)));
+        let mut whole: Option<Gguf> = None;
+        for no in 0..count {
+            let at = part_path(no);
+            if !at.exists() {
+                let problem = format!("part {} of {count} is missing: {}", no + 1, at.display());
+                return Err(Error::invalid(path, "split model", problem, "put all parts into one folder"));
+            }
+            let part = Gguf::single(&at, Source::Mapped(Mapped::open(&at)?), no as usize)?;
+            if part.split()? != Some(Split { no, count }) {
+                let problem = format!("is not part {} of {count}, which its name promises", no + 1);
+                return Err(part.wrong("split.no", problem, "get all parts again, from one place"));
+            }
+            match &mut whole {
+                None => whole = Some(part),
+                Some(whole) => whole.append(part)?,
             }
         }
+        let mut whole = whole.expect("there are at least two parts: split() gives no fewer");
+        let total = whole.required_u64("split.tensors.count")?;
+        if total != whole.tensors.len() as u64 {
+            let problem = format!("is {total}, but the parts have {} tensors", whole.tensors.len());
+            return Err(whole.wrong("split.tensors.count", problem, "get all parts again, from one place"));
+        }
+        whole.path = path.to_owned();
+        Ok(whole)
     }
 
-    fn missing(&self, key: &str) -> Error {
-        Error::invalid(self.path(), format!("metadata {key:?}"), "the key is missing", "convert the model again")
+    fn append(&mut self, part: Gguf) -> Result<()> {
+        for tensor in part.tensors {
+            if self.index.insert(tensor.name.clone(), self.tensors.len()).is_some() {
+                let place = format!("tensor {}", quoted(&tensor.name));
+                let problem = "is also in an earlier part of the split model";
+                return Err(Error::invalid(&part.path, place, problem, "get all parts again, from one place"));
+            }
+            self.tensors.push(tensor);
+        }
+        self.parts.extend(part.parts);
+        Ok(())
     }
 }
 
-impl Metadata {
-    fn new(parsed: &Parsed, file: &[u8]) -> Metadata {
-        let keys = parsed.pairs.iter().enumerate();
-        let by_key = keys.map(|(i, pair)| (text(&file[pair.key.clone()]).to_owned(), i)).collect();
-        Metadata { pairs: parsed.pairs.clone(), by_key }
+/// The place of a file in a split model.
+#[derive(Clone, Copy, PartialEq)]
+struct Split {
+    no: u32, // from 0
+    count: u32,
+}
+
+/// Where the bytes of a part are.
+#[derive(Debug)]
+pub(super) enum Source {
+    Mapped(Mapped),
+    Owned(Vec<u8>),
+}
+
+impl Source {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Source::Mapped(mapped) => mapped.bytes(),
+            Source::Owned(bytes) => bytes,
+        }
     }
-}
-
-fn open_part(path: &Path) -> Result<(Mapped, Parsed)> {
-    let map = Mapped::open(path)?;
-    let parsed = parse(path, map.bytes())?;
-    Ok((map, parsed))
-}
-
-/// The path of part `i`, from that of part `no`: `NAME-00002-of-00003.gguf`.
-fn part_path(path: &Path, no: u64, i: u64, count: u64) -> Result<PathBuf> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let Some(stem) = name.strip_suffix(&format!("-{:05}-of-{count:05}.gguf", no + 1)) else {
-        let expected = format!("NAME-{:05}-of-{count:05}.gguf", no + 1);
-        return Err(Error::invalid(
-            path,
-            "file name",
-            "a part of a split model has lost its name",
-            format!("rename it to {expected}"),
-        ));
-    };
-    Ok(path.with_file_name(format!("{stem}-{:05}-of-{count:05}.gguf", i + 1)))
 }

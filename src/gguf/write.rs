@@ -1,23 +1,31 @@
-//! Writing GGUF v3: the header first, since the types of all tensors decide every size and place, then the data as it comes.
+//! Writing a GGUF file: the whole header first, from the shapes alone, then the data tensor by tensor.
 
-use super::ALIGNMENT;
-use super::value::{Array, Value};
-use crate::error::{Error, Result};
-use crate::file::AtomicFile;
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::path::Path;
+
 use strata_quant::GgmlType;
 
-/// What a file will hold.
+use super::parse::{quoted, tensor_bytes};
+use super::value::{Array, Value};
+use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
+use crate::error::{Error, Result};
+use crate::file::AtomicFile;
+
+/// What a file will hold, in file order. The same layout and data make the same bytes.
+#[derive(Clone, Debug)]
 pub struct Layout {
-    metadata: Vec<(String, Value)>,
+    /// The key-value pairs; [`Layout::set`] keeps keys unique.
+    pub metadata: Vec<(String, Value)>,
+    /// To what tensors are aligned: a power of two from 8 on. Written as `general.alignment` if it is not 32.
+    pub alignment: u32,
     tensors: Vec<Planned>,
 }
 
+#[derive(Clone, Debug)]
 struct Planned {
     name: String,
     dims: Vec<u64>,
     ty: GgmlType,
-    bytes: u64,
 }
 
 impl Default for Layout {
@@ -29,204 +37,448 @@ impl Default for Layout {
 impl Layout {
     /// An empty file.
     pub fn new() -> Layout {
-        Layout { metadata: Vec::new(), tensors: Vec::new() }
+        Layout { metadata: Vec::new(), alignment: DEFAULT_ALIGNMENT, tensors: Vec::new() }
     }
 
-    /// Sets a metadata key; one that is there already keeps its place.
+    /// Sets `key`: at the end if it is new, in place if it is not. Setting `general.alignment` sets the alignment.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         let (key, value) = (key.into(), value.into());
-        match self.metadata.iter_mut().find(|(k, _)| *k == key) {
+        if let (ALIGNMENT_KEY, Value::U32(alignment)) = (key.as_str(), &value) {
+            self.alignment = *alignment;
+        }
+        match self.metadata.iter_mut().find(|(known, _)| *known == key) {
             Some((_, old)) => *old = value,
             None => self.metadata.push((key, value)),
         }
     }
 
-    /// Adds a tensor; `dims` has the length of a row first.
-    ///
-    /// # Panics
-    /// If rows are no whole blocks, the size overflows, or the name is taken: the caller's plan is wrong then.
+    /// Adds a tensor, `dims` with the fastest first.
     pub fn tensor(&mut self, name: impl Into<String>, dims: &[u64], ty: GgmlType) {
-        let name = name.into();
-        assert!(self.tensors.iter().all(|t| t.name != name), "tensor {name} is there twice");
-        let rows = dims[1..].iter().try_fold(1u64, |n, d| n.checked_mul(*d));
-        let bytes = ty.row_bytes(dims[0] as usize).and_then(|row| rows?.checked_mul(row as u64));
-        let bytes = bytes.unwrap_or_else(|| panic!("tensor {name} of {dims:?} values cannot be {ty}"));
-        self.tensors.push(Planned { name, dims: dims.to_vec(), ty, bytes });
+        self.tensors.push(Planned { name: name.into(), dims: dims.to_vec(), ty });
     }
 
-    /// Bytes of the data of all tensors, without padding.
-    pub fn data_bytes(&self) -> u64 {
-        self.tensors.iter().map(|t| t.bytes).sum()
-    }
-
-    /// Weights in all tensors.
-    pub fn weights(&self) -> u64 {
-        self.tensors.iter().map(|t| t.dims.iter().product::<u64>()).sum()
-    }
-
-    /// Tensors.
-    pub fn tensors(&self) -> usize {
-        self.tensors.len()
-    }
-
-    /// The header, padded to where the data starts.
-    pub fn header(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        out.extend(b"GGUF");
-        out.extend(3u32.to_le_bytes());
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((self.metadata.len() as u64).to_le_bytes());
-        for (key, value) in &self.metadata {
-            put_string(&mut out, key);
-            put_value(&mut out, value);
-        }
-        let mut offset = 0u64;
-        for tensor in &self.tensors {
-            put_string(&mut out, &tensor.name);
-            out.extend((tensor.dims.len() as u32).to_le_bytes());
-            tensor.dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
-            out.extend(tensor.ty.id().to_le_bytes());
-            out.extend(offset.to_le_bytes());
-            offset += tensor.bytes.next_multiple_of(ALIGNMENT);
-        }
-        out.resize(out.len().next_multiple_of(ALIGNMENT as usize), 0);
-        out
-    }
-
-    /// Starts the file; it appears under its name only when [`Writer::finish`] succeeds.
-    ///
-    /// # Errors
-    /// If the folder is missing or the disk is full.
-    pub fn create(self, path: &Path) -> Result<Writer> {
+    /// Checks the layout and starts the file at `path` with its header.
+    pub fn create(mut self, path: impl AsRef<Path>) -> Result<Writer> {
+        self.check_metadata()?;
+        let slots = self.slots()?;
+        let header = self.header(&slots);
         let mut file = AtomicFile::create(path)?;
-        file.write_all(&self.header())?;
-        Ok(Writer { path: path.to_owned(), file, tensors: self.tensors, next: 0, left: 0 })
+        file.write_all(&header)?;
+        Ok(Writer {
+            file,
+            slots,
+            alignment: self.alignment as usize,
+            header: header.len() as u64,
+            begun: 0,
+            written: 0,
+        })
     }
-}
 
-/// A file whose header is written: the data of the tensors follows, in the order of the layout.
-pub struct Writer {
-    path: PathBuf,
-    file: AtomicFile,
-    tensors: Vec<Planned>,
-    next: usize,
-    left: u64,
-}
-
-impl Writer {
-    /// The next tensor, which must be this one.
-    ///
-    /// # Errors
-    /// If another comes next or the last one is incomplete.
-    pub fn begin(&mut self, name: &str) -> Result<()> {
-        match self.tensors.get(self.next) {
-            Some(tensor) if tensor.name == name && self.left == 0 => {
-                self.left = tensor.bytes;
-                self.next += 1;
-                Ok(())
-            }
-            _ => Err(self.out_of_order(name)),
+    fn check_metadata(&mut self) -> Result<()> {
+        let mut keys = HashSet::new();
+        if let Some((key, _)) = self.metadata.iter().find(|(key, _)| !keys.insert(key)) {
+            return Err(Error::Request(format!("cannot write a GGUF file: key {} is given twice", quoted(key))));
         }
-    }
-
-    /// Appends data of the tensor that was begun; after its last byte comes the padding.
-    ///
-    /// # Errors
-    /// If it is more than the tensor has, or the disk is full.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
-            return Err(self.out_of_order("more data"));
-        };
-        self.left = left;
-        self.file.write_all(bytes)?;
-        if left == 0 && !bytes.is_empty() {
-            let size = self.tensors[self.next - 1].bytes;
-            let padding = size.next_multiple_of(ALIGNMENT) - size;
-            self.file.write_all(&[0; ALIGNMENT as usize][..padding as usize])?;
+        if !alignment_is_valid(self.alignment) {
+            let alignment = self.alignment;
+            return Err(Error::Request(format!("cannot align tensors to {alignment}; use a power of two from 8 on")));
+        }
+        let given = self.metadata.iter().any(|(key, _)| key == ALIGNMENT_KEY);
+        if given || self.alignment != DEFAULT_ALIGNMENT {
+            self.set(ALIGNMENT_KEY, self.alignment);
         }
         Ok(())
     }
 
-    /// Makes the file durable and gives it its name.
-    ///
-    /// # Errors
-    /// If a tensor is missing or incomplete, or the disk is full.
-    pub fn finish(self) -> Result<()> {
-        if self.next != self.tensors.len() || self.left != 0 {
-            return Err(self.out_of_order("the end"));
+    /// Where the data of each tensor goes.
+    fn slots(&self) -> Result<Vec<Slot>> {
+        let mut names = HashSet::new();
+        let mut offset = 0u64;
+        let mut slots = Vec::with_capacity(self.tensors.len());
+        for Planned { name, dims, ty } in &self.tensors {
+            let wrong = |problem: String| {
+                Err(Error::Request(format!("cannot write a GGUF file: tensor {}: {problem}", quoted(name))))
+            };
+            if !names.insert(name) {
+                return wrong("is given twice".to_owned());
+            }
+            if name.len() > LONGEST_NAME {
+                return wrong(format!("its name has {} bytes, ggml allows {LONGEST_NAME}", name.len()));
+            }
+            if !matches!(dims.len(), 1..=4) {
+                return wrong(format!("has {} dimensions, must have 1 to 4", dims.len()));
+            }
+            let bytes = match tensor_bytes(dims, *ty) {
+                Ok(bytes) => bytes,
+                Err(problem) => return wrong(problem),
+            };
+            slots.push(Slot { name: name.clone(), offset, bytes });
+            let next = bytes.checked_next_multiple_of(self.alignment.into()).and_then(|n| offset.checked_add(n));
+            offset = match next.filter(|&next| next <= LONGEST_DATA) {
+                Some(next) => next,
+                None => return wrong("the file would be too long".to_owned()),
+            };
+        }
+        Ok(slots)
+    }
+
+    /// All bytes before the data.
+    fn header(&self, slots: &[Slot]) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(VERSION.to_le_bytes());
+        put_len(&mut out, self.tensors.len());
+        put_len(&mut out, self.metadata.len());
+        for (key, value) in &self.metadata {
+            put_string(&mut out, key);
+            out.extend(value.ty().id().to_le_bytes());
+            put_value(&mut out, value);
+        }
+        for (Planned { name, dims, ty }, slot) in self.tensors.iter().zip(slots) {
+            put_string(&mut out, name);
+            out.extend((dims.len() as u32).to_le_bytes());
+            out.extend(dims.iter().flat_map(|dim| dim.to_le_bytes()));
+            out.extend(ty.id().to_le_bytes());
+            out.extend(slot.offset.to_le_bytes());
+        }
+        out.resize(out.len().next_multiple_of(self.alignment as usize), 0);
+        out
+    }
+}
+
+/// A file whose header is written and whose data is to come, tensor by tensor in the order of the layout:
+/// [`begin`](Writer::begin), [`write`](Writer::write) as often as needed, and [`finish`](Writer::finish) after the last.
+/// Dropped before that, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Writer {
+    file: AtomicFile,
+    slots: Vec<Slot>,
+    alignment: usize,
+    header: u64,
+    begun: usize, // the number of tensors begun
+    written: u64, // bytes of the last one begun
+}
+
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    offset: u64, // from the start of the data
+    bytes: u64,
+}
+
+impl Writer {
+    /// Starts the next tensor, which must be `name`.
+    pub fn begin(&mut self, name: &str) -> Result<()> {
+        self.end()?;
+        match self.slots.get(self.begun) {
+            Some(next) if next.name == name => {}
+            Some(next) => return Err(self.wrong(name, format!("comes where {} is due", quoted(&next.name)))),
+            None => return Err(self.wrong(name, "comes after the last tensor of the layout".to_owned())),
+        }
+        self.begun += 1;
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Appends to the tensor that was begun.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(slot) = self.current() else {
+            return Err(Error::Request(format!("cannot write {}: no tensor was begun", self.path().display())));
+        };
+        let room = slot.bytes - self.written;
+        if bytes.len() as u64 > room {
+            let problem = format!("{} bytes are written, {room} of its {} are free", bytes.len(), slot.bytes);
+            return Err(self.wrong(&slot.name, problem));
+        }
+        self.file.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Completes the file, which only now gets its name.
+    pub fn finish(mut self) -> Result<()> {
+        self.end()?;
+        if let Some(missing) = self.slots.get(self.begun) {
+            return Err(self.wrong(&missing.name, "is missing".to_owned()));
         }
         self.file.commit()
     }
 
-    fn out_of_order(&self, what: &str) -> Error {
-        let problem = format!("{what} came after {} tensors with {} bytes to go", self.next, self.left);
-        Error::invalid(&self.path, "tensor data", problem, "this is a defect of strata; please report it")
+    /// The bytes of the finished file.
+    pub fn file_bytes(&self) -> u64 {
+        let data = self.slots.last().map(|slot| slot.offset + slot.bytes.next_multiple_of(self.alignment as u64));
+        self.header + data.unwrap_or(0)
     }
-}
 
-fn put_string(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
+    /// The path that the file will have.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Ends the tensor that was begun, if any: it must be complete, and is padded.
+    fn end(&mut self) -> Result<()> {
+        let Some(slot) = self.current() else { return Ok(()) };
+        if self.written != slot.bytes {
+            return Err(
+                self.wrong(&slot.name, format!("only {} of its {} bytes are written", self.written, slot.bytes))
+            );
+        }
+        // Padded once only: every begin counts from 0 again, and finish consumes the writer.
+        let padding = slot.bytes.next_multiple_of(self.alignment as u64) - slot.bytes;
+        self.file.write_all(&vec![0; padding as usize])
+    }
+
+    fn current(&self) -> Option<&Slot> {
+        self.begun.checked_sub(1).map(|i| &self.slots[i])
+    }
+
+    fn wrong(&self, tensor: &str, problem: String) -> Error {
+        Error::Request(format!("cannot write {}: tensor {}: {problem}", self.path().display(), quoted(tensor)))
+    }
 }
 
 fn put_value(out: &mut Vec<u8>, value: &Value) {
-    macro_rules! fixed {
-        ($kind:literal, $x:expr) => {{
-            out.extend(($kind as u32).to_le_bytes());
-            out.extend($x.to_le_bytes());
-        }};
-    }
     match value {
-        Value::U8(x) => fixed!(0, x),
-        Value::I8(x) => fixed!(1, x),
-        Value::U16(x) => fixed!(2, x),
-        Value::I16(x) => fixed!(3, x),
-        Value::U32(x) => fixed!(4, x),
-        Value::I32(x) => fixed!(5, x),
-        Value::F32(x) => fixed!(6, x),
-        Value::Bool(x) => fixed!(7, (*x as u8)),
-        Value::String(x) => {
-            out.extend(8u32.to_le_bytes());
-            put_string(out, x);
-        }
-        Value::Array(array) => {
-            out.extend(9u32.to_le_bytes());
-            put_array(out, array);
-        }
-        Value::U64(x) => fixed!(10, x),
-        Value::I64(x) => fixed!(11, x),
-        Value::F64(x) => fixed!(12, x),
+        Value::U8(v) => out.extend(v.to_le_bytes()),
+        Value::I8(v) => out.extend(v.to_le_bytes()),
+        Value::U16(v) => out.extend(v.to_le_bytes()),
+        Value::I16(v) => out.extend(v.to_le_bytes()),
+        Value::U32(v) => out.extend(v.to_le_bytes()),
+        Value::I32(v) => out.extend(v.to_le_bytes()),
+        Value::F32(v) => out.extend(v.to_le_bytes()),
+        Value::Bool(v) => out.push((*v).into()),
+        Value::String(v) => put_string(out, v),
+        Value::Array(v) => put_array(out, v),
+        Value::U64(v) => out.extend(v.to_le_bytes()),
+        Value::I64(v) => out.extend(v.to_le_bytes()),
+        Value::F64(v) => out.extend(v.to_le_bytes()),
     }
 }
 
 fn put_array(out: &mut Vec<u8>, array: &Array) {
-    macro_rules! fixed {
-        ($kind:literal, $x:expr) => {{
-            out.extend(($kind as u32).to_le_bytes());
-            out.extend(($x.len() as u64).to_le_bytes());
-            $x.iter().for_each(|x| out.extend(x.to_le_bytes()));
-        }};
-    }
+    out.extend(array.element_type().id().to_le_bytes());
+    put_len(out, array.len());
     match array {
-        Array::U8(x) => fixed!(0, x),
-        Array::I8(x) => fixed!(1, x),
-        Array::U16(x) => fixed!(2, x),
-        Array::I16(x) => fixed!(3, x),
-        Array::U32(x) => fixed!(4, x),
-        Array::I32(x) => fixed!(5, x),
-        Array::F32(x) => fixed!(6, x),
-        Array::Bool(x) => {
-            out.extend(7u32.to_le_bytes());
-            out.extend((x.len() as u64).to_le_bytes());
-            out.extend(x.iter().map(|&x| x as u8));
+        Array::U8(v) => out.extend(v),
+        Array::I8(v) => out.extend(v.iter().flat_map(|v| v.to_le_bytes())),
+        Array::U16(v) => out.extend(v.iter().flat_map(|v| v.to_le_bytes())),
+        Array::I16(v) => out.extend(v.iter().flat_map(|v| v.to_le_bytes())),
+        Array::U32(v) => out.extend(v.iter().flat_map(|v| v.to_le_bytes())),
+        Array::I32(v) => out.extend(v.iter().flat_map(|v| v.to_le_bytes())),
+        Array::F32(v) => out.extend(v.iter().flat_map(|v| v.to_le_bytes())),
+        Array::Bool(v) => out.extend(v.iter().map(|&v| u8::from(v))),
+        Array::String(v) => v.iter().for_each(|v| put_string(out, v)),
+        Array::U64(v) => out.extend(v.iter().flat_map(|v| v.to_le_bytes())),
+        Array::I64(v) => out.extend(v.iter().flat_map(|v| v.to_le_bytes())),
+        Array::F64(v) => out.extend(v.iter().flat_map(|v| v.to_le_bytes())),
+    }
+}
+
+fn put_string(out: &mut Vec<u8>, text: &str) {
+    put_len(out, text.len());
+    out.extend(text.as_bytes());
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.extend((len as u64).to_le_bytes());
+}
+
+const VERSION: u32 = 3;
+
+/// No file system takes more; it keeps sums with the header from overflowing.
+const LONGEST_DATA: u64 = i64::MAX as u64;
+
+/// ggml's `GGML_MAX_NAME`, less the 0 at the end: llama.cpp refuses longer names.
+const LONGEST_NAME: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Gguf, ValueType};
+    use super::*;
+
+    /// One value of every type, one array of every type, one empty array of every type.
+    fn all_values() -> Vec<Value> {
+        macro_rules! each {
+            ($($ty:ty: $variant:ident = [$($v:expr),*];)*) => {
+                vec![$(
+                    $(Value::from($v),)*
+                    Value::from(Vec::<$ty>::from([$($v),*])),
+                    Value::from(Vec::<$ty>::new()),
+                )*]
+            };
         }
-        Array::String(x) => {
-            out.extend(8u32.to_le_bytes());
-            out.extend((x.len() as u64).to_le_bytes());
-            x.iter().for_each(|x| put_string(out, x));
+        each! {
+            u8: U8 = [0u8, u8::MAX];
+            i8: I8 = [i8::MIN, i8::MAX];
+            u16: U16 = [1u16, u16::MAX];
+            i16: I16 = [i16::MIN, i16::MAX];
+            u32: U32 = [2u32, u32::MAX];
+            i32: I32 = [i32::MIN, i32::MAX];
+            f32: F32 = [-0.0f32, f32::MAX, f32::MIN_POSITIVE];
+            bool: Bool = [true, false];
+            String: String = [String::new(), "a ▁b\0\u{10ffff}".to_owned()];
+            u64: U64 = [3u64, u64::MAX];
+            i64: I64 = [i64::MIN, i64::MAX];
+            f64: F64 = [0.1f64, f64::INFINITY];
         }
-        Array::U64(x) => fixed!(10, x),
-        Array::I64(x) => fixed!(11, x),
-        Array::F64(x) => fixed!(12, x),
+    }
+
+    fn layout() -> Layout {
+        let mut layout = Layout::new();
+        for (i, value) in all_values().into_iter().enumerate() {
+            layout.set(format!("key.{i}"), value);
+        }
+        layout.tensor("a", &[3], GgmlType::F32);
+        layout.tensor("b", &[64, 2, 1, 3], GgmlType::Q8_0);
+        layout.tensor("c", &[1], GgmlType::I8);
+        layout
+    }
+
+    fn write(layout: Layout, path: &Path) {
+        let mut writer = layout.create(path).unwrap();
+        let file_bytes = writer.file_bytes();
+        writer.begin("a").unwrap();
+        writer.write(&[1; 12]).unwrap();
+        writer.begin("b").unwrap();
+        for _ in 0..12 {
+            writer.write(&[2; 34]).unwrap();
+        }
+        writer.begin("c").unwrap();
+        writer.write(&[]).unwrap();
+        writer.write(&[3]).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(std::fs::metadata(path).unwrap().len(), file_bytes);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, again) = (folder.path().join("a.gguf"), folder.path().join("again.gguf"));
+        for alignment in [32, 8, 4096] {
+            let mut layout = layout();
+            layout.alignment = alignment;
+            write(layout.clone(), &path);
+            write(layout.clone(), &again);
+            assert!(std::fs::read(&path).unwrap() == std::fs::read(&again).unwrap());
+
+            let gguf = Gguf::open(&path).unwrap();
+            let read: Vec<_> = gguf.metadata().iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            if alignment != DEFAULT_ALIGNMENT {
+                layout.set(ALIGNMENT_KEY, alignment);
+            }
+            assert_eq!(read, layout.metadata);
+            for (key, value) in &layout.metadata {
+                assert_eq!(gguf.metadata().get(key).unwrap().to_owned(), *value);
+                assert_eq!(gguf.metadata().get(key).unwrap().ty(), value.ty());
+            }
+            assert_eq!(gguf.metadata().get("key"), None);
+            let types: HashSet<u32> = read.iter().map(|(_, value)| value.ty().id()).collect();
+            assert_eq!(types.len(), ValueType::ALL.len());
+
+            let found: Vec<_> = gguf.tensors().iter().map(|t| (t.name.as_str(), t.dims.as_slice(), t.ty)).collect();
+            let (f32, q8_0, i8) = (GgmlType::F32, GgmlType::Q8_0, GgmlType::I8);
+            assert_eq!(found, [("a", &[3][..], f32), ("b", &[64, 2, 1, 3], q8_0), ("c", &[1], i8)]);
+            let data = |name| gguf.data(gguf.tensor(name).unwrap());
+            assert_eq!((data("a"), data("b"), data("c")), (&[1; 12][..], &[2; 408][..], &[3][..]));
+            assert!(gguf.tensors().iter().all(|t| t.offset.is_multiple_of(alignment.into())));
+        }
+    }
+
+    #[test]
+    fn setting_a_key_again_keeps_its_place() {
+        let mut layout = Layout::new();
+        layout.set("a", 1u32);
+        layout.set("b", 2u32);
+        layout.set("a", "new");
+        layout.set(ALIGNMENT_KEY, 64u32);
+        assert_eq!(layout.metadata[0], ("a".to_owned(), Value::from("new")));
+        assert_eq!((layout.metadata.len(), layout.alignment), (3, 64));
+    }
+
+    #[test]
+    fn data_that_differs_from_the_layout_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gguf");
+        let said = |result: Result<()>| result.unwrap_err().to_string();
+
+        let mut writer = layout().create(&path).unwrap();
+        assert!(said(writer.write(&[1])).contains("no tensor was begun"));
+        assert!(said(writer.begin("b")).contains("tensor \"b\": comes where \"a\" is due"));
+        writer.begin("a").unwrap();
+        assert!(said(writer.write(&[0; 13])).contains("13 bytes are written, 12 of its 12 are free"));
+        writer.write(&[0; 11]).unwrap();
+        assert!(said(writer.begin("b")).contains("tensor \"a\": only 11 of its 12 bytes"));
+        writer.write(&[0]).unwrap();
+        assert!(said(writer.finish()).contains("tensor \"b\": is missing"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+        let mut one = Layout::new();
+        one.tensor("a", &[1], GgmlType::F32);
+        let mut writer = one.create(&path).unwrap();
+        writer.begin("a").unwrap();
+        writer.write(&[0; 4]).unwrap();
+        assert!(said(writer.begin("a")).contains("after the last tensor"));
+    }
+
+    #[test]
+    fn layouts_that_no_file_can_have_are_refused() {
+        type Fill = fn(&mut Layout);
+        let refused = |fill: Fill| {
+            let mut layout = Layout::new();
+            fill(&mut layout);
+            layout.create("/nowhere/a.gguf").unwrap_err().to_string()
+        };
+        const F32: GgmlType = GgmlType::F32;
+        let table: &[(Fill, &str)] = &[
+            (
+                |l| {
+                    l.tensor("a", &[1], F32);
+                    l.tensor("a", &[1], F32);
+                },
+                "tensor \"a\": is given twice",
+            ),
+            (
+                |l| {
+                    l.tensor("a", &[], F32);
+                },
+                "0 dimensions",
+            ),
+            (
+                |l| {
+                    l.tensor("a", &[0], F32);
+                },
+                "dimension of 0",
+            ),
+            (
+                |l| {
+                    l.tensor("a", &[33], GgmlType::Q8_0);
+                },
+                "whole blocks of Q8_0",
+            ),
+            (
+                |l| {
+                    l.tensor("a", &[1 << 32, 1 << 32], F32);
+                },
+                "overflow",
+            ),
+            (
+                |l| {
+                    l.tensor("a".repeat(64), &[1], F32);
+                },
+                "ggml allows 63",
+            ),
+            (|l| l.metadata = vec![("k".into(), 1u8.into()), ("k".into(), 2u8.into())], "key \"k\" is given twice"),
+            (
+                |l| {
+                    l.tensor("a", &[1 << 62], GgmlType::I8);
+                    l.tensor("b", &[1 << 62], GgmlType::I8);
+                },
+                "too long",
+            ),
+            (|l| l.alignment = 3, "cannot align tensors to 3"),
+            (|_| (), "mkdir -p /nowhere"),
+        ];
+        for (fill, words) in table {
+            assert!(refused(*fill).contains(words), "{words:?} is not in: {}", refused(*fill));
+        }
     }
 }

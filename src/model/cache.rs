@@ -1,14 +1,14 @@
-//! What a sequence leaves behind in every layer: the keys and values of its tokens, in half precision.
+//! What a sequence leaves behind in every layer: the keys and values of its tokens, in half or single precision.
 
 use crate::error::{Error, Result};
 use crate::model::Shape;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use strata_kernels::KvHead;
+use strata_quant::{Format, GgmlType};
 
 /// The keys and values of one sequence.
 pub struct KvCache {
     layers: Vec<LayerCache>,
+    format: &'static Format,
     capacity: usize,
     len: usize,
     kv_heads: usize,
@@ -17,31 +17,42 @@ pub struct KvCache {
 }
 
 struct LayerCache {
-    k: Vec<[u8; 2]>, // (kv_heads, capacity, padded_dim)
-    v: Vec<[u8; 2]>, // (kv_heads, capacity, padded_dim)
+    k: Vec<u8>, // (kv_heads, capacity, padded_dim)
+    v: Vec<u8>, // (kv_heads, capacity, padded_dim)
 }
 
 impl KvCache {
-    /// Room for `capacity` tokens.
+    /// Room for `capacity` tokens, in half precision.
     ///
     /// # Errors
     /// If the memory for it cannot be had.
     pub fn new(shape: &Shape, capacity: usize) -> Result<KvCache> {
+        KvCache::with_type(shape, capacity, GgmlType::F16)
+    }
+
+    /// Room for `capacity` tokens as numbers of type F16 or F32.
+    ///
+    /// # Errors
+    /// If the memory for it cannot be had, or the type is another.
+    pub fn with_type(shape: &Shape, capacity: usize, ty: GgmlType) -> Result<KvCache> {
+        let Some(format) = ty.format().filter(|_| matches!(ty, GgmlType::F16 | GgmlType::F32)) else {
+            return Err(Error::Request(format!("a cache of type {ty} is not supported; choose F16 or F32")));
+        };
         let padded_dim = shape.attention().padded_dim();
-        let cells = shape.kv_heads.checked_mul(capacity).and_then(|n| n.checked_mul(padded_dim));
-        let room = || -> Option<Vec<[u8; 2]>> {
+        let cells = shape.kv_heads.checked_mul(capacity).and_then(|n| n.checked_mul(padded_dim * ty.block_bytes()));
+        let room = || -> Option<Vec<u8>> {
             let (cells, mut room) = (cells?, Vec::new());
             room.try_reserve_exact(cells).ok()?;
-            room.resize(cells, [0; 2]);
+            room.resize(cells, 0);
             Some(room)
         };
         let layers: Option<Vec<_>> = (0..shape.layers).map(|_| Some(LayerCache { k: room()?, v: room()? })).collect();
         let layers = layers.ok_or_else(|| {
-            let bytes = cells.unwrap_or(usize::MAX).saturating_mul(4).saturating_mul(shape.layers);
+            let bytes = cells.unwrap_or(usize::MAX).saturating_mul(2).saturating_mul(shape.layers);
             Error::Request(format!("no memory for a context of {capacity} tokens ({bytes} bytes); choose a smaller -c"))
         })?;
         let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
-        Ok(KvCache { layers, capacity, len: 0, kv_heads, head_dim, padded_dim })
+        Ok(KvCache { layers, format, capacity, len: 0, kv_heads, head_dim, padded_dim })
     }
 
     /// Tokens in it.
@@ -75,26 +86,21 @@ impl KvCache {
         let (d, dp, capacity) = (self.head_dim, self.padded_dim, self.capacity);
         assert!(position < capacity && k.len() == self.kv_heads * d && v.len() == k.len());
         let LayerCache { k: k_cells, v: v_cells } = &mut self.layers[layer];
+        let bytes = self.format.ty.block_bytes();
         for (cells, values) in [(k_cells, k), (v_cells, v)] {
             for (head, values) in values.chunks_exact(d).enumerate() {
-                let at = (head * capacity + position) * dp;
-                let mut halves = [f16::ZERO; 64];
-                for (cells, values) in cells[at..at + d].chunks_mut(64).zip(values.chunks(64)) {
-                    let halves = &mut halves[..values.len()];
-                    halves.convert_from_f32_slice(values);
-                    for (cell, half) in cells.iter_mut().zip(halves) {
-                        *cell = half.to_le_bytes();
-                    }
-                }
+                let at = (head * capacity + position) * dp * bytes;
+                (self.format.encode)(values, &mut cells[at..at + d * bytes]);
             }
         }
     }
 
     /// What the token at `position` sees of a head: itself and all before it.
     pub(crate) fn head(&self, layer: usize, head: usize, position: usize) -> KvHead<'_> {
-        let start = head * self.capacity * self.padded_dim;
-        let range = start..start + (position + 1) * self.padded_dim;
+        let row = self.padded_dim * self.format.ty.block_bytes();
+        let start = head * self.capacity * row;
+        let range = start..start + (position + 1) * row;
         let cells = &self.layers[layer];
-        KvHead { k: &cells.k[range.clone()], v: &cells.v[range] }
+        KvHead { ty: self.format.ty, k: &cells.k[range.clone()], v: &cells.v[range] }
     }
 }

@@ -1,66 +1,98 @@
-//! Special tokens written out in a text, found before anything else is.
+//! Tokens that are matched in the text before anything else: longest first, leftmost, in one linear pass.
 
-use super::vocab::{TokenType, Vocab};
-use regex::Regex;
 use std::collections::HashMap;
+use std::path::Path;
 
-/// Finds special tokens: the longest at each place, in one pass over the text.
-pub struct Specials {
-    ids: HashMap<String, u32>,
-    /// User-defined tokens, which are always found.
-    always: Option<Regex>,
-    /// Those and control tokens.
-    all: Option<Regex>,
-}
+use regex::{Regex, RegexBuilder};
 
-/// A piece of a text.
+use super::vocab::{TokenKind, Vocab};
+use crate::{Error, Result};
+
+/// A part of a text.
 #[derive(Debug, PartialEq)]
-pub enum Part<'t> {
+pub(super) enum Part<'t> {
+    /// Plain text, not empty.
+    Text(&'t str),
     /// A special token.
     Token(u32),
-    /// What lies between, not empty.
-    Text(&'t str),
 }
 
-impl Specials {
-    /// The special tokens of a vocabulary.
-    pub fn new(vocab: &Vocab) -> Specials {
-        let of = |wanted: &[TokenType]| -> Vec<(&str, u32)> {
-            let tokens = vocab.tokens.iter().zip(&vocab.types).zip(0..);
-            let special = tokens.filter(|((text, ty), _)| wanted.contains(ty) && !text.is_empty());
-            special.map(|((text, _), id)| (text.as_str(), id)).collect()
-        };
-        let all = of(&[TokenType::Control, TokenType::UserDefined, TokenType::Unknown]);
-        let ids = all.iter().map(|(text, id)| ((*text).to_owned(), *id)).collect();
-        Specials { ids, always: pattern(of(&[TokenType::UserDefined])), all: pattern(all) }
+/// The special tokens of a vocabulary.
+#[derive(Debug)]
+pub(super) struct Special {
+    /// The tokens that are text to their user: always matched.
+    user: Option<Regex>,
+    /// Those and the control tokens.
+    all: Option<Regex>,
+    ids: HashMap<String, u32>,
+}
+
+impl Special {
+    pub(super) fn new(vocab: &Vocab, path: &Path) -> Result<Special> {
+        let mut ids = HashMap::new();
+        let (mut user, mut all) = (Vec::new(), Vec::new());
+        for (id, token) in (0u32..).zip(&vocab.tokens) {
+            let kind = vocab.kind(id);
+            let control = kind == TokenKind::Control || (kind == TokenKind::Unknown && vocab.model == "llama");
+            if token.is_empty() || !(control || kind == TokenKind::UserDefined) {
+                continue;
+            }
+            let text = literal(vocab, id);
+            // Where two have one text, the first is the one that is meant.
+            if ids.contains_key(&text) {
+                continue;
+            }
+            ids.insert(text.clone(), id);
+            if !control {
+                user.push(text.clone());
+            }
+            all.push(text);
+        }
+        Ok(Special { user: any_of(user, path)?, all: any_of(all, path)?, ids })
     }
 
-    /// The text in its parts.
-    pub fn cut<'t>(&self, text: &'t str, parse_control: bool) -> Vec<Part<'t>> {
+    /// Cuts `text` at its special tokens; control tokens are plain text unless `control`.
+    pub(super) fn parts<'t>(&self, text: &'t str, control: bool) -> Vec<Part<'t>> {
         let mut parts = Vec::new();
-        let mut at = 0;
-        let pattern = if parse_control { &self.all } else { &self.always };
-        for found in pattern.iter().flat_map(|pattern| pattern.find_iter(text)) {
-            if let Some(&id) = self.ids.get(found.as_str()) {
-                if found.start() > at {
-                    parts.push(Part::Text(&text[at..found.start()]));
-                }
-                parts.push(Part::Token(id));
-                at = found.end();
+        let mut start = 0;
+        for found in (if control { &self.all } else { &self.user }).iter().flat_map(|any| any.find_iter(text)) {
+            if start < found.start() {
+                parts.push(Part::Text(&text[start..found.start()]));
             }
+            parts.push(Part::Token(self.ids[found.as_str()]));
+            start = found.end();
         }
-        if at < text.len() {
-            parts.push(Part::Text(&text[at..]));
+        if start < text.len() {
+            parts.push(Part::Text(&text[start..]));
         }
         parts
     }
 }
 
-/// One of these texts, a longer one before a shorter one that it starts with.
-fn pattern(mut tokens: Vec<(&str, u32)>) -> Option<Regex> {
-    tokens.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-    let alternatives: Vec<String> = tokens.iter().map(|(text, _)| regex::escape(text)).collect();
-    // Without tokens there is nothing to find; a vocabulary may have a hundred thousand of them.
-    let builder = |alternatives: &str| regex::RegexBuilder::new(alternatives).size_limit(1 << 28).build().ok();
-    if tokens.is_empty() { None } else { builder(&alternatives.join("|")) }
+/// What a special token looks like in text. SentencePiece writes the spaces of user-defined ones as U+2581.
+pub(super) fn literal(vocab: &Vocab, id: u32) -> String {
+    let text = &vocab.tokens[id as usize];
+    if vocab.model == "llama" && vocab.kind(id) == TokenKind::UserDefined {
+        text.replace('\u{2581}', " ")
+    } else {
+        text.clone()
+    }
+}
+
+/// A pattern that is one of `texts`; `regex` takes the first that fits and turns such a list into one automaton.
+fn any_of(mut texts: Vec<String>, path: &Path) -> Result<Option<Regex>> {
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    let pattern = texts.iter().map(|text| regex::escape(text)).collect::<Vec<_>>().join("|");
+    // Some vocabularies have thousands of such tokens; 1 GiB only stops files that are nothing else.
+    RegexBuilder::new(&pattern).size_limit(1 << 30).build().map(Some).map_err(|e| {
+        Error::invalid(
+            path,
+            "tokenizer.ggml.token_type",
+            format!("{} special tokens cannot be matched: {e}", texts.len()),
+            "check that the types of the tokens are right",
+        )
+    })
 }

@@ -1,116 +1,93 @@
-//! Cutting text into the words inside which byte-level BPE merges, in time linear in the text.
+//! The split of a text into pieces that byte-level BPE never merges across.
 //!
-//! The published patterns end in `\s+(?!\S)|\s+`: a run of spaces before a word leaves its last space to the word. The `regex` crate
-//! has no lookahead; here the pattern is `\s+`, and a run that is followed by text gives its last character back.
+//! The published patterns end in `\s+(?!\S)|\s+`: a run of spaces leaves its last one to the word behind it. Engines
+//! that know lookahead backtrack, and the one in the crate `tokenizers` gives up, silently, on a run of a million
+//! spaces. `regex` runs in linear time but has no lookahead, so the patterns here end in `\s+` and [`Split::next`]
+//! gives the last space back.
+
+use std::path::Path;
 
 use regex::Regex;
 
-/// The splits that are known, by the names of `tokenizer.ggml.pre`.
-pub const NAMES: [&str; 6] = ["llama-bpe", "llama3", "llama-v3", "gpt-2", "default", "smollm"];
+use crate::{Error, Result};
 
-/// Llama 3's pattern, in the two spellings that checkpoints have.
-pub const LLAMA3_PATTERNS: [&str; 2] = [
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-];
-const LLAMA3: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+";
+const LLAMA3: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
+);
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+";
 
-/// One way of cutting text.
-pub struct Splitter {
+/// A way to split, by its GGUF name.
+#[derive(Clone, Debug)]
+pub(super) struct Split {
     pattern: Regex,
-    /// Digits are words of their own, cut before the pattern is applied.
+    /// A match that ends a line keeps its end: the pattern has an alternative `\s*[\r\n]+`.
+    line_ends_stay: bool,
+    /// Every digit is a piece of its own, and the parts between digits are split as if each were the whole text.
     lone_digits: bool,
-    is_llama3: bool,
+    /// A piece that is a token is that token, whatever the merges say.
+    pub(super) ignore_merges: bool,
+    /// Texts begin with BOS where the file does not say.
+    pub(super) add_bos: bool,
 }
 
-impl Splitter {
-    /// The split with this name.
-    pub fn named(name: &str) -> Option<Splitter> {
-        let (pattern, lone_digits, is_llama3) = match name {
-            "llama-bpe" | "llama3" | "llama-v3" => (LLAMA3, false, true),
-            "gpt-2" | "default" => (GPT2, false, false),
-            "smollm" => (GPT2, true, false),
-            _ => return None,
+impl Split {
+    /// The split that `tokenizer.ggml.pre` names.
+    pub(super) fn new(pre: Option<&str>, path: &Path) -> Result<Split> {
+        let (pattern, llama3, lone_digits) = match pre {
+            Some("llama-bpe" | "llama3" | "llama-v3") => (LLAMA3, true, false),
+            None | Some("gpt-2" | "default") => (GPT2, false, false),
+            Some("smollm") => (GPT2, false, true),
+            Some(other) => {
+                return Err(Error::invalid(
+                    path,
+                    "tokenizer.ggml.pre",
+                    format!("the pre-tokenizer {other:?} is not supported"),
+                    "use a model with llama-bpe, llama3, llama-v3, gpt-2, default or smollm",
+                ));
+            }
         };
-        Some(Splitter { pattern: Regex::new(pattern).ok()?, lone_digits, is_llama3 })
+        let pattern = Regex::new(pattern).expect("the patterns are constants, and the tests compile each");
+        Ok(Split { pattern, line_ends_stay: llama3, lone_digits, ignore_merges: llama3, add_bos: llama3 })
     }
 
-    /// True if a word that is a token as a whole is that token, whatever the merges would give.
-    pub fn ignores_merges(&self) -> bool {
-        self.is_llama3
-    }
-
-    /// The words: together they are the text.
-    pub fn split<'t>(&self, text: &'t str) -> Vec<&'t str> {
-        let mut words = Vec::new();
+    /// Calls `piece` with every piece of `text`, in order; together they are the text.
+    pub(super) fn each(&self, text: &str, mut piece: impl FnMut(&str) -> Result<()>) -> Result<()> {
         if !self.lone_digits {
-            self.cut(text, &mut words);
-            return words;
+            return self.each_match(text, &mut piece);
         }
         let mut start = 0;
-        for (at, c) in text.char_indices().filter(|(_, c)| c.is_numeric()) {
-            self.cut(&text[start..at], &mut words);
-            words.push(&text[at..at + c.len_utf8()]);
-            start = at + c.len_utf8();
+        for (i, digit) in text.char_indices().filter(|(_, c)| c.is_numeric()) {
+            self.each_match(&text[start..i], &mut piece)?;
+            start = i + digit.len_utf8();
+            piece(&text[i..start])?;
         }
-        self.cut(&text[start..], &mut words);
-        words
+        self.each_match(&text[start..], &mut piece)
     }
 
-    fn cut<'t>(&self, text: &'t str, words: &mut Vec<&'t str>) {
-        let mut at = 0;
-        while at < text.len() {
-            // Every pattern matches at every place: what none of its parts takes would be a character of its own.
-            let end = match self.pattern.find_at(text, at) {
-                Some(found) if found.start() == at && !found.is_empty() => self.give_back(text, at, found.end()),
-                _ => at + text[at..].chars().next().map_or(1, char::len_utf8),
-            };
-            words.push(&text[at..end]);
-            at = end;
+    fn each_match(&self, text: &str, piece: &mut impl FnMut(&str) -> Result<()>) -> Result<()> {
+        let mut start = 0;
+        while start < text.len() {
+            let end = self.next(text, start);
+            piece(&text[start..end])?;
+            start = end;
         }
+        Ok(())
     }
 
-    /// The end of a word, one character earlier for a run of spaces before text.
-    fn give_back(&self, text: &str, start: usize, end: usize) -> usize {
-        let word = &text[start..end];
-        let (Some(last), true) = (word.chars().next_back(), end < text.len()) else { return end };
-        let by_newlines = self.is_llama3 && matches!(last, '\r' | '\n');
-        let is_run = !by_newlines && word.chars().all(char::is_whitespace);
-        if is_run && word.len() > last.len_utf8() { end - last.len_utf8() } else { end }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_of_llama3() {
-        let splitter = Splitter::named("llama-bpe").unwrap();
-        let cases: [(&str, &[&str]); 7] = [
-            ("Hello, world!", &["Hello", ",", " world", "!"]),
-            ("a   b", &["a", "  ", " b"]),
-            ("a   ", &["a", "   "]),
-            ("x\n\n  y", &["x", "\n\n", " ", " y"]),
-            ("12345 it's", &["123", "45", " it", "'s"]),
-            ("\t\tif", &["\t", "\tif"]),
-            (" \n \n x", &[" \n \n", " x"]),
-        ];
-        for (text, words) in cases {
-            assert_eq!(splitter.split(text), words, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn digits_alone_for_smollm() {
-        assert_eq!(Splitter::named("smollm").unwrap().split("ab 12  c"), ["ab", " ", "1", "2", " ", " c"]);
-    }
-
-    #[test]
-    fn a_million_spaces_are_two_words() {
-        let text = " ".repeat(1_000_000) + "x";
-        let words = Splitter::named("llama-bpe").unwrap().split(&text);
-        assert_eq!((words.len(), words[0].len(), words[1]), (2, 999_999, " x"));
+    /// The end of the piece that begins at `start`.
+    fn next(&self, text: &str, start: usize) -> usize {
+        // Every character begins a match of its own class, so a match begins at `start`; a gap would be a piece.
+        let found = match self.pattern.find_at(text, start) {
+            Some(found) if found.start() == start => found,
+            Some(found) => return found.start(),
+            None => return text.len(),
+        };
+        let end = found.end();
+        let Some(last) = found.as_str().chars().next_back().filter(|c| c.is_whitespace()) else { return end };
+        let kept = end - last.len_utf8();
+        let stays = kept == start || end == text.len() || (self.line_ends_stay && matches!(last, '\r' | '\n'));
+        // Without the alternatives for line ends, a match that ends in a space is all spaces.
+        if stays { end } else { kept }
     }
 }

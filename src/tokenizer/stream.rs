@@ -1,64 +1,74 @@
-//! Text from tokens as they come, in whole characters.
+//! Decoding one token at a time: characters come out whole, however the tokens cut them.
 
-use super::{Kind, Tokenizer};
-use crate::error::Result;
+use super::Tokenizer;
+use crate::Result;
 
-/// Turns tokens into text; holds back the bytes of a character that is not complete.
+/// Turns tokens into text as they arrive. What it has said after [`finish`](StreamDecoder::finish) is what
+/// [`Tokenizer::decode`] says of all tokens at once.
+#[derive(Clone, Debug)]
 pub struct StreamDecoder<'t> {
     tokenizer: &'t Tokenizer,
-    held: Vec<u8>,
-    /// SentencePiece's first space belongs to no text, where the text starts here.
+    render_special: bool,
+    /// The next byte is the first of the text, whose space SentencePiece put there.
     drop_space: bool,
+    /// The beginning of a character, at most 3 bytes between calls.
+    held: Vec<u8>,
 }
 
 impl<'t> StreamDecoder<'t> {
-    /// For text that continues another: nothing is taken off its start.
+    /// A decoder of tokens that continue a text, such as a prompt: a space before the first word stays.
     pub fn new(tokenizer: &'t Tokenizer) -> StreamDecoder<'t> {
-        StreamDecoder { tokenizer, held: Vec::new(), drop_space: false }
+        StreamDecoder { tokenizer, render_special: false, drop_space: false, held: Vec::new() }
     }
 
-    /// For text that starts here.
-    pub fn at_start(tokenizer: &'t Tokenizer) -> StreamDecoder<'t> {
-        let drop_space =
-            matches!(tokenizer.kind, Kind::SentencePiece) && tokenizer.vocab.add_space_prefix.unwrap_or(true);
-        StreamDecoder { tokenizer, held: Vec::new(), drop_space }
+    /// The tokens begin a text: the space that encoding puts in front of it, if the model does so, is taken away.
+    pub fn at_text_start(mut self) -> Self {
+        self.drop_space = self.tokenizer.has_space_prefix();
+        self
     }
 
-    /// The characters that are complete with this token. Bytes that can be no character become U+FFFD.
-    ///
-    /// # Errors
-    /// If the token is not in the vocabulary.
-    pub fn push(&mut self, token: u32) -> Result<String> {
-        let mut bytes = self.tokenizer.token_bytes(token, false)?;
+    /// Whether control tokens come out as their text; without this they are left out.
+    pub fn render_special(mut self, render: bool) -> Self {
+        self.render_special = render;
+        self
+    }
+
+    /// The text that `id` completes, perhaps none. Bytes that no continuation can make valid become U+FFFD.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        let (bytes, control) = self.tokenizer.lookup(id)?;
+        if control && !self.render_special {
+            return Ok(String::new());
+        }
+        let mut bytes = &bytes[..];
         if self.drop_space && !bytes.is_empty() {
             self.drop_space = false;
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
         }
-        self.held.extend(bytes);
+        self.held.extend_from_slice(bytes);
         let mut text = String::new();
-        loop {
-            match std::str::from_utf8(&self.held) {
-                Ok(rest) => {
-                    text.push_str(rest);
-                    self.held.clear();
-                    return Ok(text);
+        let mut rest = &self.held[..];
+        while !rest.is_empty() {
+            match std::str::from_utf8(rest) {
+                Ok(valid) => {
+                    text.push_str(valid);
+                    rest = &[];
                 }
-                Err(error) => {
-                    let valid = error.valid_up_to();
-                    text.push_str(&String::from_utf8_lossy(&self.held[..valid]));
-                    // Without a length the character is only incomplete: the next token may bring the rest.
-                    let Some(invalid) = error.error_len() else {
-                        self.held.drain(..valid);
-                        return Ok(text);
-                    };
+                Err(e) => {
+                    let (valid, broken) = rest.split_at(e.valid_up_to());
+                    text.push_str(&String::from_utf8_lossy(valid));
+                    rest = broken;
+                    let Some(invalid) = e.error_len() else { break };
                     text.push(char::REPLACEMENT_CHARACTER);
-                    self.held.drain(..valid + invalid);
+                    rest = &rest[invalid..];
                 }
             }
         }
+        let said = self.held.len() - rest.len();
+        self.held.drain(..said);
+        Ok(text)
     }
 
-    /// What is left of a character that was never completed.
+    /// What is left: a character that never became whole is U+FFFD.
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.held).into_owned()
     }

@@ -1,193 +1,137 @@
-//! The vocabulary as the file has it, and what its tokens stand for.
+//! The vocabulary as a GGUF file states it, and the checks that everything else here relies on.
 
-use super::{Kind, SPACE};
-use crate::error::{Error, Result};
-use crate::gguf::{Gguf, ValueRef};
-use std::collections::HashMap;
 use std::path::Path;
 
-/// What kind of token it is, by the numbers of `tokenizer.ggml.token_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum TokenType {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Unused = 5,
-    Byte = 6,
-}
+use crate::{Error, Result};
 
-impl TokenType {
-    fn from_number(n: i64) -> Option<TokenType> {
-        use TokenType::*;
-        [Normal, Unknown, Control, UserDefined, Unused, Byte].into_iter().find(|ty| *ty as i64 == n)
-    }
-}
-
-/// The `tokenizer.*` metadata.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
+/// All `tokenizer.*` metadata of a file, not yet checked: [`Tokenizer::new`](super::Tokenizer::new) does that.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vocab {
-    /// `gpt2` or `llama`
+    /// `tokenizer.ggml.model`: "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE).
     pub model: String,
-    /// The way of splitting text into words, for `gpt2`.
+    /// `tokenizer.ggml.pre`: which split precedes byte-level BPE.
     pub pre: Option<String>,
+    /// The text of every token; its place is its id.
     pub tokens: Vec<String>,
-    /// For `llama`: merges that make a token of higher score come first.
-    pub scores: Vec<f32>,
-    pub types: Vec<TokenType>,
-    /// For `gpt2`: `"a b"`, in order.
+    /// One score per token; the model "llama" needs them.
+    pub scores: Option<Vec<f32>>,
+    /// One type per token, numbered as in [`TokenKind`].
+    pub types: Option<Vec<i32>>,
+    /// The merges of byte-level BPE, best first, each "left right".
     pub merges: Vec<String>,
+    /// The token that begins a text.
     pub bos: Option<u32>,
+    /// The token that ends a text.
     pub eos: Option<u32>,
+    /// The token that ends a turn of a chat.
     pub eot: Option<u32>,
+    /// The token that ends a message of a turn.
     pub eom: Option<u32>,
+    /// The token of what the vocabulary cannot say.
     pub unk: Option<u32>,
+    /// The token that fills batches.
+    pub pad: Option<u32>,
+    /// Whether texts get `bos` in front; absent: yes for "llama" and for the split "llama-bpe".
     pub add_bos: Option<bool>,
+    /// Whether texts get `eos` behind; absent: no.
     pub add_eos: Option<bool>,
+    /// Whether the model "llama" puts a space in front of texts; absent: yes.
     pub add_space_prefix: Option<bool>,
+    /// The chat template, in Jinja.
     pub chat_template: Option<String>,
 }
 
+/// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// 1 (and 0, "undefined"): a piece of text.
+    Normal,
+    /// 2: stands for what the vocabulary cannot say.
+    Unknown,
+    /// 3: structure, such as the end of a text; matched in text only where the caller allows it.
+    Control,
+    /// 4: text that is always one token.
+    UserDefined,
+    /// 5: a place in the table that nothing uses.
+    Unused,
+    /// 6: one byte, written `<0x0A>`.
+    Byte,
+}
+
 impl Vocab {
-    /// Reads the metadata.
-    ///
-    /// # Errors
-    /// If a key is missing or of the wrong type.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Vocab> {
-        let model = gguf.required_str("tokenizer.ggml.model")?.to_owned();
-        let array = |key: &str| gguf.metadata().get(key).map(|value| (key.to_owned(), value));
-        let bad = |key: &str, problem: &str| {
-            Error::invalid(gguf.path(), format!("metadata {key:?}"), problem, "convert the model again")
-        };
-        let strings = |key: &str| -> Result<Vec<String>> {
-            let Some((key, value)) = array(key) else { return Ok(Vec::new()) };
-            let strings = value.as_array().and_then(|a| a.strings()).ok_or_else(|| bad(&key, "is no list of texts"))?;
-            Ok(strings.map(str::to_owned).collect())
-        };
-        let numbers = |key: &str| -> Result<Option<ValueRef<'_>>> { Ok(array(key).map(|(_, value)| value)) };
-        let tokens = strings("tokenizer.ggml.tokens")?;
-        if tokens.is_empty() {
-            return Err(bad("tokenizer.ggml.tokens", "the file has no vocabulary"));
+    /// What token `id` (in range) is for. A file without types has only its named special tokens as control tokens.
+    pub fn kind(&self, id: u32) -> TokenKind {
+        match &self.types {
+            Some(types) => match types[id as usize] {
+                2 => TokenKind::Unknown,
+                3 => TokenKind::Control,
+                4 => TokenKind::UserDefined,
+                5 => TokenKind::Unused,
+                6 => TokenKind::Byte,
+                _ => TokenKind::Normal,
+            },
+            None if self.unk == Some(id) => TokenKind::Unknown,
+            None if [self.bos, self.eos, self.eot, self.eom, self.pad].contains(&Some(id)) => TokenKind::Control,
+            None if self.model == "llama" && byte_of(&self.tokens[id as usize]).is_some() => TokenKind::Byte,
+            None => TokenKind::Normal,
         }
-        let types = match numbers("tokenizer.ggml.token_type")? {
-            None => vec![TokenType::Normal; tokens.len()],
-            Some(value) => {
-                let types = value.as_array().and_then(|a| a.integers());
-                let types = types.and_then(|types| types.into_iter().map(TokenType::from_number).collect());
-                types.ok_or_else(|| bad("tokenizer.ggml.token_type", "is no list of numbers from 1 to 6"))?
-            }
-        };
-        let scores = match numbers("tokenizer.ggml.scores")? {
-            None => Vec::new(),
-            Some(value) => value
-                .as_array()
-                .and_then(|a| a.floats())
-                .ok_or_else(|| bad("tokenizer.ggml.scores", "is no list of numbers"))?,
-        };
-        let id = |role: &str| gguf.u32(&format!("tokenizer.ggml.{role}_token_id"));
-        Ok(Vocab {
-            model,
-            pre: gguf.str("tokenizer.ggml.pre")?.map(str::to_owned),
-            tokens,
-            scores,
-            types,
-            merges: strings("tokenizer.ggml.merges")?,
-            bos: id("bos")?,
-            eos: id("eos")?,
-            eot: id("eot")?,
-            eom: id("eom")?,
-            unk: id("unknown")?,
-            add_bos: gguf.bool("tokenizer.ggml.add_bos_token")?,
-            add_eos: gguf.bool("tokenizer.ggml.add_eos_token")?,
-            add_space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix")?,
-            chat_template: gguf.str("tokenizer.chat_template")?.map(str::to_owned),
-        })
     }
 
-    /// What token `i` stands for.
-    pub(super) fn bytes(&self, i: usize, kind: &Kind) -> Vec<u8> {
-        let text = &self.tokens[i];
-        match (kind, self.types[i]) {
-            (_, TokenType::Control | TokenType::Unused | TokenType::Unknown | TokenType::UserDefined) => {
-                text.clone().into_bytes()
-            }
-            (Kind::ByteLevel(_), _) => {
-                // A token with a letter outside the alphabet was never made of bytes: it is its own text.
-                let bytes: Option<Vec<u8>> = text.chars().map(byte_of_letter).collect();
-                bytes.unwrap_or_else(|| text.clone().into_bytes())
-            }
-            (Kind::SentencePiece, TokenType::Byte) => {
-                let digits = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
-                match digits.and_then(|d| u8::from_str_radix(d, 16).ok()) {
-                    Some(byte) => vec![byte],
-                    None => text.clone().into_bytes(),
-                }
-            }
-            (Kind::SentencePiece, _) => text.replace(SPACE, " ").into_bytes(),
+    /// The checks that hold for both models: lengths agree, ids are in range, types are known.
+    pub(super) fn check(&self, path: &Path) -> Result<()> {
+        let n = self.tokens.len();
+        let bad = |place: &str, problem: String| {
+            Err(Error::invalid(path, place, problem, "the file is damaged; download or convert it again"))
+        };
+        if n == 0 || u32::try_from(n).is_err() {
+            return bad("tokenizer.ggml.tokens", format!("{n} tokens, but a vocabulary has 1 to 4294967295"));
         }
+        if let Some(types) = &self.types {
+            if types.len() != n {
+                return bad("tokenizer.ggml.token_type", format!("{} types for {n} tokens", types.len()));
+            }
+            if let Some(i) = types.iter().position(|t| !(0..=6).contains(t)) {
+                return bad("tokenizer.ggml.token_type", format!("token {i} has the unknown type {}", types[i]));
+            }
+        }
+        if let Some(scores) = &self.scores {
+            if scores.len() != n {
+                return bad("tokenizer.ggml.scores", format!("{} scores for {n} tokens", scores.len()));
+            }
+            if let Some(i) = scores.iter().position(|s| s.is_nan()) {
+                return bad("tokenizer.ggml.scores", format!("the score of token {i} is not a number"));
+            }
+        }
+        for (key, id) in [
+            ("bos", self.bos),
+            ("eos", self.eos),
+            ("eot", self.eot),
+            ("eom", self.eom),
+            ("unknown", self.unk),
+            ("padding", self.pad),
+        ] {
+            if let Some(id) = id.filter(|&id| id as usize >= n) {
+                return bad(
+                    &format!("tokenizer.ggml.{key}_token_id"),
+                    format!("token {id} does not exist: there are {n}"),
+                );
+            }
+        }
+        for (i, token) in self.tokens.iter().enumerate() {
+            if self.kind(i as u32) == TokenKind::Byte && byte_of(token).is_none() {
+                return bad(
+                    "tokenizer.ggml.tokens",
+                    format!("token {i} has the type of a byte but the text {token:?}, not one such as <0x0A>"),
+                );
+            }
+        }
+        Ok(())
     }
 }
 
-/// The merges of a SentencePiece vocabulary: every way to make a token of two others, tokens of higher score first; among those of one
-/// score, in the order of the numbers of the parts.
-pub(super) fn merges_of_scores(vocab: &Vocab, ids: &HashMap<&str, u32>, path: &Path) -> Result<Vec<(String, String)>> {
-    if vocab.scores.len() != vocab.tokens.len() {
-        let problem = format!("{} scores for {} tokens", vocab.scores.len(), vocab.tokens.len());
-        return Err(Error::invalid(path, "metadata \"tokenizer.ggml.scores\"", problem, "convert the model again"));
-    }
-    let is_text = |id: u32| matches!(vocab.types[id as usize], TokenType::Normal | TokenType::UserDefined);
-    let mut merges: Vec<(f32, u32, u32)> = Vec::new();
-    for (token, id) in vocab.tokens.iter().zip(0..) {
-        if !is_text(id) {
-            continue;
-        }
-        for (at, _) in token.char_indices().skip(1) {
-            let (a, b) = token.split_at(at);
-            if let (Some(&a), Some(&b)) = (ids.get(a), ids.get(b))
-                && is_text(a)
-                && is_text(b)
-            {
-                merges.push((vocab.scores[id as usize], a, b));
-            }
-        }
-    }
-    merges.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
-    let text = |id: u32| vocab.tokens[id as usize].clone();
-    Ok(merges.into_iter().map(|(_, a, b)| (text(a), text(b))).collect())
-}
-
-/// GPT-2's alphabet: printable bytes are themselves, the others are letters from U+0100 on, so that no token has a space in it.
-pub(super) fn letter_of_byte(byte: u8) -> char {
-    let shifted = |n: u32| char::from_u32(0x100 + n).unwrap_or(char::REPLACEMENT_CHARACTER);
-    match byte {
-        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => byte as char,
-        0x00..=0x20 => shifted(byte as u32),
-        0x7f..=0xa0 => shifted(byte as u32 - 0x7f + 0x21),
-        0xad => shifted(0x43),
-    }
-}
-
-fn byte_of_letter(letter: char) -> Option<u8> {
-    match letter as u32 {
-        n @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => Some(n as u8),
-        n @ 0x100..=0x120 => Some((n - 0x100) as u8),
-        n @ 0x121..=0x142 => Some((n - 0x121 + 0x7f) as u8),
-        0x143 => Some(0xad),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_alphabet_has_a_letter_for_each_byte() {
-        for byte in 0..=255 {
-            assert_eq!(byte_of_letter(letter_of_byte(byte)), Some(byte));
-        }
-        assert_eq!((letter_of_byte(b' '), letter_of_byte(b'\n')), ('\u{120}', '\u{10a}'));
-    }
+/// The byte that `<0x0A>` stands for.
+pub(super) fn byte_of(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    let hex = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
+    if hex { u8::from_str_radix(digits, 16).ok() } else { None }
 }

@@ -7,6 +7,8 @@ mod cmd;
 mod machine;
 mod output;
 mod progress;
+#[cfg(feature = "gguf-rs")]
+mod second_opinion;
 
 use clap::Parser;
 use std::process::ExitCode;

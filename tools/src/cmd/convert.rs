@@ -4,8 +4,8 @@ use crate::output;
 use crate::progress::{Shown, Unit};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
-use strata::convert::{Options, convert};
 use strata::GgmlType;
+use strata::convert::{Options, convert};
 
 /// Convert a Hugging Face checkpoint (a folder of config.json, tokenizer.json, safetensors) to a GGUF file
 #[derive(clap::Args)]

@@ -6,14 +6,14 @@ use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
+use strata::GgmlType;
 use strata::convert::{Options, convert};
 use strata::generate::Session;
 use strata::gguf::Gguf;
 use strata::model::Model;
 use strata::perplexity::perplexity;
 use strata::sampler::{Sampler, Sampling};
-use strata::tokenizer::{StreamDecoder, Tokenizer};
-use strata::GgmlType;
+use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
 
 /// The checkpoint `models/tiny-rustdoc`, file by file.
 const CHECKPOINT: [(&str, &[u8]); 6] = [
@@ -65,7 +65,7 @@ impl Args {
             let report = convert(&checkpoint, &path, &Options { ty, name: None }, &Shown::new(Unit::Bytes))?;
             let model = Model::new(Gguf::open(&path)?, self.cpu.cpu()?)?;
             let tokenizer = Tokenizer::from_gguf(model.gguf())?;
-            let tokens = tokenizer.encode(TEXT, true, false)?;
+            let tokens = tokenizer.encode(TEXT, EncodeOptions { add_special: true, parse_special: false })?;
             let measured =
                 perplexity(&model, &tokens, 512, Some(self.chunks), tokenizer.bos(), &Shown::new(Unit::Tokens))?;
             table.add_row([
@@ -95,7 +95,7 @@ fn unpack(folder: &Path) -> Result<PathBuf> {
 
 /// A paragraph, greedily.
 fn write(model: &Model, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
-    let prompt = tokenizer.encode(PROMPT, true, true)?;
+    let prompt = tokenizer.encode(PROMPT, EncodeOptions { add_special: true, parse_special: true })?;
     let mut session = Session::new(model, prompt.len() + predict)?;
     let mut text = StreamDecoder::new(tokenizer);
     output::print(PROMPT)?;

@@ -4,8 +4,8 @@ use super::model::CpuArgs;
 use crate::{machine, output};
 use anyhow::Result;
 use serde_json::json;
-use strata::Isa;
 use strata::GgmlType;
+use strata::Isa;
 
 /// Show this machine's instruction sets and the tensor types that can be run
 #[derive(clap::Args)]

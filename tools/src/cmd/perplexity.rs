@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::PathBuf;
 use strata::perplexity::perplexity;
-use strata::tokenizer::Tokenizer;
+use strata::tokenizer::{EncodeOptions, Tokenizer};
 
 /// Measure the perplexity of a text, with llama.cpp's definition
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ impl Args {
         let tokenizer = Tokenizer::from_gguf(model.gguf())?;
         let text = std::fs::read_to_string(&self.text)
             .with_context(|| format!("cannot read {} as UTF-8 text", self.text.display()))?;
-        let tokens = tokenizer.encode(&text, true, false)?;
+        let tokens = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
         let bos = tokenizer.adds_bos().then(|| tokenizer.bos()).flatten();
         let result = perplexity(&model, &tokens, self.context, self.chunks, bos, &Shown::new(Unit::Tokens))?;
         if self.json {

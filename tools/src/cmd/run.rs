@@ -11,7 +11,7 @@ use strata::generate::{End, Session};
 use strata::gguf::Gguf;
 use strata::model::Model;
 use strata::sampler::{Sampler, Sampling};
-use strata::tokenizer::{StreamDecoder, Tokenizer};
+use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
 
 /// The largest context that is made without being asked for.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -194,7 +194,7 @@ impl Args {
             (None, None) => String::new(),
         };
         match tokenizer {
-            Some(tokenizer) => Ok(tokenizer.encode(&text, true, true)?),
+            Some(tokenizer) => Ok(tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?),
             None => bail!("the file has no vocabulary; give the prompt as --tokens 1,2,3"),
         }
     }

@@ -1,0 +1,71 @@
+//! The vocabulary as a GGUF file has it.
+
+use super::{Tokenizer, Vocab};
+use crate::error::{Error, Result};
+use crate::gguf::{ArrayRef, Gguf};
+
+impl Tokenizer {
+    /// The tokenizer of a model file.
+    ///
+    /// # Errors
+    /// If the metadata is incomplete, contradicts itself, or describes a tokenizer that Strata does not know.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
+        Tokenizer::new(Vocab::from_gguf(gguf)?, gguf.path())
+    }
+
+    /// The chat template of the model.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.vocab().chat_template.as_deref()
+    }
+}
+
+impl Vocab {
+    /// Reads the `tokenizer.*` metadata.
+    ///
+    /// # Errors
+    /// If a key is missing or of the wrong type.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Vocab> {
+        let id = |role: &str| gguf.u32(&format!("tokenizer.ggml.{role}_token_id"));
+        let tokens = list(gguf, "tokens", "texts", strings)?.unwrap_or_default();
+        if tokens.is_empty() {
+            let place = "metadata \"tokenizer.ggml.tokens\"";
+            return Err(Error::invalid(gguf.path(), place, "the file has no vocabulary", "give tokens by --tokens"));
+        }
+        Ok(Vocab {
+            model: gguf.required_str("tokenizer.ggml.model")?.to_owned(),
+            pre: gguf.str("tokenizer.ggml.pre")?.map(str::to_owned),
+            tokens,
+            scores: list(gguf, "scores", "floats", |a| a.to_f32s())?,
+            types: list(gguf, "token_type", "32-bit integers", |a| a.to_i32s())?,
+            merges: list(gguf, "merges", "texts", strings)?.unwrap_or_default(),
+            bos: id("bos")?,
+            eos: id("eos")?,
+            eot: id("eot")?,
+            eom: id("eom")?,
+            unk: id("unknown")?,
+            pad: id("padding")?,
+            add_bos: gguf.bool("tokenizer.ggml.add_bos_token")?,
+            add_eos: gguf.bool("tokenizer.ggml.add_eos_token")?,
+            add_space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix")?,
+            chat_template: gguf.str("tokenizer.chat_template")?.map(str::to_owned),
+        })
+    }
+}
+
+fn strings(array: ArrayRef<'_>) -> Option<Vec<String>> {
+    Some(array.strings()?.map(str::to_owned).collect())
+}
+
+/// An array of the tokenizer, or `None` if the key is absent.
+fn list<T>(gguf: &Gguf, key: &str, what: &str, read: impl Fn(ArrayRef<'_>) -> Option<T>) -> Result<Option<T>> {
+    let key = format!("tokenizer.ggml.{key}");
+    let Some(array) = gguf.array(&key)? else { return Ok(None) };
+    read(array).map(Some).ok_or_else(|| {
+        Error::invalid(
+            gguf.path(),
+            format!("metadata {key:?}"),
+            format!("is no list of {what}"),
+            "convert the model again",
+        )
+    })
+}
