@@ -24,6 +24,10 @@ pub struct Config {
     pub rope_theta: f32,
     pub rope_scaling: RopeScaling,
     pub tie_word_embeddings: bool,
+    /// True if the projections of attention have biases.
+    pub attention_bias: bool,
+    /// True if the projections of the feed-forward part have biases.
+    pub mlp_bias: bool,
     /// The whole file, for what only some conversions need.
     pub json: Value,
 }
@@ -94,7 +98,9 @@ impl Config {
             rms_norm_eps: eps as f32,
             rope_theta,
             rope_scaling,
-            tie_word_embeddings: json.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
+            tie_word_embeddings: file.flag("tie_word_embeddings")?,
+            attention_bias: file.flag("attention_bias")?,
+            mlp_bias: file.flag("mlp_bias")?,
             path,
             json,
         })
@@ -189,6 +195,14 @@ impl File<'_> {
         match self.json.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => value.as_f64().map(Some).ok_or_else(|| self.bad(key, format!("{value} is no number"))),
+        }
+    }
+
+    fn flag(&self, key: &str) -> Result<bool> {
+        match self.json.get(key) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => Err(self.bad(key, format!("{value} is neither true nor false"))),
         }
     }
 

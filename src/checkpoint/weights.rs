@@ -91,10 +91,11 @@ impl Weights {
         }
         let map = Mapped::open(path)?;
         let bytes = map.bytes();
-        let (header, metadata) =
-            SafeTensors::read_metadata(bytes).map_err(|error| broken(path, bytes.len(), &error))?;
+        let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| broken(path, bytes, &error))?;
         let start = header + 8;
-        for (name, info) in metadata.tensors() {
+        // In the order of the file, so that of several faults always the same is reported.
+        for name in metadata.offset_keys() {
+            let Some(info) = metadata.info(&name) else { continue };
             let dtype = match info.dtype {
                 safetensors::Dtype::F32 => Dtype::F32,
                 safetensors::Dtype::F16 => Dtype::F16,
@@ -105,10 +106,8 @@ impl Weights {
                     return Err(Error::invalid(path, format!("tensor {name:?}"), problem, remedy));
                 }
             };
+            // `read_metadata` has made sure that the file ends where the last tensor does.
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            if range.end > bytes.len() {
-                return Err(truncated(path, range.end, bytes.len()));
-            }
             let at = At { shard: self.shards.len(), dtype, shape: info.shape.clone(), range };
             if let Some(other) = self.tensors.insert(name.clone(), at) {
                 let problem = format!("{} has it too", self.shards[other.shard].path().display());
@@ -201,7 +200,11 @@ fn wanted(config: &Config) -> BTreeMap<String, (Vec<usize>, bool)> {
         ];
         for (name, rows, cols) in linears {
             want(&format!("{name}.weight"), vec![rows, cols], false);
-            want(&format!("{name}.bias"), vec![rows], true);
+            // Those that config.json does not announce are refused as strangers: the original model would not use them.
+            let announced = if name.starts_with("mlp.") { config.mlp_bias } else { config.attention_bias };
+            if announced {
+                want(&format!("{name}.bias"), vec![rows], false);
+            }
         }
     }
     wanted
@@ -273,18 +276,28 @@ fn shards_in(dir: &Path) -> Result<Vec<String>> {
 }
 
 /// What the safetensors crate found wrong, with the sizes where the file is cut off.
-fn broken(path: &Path, len: usize, error: &safetensors::SafeTensorError) -> Error {
+fn broken(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Error {
     use safetensors::SafeTensorError as E;
+    let len = bytes.len() as u64;
     match error {
         E::MetadataIncompleteBuffer | E::HeaderTooSmall | E::InvalidHeaderLength => {
-            let problem = format!("the file is cut off: its header calls for more than its {len} bytes");
-            Error::invalid(path, "header", problem, "download it again")
+            let wanted = wanted_len(bytes);
+            let problem = if len < wanted {
+                format!("the file is cut off: {len} bytes of at least {wanted}")
+            } else {
+                format!("the file has {len} bytes where its header accounts for {wanted}")
+            };
+            Error::invalid(path, "header", problem, "download the file again")
         }
-        other => Error::invalid(path, "header", format!("is damaged ({other:?})"), "download the file again"),
+        other => Error::invalid(path, "header", format!("is damaged ({other})"), "download the file again"),
     }
 }
 
-fn truncated(path: &Path, wanted: usize, len: usize) -> Error {
-    let problem = format!("the file is cut off: {len} bytes of at least {wanted}");
-    Error::invalid(path, "data", problem, "download it again")
+/// How long a file must be by its own header, or for the header to be whole.
+fn wanted_len(bytes: &[u8]) -> u64 {
+    let Some(header) = bytes.first_chunk() else { return 8 };
+    let data = u64::from_le_bytes(*header).saturating_add(8);
+    let text = usize::try_from(data).ok().and_then(|data| bytes.get(8..data));
+    let metadata = text.and_then(|text| serde_json::from_slice::<safetensors::tensor::Metadata>(text).ok());
+    data.saturating_add(metadata.map_or(0, |metadata| metadata.data_len() as u64))
 }

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Layout;
 use crate::progress::Progress;
 use plan::Tensor;
+use std::fs;
 use std::path::Path;
 use strata_quant::GgmlType;
 
@@ -58,6 +59,7 @@ pub fn convert(dir: &Path, output: &Path, options: &Options, progress: &dyn Prog
         )));
     }
     let checkpoint = Checkpoint::open(dir)?;
+    refuse_source(&checkpoint, output)?;
     let tensors = plan::tensors(&checkpoint, options.ty)?;
     let mut layout = Layout::new();
     metadata::set(&mut layout, &checkpoint, options, &tensors)?;
@@ -74,6 +76,23 @@ pub fn convert(dir: &Path, output: &Path, options: &Options, progress: &dyn Prog
     }
     writer.finish()?;
     progress.end();
-    let bytes = std::fs::metadata(output).map_err(Error::io("read", output))?.len();
+    let bytes = fs::metadata(output).map_err(Error::io("read", output))?.len();
     Ok(Report { tensors: tensors.len(), weights, bytes, bits_per_weight: data as f64 * 8.0 / weights as f64 })
+}
+
+/// An error if `output` is a file of the checkpoint: a finished conversion would replace it.
+fn refuse_source(checkpoint: &Checkpoint, output: &Path) -> Result<()> {
+    // What does not exist yet replaces nothing.
+    let Ok(target) = output.canonicalize() else { return Ok(()) };
+    let beside = fs::read_dir(&checkpoint.dir).map_err(Error::io("read", &checkpoint.dir))?.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        // An earlier conversion may lie there, and may be replaced.
+        (path.extension()? != "gguf").then_some(path)
+    });
+    let mut sources = checkpoint.weights.shards().map(Path::to_owned).chain(beside);
+    if sources.any(|source| source.canonicalize().is_ok_and(|source| source == target)) {
+        let problem = "is a file of the checkpoint itself";
+        return Err(Error::invalid(output, "output", problem, "name another file"));
+    }
+    Ok(())
 }

@@ -11,6 +11,9 @@ use strata_quant::{Format, GgmlType};
 /// Values in a slab: 32 MiB as `f32`, encoded by all threads together before it is written.
 const SLAB: usize = 8 << 20;
 
+/// The largest half; from 65520 on, rounding gives infinity.
+const F16_MAX: f32 = 65504.0;
+
 /// Writes the data of a tensor that the writer has begun.
 pub fn write(tensor: &Tensor<'_>, writer: &mut Writer, progress: &dyn Progress) -> Result<()> {
     match &tensor.from {
@@ -67,23 +70,35 @@ impl Rows<'_> {
         let row = self.cols * from.ty.block_bytes();
         let source = &self.source.data[at * row..(at + 1) * row];
         (from.decode)(source, values);
-        // The largest half is 65504; from 65520 on, rounding gives infinity.
-        let limit = if to.ty == GgmlType::F16 { 65_520.0 } else { f32::INFINITY };
-        if let Some(c) = values.iter().position(|v| !(v.abs() < limit)) {
-            let problem = format!("value {} at row {at}, column {c} cannot be stored as {}", values[c], to.ty);
-            let remedy = if values[c].is_finite() {
-                "choose --type bf16"
-            } else {
-                "the checkpoint is damaged; download it again"
-            };
-            return Err(self.bad(problem, remedy));
+        if let Some(c) = values.iter().position(|v| !v.is_finite()) {
+            return Err(self.bad_value(at, c, values[c], "the checkpoint is damaged; download it again"));
         }
         if from.ty == to.ty {
             out.copy_from_slice(source)
         } else {
-            (to.encode)(values, out)
+            (to.encode)(values, out);
+            // Up to here every type can hold every value, as itself or by a scale in half precision.
+            if values.iter().any(|v| v.abs() > F16_MAX) {
+                self.check_overflow(at, to, values, out)?;
+            }
         }
         Ok(())
+    }
+
+    /// An error if values became infinite: the largest of the first block where that happened.
+    fn check_overflow(&self, at: usize, to: &Format, values: &[f32], out: &[u8]) -> Result<()> {
+        let mut back = vec![0.0; values.len()];
+        (to.decode)(out, &mut back);
+        let len = to.ty.block_len();
+        let Some(bad) = back.iter().position(|v| !v.is_finite()) else { return Ok(()) };
+        let block = bad / len * len..bad / len * len + len;
+        let c = block.max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).unwrap_or(bad);
+        let remedy = if to.ty == GgmlType::BF16 { "choose --type f32" } else { "choose --type bf16" };
+        Err(self.bad_value(at, c, values[c], remedy))
+    }
+
+    fn bad_value(&self, row: usize, column: usize, value: f32, remedy: &str) -> Error {
+        self.bad(format!("value {value} at row {row}, column {column} cannot be stored as {}", self.ty), remedy)
     }
 
     fn format(&self, ty: GgmlType) -> Result<&'static Format> {
