@@ -145,7 +145,7 @@ impl Converted {
     }
 
     fn open(&self) -> Gguf {
-        Gguf::open(&self.out.path().join("m.gguf")).unwrap()
+        Gguf::open(self.out.path().join("m.gguf")).unwrap()
     }
 
     fn floats(&self, name: &str) -> Vec<f32> {

@@ -9,7 +9,7 @@ use crate::simd::Simd;
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     const MAGIC: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = s.min(s.max(x, s.splat(-87.3)), s.splat(88.3));
     let t = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(MAGIC));
