@@ -79,6 +79,23 @@ mod tests {
         }
     }
 
+    /// Sums so near the middle between two `f32` that rounding to `f64` first falls on it: random numbers never are.
+    #[test]
+    fn fma_is_not_rounded_twice() {
+        const UNIT: f32 = f32::EPSILON;
+        let mut twice = 0;
+        for i in 1..=64 {
+            for j in 0..64 {
+                let (a, b, c) = (1.0 + i as f32 * UNIT, 1.0 - i as f32 * UNIT, 1.0 + j as f32 * UNIT);
+                for (a, b, c) in [(a, b * UNIT / 2.0, c), (-a, b * UNIT / 2.0, -c), (a, -b * UNIT / 2.0, c)] {
+                    assert_eq!(fma(a, b, c).to_bits(), a.mul_add(b, c).to_bits(), "{a:e} {b:e} {c:e}");
+                    twice += usize::from(((a as f64 * b as f64) + c as f64) as f32 != a.mul_add(b, c));
+                }
+            }
+        }
+        assert!(twice > 1000, "only {twice} of these sums tell one rounding from two");
+    }
+
     #[test]
     fn fma_at_the_edges() {
         for a in [0.0f32, -0.0, 1.0, f32::MIN_POSITIVE, 1e-45, f32::MAX, f32::INFINITY, 1.0000001] {

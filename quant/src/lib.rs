@@ -1,7 +1,7 @@
 //! ggml's block formats: what the bytes of a quantized row mean.
 //!
 //! A tensor of a model is a matrix of rows, and a row is a run of *blocks*: 32 or 256 weights that share a scale. Each format is one
-//! file in [`formats`] that opens with the picture of its bytes, and one row in the table of [`types`]. The crate decodes a row to
+//! file in [`formats`] that opens with the picture of its bytes, and one row in the table of [`GgmlType`]. The crate decodes a row to
 //! `f32`, encodes one, and multiplies one with an *activation row* ([`activations`]) in the canonical order that every kernel of every
 //! instruction set must reproduce to the bit.
 //!
