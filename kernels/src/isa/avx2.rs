@@ -1,9 +1,11 @@
 //! AVX2 with FMA and F16C: two registers of 8 lanes; 8-bit products by `vpmaddubsw`.
 
+use super::x86_blocks::{self, Steps};
 use crate::matmul::{Job, Out};
 use crate::simd::Simd;
 use crate::table::{Matmul, instantiate};
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use strata_quant::activations::Q8Row;
 use strata_quant::{Activations, GgmlType};
 
@@ -133,6 +135,9 @@ struct Quad {
     hi: [__m256i; 2],
 }
 
+/// A format's steps on this set.
+struct Of<F>(PhantomData<F>);
+
 /// A format of blocks of 32 with one scale.
 trait Blocks<const QUAD_BYTES: usize> {
     /// Bytes of a block: the scale, then the codes.
@@ -202,66 +207,17 @@ impl Blocks<136> for Q8_0 {
     }
 }
 
-/// All rows of the job times all columns: four rows and up to four columns at a time, four blocks a step.
-#[inline(always)]
-fn matmul<F: Blocks<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
-    for r in (0..job.rows()).step_by(4) {
-        // Past the last row the last is computed again, and dropped.
-        let row = |i: usize| job.row((r + i).min(job.rows() - 1));
-        let rows = [row(0), row(1), row(2), row(3)];
-        let mut c = 0;
-        while c < x.rows() {
-            let step = if c + 4 <= x.rows() { 4 } else { 1 };
-            // SAFETY: reached only from this set's functions.
-            unsafe {
-                if step == 4 {
-                    tile::<F, N, 4>(rows, x, c, out, r, job.rows() - r);
-                } else {
-                    tile::<F, N, 1>(rows, x, c, out, r, job.rows() - r);
-                }
-            }
-            c += step;
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn tile<F: Blocks<N>, const N: usize, const C: usize>(
-    rows: [&[u8]; 4],
-    x: &Activations,
-    c0: usize,
-    out: Out<'_>,
-    r0: usize,
-    live: usize,
-) {
-    let mut xs = [x.q8x32_row(c0); C];
-    for c in 1..C {
-        xs[c] = x.q8x32_row(c0 + c);
-    }
-    let blocks = x.cols() / 32;
-    let mut acc = [_mm_setzero_ps(); C];
-    for q in 0..blocks / 4 {
-        let at = q * N;
-        let quad = |r: usize| rows[r][at..at + N].as_array().expect("four blocks");
-        step::<F, N, C>([quad(0), quad(1), quad(2), quad(3)], &xs, q, 4, &mut acc);
-    }
-    let rest = blocks % 4;
-    if rest > 0 {
-        let mut padded = [[0; N]; 4];
-        for (padded, row) in padded.iter_mut().zip(rows) {
-            padded[..rest * F::BYTES].copy_from_slice(&row[blocks / 4 * N..]);
-        }
-        let [a, b, c, d] = &padded;
-        step::<F, N, C>([a, b, c, d], &xs, blocks / 4, rest, &mut acc);
-    }
-    for c in 0..C {
-        let mut y = [0.0; 4];
-        // SAFETY: AVX2 by the function's feature; `y` has the four values.
-        unsafe { _mm_storeu_ps(y.as_mut_ptr(), acc[c]) };
-        for r in 0..live.min(4) {
-            out.set(c0 + c, r0 + r, y[r]);
-        }
+impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
+    #[inline(always)]
+    unsafe fn step<const C: usize>(
+        rows: [&[u8; N]; 4],
+        xs: &[Q8Row<'_>; C],
+        q: usize,
+        live: usize,
+        acc: &mut [__m128; C],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { step::<F, N, C>(rows, xs, q, live, acc) }
     }
 }
 
@@ -310,12 +266,14 @@ fn step<F: Blocks<N>, const N: usize, const C: usize>(
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn matmul_q4_0(job: Job<'_>, x: &Activations, out: Out<'_>) {
-    matmul::<Q4_0, 72>(job, x, out)
+    // SAFETY: this function's features.
+    unsafe { x86_blocks::matmul::<Of<Q4_0>, 72>(job, x, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn matmul_q8_0(job: Job<'_>, x: &Activations, out: Out<'_>) {
-    matmul::<Q8_0, 136>(job, x, out)
+    // SAFETY: this function's features.
+    unsafe { x86_blocks::matmul::<Of<Q8_0>, 136>(job, x, out) }
 }
 
 /// This set's own block products.

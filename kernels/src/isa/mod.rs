@@ -6,6 +6,8 @@ pub mod scalar;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+#[cfg(target_arch = "x86_64")]
+mod x86_blocks;
 
 use crate::table::Table;
 
