@@ -26,6 +26,13 @@ pub struct Timings {
     pub end: End,
 }
 
+impl Timings {
+    /// Passes of one token a second; 0 without any.
+    pub fn decode_rate(&self) -> f64 {
+        if self.decoded == 0 { 0.0 } else { self.decoded as f64 / self.decode.as_secs_f64() }
+    }
+}
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -68,16 +75,16 @@ impl<'m> Session<'m> {
     /// Continues `prompt` by up to `limit` tokens. `on_token` gets each; `is_end` names those that end the text and are not given.
     ///
     /// # Errors
-    /// As [`Session::append`]; also if the user stopped, or the logits are not numbers.
-    pub fn generate(
+    /// As [`Session::append`]; also if the user stopped, the logits are not numbers, or `on_token` fails, with its own error.
+    pub fn generate<E: From<Error>>(
         &mut self,
         prompt: &[u32],
         limit: usize,
         sampler: &mut Sampler,
         is_end: impl Fn(u32) -> bool,
-        mut on_token: impl FnMut(u32) -> Result<()>,
+        mut on_token: impl FnMut(u32) -> std::result::Result<(), E>,
         progress: &dyn Progress,
-    ) -> Result<Timings> {
+    ) -> std::result::Result<Timings, E> {
         let start = Instant::now();
         let mut logits = self.append(prompt)?;
         let mut timings = Timings { prefill: start.elapsed(), decode: Duration::ZERO, decoded: 0, end: End::Length };

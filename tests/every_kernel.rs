@@ -274,7 +274,7 @@ fn rotations_are_the_same_bits_everywhere_and_right() {
     let mut expected: Option<Vec<f32>> = None;
     for isa in Isa::available() {
         let mut y = x.clone();
-        Cpu::new(isa, 2).rope(&mut y, heads, head_dim, &rotation);
+        Cpu::new(isa, 2).rope(&mut y, heads, head_dim, &rotation, 0);
         for i in 0..x.len() {
             let (token, at) = (i / (heads * head_dim), i % head_dim);
             let truth = if at / 2 < pairs {

@@ -113,7 +113,7 @@ fn greedy_text_is_that_of_transformers() {
             let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
             let push = |token| {
                 tokens.push(token);
-                Ok(())
+                Ok::<_, strata::Error>(())
             };
             session.generate(&prompt, expected.len(), &mut sampler, |_| false, push, &Quiet).unwrap();
             assert_eq!(tokens, expected, "{}: {:?}", checkpoint.display(), case["prompt"]);

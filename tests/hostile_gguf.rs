@@ -223,12 +223,12 @@ fn all_versions_are_read_alike() {
         let gguf = Gguf::from_bytes(valid(version)).unwrap();
         assert_eq!(gguf.version(), version);
         assert_eq!(gguf.required_str("general.architecture").unwrap(), "llama");
-        assert!(gguf.required_bool("a.bool").unwrap());
+        assert!(gguf.bool("a.bool").unwrap().unwrap());
         assert_eq!(gguf.required_u32("a.number").unwrap(), 77);
-        let tokens = gguf.required_array("tokens").unwrap();
+        let tokens = gguf.array("tokens").unwrap().unwrap();
         assert_eq!(tokens.strings().unwrap().collect::<Vec<_>>(), ["<s>", "", "é"]);
-        assert_eq!(gguf.required_array("scores").unwrap().to_f32s().unwrap(), [1.5, -2.0]);
-        assert!(gguf.required_array("none").unwrap().is_empty());
+        assert_eq!(gguf.array("scores").unwrap().unwrap().to_f32s().unwrap(), [1.5, -2.0]);
+        assert!(gguf.array("none").unwrap().unwrap().is_empty());
         assert!(
             gguf.required_f32("a.number").unwrap_err().to_string().contains("\"a.number\": must be a float, is 77")
         );
@@ -309,7 +309,7 @@ fn walk(gguf: &Gguf) {
         let _ = (gguf.u32(key), gguf.f32(key), gguf.bool(key), gguf.str(key));
         if let Some(array) = value.as_array() {
             assert_eq!(array.iter().count(), array.len());
-            let _ = (array.to_f32s(), array.to_i32s(), array.to_u32s(), array.strings().map(Iterator::count));
+            let _ = (array.to_f32s(), array.to_i32s(), array.strings().map(Iterator::count));
         }
     }
     for tensor in gguf.tensors() {

@@ -107,12 +107,11 @@ impl Cpu {
         });
     }
 
-    /// Turns the heads of every token: `x (tokens, heads, head_dim)`, in place.
-    pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, rotation: &Rotation) {
+    /// Turns the heads of every token: `x (tokens, heads, head_dim)`, in place. `first` is the first token's place in `rotation`.
+    pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, rotation: &Rotation, first: usize) {
         let d = heads * head_dim;
-        assert!(x.len() == rotation.tokens() * d);
         self.rows_mut(x, d, |token, x| {
-            let (cos, sin) = rotation.token(token);
+            let (cos, sin) = rotation.token(first + token);
             assert!(cos.len() * 2 <= head_dim);
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().rope)(x, head_dim, cos, sin) }

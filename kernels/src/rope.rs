@@ -25,11 +25,6 @@ impl Rotation {
         }
     }
 
-    /// Tokens.
-    pub fn tokens(&self) -> usize {
-        self.cos.len().checked_div(self.pairs).unwrap_or(0)
-    }
-
     /// `(cos, sin)` of token `t`, `(pairs)` each.
     pub(crate) fn token(&self, t: usize) -> (&[f32], &[f32]) {
         let range = t * self.pairs..(t + 1) * self.pairs;

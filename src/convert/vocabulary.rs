@@ -3,6 +3,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
+use crate::tokenizer::TokenKind;
 use serde_json::Value as Json;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -13,18 +14,7 @@ const LLAMA3_PATTERNS: [&str; 2] = [
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 ];
 
-/// The numbers of `tokenizer.ggml.token_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TokenType {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Unused = 5,
-    Byte = 6,
-}
-
-/// Roles whose token numbers have a key.
+/// Roles whose token numbers have a key, which is spelled like this.
 const ROLES: [(&str, &str); 5] =
     [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("sep", "seperator"), ("pad", "padding")];
 
@@ -105,11 +95,11 @@ impl Files {
     }
 
     /// Texts and types of all tokens, by number.
-    fn tokens(&self, vocab_size: usize, is_sentencepiece: bool) -> Result<(Vec<String>, Vec<TokenType>)> {
+    fn tokens(&self, vocab_size: usize, is_sentencepiece: bool) -> Result<(Vec<String>, Vec<TokenKind>)> {
         let vocab = self.tokenizer["model"]["vocab"].as_object();
         let vocab = vocab.ok_or_else(|| self.bad("model.vocab", "is missing".into(), "get the file again"))?;
-        let mut slots: Vec<Option<(String, TokenType)>> = vec![None; vocab_size];
-        let mut put = |text: &str, id: &Json, ty: TokenType| {
+        let mut slots: Vec<Option<(String, TokenKind)>> = vec![None; vocab_size];
+        let mut put = |text: &str, id: &Json, ty: TokenKind| {
             let slot = id.as_u64().and_then(|id| slots.get_mut(id as usize));
             let slot = slot.ok_or_else(|| {
                 let problem = format!("token {text:?} has number {id} and config.json a vocabulary of {vocab_size}");
@@ -121,10 +111,10 @@ impl Files {
         let unknown = self.tokenizer["model"]["unk_token"].as_str().unwrap_or("<unk>");
         for (text, id) in vocab {
             let ty = match text.as_str() {
-                _ if !is_sentencepiece => TokenType::Normal,
-                text if text == unknown => TokenType::Unknown,
-                text if text.len() == 6 && text.starts_with("<0x") && text.ends_with('>') => TokenType::Byte,
-                _ => TokenType::Normal,
+                _ if !is_sentencepiece => TokenKind::Normal,
+                text if text == unknown => TokenKind::Unknown,
+                text if text.len() == 6 && text.starts_with("<0x") && text.ends_with('>') => TokenKind::Byte,
+                _ => TokenKind::Normal,
             };
             put(text, id, ty)?;
         }
@@ -132,14 +122,14 @@ impl Files {
             let text = token["content"].as_str().unwrap_or_default();
             let looks_special = text.starts_with("<|") && text.ends_with("|>");
             let ty = match token["special"] == true || looks_special {
-                true if is_sentencepiece && text == unknown => TokenType::Unknown,
-                true => TokenType::Control,
-                false => TokenType::UserDefined,
+                true if is_sentencepiece && text == unknown => TokenKind::Unknown,
+                true => TokenKind::Control,
+                false => TokenKind::UserDefined,
             };
             put(text, &token["id"], ty)?;
         }
         let filled =
-            slots.into_iter().enumerate().map(|(i, slot)| slot.unwrap_or((format!("[PAD{i}]"), TokenType::Unused)));
+            slots.into_iter().enumerate().map(|(i, slot)| slot.unwrap_or((format!("[PAD{i}]"), TokenKind::Unused)));
         Ok(filled.unzip())
     }
 
@@ -202,15 +192,15 @@ impl Files {
 }
 
 /// SentencePiece's scores, from the order of merges: a token made by an earlier merge scores higher, which gives the same merges back.
-fn scores(tokens: &[String], types: &[TokenType], merges: &[(String, String)]) -> Vec<f32> {
+fn scores(tokens: &[String], types: &[TokenKind], merges: &[(String, String)]) -> Vec<f32> {
     let mut rank: HashMap<String, usize> = HashMap::new();
     for (i, (a, b)) in merges.iter().enumerate() {
         rank.entry(format!("{a}{b}")).or_insert(i);
     }
-    let score = |(token, ty): (&String, &TokenType)| match (ty, rank.get(token)) {
-        (TokenType::Normal, Some(rank)) => -(*rank as f32),
+    let score = |(token, ty): (&String, &TokenKind)| match (ty, rank.get(token)) {
+        (TokenKind::Normal, Some(rank)) => -(*rank as f32),
         // Single characters are never the result of a merge: their score is not looked at.
-        (TokenType::Normal, None) => -(merges.len() as f32),
+        (TokenKind::Normal, None) => -(merges.len() as f32),
         _ => 0.0,
     };
     tokens.iter().zip(types).map(score).collect()

@@ -215,11 +215,6 @@ impl<'a> ArrayRef<'a> {
         self.iter().map(|v| v.as_i64()?.try_into().ok()).collect()
     }
 
-    /// The elements of an array of integers of any type, or `None` of another or if one does not fit.
-    pub fn to_u32s(self) -> Option<Vec<u32>> {
-        self.iter().map(|v| v.as_u64()?.try_into().ok()).collect()
-    }
-
     /// A copy that needs no file.
     pub fn to_owned(self) -> Array {
         macro_rules! collect {

@@ -129,19 +129,9 @@ impl Gguf {
         self.required(key, self.f32(key)?)
     }
 
-    /// [`bool`](Gguf::bool), or an error if the key is missing.
-    pub fn required_bool(&self, key: &str) -> Result<bool> {
-        self.required(key, self.bool(key)?)
-    }
-
     /// [`str`](Gguf::str), or an error if the key is missing.
     pub fn required_str(&self, key: &str) -> Result<&str> {
         self.required(key, self.str(key)?)
-    }
-
-    /// [`array`](Gguf::array), or an error if the key is missing.
-    pub fn required_array(&self, key: &str) -> Result<ArrayRef<'_>> {
-        self.required(key, self.array(key)?)
     }
 
     fn typed<'a, T>(&'a self, key: &str, wanted: &str, as_t: impl Fn(ValueRef<'a>) -> Option<T>) -> Result<Option<T>> {

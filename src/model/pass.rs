@@ -40,14 +40,14 @@ pub struct Segment<'a> {
 /// Buffers that passes reuse.
 #[derive(Default)]
 pub struct Scratch {
-    rotation: Rotation,
-    x: Activations, // (sub-batch, hidden or q width or ffn): what the next matrix reads
-    q: Vec<f32>,    // (sub-batch, heads, head_dim)
-    k: Vec<f32>,    // (sub-batch, kv_heads, head_dim)
-    v: Vec<f32>,    // (sub-batch, kv_heads, head_dim)
-    gate: Vec<f32>, // (sub-batch, ffn)
-    up: Vec<f32>,   // (sub-batch, ffn)
-    y: Vec<f32>,    // (sub-batch, hidden)
+    rotation: Rotation, // of all tokens of the pass
+    x: Activations,     // (sub-batch, hidden or q width or ffn): what the next matrix reads
+    q: Vec<f32>,        // (sub-batch, heads, head_dim)
+    k: Vec<f32>,        // (sub-batch, kv_heads, head_dim)
+    v: Vec<f32>,        // (sub-batch, kv_heads, head_dim)
+    gate: Vec<f32>,     // (sub-batch, ffn)
+    up: Vec<f32>,       // (sub-batch, ffn)
+    y: Vec<f32>,        // (sub-batch, hidden)
 }
 
 impl Model {
@@ -83,6 +83,7 @@ impl Model {
     /// If a token is not in the vocabulary or a cache has no room.
     pub fn pass(&self, scratch: &mut Scratch, segments: &mut [Segment<'_>]) -> Result<Vec<f32>> {
         let places = self.places(segments)?;
+        scratch.rotation.set(places.iter().map(|place| place.position), &self.shape.frequencies, libm::sincos);
         let mut h = self.embed(segments); // (tokens, hidden)
         for i in 0..self.shape.layers {
             for start in (0..places.len()).step_by(SUB_BATCH) {
@@ -111,14 +112,13 @@ impl Model {
         let (shape, cpu, w, n) = (&self.shape, &self.cpu, self.store.layer(i), places.len());
         let Scratch { rotation, x, q, k, v, gate, up, y } = scratch;
         let h = &mut h[range.start * shape.hidden..range.end * shape.hidden]; // (n, hidden)
-        rotation.set(places.iter().map(|place| place.position), &shape.frequencies, libm::sincos);
 
         cpu.rms_norm(h, w.attn_norm, shape.norm_eps, x.reset(n, shape.hidden));
         let q = self.linear(w.q, x, q);
         let k = self.linear(w.k, x, k);
         let v = self.linear(w.v, x, v);
-        cpu.rope(q, shape.heads, shape.head_dim, rotation);
-        cpu.rope(k, shape.kv_heads, shape.head_dim, rotation);
+        cpu.rope(q, shape.heads, shape.head_dim, rotation, range.start);
+        cpu.rope(k, shape.kv_heads, shape.head_dim, rotation, range.start);
         for ((place, k), v) in places.iter().zip(k.chunks(shape.kv_width())).zip(v.chunks(shape.kv_width())) {
             segments[place.segment].cache.store(i, place.position, k, v);
         }

@@ -99,14 +99,7 @@ impl Shape {
                 format!("{norm_eps} is no small positive number"),
             ));
         }
-        let embedding = gguf.tensor("token_embd.weight").ok_or_else(|| {
-            Error::invalid(
-                gguf.path(),
-                "token_embd.weight",
-                "the tensor is missing",
-                "the file is incomplete; get it again",
-            )
-        })?;
+        let embedding = gguf.required_tensor("token_embd.weight")?;
         Ok(Shape {
             layers,
             hidden,

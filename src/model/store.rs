@@ -147,9 +147,7 @@ impl Store {
 
 fn find<'a>(gguf: &'a Gguf, name: &str, rows: usize, cols: usize) -> Result<&'a TensorInfo> {
     let bad = |problem: String, remedy: &str| Err(Error::invalid(gguf.path(), name, problem, remedy));
-    let Some(tensor) = gguf.tensor(name) else {
-        return bad("the tensor is missing".into(), "the file is incomplete; get or convert it again");
-    };
+    let tensor = gguf.required_tensor(name)?;
     if (tensor.rows(), tensor.cols()) != (rows as u64, cols as u64) {
         let is = format!("{} x {} values where the metadata calls for {rows} x {cols}", tensor.rows(), tensor.cols());
         return bad(is, "the file contradicts itself; convert it again");

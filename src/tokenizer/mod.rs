@@ -97,8 +97,8 @@ impl Tokenizer {
     /// The tokens of `text`.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        if options.add_special && self.add_bos {
-            ids.extend(self.vocab.bos);
+        if options.add_special {
+            ids.extend(self.bos());
         }
         for part in self.special.parts(text, options.parse_special) {
             match (part, &self.model) {
@@ -139,24 +139,9 @@ impl Tokenizer {
         self.vocab.tokens.iter().position(|token| token == text).map(|id| id as u32)
     }
 
-    /// How many tokens there are; ids are below this.
-    pub fn n_tokens(&self) -> usize {
-        self.vocab.tokens.len()
-    }
-
-    /// The token that begins a text.
+    /// The token that begins a text, where the model wants one: what `add_special` puts in front.
     pub fn bos(&self) -> Option<u32> {
-        self.vocab.bos
-    }
-
-    /// The token that ends a text.
-    pub fn eos(&self) -> Option<u32> {
-        self.vocab.eos
-    }
-
-    /// Whether `add_special` puts BOS in front.
-    pub fn adds_bos(&self) -> bool {
-        self.add_bos
+        self.vocab.bos.filter(|_| self.add_bos)
     }
 
     /// Whether a model that says token `id` has finished.
@@ -180,7 +165,7 @@ impl Tokenizer {
             return Err(Error::Request(format!(
                 "token {id} does not exist: {} has {} tokens",
                 self.path.display(),
-                self.n_tokens()
+                self.vocab.tokens.len()
             )));
         };
         let bytes = match (self.vocab.kind(id), &self.model) {

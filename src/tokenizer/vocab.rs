@@ -44,18 +44,18 @@ pub struct Vocab {
 /// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// 1 (and 0, "undefined"): a piece of text.
-    Normal,
-    /// 2: stands for what the vocabulary cannot say.
-    Unknown,
-    /// 3: structure, such as the end of a text; matched in text only where the caller allows it.
-    Control,
-    /// 4: text that is always one token.
-    UserDefined,
-    /// 5: a place in the table that nothing uses.
-    Unused,
-    /// 6: one byte, written `<0x0A>`.
-    Byte,
+    /// A piece of text; also 0, "undefined".
+    Normal = 1,
+    /// Stands for what the vocabulary cannot say.
+    Unknown = 2,
+    /// Structure, such as the end of a text; matched in text only where the caller allows it.
+    Control = 3,
+    /// Text that is always one token.
+    UserDefined = 4,
+    /// A place in the table that nothing uses.
+    Unused = 5,
+    /// One byte, written `<0x0A>`.
+    Byte = 6,
 }
 
 impl Vocab {

@@ -7,12 +7,24 @@ use std::fs;
 /// its memory ports and its multipliers, and gain nothing here.
 pub fn default_threads() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let cores: HashSet<String> = (0..allowed)
+    let cores: HashSet<String> = allowed_cpus()
         .filter_map(|cpu| {
             fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).ok()
         })
         .collect();
-    if cores.is_empty() { allowed } else { cores.len() }
+    if cores.is_empty() { allowed } else { cores.len().min(allowed) }
+}
+
+/// The numbers of the processors that this process may run on, from a list like `0-3,8`; none where the system does not tell.
+fn allowed_cpus() -> impl Iterator<Item = usize> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list =
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default().trim().to_owned();
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect::<Vec<usize>>().into_iter()
 }
 
 /// The largest resident size so far, in bytes; 0 where the system does not tell.

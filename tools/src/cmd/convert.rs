@@ -15,7 +15,7 @@ pub struct Args {
     /// The file to write [default: NAME-TYPE.gguf in this folder]
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Type of the weights: f32, f16, bf16, q8_0, q4_0
+    /// Type of the weights; strata info lists them
     #[arg(short = 't', long = "type", value_name = "T", default_value = "bf16", value_parser = parse_type)]
     ty: GgmlType,
     /// The model's name in the file [default: from the model card or the folder]

@@ -99,31 +99,20 @@ fn write(model: &Model, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
     let mut session = Session::new(model, prompt.len() + predict)?;
     let mut text = StreamDecoder::new(tokenizer);
     output::print(PROMPT)?;
-    let mut failed = None;
     let timings = session.generate(
         &prompt,
         predict,
         &mut Sampler::new(Sampling { temperature: 0.6, seed: 1, ..Sampling::default() }),
         |token| tokenizer.is_eog(token),
-        |token| {
-            let piece = text.push(token)?;
-            output::print(&piece).map_err(|error| {
-                failed = Some(error);
-                strata::Error::Cancelled
-            })
-        },
+        |token| output::print(&text.push(token)?),
         &Shown::new(Unit::Tokens),
-    );
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let timings = timings?;
+    )?;
     output::print(&format!("{}\n", text.finish()))?;
     eprintln!(
         "{} threads, {}: {:.0} tokens per second",
         model.cpu().threads(),
         model.cpu().isa().name(),
-        timings.decoded as f64 / timings.decode.as_secs_f64()
+        timings.decode_rate()
     );
     Ok(())
 }

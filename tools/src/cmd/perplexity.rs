@@ -36,8 +36,8 @@ impl Args {
         let text = std::fs::read_to_string(&self.text)
             .with_context(|| format!("cannot read {} as UTF-8 text", self.text.display()))?;
         let tokens = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
-        let bos = tokenizer.adds_bos().then(|| tokenizer.bos()).flatten();
-        let result = perplexity(&model, &tokens, self.context, self.chunks, bos, &Shown::new(Unit::Tokens))?;
+        let result =
+            perplexity(&model, &tokens, self.context, self.chunks, tokenizer.bos(), &Shown::new(Unit::Tokens))?;
         if self.json {
             return output::print_json(&json!({
                 "perplexity": result.perplexity,

@@ -121,7 +121,6 @@ impl Args {
                 output::print(&piece)
             }
         };
-        let mut failed = None;
         let timings = session.generate(
             &prompt,
             self.predict.unwrap_or(usize::MAX),
@@ -133,24 +132,15 @@ impl Args {
                     Some(text) => text.push(token)?,
                     None => format!("{token} "),
                 };
-                // The library's error type has no room for a closed stdout: it is kept aside, and the work stopped.
-                emit(piece).map_err(|error| {
-                    failed = Some(error);
-                    strata::Error::Cancelled
-                })
+                emit(piece)
             },
             &Shown::new(Unit::Tokens),
-        );
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let timings = timings?;
+        )?;
         if let Some(text) = text {
             emit(text.finish())?;
         }
-        let (prefill, decode) = (timings.prefill.as_secs_f64(), timings.decode.as_secs_f64());
-        let rate = |n: usize, seconds: f64| if n == 0 { 0.0 } else { n as f64 / seconds };
-        let decode_rate = rate(timings.decoded, decode);
+        let prefill_rate = prompt.len() as f64 / timings.prefill.as_secs_f64();
+        let decode_rate = timings.decode_rate();
         if self.json {
             return output::print_json(&json!({
                 "text": written,
@@ -158,9 +148,9 @@ impl Args {
                 "prompt_tokens": prompt.len(),
                 "seed": sampling.seed,
                 "load_seconds": load.as_secs_f64(),
-                "prefill_tokens_per_second": rate(prompt.len(), prefill),
+                "prefill_tokens_per_second": prefill_rate,
                 "decode_tokens_per_second": decode_rate,
-                "seconds_per_token": if timings.decoded == 0 { 0.0 } else { decode / timings.decoded as f64 },
+                "seconds_per_token": if timings.decoded == 0 { 0.0 } else { 1.0 / decode_rate },
                 "predicted_seconds_per_token": null,
                 "bytes_read": machine::bytes_read(),
                 "peak_rss_bytes": machine::peak_rss_bytes(),
@@ -171,7 +161,7 @@ impl Args {
             "load {:.2} s; prompt {} tokens, {:.1} t/s; generation {} tokens, {decode_rate:.1} t/s; seed {}{}",
             load.as_secs_f64(),
             prompt.len(),
-            rate(prompt.len(), prefill),
+            prefill_rate,
             tokens.len(),
             sampling.seed,
             if timings.end == End::Context {
