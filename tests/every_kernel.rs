@@ -36,7 +36,7 @@ fn weights(format: &Format, rows: usize, cols: usize, kind: usize, random: &mut 
     let mut bytes = vec![0; rows * ty.row_bytes(cols).unwrap()];
     let scale = [1.0, 1e-3, 40.0][kind % 3];
     let values: Vec<f32> = random.values(rows * cols).iter().map(|v| v * scale).collect();
-    (format.encode)(&values, &mut bytes);
+    (format.encode)(&values, None, &mut bytes);
     if kind >= 3 && ty.block_len() > 1 {
         // Saturated codes: all ones, all zeros, or the sign bit alone, under the encoded scales.
         let fill = [0xff, 0x00, 0x80][kind - 3];
@@ -203,7 +203,7 @@ fn attention_is_the_same_bits_everywhere_and_right() {
                 let mut cache = || -> Vec<u8> {
                     let mut cells = vec![0; kv_heads * tokens * row];
                     for cells in cells.chunks_exact_mut(row) {
-                        (format.encode)(&random.values(head_dim), &mut cells[..head_dim * ty.block_bytes()]);
+                        (format.encode)(&random.values(head_dim), None, &mut cells[..head_dim * ty.block_bytes()]);
                     }
                     cells
                 };

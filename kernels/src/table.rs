@@ -11,10 +11,18 @@ use strata_quant::{Activations, GgmlType};
 /// The processor has the instruction set whose table the function is in.
 pub type Matmul = unsafe fn(Job<'_>, &Activations, Out<'_>);
 
+/// [`strata_quant::encode`], compiled for an instruction set.
+///
+/// # Safety
+/// The processor has the instruction set whose table the function is in.
+pub type Encode = unsafe fn(GgmlType, &[f32], Option<&[f32]>, &mut [u8]);
+
 /// What an instruction set can do. Every function is unsafe to call without that instruction set, and only for that reason.
 pub struct Table {
     /// Products by weight format; [`crate::matmul::by_dot`] for formats with no kernel of their own.
     pub matmul: fn(GgmlType) -> Matmul,
+    /// Encodes a row of weights: [`strata_quant::encode`].
+    pub encode: Encode,
     /// Fills the 8-bit form of activations.
     pub quantize: unsafe fn(Q8Buffers<'_>),
     /// See `norm.rs`.
@@ -56,6 +64,10 @@ macro_rules! instantiate {
                 crate::floats::matmul::<_, Bf16, $r, $c>($token, job, x, out)
             }
             $(#[$feature])?
+            fn encode(ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+                strata_quant::encode(ty, values, importance, blocks)
+            }
+            $(#[$feature])?
             fn quantize(buffers: Q8Buffers<'_>) {
                 buffers.fill()
             }
@@ -89,7 +101,7 @@ macro_rules! instantiate {
                 }
             }
 
-            pub static TABLE: Table = Table { matmul, quantize, rms_norm, silu_mul, add, rope, attend };
+            pub static TABLE: Table = Table { matmul, encode, quantize, rms_norm, silu_mul, add, rope, attend };
         }
         pub use instances::TABLE;
     };

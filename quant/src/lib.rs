@@ -11,7 +11,7 @@
 //! let q8 = GgmlType::Q8_0.format().unwrap();
 //! let weights: Vec<f32> = (0..64).map(|i| i as f32 - 31.5).collect();
 //! let mut row = vec![0; GgmlType::Q8_0.row_bytes(64).unwrap()];
-//! (q8.encode)(&weights, &mut row);
+//! (q8.encode)(&weights, None, &mut row);
 //! let mut back = vec![0.0; 64];
 //! (q8.decode)(&row, &mut back);
 //! assert!(weights.iter().zip(&back).all(|(a, b)| (a - b).abs() < 0.2));
@@ -30,4 +30,4 @@ pub mod formats;
 mod types;
 
 pub use activations::{ActivationKind, ActivationRow, Activations};
-pub use types::{Format, GgmlType};
+pub use types::{Format, GgmlType, encode};

@@ -14,14 +14,14 @@ pub struct Format {
     pub activation: ActivationKind,
     /// Blocks to values: `(n * bytes)` to `(n * len)`.
     pub decode: fn(blocks: &[u8], values: &mut [f32]),
-    /// Values to blocks: `(n * len)` to `(n * bytes)`. Bit for bit what llama-quantize writes without an importance matrix.
-    pub encode: fn(values: &[f32], blocks: &mut [u8]),
+    /// A row of values to blocks: see [`encode`].
+    pub encode: fn(values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]),
     /// One row times one activation row, in the canonical order: the definition that every kernel reproduces to the bit.
     pub dot: fn(blocks: &[u8], x: ActivationRow<'_>) -> f32,
 }
 
 macro_rules! types {
-    ($($name:ident = $id:literal, $len:literal values in $bytes:literal bytes $(, $format:path)?;)*) => {
+    ($($name:ident = $id:literal, $len:literal values in $bytes:literal bytes $(, $module:ident)?;)*) => {
         /// A tensor type of ggml, by the number that GGUF files carry.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(non_camel_case_types)]
@@ -51,20 +51,37 @@ macro_rules! types {
 
             /// The code for this type, or `None` where Strata knows only its name and shape.
             pub fn format(self) -> Option<&'static Format> {
-                match self { $(GgmlType::$name => None $(.or(Some(&$format)))?,)* }
+                match self { $(GgmlType::$name => None $(.or(Some(&formats::$module::FORMAT)))?,)* }
+            }
+        }
+
+        /// A row of values to blocks, bit for bit what llama-quantize writes: `(cols)` values to `(cols / len * bytes)` bytes.
+        /// `importance`, `(cols)` mean squares of the inputs that each weight meets, decides which errors matter; formats that
+        /// llama-quantize does not weigh ignore it.
+        ///
+        /// Always inlined, so that each instruction set can compile it for itself: the operations stay the same, and so do the bits.
+        ///
+        /// # Panics
+        /// If the type has no format or the lengths do not match.
+        #[inline(always)]
+        pub fn encode(ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+            assert!(importance.is_none_or(|weights| weights.len() == values.len()));
+            match ty {
+                $($(GgmlType::$name => formats::$module::encode(values, importance, blocks),)?)*
+                other => panic!("no code for {other}"),
             }
         }
     };
 }
 
 types! {
-    F32 = 0, 1 values in 4 bytes, formats::f32::FORMAT;
-    F16 = 1, 1 values in 2 bytes, formats::f16::FORMAT;
-    Q4_0 = 2, 32 values in 18 bytes, formats::q4_0::FORMAT;
+    F32 = 0, 1 values in 4 bytes, f32;
+    F16 = 1, 1 values in 2 bytes, f16;
+    Q4_0 = 2, 32 values in 18 bytes, q4_0;
     Q4_1 = 3, 32 values in 20 bytes;
     Q5_0 = 6, 32 values in 22 bytes;
     Q5_1 = 7, 32 values in 24 bytes;
-    Q8_0 = 8, 32 values in 34 bytes, formats::q8_0::FORMAT;
+    Q8_0 = 8, 32 values in 34 bytes, q8_0;
     Q8_1 = 9, 32 values in 36 bytes;
     Q2_K = 10, 256 values in 84 bytes;
     Q3_K = 11, 256 values in 110 bytes;
@@ -86,7 +103,7 @@ types! {
     I64 = 27, 1 values in 8 bytes;
     F64 = 28, 1 values in 8 bytes;
     IQ1_M = 29, 256 values in 56 bytes;
-    BF16 = 30, 1 values in 2 bytes, formats::bf16::FORMAT;
+    BF16 = 30, 1 values in 2 bytes, bf16;
     TQ1_0 = 34, 256 values in 54 bytes;
     TQ2_0 = 35, 256 values in 66 bytes;
     MXFP4 = 39, 32 values in 17 bytes;

@@ -76,7 +76,7 @@ impl Rows<'_> {
         if from.ty == to.ty {
             out.copy_from_slice(source)
         } else {
-            (to.encode)(values, out);
+            (to.encode)(values, None, out);
             // Up to here every type can hold every value, as itself or by a scale in half precision.
             if values.iter().any(|v| v.abs() > F16_MAX) {
                 self.check_overflow(at, to, values, out)?;

@@ -90,7 +90,7 @@ impl KvCache {
         for (cells, values) in [(k_cells, k), (v_cells, v)] {
             for (head, values) in values.chunks_exact(d).enumerate() {
                 let at = (head * capacity + position) * dp * bytes;
-                (self.format.encode)(values, &mut cells[at..at + d * bytes]);
+                (self.format.encode)(values, None, &mut cells[at..at + d * bytes]);
             }
         }
     }

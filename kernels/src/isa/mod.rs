@@ -10,6 +10,7 @@ mod avx512_vnni;
 mod x86_blocks;
 
 use crate::table::Table;
+use strata_quant::GgmlType;
 
 /// An instruction set that this processor has: there is no other way to get one than detection.
 #[derive(Clone, Copy)]
@@ -72,6 +73,15 @@ impl Isa {
     /// The name, as `STRATA_ISA` takes it.
     pub fn name(self) -> &'static str {
         self.0.name
+    }
+
+    /// [`strata_quant::encode`] with these instructions: the same bits, sooner.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn encode(self, ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+        // SAFETY: `Isa` proves the instruction set of its table.
+        unsafe { (self.table().encode)(ty, values, importance, blocks) }
     }
 
     pub(crate) fn table(self) -> &'static Table {

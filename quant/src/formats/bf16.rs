@@ -16,7 +16,8 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 }
 
 /// Rounds to nearest, ties to even; a NaN stays one.
-fn encode(values: &[f32], blocks: &mut [u8]) {
+#[inline(always)]
+pub(crate) fn encode(values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
     pairs::<2, 1>(blocks.len(), values.len());
     for (v, w) in values.iter().zip(blocks.as_chunks_mut().0) {
         let bits = v.to_bits();

@@ -18,7 +18,8 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 }
 
 /// Rounds to nearest, ties to even; values beyond 65520 become infinite.
-fn encode(values: &[f32], blocks: &mut [u8]) {
+#[inline(always)]
+pub(crate) fn encode(values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
     pairs::<2, 1>(blocks.len(), values.len());
     // A slice at a time, because half then uses the processor's own conversion.
     let mut halves = [f16::ZERO; 64];

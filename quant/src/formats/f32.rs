@@ -14,7 +14,8 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
     }
 }
 
-fn encode(values: &[f32], blocks: &mut [u8]) {
+#[inline(always)]
+pub(crate) fn encode(values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
     pairs::<4, 1>(blocks.len(), values.len());
     for (v, w) in values.iter().zip(blocks.as_chunks_mut().0) {
         *w = v.to_le_bytes();

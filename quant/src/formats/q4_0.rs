@@ -38,7 +38,8 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 }
 
 /// `d = v / -8` where `v` is the first value of largest magnitude, `q = min(15, trunc(x * (1 / d) + 8.5))`: the largest gets code 0.
-fn encode(values: &[f32], blocks: &mut [u8]) {
+#[inline(always)]
+pub(crate) fn encode(values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
     pairs::<BYTES, LEN>(blocks.len(), values.len());
     for (x, block) in values.as_chunks::<LEN>().0.iter().zip(blocks.as_chunks_mut::<BYTES>().0) {
         let peak = x.iter().fold(0.0f32, |peak, &v| if v.abs() > peak.abs() { v } else { peak });

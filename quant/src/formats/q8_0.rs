@@ -32,7 +32,8 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 }
 
 /// `d = max|x| / 127`, `q = round(x * (1 / d))`, halves away from zero; the codes come from the unrounded `d`.
-fn encode(values: &[f32], blocks: &mut [u8]) {
+#[inline(always)]
+pub(crate) fn encode(values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
     pairs::<BYTES, LEN>(blocks.len(), values.len());
     for (x, block) in values.as_chunks::<LEN>().0.iter().zip(blocks.as_chunks_mut::<BYTES>().0) {
         let peak = x.iter().fold(0.0f32, |peak, v| peak.max(v.abs()));
