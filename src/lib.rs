@@ -20,6 +20,7 @@ pub mod gguf;
 pub mod model;
 pub mod perplexity;
 pub mod progress;
+pub mod recipe;
 pub mod sampler;
 pub mod tokenizer;
 pub mod verify;

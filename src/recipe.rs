@@ -1,0 +1,424 @@
+//! Which type each tensor gets: llama-quantize's mixes, rule for rule, and the user's exceptions from them.
+//!
+//! A *mix* is named by its file type: `Q4_K_M` keeps most matrices in Q4_K and a chosen few in Q6_K. Source of the rules: llama-quant.cpp
+//! of llama.cpp at 0c1e57098, for the architecture `llama` (facts only). Every golden file of llama-quantize has the types that these
+//! rules give.
+
+use crate::error::{Error, Result};
+use regex::Regex;
+use strata_quant::GgmlType;
+
+/// A file type: what most weights become, and what llama.cpp calls the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix {
+    /// The name, as llama-quantize takes it.
+    pub name: &'static str,
+    /// `general.file_type`.
+    pub file_type: u32,
+    /// The type of every matrix that no rule singles out.
+    pub base: GgmlType,
+}
+
+const fn mix(name: &'static str, file_type: u32, base: GgmlType) -> Mix {
+    Mix { name, file_type, base }
+}
+
+impl Mix {
+    /// Every mix, from the largest files to the smallest.
+    pub const ALL: &[Mix] = &[
+        mix("F32", 0, GgmlType::F32),
+        mix("BF16", 32, GgmlType::BF16),
+        mix("F16", 1, GgmlType::F16),
+        mix("Q8_0", 7, GgmlType::Q8_0),
+        mix("Q6_K", 18, GgmlType::Q6_K),
+        mix("Q5_1", 9, GgmlType::Q5_1),
+        mix("Q5_K_M", 17, GgmlType::Q5_K),
+        mix("Q5_K_S", 16, GgmlType::Q5_K),
+        mix("Q5_0", 8, GgmlType::Q5_0),
+        mix("Q4_1", 3, GgmlType::Q4_1),
+        mix("Q4_K_M", 15, GgmlType::Q4_K),
+        mix("Q4_K_S", 14, GgmlType::Q4_K),
+        mix("IQ4_NL", 25, GgmlType::IQ4_NL),
+        mix("Q4_0", 2, GgmlType::Q4_0),
+        mix("IQ4_XS", 30, GgmlType::IQ4_XS),
+        mix("Q3_K_L", 13, GgmlType::Q3_K),
+        mix("Q3_K_M", 12, GgmlType::Q3_K),
+        mix("Q3_K_S", 11, GgmlType::Q3_K),
+        mix("Q2_K", 10, GgmlType::Q2_K),
+        mix("Q2_K_S", 21, GgmlType::Q2_K),
+    ];
+
+    /// The mix with this name, in any case; `Q3_K`, `Q4_K` and `Q5_K` mean the medium one.
+    ///
+    /// # Errors
+    /// If there is none; types of ggml that Strata cannot write are told from names that mean nothing.
+    pub fn from_name(name: &str) -> Result<Mix> {
+        let full = match name.to_ascii_uppercase().as_str() {
+            alias @ ("Q3_K" | "Q4_K" | "Q5_K") => format!("{alias}_M"),
+            other => other.to_owned(),
+        };
+        Mix::ALL.iter().find(|mix| mix.name == full).copied().ok_or_else(|| {
+            let known: Vec<_> = Mix::ALL.iter().map(|mix| mix.name).collect();
+            Error::Request(format!("{}; choose one of {}", unknown(name), known.join(", ")))
+        })
+    }
+}
+
+/// The type of one tensor with this name, for the user's exceptions.
+///
+/// # Errors
+/// If Strata cannot write it.
+pub fn tensor_type(name: &str) -> Result<GgmlType> {
+    match GgmlType::from_name(name) {
+        Some(ty) if ty.format().is_some() => Ok(ty),
+        _ => {
+            let known: Vec<_> = GgmlType::with_format().map(|format| format.ty.name()).collect();
+            Err(Error::Request(format!("{}; choose one of {}", unknown(name), known.join(", "))))
+        }
+    }
+}
+
+/// Families of ggml types that Strata names and does not write.
+const NOT_WRITTEN: [&str; 7] = ["IQ1_", "IQ2_", "IQ3_", "TQ", "MXFP4", "NVFP4", "Q1_"];
+
+fn unknown(name: &str) -> String {
+    let upper = name.to_ascii_uppercase();
+    if NOT_WRITTEN.iter().any(|family| upper.starts_with(family)) || GgmlType::from_name(name).is_some() {
+        format!("type {upper} exists in ggml, but Strata cannot write it")
+    } else {
+        format!("there is no type {name:?}")
+    }
+}
+
+/// A mix and the exceptions from it.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// What most tensors become.
+    pub mix: Mix,
+    /// The base type for every matrix: none of the mix's rules.
+    pub pure: bool,
+    /// `output.weight` stays as it is in the source.
+    pub leave_output: bool,
+    /// The type of `output.weight`.
+    pub output: Option<GgmlType>,
+    /// The type of `token_embd.weight`.
+    pub embedding: Option<GgmlType>,
+    /// Types by name: the first pattern that is found in a tensor's name wins. They count only where the mix is quantized.
+    pub tensor_types: Vec<(Regex, GgmlType)>,
+}
+
+/// What the rules look at in a model.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelFacts {
+    /// Layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+}
+
+/// What the rules look at in a tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorFacts<'a> {
+    /// Its name in the GGUF file.
+    pub name: &'a str,
+    /// Its lengths, the fastest dimension first.
+    pub dims: &'a [u64],
+    /// Its type where it is not quantized: that of the source.
+    pub kept: GgmlType,
+}
+
+impl Recipe {
+    /// A mix with no exceptions.
+    pub fn new(mix: Mix) -> Recipe {
+        Recipe { mix, pure: false, leave_output: false, output: None, embedding: None, tensor_types: Vec::new() }
+    }
+
+    /// Parses an exception `REGEX=TYPE`. As in llama-quantize the pattern is put in lower case, as all names of tensors are.
+    ///
+    /// # Errors
+    /// If it is not of that form, the pattern no regular expression, or the type none that Strata writes.
+    pub fn parse_exception(text: &str) -> Result<(Regex, GgmlType)> {
+        let bad = |why: String| Error::Request(format!("{text:?}: {why}"));
+        // The last `=`: types have none, patterns may.
+        let (pattern, ty) = text.rsplit_once('=').ok_or_else(|| bad("must be REGEX=TYPE".into()))?;
+        if pattern.is_empty() {
+            return Err(bad("the pattern before = is missing".into()));
+        }
+        let regex = Regex::new(&pattern.to_ascii_lowercase()).map_err(|error| {
+            let reason = error.to_string();
+            bad(format!("the pattern is no regular expression ({})", reason.lines().last().unwrap_or_default()))
+        })?;
+        let ty = tensor_type(ty).map_err(|error| bad(error.to_string()))?;
+        Ok((regex, ty))
+    }
+
+    /// True if llama-quantize, and so this recipe, refuses to work without an importance matrix.
+    pub fn requires_importance(&self) -> bool {
+        self.mix.name == "Q2_K_S"
+    }
+
+    /// The type of every tensor. `importance` says whether there is an importance matrix: some rules ask.
+    pub fn types(&self, model: ModelFacts, tensors: &[TensorFacts<'_>], importance: bool) -> Vec<GgmlType> {
+        let tied = !tensors.iter().any(|tensor| tensor.name == OUTPUT);
+        let mut rules = Rules { recipe: self, model, importance, tied, values_seen: 0, downs_seen: 0 };
+        // The rules count the matrices they meet: layer by layer, whatever the order of the file.
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_by_key(|&i| layer(tensors[i].name));
+        let mut types: Vec<_> = tensors.iter().map(|tensor| tensor.kept).collect();
+        for i in order {
+            types[i] = rules.ty(&tensors[i]);
+        }
+        types
+    }
+}
+
+const OUTPUT: &str = "output.weight";
+const EMBEDDING: &str = "token_embd.weight";
+
+/// `i` of `blk.i.`; tensors of no layer come first.
+fn layer(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
+}
+
+/// The rules at work: they count what they have seen.
+struct Rules<'a> {
+    recipe: &'a Recipe,
+    model: ModelFacts,
+    importance: bool,
+    tied: bool,
+    values_seen: usize,
+    downs_seen: usize,
+}
+
+impl Rules<'_> {
+    fn ty(&mut self, tensor: &TensorFacts<'_>) -> GgmlType {
+        let recipe = self.recipe;
+        if !may_be_quantized(tensor) || (recipe.leave_output && tensor.name == OUTPUT) {
+            return tensor.kept;
+        }
+        match (tensor.name, recipe.embedding, recipe.output) {
+            (EMBEDDING, Some(ty), _) | (OUTPUT, _, Some(ty)) => return ty_that_fits(ty, tensor.dims[0]),
+            _ => {}
+        }
+        let base = recipe.mix.base;
+        if base.block_len() == 1 {
+            return base;
+        }
+        let exception = recipe.tensor_types.iter().find(|(pattern, _)| pattern.is_match(tensor.name));
+        let wanted = match exception {
+            Some(&(_, ty)) => ty,
+            None if recipe.pure => base,
+            None => self.by_mix(tensor),
+        };
+        ty_that_fits(wanted, tensor.dims[0])
+    }
+
+    /// The mix's rule for this tensor.
+    fn by_mix(&mut self, tensor: &TensorFacts<'_>) -> GgmlType {
+        use GgmlType::*;
+        let (mix, layers) = (self.recipe.mix, self.model.layers);
+        let grouped = self.model.kv_heads > 0 && self.model.heads / self.model.kv_heads >= 4;
+        let name = tensor.name;
+        if name == OUTPUT || (self.tied && name == EMBEDDING) {
+            return match self.recipe.output {
+                Some(ty) => ty,
+                None if mix.base == Q8_0 || !tensor.dims[0].is_multiple_of(mix.base.block_len() as u64) => Q8_0,
+                None => Q6_K,
+            };
+        }
+        if name.contains("attn_v.weight") {
+            let i = self.values_seen;
+            self.values_seen += 1;
+            let ty = match mix.name {
+                "Q2_K" if grouped => Q4_K,
+                "Q2_K" => Q3_K,
+                "Q2_K_S" if grouped => Q4_K,
+                "Q3_K_M" if i < 2 => Q5_K,
+                "Q3_K_M" => Q4_K,
+                "Q3_K_L" => Q5_K,
+                "IQ4_NL" | "IQ4_XS" if grouped => Q5_K,
+                "Q4_K_M" | "Q5_K_M" if more_bits(i, layers) => Q6_K,
+                "Q4_K_S" if i < 4 => Q5_K,
+                _ => mix.base,
+            };
+            // llama.cpp's rule for its model type 70B, by which it means 80 layers with shared key and value heads.
+            let is_70b = layers == 80 && self.model.heads != self.model.kv_heads;
+            return if is_70b && matches!(ty, Q3_K | Q4_K) { Q5_K } else { ty };
+        }
+        if name.contains("ffn_down") {
+            let i = self.downs_seen;
+            self.downs_seen += 1;
+            return match mix.name {
+                "Q2_K" => Q3_K,
+                "Q2_K_S" if i < layers / 8 => Q4_K,
+                "Q3_K_M" if i < layers / 16 => Q5_K,
+                "Q3_K_M" => Q4_K,
+                "Q3_K_L" => Q5_K,
+                "Q4_K_M" | "Q5_K_M" if more_bits(i, layers) => Q6_K,
+                "Q4_K_S" if i < layers / 8 => Q5_K,
+                "IQ4_NL" | "IQ4_XS" if i < layers / 8 && !self.importance => Q5_K,
+                "Q4_0" if i < layers / 8 && self.importance => Q4_1,
+                "Q5_0" if i < layers / 8 && self.importance => Q5_1,
+                _ => mix.base,
+            };
+        }
+        if name.contains("attn_output.weight") {
+            return match mix.name {
+                "Q2_K" => Q3_K,
+                "Q3_K_M" => Q4_K,
+                "Q3_K_L" => Q5_K,
+                _ => mix.base,
+            };
+        }
+        mix.base
+    }
+}
+
+/// Matrices called weights, except those of norms.
+fn may_be_quantized(tensor: &TensorFacts<'_>) -> bool {
+    // As in ggml, trailing dimensions of 1 do not count.
+    let dims = tensor.dims.iter().rposition(|&d| d != 1).map_or(1, |last| last + 1);
+    dims >= 2 && tensor.name.ends_with("weight") && !tensor.name.contains("_norm.weight")
+}
+
+/// The first and last eighth of the layers, and every third between.
+fn more_bits(i: usize, layers: usize) -> bool {
+    let eighth = layers / 8;
+    i < eighth || i >= 7 * layers / 8 || (i - eighth) % 3 == 2
+}
+
+/// `ty`, or what stands in for it where its blocks do not divide rows of `cols` values.
+fn ty_that_fits(ty: GgmlType, cols: u64) -> GgmlType {
+    use GgmlType::*;
+    let fits = |ty: GgmlType| cols.is_multiple_of(ty.block_len() as u64);
+    if fits(ty) {
+        return ty;
+    }
+    let smaller = match ty {
+        IQ4_XS => IQ4_NL,
+        Q2_K | Q3_K => Q4_0,
+        Q4_K => Q5_0,
+        Q5_K => Q5_1,
+        Q6_K => Q8_0,
+        other => other,
+    };
+    if fits(smaller) { smaller } else { F16 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types(recipe: &Recipe, model: ModelFacts, names: &[(&str, [u64; 2])], importance: bool) -> Vec<GgmlType> {
+        let tensors: Vec<_> =
+            names.iter().map(|(name, dims)| TensorFacts { name, dims, kept: GgmlType::BF16 }).collect();
+        recipe.types(model, &tensors, importance)
+    }
+
+    const LLAMA_8B: ModelFacts = ModelFacts { layers: 32, heads: 32, kv_heads: 8 };
+
+    #[test]
+    fn sizes_of_published_files() {
+        // GB of the tensors of Llama 3.1 in each mix; quantization.md 1.5 gives them from the published files.
+        let cases = [
+            (
+                LLAMA_8B,
+                4096u64,
+                14336u64,
+                [("Q8_0", 8.53), ("Q6_K", 6.59), ("Q5_K_M", 5.73), ("Q5_K_S", 5.59), ("Q4_K_M", 4.91)],
+            ),
+            (
+                LLAMA_8B,
+                4096,
+                14336,
+                [("Q4_K_S", 4.68), ("Q4_K", 4.91), ("BF16", 16.06), ("Q3_K_M", 4.01), ("q5_k", 5.73)],
+            ),
+            (
+                ModelFacts { layers: 80, heads: 64, kv_heads: 8 },
+                8192,
+                28672,
+                [("Q8_0", 74.97), ("Q6_K", 57.88), ("Q5_K_M", 49.94), ("Q4_K_M", 42.51), ("Q3_K_M", 34.26)],
+            ),
+            (
+                ModelFacts { layers: 126, heads: 128, kv_heads: 8 },
+                16384,
+                53248,
+                [("Q8_0", 431.2), ("Q6_K", 332.9), ("Q5_K_M", 286.6), ("Q4_K_M", 243.1), ("Q4_K_S", 230.5)],
+            ),
+        ];
+        for (model, d, ffn, mixes) in cases {
+            let kv = d / model.heads as u64 * model.kv_heads as u64;
+            let mut names = vec![(EMBEDDING.to_owned(), [d, 128256]), (OUTPUT.to_owned(), [d, 128256])];
+            for i in 0..model.layers {
+                for (part, dims) in [
+                    ("attn_q", [d, d]),
+                    ("attn_k", [d, kv]),
+                    ("attn_v", [d, kv]),
+                    ("attn_output", [d, d]),
+                    ("ffn_gate", [d, ffn]),
+                    ("ffn_up", [d, ffn]),
+                    ("ffn_down", [ffn, d]),
+                ] {
+                    names.push((format!("blk.{i}.{part}.weight"), dims));
+                }
+            }
+            let names: Vec<_> = names.iter().map(|(name, dims)| (name.as_str(), *dims)).collect();
+            for (mix, gigabytes) in mixes {
+                let recipe = Recipe::new(Mix::from_name(mix).unwrap());
+                let sizes = types(&recipe, model, &names, false);
+                let bytes: usize = sizes
+                    .iter()
+                    .zip(&names)
+                    .map(|(ty, (_, d))| ty.row_bytes(d[0] as usize).unwrap() * d[1] as usize)
+                    .sum();
+                let error = (bytes as f64 / 1e9 - gigabytes).abs() / gigabytes;
+                assert!(error < 0.0015, "{mix} of {} layers: {} bytes, {gigabytes} GB", model.layers, bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn exceptions_come_in_their_order() {
+        let mut recipe = Recipe::new(Mix::from_name("q4_k_m").unwrap());
+        for text in ["blk\\.0\\..*=Q5_K", "FFN_DOWN=q8_0", "ffn_down=q6_k"] {
+            recipe.tensor_types.push(Recipe::parse_exception(text).unwrap());
+        }
+        let names = [
+            ("blk.0.ffn_down.weight", [14336, 4096]),
+            ("blk.1.ffn_down.weight", [14336, 4096]),
+            ("blk.1.attn_q.weight", [4096, 4096]),
+            ("blk.1.attn_norm.weight", [4096, 1]),
+            ("token_embd.weight", [4096, 128256]),
+        ];
+        use GgmlType::*;
+        assert_eq!(types(&recipe, LLAMA_8B, &names, false), [Q5_K, Q8_0, Q4_K, BF16, Q6_K]);
+        recipe.embedding = Some(Q4_0);
+        recipe.pure = true;
+        assert_eq!(types(&recipe, LLAMA_8B, &names, false), [Q5_K, Q8_0, Q4_K, BF16, Q4_0]);
+        assert!(Recipe::parse_exception("=q4_0").is_err());
+        assert!(Recipe::parse_exception("a(=q4_0").is_err());
+        assert!(Recipe::parse_exception("a").is_err());
+    }
+
+    #[test]
+    fn rows_that_256_does_not_divide_fall_back() {
+        use GgmlType::*;
+        for (mix, wanted) in [("Q4_K_S", Q5_0), ("Q5_K_S", Q5_1), ("Q6_K", Q8_0), ("IQ4_XS", IQ4_NL), ("Q3_K_S", Q4_0)]
+        {
+            let recipe = Recipe::new(Mix::from_name(mix).unwrap());
+            let names = [("blk.9.attn_q.weight", [96, 96]), ("blk.9.attn_k.weight", [72, 96])];
+            assert_eq!(types(&recipe, LLAMA_8B, &names, false), [wanted, F16], "{mix}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_named() {
+        let error = |name| Mix::from_name(name).unwrap_err().to_string();
+        assert!(error("iq2_xs").contains("IQ2_XS exists in ggml"));
+        assert!(error("MXFP4").contains("exists in ggml"));
+        assert!(error("q9_z").contains("there is no type"));
+        assert!(tensor_type("tq1_0").unwrap_err().to_string().contains("exists in ggml"));
+    }
+}
