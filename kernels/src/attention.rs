@@ -14,8 +14,8 @@
 
 use crate::exp::exp;
 use crate::floats::{F16, F32, Plain};
-use crate::simd::Simd;
 use strata_quant::GgmlType;
+use strata_quant::simd::Simd;
 
 /// Positions in a span.
 const SPAN: usize = 256;

@@ -56,7 +56,7 @@ impl Cpu {
             return;
         }
         let rows = x.rows();
-        let mut rest = Some(x.q8x32_mut());
+        let mut rest = Some(x.form_mut(kind));
         let mut parts = Vec::with_capacity(self.threads());
         for i in 0..self.threads() {
             let (part, others) = rest.take().expect("put back below").split_at(self.share(rows, 1, i).len());

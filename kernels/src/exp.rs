@@ -1,6 +1,6 @@
 //! The one exponential: the same polynomial on every instruction set.
 
-use crate::simd::Simd;
+use strata_quant::simd::Simd;
 
 /// `exp(x)` within 2 units in the last place, for x in -87.3..=88.3; beyond, the value at the end of the range.
 ///

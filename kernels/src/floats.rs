@@ -4,8 +4,8 @@
 //! pair is the same whatever the tile. Its size is the instruction set's: as many accumulators as it has registers for.
 
 use crate::matmul::{Job, Out};
-use crate::simd::Simd;
 use strata_quant::Activations;
+use strata_quant::simd::Simd;
 
 /// A plain weight format: how 16 weights become 16 lanes.
 pub trait Plain {

@@ -1,7 +1,7 @@
 //! The gate of the feed-forward network, SwiGLU (Shazeer, 2020), and plain sums.
 
 use crate::exp::exp;
-use crate::simd::Simd;
+use strata_quant::simd::Simd;
 
 /// `out = silu(gate) * up` with `silu(g) = g / (1 + exp(-g))`; all of one length.
 #[inline(always)]

@@ -4,7 +4,7 @@
 //! is defined to the bit, independent of both, and of how many tokens are in the batch (see `README.md`):
 //!
 //! * block dot products are exact integers, turned into floats once a block, in the order of k;
-//! * every other float reduction runs in 16 virtual lanes ([`simd::Simd`]) that are added in one fixed tree.
+//! * every other float reduction runs in 16 virtual lanes ([`strata_quant::simd::Simd`]) that are added in one fixed tree.
 //!
 //! ```
 //! use strata_kernels::{Cpu, Isa, Matrix};
@@ -20,7 +20,7 @@
 //! ```
 //!
 //! # Adding an instruction set
-//! 1. Write `isa/NAME.rs`: a token that implements [`simd::Simd`], `instantiate!`, and the cells it does better.
+//! 1. Write `isa/NAME.rs`: a token that implements [`strata_quant::simd::Simd`], `instantiate!`, and the cells it does better.
 //! 2. Name it in the table of `isa/mod.rs`.
 
 mod attention;
@@ -33,7 +33,6 @@ mod matmul;
 mod norm;
 mod pool;
 mod rope;
-pub mod simd;
 mod table;
 
 pub use attention::{AttentionShape, KvHead};

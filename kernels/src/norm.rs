@@ -1,6 +1,6 @@
 //! Root-mean-square norm (Zhang and Sennrich, 2019): `y = x / sqrt(mean(x^2) + eps) * w`.
 
-use crate::simd::Simd;
+use strata_quant::simd::Simd;
 
 /// Normalizes one row: `x`, `w` and `y` have one length.
 #[inline(always)]

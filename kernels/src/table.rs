@@ -2,7 +2,7 @@
 
 use crate::attention::{AttentionShape, KvHead};
 use crate::matmul::{Job, Out};
-use strata_quant::activations::Q8Buffers;
+use strata_quant::activations::FormBuffers;
 use strata_quant::{Activations, GgmlType};
 
 /// A matrix product over the job's rows.
@@ -24,7 +24,7 @@ pub struct Table {
     /// Encodes a row of weights: [`strata_quant::encode`].
     pub encode: Encode,
     /// Fills the 8-bit form of activations.
-    pub quantize: unsafe fn(Q8Buffers<'_>),
+    pub quantize: unsafe fn(FormBuffers<'_>),
     /// See `norm.rs`.
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     /// See `glu.rs`.
@@ -48,7 +48,7 @@ macro_rules! instantiate {
             use crate::floats::{Bf16, F16, F32};
             use crate::matmul::{Job, Out};
             use crate::table::{Matmul, Table};
-            use strata_quant::activations::Q8Buffers;
+            use strata_quant::activations::FormBuffers;
             use strata_quant::{Activations, GgmlType};
 
             $(#[$feature])?
@@ -65,10 +65,10 @@ macro_rules! instantiate {
             }
             $(#[$feature])?
             fn encode(ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-                strata_quant::encode(ty, values, importance, blocks)
+                strata_quant::encode($token, ty, values, importance, blocks)
             }
             $(#[$feature])?
-            fn quantize(buffers: Q8Buffers<'_>) {
+            fn quantize(buffers: FormBuffers<'_>) {
                 buffers.fill()
             }
             $(#[$feature])?

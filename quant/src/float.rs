@@ -43,6 +43,12 @@ pub fn round_ties_even(x: f32) -> f32 {
     (x + MAGIC) - MAGIC
 }
 
+/// What ggml's `nearest_int` gives, as a float: see [`crate::simd::Simd::nearest`].
+#[inline(always)]
+pub fn nearest(x: f32) -> f32 {
+    ((x + 12_582_912.0).to_bits() as i32 & 0x7f_ffff).wrapping_sub(0x40_0000) as f32
+}
+
 /// The value of a half-precision number, little endian.
 #[inline(always)]
 pub fn f16_at(bytes: [u8; 2]) -> f32 {

@@ -27,6 +27,8 @@
 pub mod activations;
 pub mod float;
 pub mod formats;
+mod search;
+pub mod simd;
 mod types;
 
 pub use activations::{ActivationKind, ActivationRow, Activations};

@@ -4,6 +4,7 @@
 
 use crate::activations::{ActivationKind, ActivationRow};
 use crate::formats;
+use crate::simd::Simd;
 
 /// What Strata can do with a block format. All functions work on whole blocks: `blocks.len()` is a multiple of the block's bytes
 /// and the number of values is the matching multiple of its length; they panic otherwise.
@@ -64,10 +65,10 @@ macro_rules! types {
         /// # Panics
         /// If the type has no format or the lengths do not match.
         #[inline(always)]
-        pub fn encode(ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+        pub fn encode<S: Simd>(s: S, ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
             assert!(importance.is_none_or(|weights| weights.len() == values.len()));
             match ty {
-                $($(GgmlType::$name => formats::$module::encode(values, importance, blocks),)?)*
+                $($(GgmlType::$name => formats::$module::encode(s, values, importance, blocks),)?)*
                 other => panic!("no code for {other}"),
             }
         }
@@ -78,25 +79,25 @@ types! {
     F32 = 0, 1 values in 4 bytes, f32;
     F16 = 1, 1 values in 2 bytes, f16;
     Q4_0 = 2, 32 values in 18 bytes, q4_0;
-    Q4_1 = 3, 32 values in 20 bytes;
-    Q5_0 = 6, 32 values in 22 bytes;
-    Q5_1 = 7, 32 values in 24 bytes;
+    Q4_1 = 3, 32 values in 20 bytes, q4_1;
+    Q5_0 = 6, 32 values in 22 bytes, q5_0;
+    Q5_1 = 7, 32 values in 24 bytes, q5_1;
     Q8_0 = 8, 32 values in 34 bytes, q8_0;
     Q8_1 = 9, 32 values in 36 bytes;
-    Q2_K = 10, 256 values in 84 bytes;
-    Q3_K = 11, 256 values in 110 bytes;
-    Q4_K = 12, 256 values in 144 bytes;
-    Q5_K = 13, 256 values in 176 bytes;
-    Q6_K = 14, 256 values in 210 bytes;
+    Q2_K = 10, 256 values in 84 bytes, q2_k;
+    Q3_K = 11, 256 values in 110 bytes, q3_k;
+    Q4_K = 12, 256 values in 144 bytes, q4_k;
+    Q5_K = 13, 256 values in 176 bytes, q5_k;
+    Q6_K = 14, 256 values in 210 bytes, q6_k;
     Q8_K = 15, 256 values in 292 bytes;
     IQ2_XXS = 16, 256 values in 66 bytes;
     IQ2_XS = 17, 256 values in 74 bytes;
     IQ3_XXS = 18, 256 values in 98 bytes;
     IQ1_S = 19, 256 values in 50 bytes;
-    IQ4_NL = 20, 32 values in 18 bytes;
+    IQ4_NL = 20, 32 values in 18 bytes, iq4_nl;
     IQ3_S = 21, 256 values in 110 bytes;
     IQ2_S = 22, 256 values in 82 bytes;
-    IQ4_XS = 23, 256 values in 136 bytes;
+    IQ4_XS = 23, 256 values in 136 bytes, iq4_xs;
     I8 = 24, 1 values in 1 bytes;
     I16 = 25, 1 values in 2 bytes;
     I32 = 26, 1 values in 4 bytes;

@@ -2,11 +2,11 @@
 
 use super::x86_blocks::{self, Steps};
 use crate::matmul::{Job, Out};
-use crate::simd::Simd;
 use crate::table::{Matmul, instantiate};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use strata_quant::activations::Q8Row;
+use strata_quant::simd::Simd;
 use strata_quant::{Activations, GgmlType};
 
 /// True if the processor has what this file uses.
@@ -39,6 +39,7 @@ macro_rules! both {
 
 impl Simd for Avx2 {
     type F = Pair;
+    type M = Pair;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Pair {
@@ -100,6 +101,40 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn min(self, a: Pair, b: Pair) -> Pair {
         both!(_mm256_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Pair) -> Pair {
+        both!(_mm256_sqrt_ps(a))
+    }
+    #[inline(always)]
+    fn abs(self, a: Pair) -> Pair {
+        let sign = self.splat(-0.0);
+        both!(_mm256_andnot_ps(sign, a))
+    }
+    #[inline(always)]
+    fn nearest(self, a: Pair) -> Pair {
+        // SAFETY: the token proves AVX2; registers only.
+        unsafe {
+            let nearest = |a| {
+                let bits = _mm256_castps_si256(_mm256_add_ps(a, _mm256_set1_ps(12_582_912.0)));
+                let low = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f_ffff));
+                _mm256_cvtepi32_ps(_mm256_sub_epi32(low, _mm256_set1_epi32(0x40_0000)))
+            };
+            (nearest(a.0), nearest(a.1))
+        }
+    }
+    #[inline(always)]
+    fn gt(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: the token proves AVX2; registers only.
+        unsafe { (_mm256_cmp_ps::<_CMP_GT_OQ>(a.0, b.0), _mm256_cmp_ps::<_CMP_GT_OQ>(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn and(self, a: Pair, b: Pair) -> Pair {
+        both!(_mm256_and_ps(a, b))
+    }
+    #[inline(always)]
+    fn select(self, m: Pair, a: Pair, b: Pair) -> Pair {
+        both!(_mm256_blendv_ps(b, a, m))
     }
     #[inline(always)]
     fn pow2_of_magic(self, t: Pair) -> Pair {

@@ -3,11 +3,11 @@
 use super::avx2::sum8;
 use super::x86_blocks::{self, Steps};
 use crate::matmul::{Job, Out};
-use crate::simd::Simd;
 use crate::table::{Matmul, instantiate};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use strata_quant::activations::Q8Row;
+use strata_quant::simd::Simd;
 use strata_quant::{Activations, GgmlType};
 
 /// True if the processor has what this file uses.
@@ -42,6 +42,7 @@ macro_rules! op {
 
 impl Simd for Avx512 {
     type F = __m512;
+    type M = __mmask16;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -97,6 +98,34 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        op!(_mm512_sqrt_ps(a))
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        op!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn nearest(self, a: __m512) -> __m512 {
+        op!({
+            let bits = _mm512_castps_si512(_mm512_add_ps(a, _mm512_set1_ps(12_582_912.0)));
+            let low = _mm512_and_si512(bits, _mm512_set1_epi32(0x7f_ffff));
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(low, _mm512_set1_epi32(0x40_0000)))
+        })
+    }
+    #[inline(always)]
+    fn gt(self, a: __m512, b: __m512) -> __mmask16 {
+        op!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b))
+    }
+    #[inline(always)]
+    fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a & b
+    }
+    #[inline(always)]
+    fn select(self, m: __mmask16, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mask_blend_ps(m, b, a))
     }
     #[inline(always)]
     fn pow2_of_magic(self, t: __m512) -> __m512 {

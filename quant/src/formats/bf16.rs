@@ -3,10 +3,17 @@
 use super::{dot_floats, pairs};
 use crate::activations::{ActivationKind, ActivationRow};
 use crate::float::bf16_at;
+use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 
 /// This format's row in the table.
-pub const FORMAT: Format = Format { ty: GgmlType::BF16, activation: ActivationKind::F32, decode, encode, dot };
+pub const FORMAT: Format = Format {
+    ty: GgmlType::BF16,
+    activation: ActivationKind::F32,
+    decode,
+    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
+    dot,
+};
 
 fn decode(blocks: &[u8], values: &mut [f32]) {
     pairs::<2, 1>(blocks.len(), values.len());
@@ -17,7 +24,7 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 
 /// Rounds to nearest, ties to even; a NaN stays one.
 #[inline(always)]
-pub(crate) fn encode(values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
+pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
     pairs::<2, 1>(blocks.len(), values.len());
     for (v, w) in values.iter().zip(blocks.as_chunks_mut().0) {
         let bits = v.to_bits();

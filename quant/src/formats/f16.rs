@@ -3,12 +3,19 @@
 use super::{dot_floats, pairs};
 use crate::activations::{ActivationKind, ActivationRow};
 use crate::float::f16_at;
+use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 /// This format's row in the table.
-pub const FORMAT: Format = Format { ty: GgmlType::F16, activation: ActivationKind::F32, decode, encode, dot };
+pub const FORMAT: Format = Format {
+    ty: GgmlType::F16,
+    activation: ActivationKind::F32,
+    decode,
+    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
+    dot,
+};
 
 fn decode(blocks: &[u8], values: &mut [f32]) {
     pairs::<2, 1>(blocks.len(), values.len());
@@ -19,7 +26,7 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 
 /// Rounds to nearest, ties to even; values beyond 65520 become infinite.
 #[inline(always)]
-pub(crate) fn encode(values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
+pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
     pairs::<2, 1>(blocks.len(), values.len());
     // A slice at a time, because half then uses the processor's own conversion.
     let mut halves = [f16::ZERO; 64];

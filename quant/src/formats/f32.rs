@@ -2,10 +2,17 @@
 
 use super::{dot_floats, pairs};
 use crate::activations::{ActivationKind, ActivationRow};
+use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 
 /// This format's row in the table.
-pub const FORMAT: Format = Format { ty: GgmlType::F32, activation: ActivationKind::F32, decode, encode, dot };
+pub const FORMAT: Format = Format {
+    ty: GgmlType::F32,
+    activation: ActivationKind::F32,
+    decode,
+    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
+    dot,
+};
 
 fn decode(blocks: &[u8], values: &mut [f32]) {
     pairs::<4, 1>(blocks.len(), values.len());
@@ -15,7 +22,7 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(crate) fn encode(values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
+pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
     pairs::<4, 1>(blocks.len(), values.len());
     for (v, w) in values.iter().zip(blocks.as_chunks_mut().0) {
         *w = v.to_le_bytes();

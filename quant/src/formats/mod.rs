@@ -1,12 +1,24 @@
 //! One file for each block format. To add one: see the crate's documentation.
 
 pub mod bf16;
+mod blocks256;
+mod blocks32;
 pub mod f16;
 pub mod f32;
+pub mod iq4_nl;
+pub mod iq4_xs;
+pub mod q2_k;
+pub mod q3_k;
 pub mod q4_0;
+pub mod q4_1;
+pub mod q4_k;
+pub mod q5_0;
+pub mod q5_1;
+pub mod q5_k;
+pub mod q6_k;
 pub mod q8_0;
 
-use crate::activations::{ActivationRow, Q8Row};
+use crate::activations::ActivationRow;
 use crate::float::{fma, sum16};
 
 /// The canonical dot product of plain numbers: 16 lanes, value `i` in lane `i % 16`, k increasing; the last, partial step is filled up
@@ -26,23 +38,6 @@ fn dot_floats<const BYTES: usize>(row: &[u8], x: ActivationRow<'_>, widen: impl 
         }
     }
     sum16(acc)
-}
-
-/// The canonical dot product of blocks of 32 with one scale: `acc = fma(d_w * d_x, isum, acc)`, blocks in order, `isum` exact.
-fn dot_blocks32<const BYTES: usize>(
-    row: &[u8],
-    x: ActivationRow<'_>,
-    block_sum: impl Fn(&[u8; BYTES], Q8Row<'_>, usize) -> (f32, i32),
-) -> f32 {
-    let ActivationRow::Q8x32(x) = x else { panic!("blocks of 32 take 8-bit activations") };
-    let (blocks, rest) = row.as_chunks::<BYTES>();
-    assert!(rest.is_empty() && blocks.len().div_ceil(4) == x.quads.len());
-    let mut acc = 0.0;
-    for (b, block) in blocks.iter().enumerate() {
-        let (d, isum) = block_sum(block, x, b);
-        acc = fma(d * x.scales[b], isum as f32, acc);
-    }
-    acc
 }
 
 /// Splits blocks and values into pairs, one a block.

@@ -1,0 +1,44 @@
+//! 8-bit activations with a scale per 256 values, for weights in blocks of 256: `d = max|x| / 127`, `q = round(x / d)`, never -128; the
+//! codes in their order, and the sums of 16 codes each, for weights whose groups have offsets.
+
+use super::{EightBit, quantize};
+
+/// Values that share a scale.
+pub const BLOCK: usize = 256;
+
+/// The form.
+#[derive(Default)]
+pub struct Q8x256;
+
+/// A row of 8-bit blocks of 256.
+#[derive(Clone, Copy, Debug)]
+pub struct Q8kRow<'a> {
+    /// `(blocks)`: the codes.
+    pub codes: &'a [[i8; BLOCK]],
+    /// `(blocks)`: the scale of each block.
+    pub scales: &'a [f32],
+    /// `(blocks)`: the sums of 16 codes each.
+    pub sums: &'a [[i16; 16]],
+}
+
+impl EightBit for Q8x256 {
+    type Codes = [i8; BLOCK];
+    type Sums = [i16; 16];
+    const BLOCK: usize = BLOCK;
+    const UNIT: usize = 1;
+    const ZERO: ([i8; BLOCK], [i16; 16]) = ([0; BLOCK], [0; 16]);
+
+    #[inline(always)]
+    fn quantize(x: &[f32], codes: &mut [[i8; BLOCK]], scales: &mut [f32], sums: &mut [[i16; 16]]) {
+        let (blocks, rest) = x.as_chunks::<BLOCK>();
+        assert!(
+            rest.is_empty() && codes.len() == blocks.len() && scales.len() == codes.len() && sums.len() == codes.len()
+        );
+        for (b, block) in blocks.iter().enumerate() {
+            (scales[b], codes[b]) = quantize(block);
+            for (sum, codes) in sums[b].iter_mut().zip(codes[b].as_chunks::<16>().0) {
+                *sum = codes.iter().map(|&q| q as i16).sum();
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Q5_1: 32 weights of 5 bits with a half-precision scale and a half-precision least value; the fifth bits lie apart.
+//! ```text
+//! byte 0      2      4                  8                            24
+//!      | d    | m    | h: bit i of u32  | q16 q0 | q17 q1 | ... q31 q15 |       weight i = d * (q_i + 16 h_i) + m
+//!                                         high low nibble
+//! ```
+
+use super::blocks32::{self, five_bits, pack_fifth_bits, pack_nibbles};
+use crate::activations::{ActivationKind, ActivationRow};
+use crate::float::f16_at;
+use crate::simd::{Scalar, Simd};
+use crate::types::{Format, GgmlType};
+
+/// This format's row in the table.
+pub const FORMAT: Format = Format {
+    ty: GgmlType::Q5_1,
+    activation: ActivationKind::Q8x32,
+    decode,
+    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
+    dot,
+};
+
+const BYTES: usize = 24;
+const _: () = assert!(BYTES == GgmlType::Q5_1.block_bytes() && blocks32::LEN == GgmlType::Q5_1.block_len());
+
+/// `(d, m)`
+fn scales(block: &[u8; BYTES]) -> (f32, Option<f32>) {
+    (f16_at([block[0], block[1]]), Some(f16_at([block[2], block[3]])))
+}
+
+fn code(block: &[u8; BYTES], i: usize) -> i32 {
+    five_bits([block[4], block[5], block[6], block[7]], &block[8..], i)
+}
+
+fn decode(blocks: &[u8], values: &mut [f32]) {
+    blocks32::decode(blocks, values, scales, code)
+}
+
+/// Codes come from the unrounded scale and least value.
+#[inline(always)]
+pub(crate) fn encode<S: Simd>(s: S, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+    blocks32::encode_offset(s, 31.0, values, importance, blocks, |block: &mut [u8; BYTES], d, m, q| {
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        block[2..4].copy_from_slice(&m.to_le_bytes());
+        block[4..8].copy_from_slice(&pack_fifth_bits(q));
+        pack_nibbles(q, &mut block[8..]);
+    })
+}
+
+fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
+    blocks32::dot(blocks, x, scales, code)
+}
