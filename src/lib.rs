@@ -6,7 +6,7 @@
 //! * [`gguf`] reads and writes the container;
 //! * [`model`] is the transformer: its shape, weights, cache and forward pass;
 //! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
-//! * [`perplexity`] says how well a model predicts a text.
+//! * [`perplexity`] says how well a model predicts a text, [`imatrix`] holds which of its weights a text needs most.
 //!
 //! Block layouts are in `strata-quant`, instructions in `strata-kernels`; this crate knows neither.
 #![deny(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod error;
 pub mod file;
 pub mod generate;
 pub mod gguf;
+pub mod imatrix;
 pub mod model;
 pub mod perplexity;
 pub mod progress;

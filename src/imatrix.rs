@@ -1,0 +1,360 @@
+//! Importance matrices: how strongly a text drives each column of each weight matrix, in llama.cpp's two kinds of file.
+//!
+//! Of every matrix they hold, for each input column, the sum of `x * x` over the tokens that went through it. The mean is the weight
+//! that the quantizers give to errors in that column.
+//!
+//! ```text
+//!  GGUF: general.type = "imatrix", imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size (tokens)
+//!        NAME.in_sum2  F32 (columns, matrices)    sums of squares
+//!        NAME.counts   F32 (1, matrices)          tokens
+//!
+//!  .dat: entries i32
+//!        | length i32   name   chunks i32   values i32   values x f32: mean square * chunks |   entries times
+//!        chunks i32   length i32   dataset                                                      may be absent
+//! ```
+//! All little-endian. `matrices` is 1 except where experts lie in one tensor, each with its own count.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use strata_quant::GgmlType;
+
+use crate::error::{Error, Result};
+use crate::file::{AtomicFile, Mapped};
+use crate::gguf::{Gguf, Layout, TensorInfo};
+
+/// Tokens in a chunk where nothing says otherwise; llama-imatrix's own default.
+pub const CHUNK_SIZE: u32 = 512;
+
+const TYPE: &str = "imatrix";
+const DATASETS_KEY: &str = "imatrix.datasets";
+const CHUNK_COUNT_KEY: &str = "imatrix.chunk_count";
+const CHUNK_SIZE_KEY: &str = "imatrix.chunk_size";
+const SUMS: &str = ".in_sum2";
+const COUNTS: &str = ".counts";
+const MAKE_AGAIN: &str = "make the matrix again with strata calibrate or llama-imatrix";
+
+/// What one weight tensor read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    /// `(matrices, columns)`: sums of squares; finite, none negative.
+    pub in_sum2: Vec<f32>,
+    /// `(matrices)`: over how many tokens, or chunks where the matrix has no chunk size.
+    pub counts: Vec<u64>,
+}
+
+/// The two kinds of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// GGUF, of today's llama-imatrix.
+    Gguf,
+    /// The earlier `.dat`.
+    Dat,
+}
+
+/// An importance matrix.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Imatrix {
+    /// By the name of the weight tensor, as `blk.0.attn_q.weight`.
+    pub entries: BTreeMap<String, Entry>,
+    /// The texts it was made from, as they were named.
+    pub datasets: Vec<String>,
+    /// Chunks of text that went into it.
+    pub chunk_count: u32,
+    /// Tokens in a chunk. `None` from a `.dat`, which does not tell: the counts of the entries are then chunks.
+    pub chunk_size: Option<u32>,
+}
+
+impl Imatrix {
+    /// Reads a file of either kind, told apart by their contents.
+    ///
+    /// # Errors
+    /// Names what is damaged, negative or not finite.
+    pub fn open(path: impl AsRef<Path>) -> Result<Imatrix> {
+        let path = path.as_ref();
+        let mapped = Mapped::open(path)?;
+        if mapped.bytes().starts_with(b"GGUF") {
+            return Imatrix::from_gguf(&Gguf::open(path)?);
+        }
+        Dat { path, bytes: mapped.bytes(), pos: 0 }.matrix()
+    }
+
+    /// The mean squares of a tensor's columns, `(matrices, columns)`, to the bit what llama-quantize derives from the same file. A
+    /// matrix that no token went through has ones.
+    pub fn weights(&self, tensor: &str) -> Option<Vec<f32>> {
+        let Entry { in_sum2, counts } = self.entries.get(tensor)?;
+        let mut weights = Vec::with_capacity(in_sum2.len());
+        for (sums, &count) in in_sum2.chunks(in_sum2.len() / counts.len()).zip(counts) {
+            weights.extend(sums.iter().map(|sum| if count > 0 { sum / count as f32 } else { 1.0 }));
+        }
+        Some(weights)
+    }
+
+    /// Keeps only the tensors whose names contain one of `parts`.
+    pub fn include(&mut self, parts: &[String]) {
+        self.entries.retain(|name, _| parts.iter().any(|part| name.contains(part)));
+    }
+
+    /// Drops the tensors whose names contain one of `parts`.
+    pub fn exclude(&mut self, parts: &[String]) {
+        self.entries.retain(|name, _| !parts.iter().any(|part| name.contains(part)));
+    }
+
+    /// The same with counts in tokens; `chunk_size` is believed only where the matrix does not know its own.
+    pub fn in_tokens(mut self, chunk_size: u32) -> Imatrix {
+        if self.chunk_size.is_none() {
+            for Entry { in_sum2, counts } in self.entries.values_mut() {
+                in_sum2.iter_mut().for_each(|sum| *sum *= chunk_size as f32);
+                counts.iter_mut().for_each(|count| *count *= u64::from(chunk_size));
+            }
+            self.chunk_size = Some(chunk_size);
+        }
+        self
+    }
+
+    /// Adds what `other` has counted, as if both texts had been one.
+    ///
+    /// # Errors
+    /// If a tensor has other dimensions there.
+    pub fn merge(&mut self, other: Imatrix) -> Result<()> {
+        let size = self.chunk_size.or(other.chunk_size).unwrap_or(CHUNK_SIZE);
+        let mut sum = std::mem::take(self).in_tokens(size);
+        let other = other.in_tokens(size);
+        for (name, Entry { in_sum2, counts }) in other.entries {
+            let entry = sum
+                .entries
+                .entry(name.clone())
+                .or_insert_with(|| Entry { in_sum2: vec![0.0; in_sum2.len()], counts: vec![0; counts.len()] });
+            if (entry.in_sum2.len(), entry.counts.len()) != (in_sum2.len(), counts.len()) {
+                let [a, b] = [&entry.in_sum2, &in_sum2].map(Vec::len);
+                return Err(Error::Request(format!(
+                    "cannot merge importance matrices: {name} has {a} columns in one and {b} in another; they are of different models"
+                )));
+            }
+            entry.in_sum2.iter_mut().zip(in_sum2).for_each(|(a, b)| *a += b);
+            entry.counts.iter_mut().zip(counts).for_each(|(a, b)| *a = a.saturating_add(b));
+        }
+        sum.datasets.extend(other.datasets);
+        let most = sum.entries.values().flat_map(|entry| &entry.counts).max().copied().unwrap_or(0);
+        sum.chunk_count = (most / u64::from(size.max(1))).try_into().unwrap_or(u32::MAX);
+        *self = sum;
+        Ok(())
+    }
+
+    /// Writes the file at `path`. A `.dat` keeps the means and a count of whole chunks, and only the last dataset.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or the matrix is empty, has a sum that is no finite number, or is too large for the format.
+    pub fn write(&self, path: impl AsRef<Path>, format: Format) -> Result<()> {
+        let path = path.as_ref();
+        if self.entries.is_empty() {
+            return Err(Error::Request(format!("cannot write {}: the matrix has no entries", path.display())));
+        }
+        for (name, entry) in &self.entries {
+            if let Some((column, sum)) = bad_sum(&entry.in_sum2) {
+                let problem = format!("{name}: the sum of squares of column {column} is {sum}");
+                return Err(Error::Request(format!(
+                    "{problem}; no quantizer can use that, check the model and its files"
+                )));
+            }
+        }
+        match format {
+            Format::Gguf => self.clone().in_tokens(CHUNK_SIZE).write_gguf(path),
+            Format::Dat => self.write_dat(path),
+        }
+    }
+
+    fn write_gguf(&self, path: &Path) -> Result<()> {
+        let mut layout = Layout::new();
+        layout.set("general.type", TYPE);
+        layout.set(DATASETS_KEY, self.datasets.clone());
+        layout.set(CHUNK_COUNT_KEY, self.chunk_count);
+        layout.set(CHUNK_SIZE_KEY, self.chunk_size.unwrap_or(CHUNK_SIZE));
+        for (name, Entry { in_sum2, counts }) in &self.entries {
+            let (columns, matrices) = ((in_sum2.len() / counts.len()) as u64, counts.len() as u64);
+            // Like ggml, without dimensions of 1 at the end.
+            let used = if matrices > 1 { 2 } else { 1 };
+            layout.tensor(format!("{name}{SUMS}"), &[columns, matrices][..used], GgmlType::F32);
+            layout.tensor(format!("{name}{COUNTS}"), &[1, matrices][..used], GgmlType::F32);
+        }
+        let mut writer = layout.create(path)?;
+        for (name, Entry { in_sum2, counts }) in &self.entries {
+            writer.begin(&format!("{name}{SUMS}"))?;
+            writer.write(&in_sum2.iter().flat_map(|sum| sum.to_le_bytes()).collect::<Vec<u8>>())?;
+            writer.begin(&format!("{name}{COUNTS}"))?;
+            writer.write(&counts.iter().flat_map(|&count| (count as f32).to_le_bytes()).collect::<Vec<u8>>())?;
+        }
+        writer.finish()
+    }
+
+    fn write_dat(&self, path: &Path) -> Result<()> {
+        let int = |n: u64, what: &str| -> Result<[u8; 4]> {
+            let int = i32::try_from(n).map_err(|_| {
+                Error::Request(format!("a .dat file cannot hold {n} {what}; choose --output-format gguf"))
+            })?;
+            Ok(int.to_le_bytes())
+        };
+        // What no token went through has nothing to say, and the format no way to say so.
+        let seen: Vec<_> = self.entries.iter().filter(|(_, e)| e.counts.iter().any(|&count| count > 0)).collect();
+        let mut out = Vec::new();
+        out.extend(int(seen.len() as u64, "entries")?);
+        for (name, Entry { in_sum2, counts }) in seen {
+            let most = counts.iter().max().copied().unwrap_or(0);
+            let chunks = most.div_ceil(self.chunk_size.unwrap_or(1).max(1).into());
+            out.extend(int(name.len() as u64, "bytes of a name")?);
+            out.extend(name.as_bytes());
+            out.extend(int(chunks, "chunks")?);
+            out.extend(int(in_sum2.len() as u64, "values")?);
+            for (sums, &count) in in_sum2.chunks(in_sum2.len() / counts.len()).zip(counts) {
+                let mean = |sum: &f32| if count > 0 { sum / count as f32 } else { 1.0 };
+                out.extend(sums.iter().flat_map(|sum| (mean(sum) * chunks as f32).to_le_bytes()));
+            }
+        }
+        out.extend(int(self.chunk_count.into(), "chunks")?);
+        let dataset = self.datasets.last().map_or("", String::as_str);
+        out.extend(int(dataset.len() as u64, "bytes of a dataset's name")?);
+        out.extend(dataset.as_bytes());
+        let mut file = AtomicFile::create(path)?;
+        file.write_all(&out)?;
+        file.commit()
+    }
+
+    fn from_gguf(gguf: &Gguf) -> Result<Imatrix> {
+        let wrong = |place: String, problem: &str| Error::invalid(gguf.path(), place, problem, MAKE_AGAIN);
+        let missing = |key: &str| wrong(format!("key {key:?}"), "is missing: this is no importance matrix");
+        let datasets = gguf.array(DATASETS_KEY)?.ok_or_else(|| missing(DATASETS_KEY))?;
+        let datasets = datasets.strings().ok_or_else(|| wrong(format!("key {DATASETS_KEY:?}"), "has no strings"))?;
+        let chunk_count = gguf.u32(CHUNK_COUNT_KEY)?.ok_or_else(|| missing(CHUNK_COUNT_KEY))?;
+        let chunk_size = gguf.u32(CHUNK_SIZE_KEY)?.ok_or_else(|| missing(CHUNK_SIZE_KEY))?;
+        if chunk_size == 0 {
+            return Err(wrong(format!("key {CHUNK_SIZE_KEY:?}"), "is 0"));
+        }
+        let mut entries = BTreeMap::new();
+        for sums in gguf.tensors() {
+            let Some(name) = sums.name.strip_suffix(SUMS) else { continue };
+            let counts = gguf.tensor(&format!("{name}{COUNTS}"));
+            let counts = counts.ok_or_else(|| wrong(format!("tensor {:?}", sums.name), "has no counts beside it"))?;
+            let (in_sum2, raw) = (floats(gguf, sums)?, floats(gguf, counts)?);
+            if !in_sum2.len().is_multiple_of(raw.len()) {
+                let problem = format!("{} values do not belong to {} counts", in_sum2.len(), raw.len());
+                return Err(wrong(format!("tensor {:?}", sums.name), &problem));
+            }
+            if let Some((column, sum)) = bad_sum(&in_sum2) {
+                return Err(wrong(format!("tensor {:?}", sums.name), &format!("value {column} is {sum}")));
+            }
+            let counts = raw.into_iter().map(|count| {
+                // Beyond 2^63 no integer of llama.cpp's is left.
+                let sound = (0.0..9.2e18).contains(&count);
+                sound.then(|| count.round() as u64).ok_or_else(|| {
+                    wrong(format!("tensor {:?}", counts.name), &format!("{count} is no count of tokens"))
+                })
+            });
+            let counts = counts.collect::<Result<_>>()?;
+            entries.insert(name.to_owned(), Entry { in_sum2, counts });
+        }
+        if entries.is_empty() {
+            return Err(wrong("tensors".to_owned(), "none is named as in an importance matrix"));
+        }
+        let datasets = datasets.map(str::to_owned).collect();
+        Ok(Imatrix { entries, datasets, chunk_count, chunk_size: Some(chunk_size) })
+    }
+}
+
+/// The values of a tensor, which must be F32.
+fn floats(gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<f32>> {
+    if tensor.ty != GgmlType::F32 {
+        let place = format!("tensor {:?}", tensor.name);
+        return Err(Error::invalid(gguf.path(), place, format!("is of type {}, must be F32", tensor.ty), MAKE_AGAIN));
+    }
+    Ok(from_le(gguf.data(tensor)))
+}
+
+fn from_le(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// The first sum that is negative or no finite number, and where it is.
+fn bad_sum(sums: &[f32]) -> Option<(usize, f32)> {
+    sums.iter().copied().enumerate().find(|(_, sum)| !sum.is_finite() || *sum < 0.0)
+}
+
+/// Steps over the bytes of a `.dat`. No length is believed that the file has no room for.
+struct Dat<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+    pos: usize,
+}
+
+impl<'a> Dat<'a> {
+    fn matrix(mut self) -> Result<Imatrix> {
+        let count = self.int("entries")?;
+        if count < 1 {
+            return Err(self.wrong(format!("claims {count} entries; this is no importance matrix")));
+        }
+        let mut entries = BTreeMap::new();
+        for _ in 0..count {
+            let (name, entry) = self.entry()?;
+            if entries.insert(name.to_owned(), entry).is_some() {
+                return Err(self.wrong(format!("tensor {name:?} appears twice")));
+            }
+        }
+        // Old files end here, or after the number of chunks.
+        let chunk_count = if self.ended() { 0 } else { self.length("chunks")? as u32 };
+        let mut datasets = Vec::new();
+        if !self.ended() {
+            let dataset = self.text("dataset")?;
+            datasets.extend((!dataset.is_empty()).then(|| dataset.to_owned()));
+        }
+        if !self.ended() {
+            return Err(self.wrong(format!("{} bytes follow the end", self.bytes.len() - self.pos)));
+        }
+        Ok(Imatrix { entries, datasets, chunk_count, chunk_size: None })
+    }
+
+    fn entry(&mut self) -> Result<(&'a str, Entry)> {
+        let name = self.text("name")?;
+        let chunks = self.length("chunks")?;
+        let values = self.length("values")?;
+        if values == 0 {
+            return Err(self.wrong(format!("tensor {name:?} has no values")));
+        }
+        let in_sum2 = from_le(self.take(values.saturating_mul(4), "values")?);
+        if let Some((column, sum)) = bad_sum(&in_sum2) {
+            return Err(self.wrong(format!("tensor {name:?}: value {column} is {sum}")));
+        }
+        // Without calls llama-quantize takes the values as they are: as if of one.
+        Ok((name, Entry { in_sum2, counts: vec![chunks.max(1) as u64] }))
+    }
+
+    fn text(&mut self, what: &str) -> Result<&'a str> {
+        let length = self.length(what)?;
+        let bytes = self.take(length, what)?;
+        str::from_utf8(bytes).map_err(|_| self.wrong(format!("the {what} is not UTF-8")))
+    }
+
+    /// An integer that counts something.
+    fn length(&mut self, what: &str) -> Result<usize> {
+        let int = self.int(what)?;
+        usize::try_from(int).map_err(|_| self.wrong(format!("{what}: {int} is negative")))
+    }
+
+    fn int(&mut self, what: &str) -> Result<i32> {
+        let bytes = self.take(4, what)?;
+        Ok(i32::from_le_bytes(*bytes.first_chunk().expect("four bytes were taken")))
+    }
+
+    fn take(&mut self, n: usize, what: &str) -> Result<&'a [u8]> {
+        let rest = &self.bytes[self.pos..];
+        let taken = rest.get(..n).ok_or_else(|| self.wrong(format!("{what}: {n} bytes, {} are left", rest.len())))?;
+        self.pos += n;
+        Ok(taken)
+    }
+
+    fn ended(&self) -> bool {
+        self.pos == self.bytes.len()
+    }
+
+    fn wrong(&self, problem: String) -> Error {
+        Error::invalid(self.path, format!("importance matrix, byte {}", self.pos), problem, MAKE_AGAIN)
+    }
+}

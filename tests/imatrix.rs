@@ -1,0 +1,247 @@
+//! Importance matrices: what llama-imatrix wrote is read and written again to the byte, what we measure is what it measured, and damaged
+//! files are refused in one line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use strata::GgmlType;
+use strata::gguf::{Layout, Value};
+use strata::imatrix::{Entry, Format, Imatrix};
+
+/// 40 chunks of 512 tokens of `valid.txt` through tiny-rustdoc in BF16, by llama-imatrix.
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny-rustdoc/imatrix.gguf")
+}
+
+fn refused(bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, bytes).unwrap();
+    let error = Imatrix::open(&path).err().unwrap_or_else(|| panic!("{} bytes were accepted", bytes.len()));
+    let said = error.to_string();
+    assert!(!said.contains('\n') && said.contains("file"), "{said}");
+    said
+}
+
+/// Two tensors, one of them of three experts, the second of which no token saw.
+fn small() -> Imatrix {
+    let entry = |in_sum2: &[f32], counts: &[u64]| Entry { in_sum2: in_sum2.to_vec(), counts: counts.to_vec() };
+    Imatrix {
+        entries: [
+            ("blk.0.attn_q.weight".to_owned(), entry(&[3.0, 0.0, 1.5, 7.0], &[1024])),
+            ("blk.0.ffn_up_exps.weight".to_owned(), entry(&[1.0, 2.0, 0.0, 0.0, 5.0, 6.0], &[1000, 0, 24])),
+        ]
+        .into(),
+        datasets: vec!["a.txt".to_owned(), "b.txt".to_owned()],
+        chunk_count: 2,
+        chunk_size: Some(512),
+    }
+}
+
+#[test]
+fn what_llama_imatrix_wrote_is_written_again_to_the_byte() {
+    let matrix = Imatrix::open(golden()).unwrap();
+    assert_eq!((matrix.entries.len(), matrix.chunk_count, matrix.chunk_size), (42, 40, Some(512)));
+    assert_eq!(matrix.datasets, ["text/valid.txt"]);
+    assert!(matrix.entries.values().all(|entry| entry.counts == [40 * 512]));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("again.gguf");
+    matrix.write(&path, Format::Gguf).unwrap();
+    assert!(fs::read(&path).unwrap() == fs::read(golden()).unwrap());
+}
+
+#[test]
+fn weights_are_the_means_of_each_matrix() {
+    let matrix = small();
+    assert_eq!(matrix.weights("blk.0.attn_q.weight").unwrap(), [3.0 / 1024.0, 0.0, 1.5 / 1024.0, 7.0 / 1024.0]);
+    let experts = matrix.weights("blk.0.ffn_up_exps.weight").unwrap();
+    assert_eq!(experts, [1.0 / 1000.0, 2.0 / 1000.0, 1.0, 1.0, 5.0 / 24.0, 6.0 / 24.0]);
+    assert_eq!(matrix.weights("output.weight"), None);
+}
+
+#[test]
+fn both_formats_give_the_same_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dat, gguf) = (dir.path().join("a.dat"), dir.path().join("a.gguf"));
+    for matrix in [Imatrix::open(golden()).unwrap(), small()] {
+        matrix.write(&dat, Format::Dat).unwrap();
+        let legacy = Imatrix::open(&dat).unwrap();
+        assert_eq!((legacy.chunk_size, legacy.chunk_count), (None, matrix.chunk_count));
+        assert_eq!(legacy.datasets.last(), matrix.datasets.last());
+        legacy.write(&gguf, Format::Gguf).unwrap();
+        let again = Imatrix::open(&gguf).unwrap();
+        assert_eq!((again.chunk_size, again.chunk_count), (Some(512), matrix.chunk_count));
+        assert!(again.entries.keys().eq(matrix.entries.keys()));
+        for name in matrix.entries.keys() {
+            let [a, b, c] = [&matrix, &legacy, &again].map(|matrix| matrix.weights(name).unwrap());
+            for ((a, b), c) in a.iter().zip(b).zip(c) {
+                // The detour by way of the number of chunks rounds twice.
+                assert!((a - b).abs() <= 2.0 * f32::EPSILON * a, "{name}: {a} became {b}");
+                assert_eq!(b, c, "{name}: chunks of 512 scale exactly");
+            }
+        }
+    }
+}
+
+#[test]
+fn filters_go_by_parts_of_names() {
+    let parts = |parts: &[&str]| parts.iter().map(|part| part.to_string()).collect::<Vec<_>>();
+    let mut matrix = Imatrix::open(golden()).unwrap();
+    matrix.include(&parts(&["attn_q", "ffn_down"]));
+    assert_eq!(matrix.entries.len(), 12);
+    matrix.exclude(&parts(&["blk.0.", "down"]));
+    assert_eq!(matrix.entries.len(), 5);
+    assert!(matrix.entries.keys().all(|name| name.ends_with("attn_q.weight")));
+}
+
+#[test]
+fn merging_adds_up() {
+    let mut matrix = small();
+    matrix.merge(small()).unwrap();
+    assert_eq!(matrix.weights("blk.0.attn_q.weight"), small().weights("blk.0.attn_q.weight"));
+    assert_eq!((matrix.chunk_count, matrix.datasets.len()), (4, 4));
+    assert_eq!(matrix.entries["blk.0.attn_q.weight"].counts, [2048]);
+
+    let mut from_nothing = Imatrix::default();
+    from_nothing.merge(small()).unwrap();
+    assert_eq!(from_nothing, small());
+
+    let mut other = small();
+    other.entries.get_mut("blk.0.attn_q.weight").unwrap().in_sum2.push(1.0);
+    assert!(matrix.merge(other).unwrap_err().to_string().contains("different models"));
+}
+
+#[test]
+fn a_cut_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a");
+    small().write(&path, Format::Dat).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let end = bytes.len() - 4 - 4 - "b.txt".len();
+    for cut in 0..bytes.len() {
+        // Old files end without a dataset, older ones without the number of chunks.
+        if cut == end || cut == end + 4 {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            assert_eq!(Imatrix::open(&path).unwrap().datasets.len(), 0);
+        } else {
+            refused(&bytes[..cut]);
+        }
+    }
+    small().write(&path, Format::Gguf).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let used = bytes.len() - 32 + 3 * 4; // the rest is padding
+    for cut in 0..used {
+        refused(&bytes[..cut]);
+    }
+}
+
+/// A `.dat` with one tensor `a`.
+fn dat(entries: i32, length: i32, chunks: i32, values: i32, data: &[f32]) -> Vec<u8> {
+    let mut out = Vec::new();
+    [entries, length].iter().for_each(|int| out.extend(int.to_le_bytes()));
+    out.push(b'a');
+    [chunks, values].iter().for_each(|int| out.extend(int.to_le_bytes()));
+    data.iter().for_each(|value| out.extend(value.to_le_bytes()));
+    out
+}
+
+#[test]
+fn hostile_dat_files_are_refused() {
+    let table: &[(Vec<u8>, &str)] = &[
+        (dat(0, 1, 1, 1, &[1.0]), "0 entries"),
+        (dat(-1, 1, 1, 1, &[1.0]), "-1 entries"),
+        (dat(i32::MAX, 1, 1, 1, &[1.0]), "0 are left"),
+        (dat(1, i32::MAX, 1, 1, &[1.0]), "2147483647 bytes"),
+        (dat(1, -1, 1, 1, &[1.0]), "is negative"),
+        (dat(1, 1, -1, 1, &[1.0]), "is negative"),
+        (dat(1, 1, 1, 0, &[]), "no values"),
+        (dat(1, 1, 1, -4, &[1.0]), "is negative"),
+        (dat(1, 1, 1, i32::MAX, &[1.0]), "8589934588 bytes"),
+        (dat(1, 1, 1, 1, &[f32::NAN]), "NaN"),
+        (dat(1, 1, 1, 2, &[1.0, f32::INFINITY]), "value 1 is inf"),
+        (dat(1, 1, 1, 1, &[-1.0]), "value 0 is -1"),
+        (b"A text that somebody took for a matrix.".to_vec(), "bytes, 31 are left"),
+    ];
+    for (bytes, words) in table {
+        let said = refused(bytes);
+        assert!(said.contains(words), "{words:?} is not in: {said}");
+    }
+
+    let one = dat(1, 1, 0, 2, &[1.0, 3.0]);
+    let twice: Vec<u8> = [&2i32.to_le_bytes()[..], &one[4..], &one[4..]].concat();
+    assert!(refused(&twice).contains("appears twice"));
+    let long: Vec<u8> = [&one[..], &1i32.to_le_bytes(), &1i32.to_le_bytes(), b"xy"].concat();
+    assert!(refused(&long).contains("1 bytes follow"));
+    let mut binary = one.clone();
+    binary[8] = 0xff;
+    assert!(refused(&binary).contains("not UTF-8"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.dat");
+    fs::write(&path, one).unwrap();
+    assert_eq!(Imatrix::open(&path).unwrap().weights("a").unwrap(), [1.0, 3.0]);
+}
+
+#[test]
+fn hostile_gguf_files_are_refused() {
+    type Tensors<'a> = &'a [(&'a str, &'a [f32])];
+    let file = |change: &dyn Fn(&mut Layout), tensors: Tensors, ty: GgmlType| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        let mut layout = Layout::new();
+        layout.set("imatrix.datasets", Vec::<String>::new());
+        layout.set("imatrix.chunk_count", 1u32);
+        layout.set("imatrix.chunk_size", 512u32);
+        change(&mut layout);
+        tensors.iter().for_each(|(name, values)| layout.tensor(*name, &[values.len() as u64], ty));
+        let mut writer = layout.create(&path).unwrap();
+        for (name, values) in tensors {
+            writer.begin(name).unwrap();
+            match ty {
+                GgmlType::F32 => writer.write(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()),
+                _ => writer.write(&vec![0; values.len()]),
+            }
+            .unwrap();
+        }
+        writer.finish().unwrap();
+        fs::read(path).unwrap()
+    };
+    let no_change = |_: &mut Layout| ();
+    let refused_tensors = |tensors: Tensors| refused(&file(&no_change, tensors, GgmlType::F32));
+    let table: &[(Tensors, &str)] = &[
+        (&[], "none is named"),
+        (&[("a", &[1.0])], "none is named"),
+        (&[("a.in_sum2", &[1.0])], "no counts"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[1.0, 2.0])], "1 values do not belong to 2 counts"),
+        (&[("a.in_sum2", &[1.0, f32::NAN]), ("a.counts", &[1.0])], "value 1 is NaN"),
+        (&[("a.in_sum2", &[-2.0]), ("a.counts", &[1.0])], "value 0 is -2"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[f32::NAN])], "NaN is no count"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[-1.0])], "-1 is no count"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[1e30])], "no count"),
+    ];
+    for (tensors, words) in table {
+        let said = refused_tensors(tensors);
+        assert!(said.contains(words), "{words:?} is not in: {said}");
+    }
+    let good: Tensors = &[("a.in_sum2", &[1.0]), ("a.counts", &[1.0])];
+    assert!(refused(&file(&no_change, good, GgmlType::I8)).contains("must be F32"));
+    let without = |key: &'static str| move |layout: &mut Layout| layout.metadata.retain(|(known, _)| known != key);
+    for key in ["imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"] {
+        assert!(refused(&file(&without(key), good, GgmlType::F32)).contains("is missing"));
+    }
+    let set = |key: &'static str, value: Value| move |layout: &mut Layout| layout.set(key, value.clone());
+    assert!(refused(&file(&set("imatrix.chunk_size", 0u32.into()), good, GgmlType::F32)).contains("is 0"));
+    assert!(refused(&file(&set("imatrix.datasets", vec![1u8].into()), good, GgmlType::F32)).contains("no strings"));
+    assert!(refused(&file(&set("imatrix.datasets", 1u8.into()), good, GgmlType::F32)).contains("must be an array"));
+}
+
+#[test]
+fn a_matrix_that_nobody_can_use_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |matrix: Imatrix| matrix.write(dir.path().join("a.gguf"), Format::Gguf).unwrap_err().to_string();
+    assert!(refused(Imatrix::default()).contains("no entries"));
+    let mut infinite = small();
+    infinite.entries.get_mut("blk.0.attn_q.weight").unwrap().in_sum2[2] = f32::INFINITY;
+    assert!(refused(infinite).contains("blk.0.attn_q.weight: the sum of squares of column 2 is inf"));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
