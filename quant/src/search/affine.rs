@@ -12,7 +12,7 @@ use crate::simd::Simd;
 pub struct Affine {
     /// The largest code.
     pub top: f32,
-    /// Guess `i` of the inverse scale is `(first + delta * i + top) / (max - min)`.
+    /// Guess `i` of the inverse scale is `(first + delta * i + top) / (max - min)`, with the best `min` so far.
     pub first: f32,
     /// See `first`.
     pub delta: f32,
@@ -38,23 +38,22 @@ impl Affine {
         codes: &mut Tile<N>,
     ) -> ([f32; LANES], [f32; LANES]) {
         let zero = V::splat(s, 0.0);
-        let (mut min, mut max) = range(s, x);
+        let (mut min, max) = range(s, x);
         let (mut sum_w, mut sum_x) = (zero, zero);
         for i in 0..N {
             let (x, w) = (V::load(s, &x[i]), V::load(s, &w[i]));
             (sum_w, sum_x) = (sum_w + w, sum_x + w * x);
         }
         min = min.min(zero);
-        max = max - min;
-        let (range, live) = (max, max.gt(zero));
+        let live = max.gt(min);
 
         // What decides the codes of the best guess so far: its inverse scale, and `min` at the time.
-        let (mut best_inverse, mut best_min) = (V::splat(s, self.top) / range, min);
+        let (mut best_inverse, mut best_min) = (V::splat(s, self.top) / (max - min), min);
         let mut scale = V::splat(s, 1.0) / best_inverse;
         self.round(s, x, best_inverse, min, codes);
         let mut best_error = self.error(s, x, w, scale, min, codes);
         for guess in 0..=self.last {
-            let inverse = V::splat(s, self.first + self.delta * guess as f32 + self.top) / range;
+            let inverse = V::splat(s, self.first + self.delta * guess as f32 + self.top) / (max - min);
             self.round(s, x, inverse, min, codes);
             let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
             for i in 0..N {
