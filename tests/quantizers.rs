@@ -28,8 +28,11 @@ impl Golden {
     fn all() -> Vec<Golden> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let data = root.join("tests/data/tiny-rustdoc");
-        let mut all =
-            vec![Golden::open(&root.join("models/tiny-rustdoc"), data.join("quantize.json"), data.join("imatrix.gguf"))];
+        let mut all = vec![Golden::open(
+            &root.join("models/tiny-rustdoc"),
+            data.join("quantize.json"),
+            data.join("imatrix.gguf"),
+        )];
         if let Ok(dir) = std::env::var("STRATA_GOLDEN") {
             let dir = PathBuf::from(dir);
             let golden = dir.join("golden/llama-quantize");

@@ -1,5 +1,5 @@
 # Trains the vocabulary of sentencepiece.json and asks SentencePiece itself for the encodings:
-#   pip install sentencepiece && python sentencepiece.py TEXT > sentencepiece.json
+#   pip install sentencepiece && python make_sentencepiece.py TEXT > sentencepiece.json
 import json
 import random
 import sys
