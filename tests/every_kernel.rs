@@ -41,10 +41,27 @@ fn weights(format: &Format, rows: usize, cols: usize, kind: usize, random: &mut 
         // Saturated codes: all ones, all zeros, or the sign bit alone, under the encoded scales.
         let fill = [0xff, 0x00, 0x80][kind - 3];
         for block in bytes.chunks_exact_mut(ty.block_bytes()) {
-            block[2..].fill(fill);
+            let scales: Vec<_> = halves(ty).iter().map(|&at| [block[at], block[at + 1]]).collect();
+            block.fill(fill);
+            for (&at, scale) in halves(ty).iter().zip(scales) {
+                block[at..at + 2].copy_from_slice(&scale);
+            }
         }
     }
     bytes
+}
+
+/// Where the half-precision numbers of a block are.
+fn halves(ty: GgmlType) -> &'static [usize] {
+    use GgmlType::*;
+    match ty {
+        Q4_0 | Q5_0 | Q8_0 | IQ4_NL | IQ4_XS => &[0],
+        Q4_1 | Q5_1 | Q4_K | Q5_K => &[0, 2],
+        Q2_K => &[80, 82],
+        Q3_K => &[108],
+        Q6_K => &[208],
+        other => panic!("where are the scales of {other}?"),
+    }
 }
 
 fn activations(rows: usize, cols: usize, saturated: bool, random: &mut Random) -> Activations {
@@ -109,10 +126,18 @@ fn check_against_f64(format: &Format, bytes: &[u8], rows: usize, cols: usize, x:
                 let row = x.q8x32_row(c);
                 (0..cols).map(|i| row.code(i / 32, i % 32) as f64 * row.scales[i / 32] as f64).collect()
             }
+            ActivationKind::Q8x256 => {
+                let row = x.q8x256_row(c);
+                (0..cols).map(|i| row.codes[i / 256][i % 256] as f64 * row.scales[i / 256] as f64).collect()
+            }
         };
         for r in 0..rows {
-            let terms = w[r * cols..(r + 1) * cols].iter().zip(&xs).map(|(w, x)| *w as f64 * x);
-            let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t: f64| (sum + t, size + t.abs()));
+            let row = &w[r * cols..(r + 1) * cols];
+            // Scales and offsets of a block are summed apart: together they may be smaller than either.
+            let peak = row.iter().fold(0.0f64, |peak, w| peak.max(w.abs() as f64));
+            let apart = if format.ty.block_len() > 1 && halves(format.ty).len() == 2 { 4.0 * peak } else { 0.0 };
+            let terms = row.iter().zip(&xs).map(|(w, x)| (*w as f64 * x, (w.abs() as f64 + apart) * x.abs()));
+            let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), (t, magnitude)| (sum + t, size + magnitude));
             let bound = (cols as f64 + 4.0) * f64::from(f32::EPSILON) * size + f64::from(f32::MIN_POSITIVE);
             let got = y[c * rows + r] as f64;
             assert!((got - sum).abs() <= bound, "{}: row {r} column {c}: {got} instead of {sum}", format.ty);

@@ -26,7 +26,7 @@ pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::scalar::Scalar;
+    use strata_quant::simd::Scalar;
 
     #[test]
     fn within_two_units_of_the_truth() {
