@@ -7,7 +7,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 #[cfg(target_arch = "x86_64")]
-mod x86_blocks;
+mod x86;
 
 use crate::table::Table;
 use strata_quant::GgmlType;

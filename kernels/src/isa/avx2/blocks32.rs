@@ -1,0 +1,257 @@
+//! Products with blocks of 32: four rows by four blocks a step; see `README.md`.
+
+use super::super::x86::walk::{self, Steps};
+use crate::matmul::{Job, Out};
+use crate::table::Matmul;
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+use strata_quant::activations::Q8Row;
+use strata_quant::formats::iq4_nl::LEVELS;
+use strata_quant::{Activations, GgmlType};
+
+/// Weights of four blocks of one row as the quads of the activations want them: `lo[p]` holds values 0..16 of blocks `2p` and `2p + 1`,
+/// `hi[p]` values 16..32.
+struct Quad {
+    lo: [__m256i; 2],
+    hi: [__m256i; 2],
+}
+
+/// A format's steps on this set.
+struct Of<F>(PhantomData<F>);
+
+/// A format of blocks of 32.
+trait Blocks<const QUAD_BYTES: usize> {
+    /// Bytes of a block; the scale comes first, then the least value if there is one.
+    const BYTES: usize = QUAD_BYTES / 4;
+    /// What unsigned codes have too much: the block sum is `dot - ZERO * sum(x)`.
+    const ZERO: i32 = 0;
+    /// True if every weight has the block's least value added.
+    const MIN: bool = false;
+    /// True if the codes have signs, or else they are at most 63.
+    const SIGNED: bool = false;
+    /// Four blocks of a row.
+    fn unpack(blocks: &[u8; QUAD_BYTES]) -> Quad;
+}
+
+/// 16 bytes at `offset` of two blocks of a quad.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn two<const N: usize>(blocks: &[u8; N], first: usize, offset: usize) -> __m256i {
+    let at = |b: usize| &blocks[b * (N / 4) + offset..b * (N / 4) + offset + 16];
+    let (a, b) = (at(first), at(first + 1));
+    // SAFETY: AVX2 by the function's feature; each slice has the 16 bytes that are read.
+    unsafe { _mm256_loadu2_m128i(b.as_ptr().cast(), a.as_ptr().cast()) }
+}
+
+/// The nibbles at `offset` of four blocks.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn nibbles<const N: usize>(blocks: &[u8; N], offset: usize) -> Quad {
+    let (a, b) = (two(blocks, 0, offset), two(blocks, 2, offset));
+    let low = _mm256_set1_epi8(15);
+    let high = |v| _mm256_and_si256(_mm256_srli_epi16::<4>(v), low);
+    Quad { lo: [_mm256_and_si256(a, low), _mm256_and_si256(b, low)], hi: [high(a), high(b)] }
+}
+
+/// [`nibbles`] with fifth bits, from the four bytes at `high` of each block.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn five_bits<const N: usize>(blocks: &[u8; N], high: usize, offset: usize) -> Quad {
+    let mut quad = nibbles(blocks, offset);
+    // Bits 8 to 15 of a half go to the upper eight bytes of its lane; the pattern then tests each bit in its byte.
+    let spread = _mm256_setr_epi8(
+        0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,
+    );
+    let pattern = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+    let bits = |b: usize, half: usize| {
+        let at = b * (N / 4) + high + half * 2;
+        i16::from_le_bytes([blocks[at], blocks[at + 1]])
+    };
+    let fifth = |p: usize, half: usize| {
+        let (a, b) = (_mm_set1_epi16(bits(2 * p, half)), _mm_set1_epi16(bits(2 * p + 1, half)));
+        let set = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set_m128i(b, a), spread), pattern);
+        _mm256_and_si256(_mm256_cmpeq_epi8(set, pattern), _mm256_set1_epi8(16))
+    };
+    for p in 0..2 {
+        quad.lo[p] = _mm256_or_si256(quad.lo[p], fifth(p, 0));
+        quad.hi[p] = _mm256_or_si256(quad.hi[p], fifth(p, 1));
+    }
+    quad
+}
+
+/// The body of [`Blocks::unpack`].
+macro_rules! unpack {
+    ($e:expr) => {
+        // SAFETY: reached only from this set's functions; registers, and loads checked by `two`.
+        unsafe { $e }
+    };
+}
+
+struct Q4_0;
+impl Blocks<72> for Q4_0 {
+    const ZERO: i32 = 8;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 72]) -> Quad {
+        unpack!(nibbles(blocks, 2))
+    }
+}
+
+struct Q4_1;
+impl Blocks<80> for Q4_1 {
+    const MIN: bool = true;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 80]) -> Quad {
+        unpack!(nibbles(blocks, 4))
+    }
+}
+
+struct Q5_0;
+impl Blocks<88> for Q5_0 {
+    const ZERO: i32 = 16;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 88]) -> Quad {
+        unpack!(five_bits(blocks, 2, 6))
+    }
+}
+
+struct Q5_1;
+impl Blocks<96> for Q5_1 {
+    const MIN: bool = true;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 96]) -> Quad {
+        unpack!(five_bits(blocks, 4, 8))
+    }
+}
+
+struct Iq4Nl;
+impl Blocks<72> for Iq4Nl {
+    const SIGNED: bool = true;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 72]) -> Quad {
+        unpack!({
+            let (quad, levels) = (nibbles(blocks, 2), levels());
+            let of = |v: [__m256i; 2]| [_mm256_shuffle_epi8(levels, v[0]), _mm256_shuffle_epi8(levels, v[1])];
+            Quad { lo: of(quad.lo), hi: of(quad.hi) }
+        })
+    }
+}
+
+/// The levels of the IQ4 formats in both lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn levels() -> __m256i {
+    // SAFETY: AVX2 by the function's feature; the load is the 16 levels.
+    unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(LEVELS.as_ptr().cast())) }
+}
+
+struct Q8_0;
+impl Blocks<136> for Q8_0 {
+    const SIGNED: bool = true;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 136]) -> Quad {
+        unpack!(Quad { lo: [two(blocks, 0, 2), two(blocks, 2, 2)], hi: [two(blocks, 0, 18), two(blocks, 2, 18)] })
+    }
+}
+
+/// Products of 32 codes with 32 activations, added within groups of four.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn products(signed: bool, lo: __m256i, hi: __m256i, x_lo: __m256i, x_hi: __m256i) -> __m256i {
+    let ones = _mm256_set1_epi16(1);
+    if signed {
+        // `vpmaddubsw` wants unsigned codes: `|w| * sign(x, w)`. Two products fit 16 bits (2 * 128 * 127 < 32768), four do not.
+        let pairs = |w, x| _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)), ones);
+        _mm256_add_epi32(pairs(lo, x_lo), pairs(hi, x_hi))
+    } else {
+        // Four products of small codes fit (4 * 63 * 127 < 32768).
+        let sums = _mm256_add_epi16(_mm256_maddubs_epi16(lo, x_lo), _mm256_maddubs_epi16(hi, x_hi));
+        _mm256_madd_epi16(sums, ones)
+    }
+}
+
+impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
+    type Row<'a> = Q8Row<'a>;
+
+    #[inline(always)]
+    unsafe fn step<const C: usize>(
+        rows: [&[u8; N]; 4],
+        xs: &[Q8Row<'_>; C],
+        q: usize,
+        live: usize,
+        acc: &mut [__m128; C],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { step::<F, N, C>(rows, xs, q, live, acc) }
+    }
+}
+
+/// Four blocks of four rows: the exact block sums as `[block][row]`, then one fused multiply-add a block, in the order of k.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn step<F: Blocks<N>, const N: usize, const C: usize>(
+    rows: [&[u8; N]; 4],
+    xs: &[Q8Row<'_>; C],
+    q: usize,
+    live: usize,
+    acc: &mut [__m128; C],
+) {
+    let w = [F::unpack(rows[0]), F::unpack(rows[1]), F::unpack(rows[2]), F::unpack(rows[3])];
+    let halves = |at: usize| {
+        let half = |r: usize| i16::from_le_bytes([rows[r][at], rows[r][at + 1]]);
+        _mm_cvtph_ps(_mm_setr_epi16(half(0), half(1), half(2), half(3), 0, 0, 0, 0))
+    };
+    let (mut d_w, mut m_w) = ([_mm_setzero_ps(); 4], [_mm_setzero_ps(); 4]); // [block](rows)
+    for b in 0..4 {
+        d_w[b] = halves(b * F::BYTES);
+        if F::MIN {
+            m_w[b] = halves(b * F::BYTES + 2);
+        }
+    }
+    for c in 0..C {
+        let quad = &xs[c].quads[q];
+        let load = |at: usize| {
+            let part = &quad[at..at + 32];
+            // SAFETY: AVX2 by the function's feature; the slice has the 32 bytes that are read.
+            unsafe { _mm256_loadu_si256(part.as_ptr().cast()) }
+        };
+        for p in 0..2 {
+            let (x_lo, x_hi) = (load(p * 32), load(64 + p * 32));
+            let v = |r: usize| products(F::SIGNED, w[r].lo[p], w[r].hi[p], x_lo, x_hi);
+            let (a, b) = (_mm256_hadd_epi32(v(0), v(1)), _mm256_hadd_epi32(v(2), v(3)));
+            let dots = _mm256_hadd_epi32(a, b); // [block 2p: rows | block 2p + 1: rows]
+            for (i, dots) in [_mm256_castsi256_si128(dots), _mm256_extracti128_si256::<1>(dots)].into_iter().enumerate()
+            {
+                let block = 2 * p + i;
+                if block < live {
+                    let sum_x = xs[c].sums[q * 4 + block];
+                    let d_x = _mm_set1_ps(xs[c].scales[q * 4 + block]);
+                    let sums = _mm_cvtepi32_ps(_mm_sub_epi32(dots, _mm_set1_epi32(F::ZERO * sum_x)));
+                    acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w[block], d_x), sums, acc[c]);
+                    if F::MIN {
+                        let sum_x = _mm_cvtepi32_ps(_mm_set1_epi32(sum_x));
+                        acc[c] = _mm_fmadd_ps(_mm_mul_ps(m_w[block], d_x), sum_x, acc[c]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn matmul<F: Blocks<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
+    // SAFETY: this function's features.
+    unsafe { walk::matmul::<Of<F>, N>(job, x, out) }
+}
+
+/// The product of a format.
+pub fn product(ty: GgmlType) -> Option<Matmul> {
+    Some(match ty {
+        GgmlType::Q4_0 => matmul::<Q4_0, 72>,
+        GgmlType::Q4_1 => matmul::<Q4_1, 80>,
+        GgmlType::Q5_0 => matmul::<Q5_0, 88>,
+        GgmlType::Q5_1 => matmul::<Q5_1, 96>,
+        GgmlType::Q8_0 => matmul::<Q8_0, 136>,
+        GgmlType::IQ4_NL => matmul::<Iq4Nl, 72>,
+        _ => return None,
+    })
+}

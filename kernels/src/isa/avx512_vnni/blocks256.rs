@@ -1,0 +1,324 @@
+//! Products with blocks of 256: four rows by one block a step.
+//!
+//! The codes of a row come as four registers of 64 unsigned bytes in the order of k, so that a 128-bit lane is a group of 16. `vpdpbusd`
+//! leaves four partial sums of each group in its lane; they are multiplied with the group's integer scale, and all lanes of all four
+//! registers added: `isum`, exactly. The offsets of the weights go with the sums of the activations: `msum`.
+
+use super::super::x86::scales;
+use super::super::x86::walk::{self, Steps};
+use super::blocks32::levels;
+use crate::matmul::{Job, Out};
+use crate::table::Matmul;
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+use strata_quant::activations::Q8kRow;
+use strata_quant::{Activations, GgmlType};
+
+/// A format's steps on this set.
+struct Of<F>(PhantomData<F>);
+
+/// A format of blocks of 256.
+trait Block<const BYTES: usize> {
+    /// What the unsigned codes have too much.
+    const ZERO: i32 = 0;
+    /// Where the half-precision scale is.
+    const D: usize;
+    /// Where the half-precision scale of the offsets is, if there are offsets.
+    const DMIN: Option<usize> = None;
+    /// True if four products of a code and an activation may pass 16 bits.
+    const WIDE: bool = false;
+    /// 256 unsigned codes in the order of k.
+    fn codes(block: &[u8; BYTES]) -> [__m512i; 4];
+    /// Scales and offsets of 16 groups, 16 bits each.
+    fn scales(block: &[u8; BYTES]) -> (__m256i, __m256i);
+}
+
+/// The body of a method of [`Block`].
+macro_rules! on_this_set {
+    ($e:expr) => {
+        // SAFETY: reached only from this set's functions; registers, and loads inside arrays of their size.
+        unsafe { $e }
+    };
+}
+
+fn array<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    block[at..at + N].as_array().expect("N bytes")
+}
+
+/// 32 bytes, twice.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn both(bytes: &[u8; 32]) -> __m512i {
+    // SAFETY: AVX-512 by the function's feature; the load is the 32 bytes.
+    _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
+}
+
+/// The bits from `low` on in the lower half and from `high` on in the upper half, under `mask`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn shifted(v: __m512i, low: i64, high: i64, mask: i8) -> __m512i {
+    let (low, high) = (low * 0x0001_0001_0001_0001, high * 0x0001_0001_0001_0001);
+    let counts = _mm512_setr_epi64(low, low, low, low, high, high, high, high);
+    _mm512_and_si512(_mm512_srlv_epi16(v, counts), _mm512_set1_epi8(mask))
+}
+
+/// Nibbles of groups of 32, two groups side by side: 128 bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn group_nibbles(bytes: &[u8; 128]) -> [__m512i; 4] {
+    let of = |j: usize| shifted(both(array(bytes, j * 32)), 0, 4, 15);
+    [of(0), of(1), of(2), of(3)]
+}
+
+/// Adds `value` to the codes whose bit is set: bit `i / 32` of byte `i % 32`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn add_bits(codes: [__m512i; 4], bits: &[u8; 32], value: i8) -> [__m512i; 4] {
+    let (bits, value) = (both(bits), _mm512_set1_epi8(value));
+    let of = |j: usize| {
+        let (low, high) = (_mm256_set1_epi8((1u8 << (2 * j)) as i8), _mm256_set1_epi8((2u8 << (2 * j)) as i8));
+        let test = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+        _mm512_mask_add_epi8(codes[j], _mm512_test_epi8_mask(bits, test), codes[j], value)
+    };
+    [of(0), of(1), of(2), of(3)]
+}
+
+/// Pairs of bits, four to a byte: 64 bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn pairs(bytes: &[u8; 64]) -> [__m512i; 4] {
+    let (a, b) = (both(array(bytes, 0)), both(array(bytes, 32)));
+    [shifted(a, 0, 2, 3), shifted(a, 4, 6, 3), shifted(b, 0, 2, 3), shifted(b, 4, 6, 3)]
+}
+
+struct Q2K;
+impl Block<84> for Q2K {
+    const D: usize = 80;
+    const DMIN: Option<usize> = Some(82);
+    #[inline(always)]
+    fn codes(block: &[u8; 84]) -> [__m512i; 4] {
+        on_this_set!(pairs(array(block, 16)))
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 84]) -> (__m256i, __m256i) {
+        on_this_set!(scales::nibbles(array(block, 0)))
+    }
+}
+
+struct Q3K;
+impl Block<110> for Q3K {
+    const ZERO: i32 = 4;
+    const D: usize = 108;
+    #[inline(always)]
+    fn codes(block: &[u8; 110]) -> [__m512i; 4] {
+        on_this_set!(add_bits(pairs(array(block, 32)), array(block, 0), 4))
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 110]) -> (__m256i, __m256i) {
+        on_this_set!((scales::q3(array(block, 96)), _mm256_setzero_si256()))
+    }
+}
+
+struct Q4K;
+impl Block<144> for Q4K {
+    const D: usize = 0;
+    const DMIN: Option<usize> = Some(2);
+    #[inline(always)]
+    fn codes(block: &[u8; 144]) -> [__m512i; 4] {
+        on_this_set!(group_nibbles(array(block, 16)))
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 144]) -> (__m256i, __m256i) {
+        on_this_set!(scales::six_bits(array(block, 4)))
+    }
+}
+
+struct Q5K;
+impl Block<176> for Q5K {
+    const D: usize = 0;
+    const DMIN: Option<usize> = Some(2);
+    #[inline(always)]
+    fn codes(block: &[u8; 176]) -> [__m512i; 4] {
+        on_this_set!(add_bits(group_nibbles(array(block, 48)), array(block, 16), 16))
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 176]) -> (__m256i, __m256i) {
+        on_this_set!(scales::six_bits(array(block, 4)))
+    }
+}
+
+struct Q6K;
+impl Block<210> for Q6K {
+    const ZERO: i32 = 32;
+    const D: usize = 208;
+    #[inline(always)]
+    fn codes(block: &[u8; 210]) -> [__m512i; 4] {
+        on_this_set!({
+            let high = pairs(array(block, 128));
+            let low = |half: usize| _mm512_loadu_si512(array::<64>(block, half * 64).as_ptr().cast());
+            let nibble = _mm512_set1_epi8(15);
+            let code =
+                |v: __m512i, high: __m512i| _mm512_or_si512(_mm512_and_si512(v, nibble), _mm512_slli_epi16::<4>(high));
+            let (a, b) = (low(0), low(1));
+            [
+                code(a, high[0]),
+                code(_mm512_srli_epi16::<4>(a), high[1]),
+                code(b, high[2]),
+                code(_mm512_srli_epi16::<4>(b), high[3]),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 210]) -> (__m256i, __m256i) {
+        on_this_set!((scales::signed(array(block, 192)), _mm256_setzero_si256()))
+    }
+}
+
+struct Iq4Xs;
+impl Block<136> for Iq4Xs {
+    const ZERO: i32 = 128;
+    const D: usize = 0;
+    const WIDE: bool = true;
+    #[inline(always)]
+    fn codes(block: &[u8; 136]) -> [__m512i; 4] {
+        on_this_set!({
+            let (order, levels) = (_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), levels());
+            let counts = _mm512_setr_epi64(
+                0,
+                0,
+                4 * 0x0001_0001_0001_0001,
+                4 * 0x0001_0001_0001_0001,
+                0,
+                0,
+                4 * 0x0001_0001_0001_0001,
+                4 * 0x0001_0001_0001_0001,
+            );
+            let of = |j: usize| {
+                let v = _mm512_permutexvar_epi64(order, both(array(block, 8 + j * 32)));
+                let nibbles = _mm512_and_si512(_mm512_srlv_epi16(v, counts), _mm512_set1_epi8(15));
+                _mm512_shuffle_epi8(levels, nibbles)
+            };
+            [of(0), of(1), of(2), of(3)]
+        })
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 136]) -> (__m256i, __m256i) {
+        on_this_set!((scales::iq4(array(block, 2)), _mm256_setzero_si256()))
+    }
+}
+
+impl<F: Block<N>, const N: usize> Steps<N> for Of<F> {
+    type Row<'a> = Q8kRow<'a>;
+
+    #[inline(always)]
+    unsafe fn step<const C: usize>(
+        rows: [&[u8; N]; 4],
+        xs: &[Q8kRow<'_>; C],
+        b: usize,
+        _: usize,
+        acc: &mut [__m128; C],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { step::<F, N, C>(rows, xs, b, acc) }
+    }
+}
+
+/// The half-precision numbers at `at` of four rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn halves<const N: usize>(rows: [&[u8; N]; 4], at: usize) -> __m128 {
+    let half = |r: usize| i16::from_le_bytes([rows[r][at], rows[r][at + 1]]);
+    _mm_cvtph_ps(_mm_setr_epi16(half(0), half(1), half(2), half(3), 0, 0, 0, 0))
+}
+
+/// The lanes of each of four registers added: `(rows)`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn totals(v: [__m512i; 4]) -> __m128i {
+    let a = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+    let b = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+    let lanes = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)); // four times (rows)
+    let halves = _mm256_add_epi32(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64::<1>(lanes));
+    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+}
+
+/// One block of four rows: the exact sums as `(rows)`, then one fused multiply-add, or two.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn step<F: Block<N>, const N: usize, const C: usize>(
+    rows: [&[u8; N]; 4],
+    xs: &[Q8kRow<'_>; C],
+    b: usize,
+    acc: &mut [__m128; C],
+) {
+    let zero = _mm512_setzero_si512();
+    let mut isums = [[zero; 4]; C]; // [column][row](lanes)
+    let mut msums = [[zero; 4]; C];
+    // Words of a packed pair of registers: four of each group of the first, four of each group of the second, lane by lane.
+    let first = _mm512_set_epi16(
+        7, 7, 7, 7, 3, 3, 3, 3, 6, 6, 6, 6, 2, 2, 2, 2, 5, 5, 5, 5, 1, 1, 1, 1, 4, 4, 4, 4, 0, 0, 0, 0,
+    );
+    let second = _mm512_add_epi16(first, _mm512_set1_epi16(8));
+    for r in 0..4 {
+        let (codes, (scale, min)) = (F::codes(rows[r]), F::scales(rows[r]));
+        let wide = _mm512_castsi256_si512(scale);
+        let packed = [_mm512_permutexvar_epi16(first, wide), _mm512_permutexvar_epi16(second, wide)];
+        for c in 0..C {
+            let x = &xs[c].codes[b];
+            let dot = |j: usize| {
+                let x = &x[j * 64..(j + 1) * 64];
+                // SAFETY: AVX-512 by the function's feature; the slice has the 64 bytes that are read.
+                _mm512_dpbusd_epi32(zero, codes[j], unsafe { _mm512_loadu_si512(x.as_ptr().cast()) })
+            };
+            // SAFETY: AVX-512 by the function's feature; the load is the 16 sums.
+            let sums = unsafe { _mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()) };
+            isums[c][r] = if F::WIDE {
+                let scale = _mm512_cvtepi16_epi32(scale); // (groups)
+                let times = |j: i32| {
+                    let lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                    let scale = _mm512_permutexvar_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(4 * j)), scale);
+                    _mm512_mullo_epi32(dot(j as usize), scale)
+                };
+                _mm512_add_epi32(_mm512_add_epi32(times(0), times(1)), _mm512_add_epi32(times(2), times(3)))
+            } else {
+                let low = _mm512_dpwssd_epi32(zero, _mm512_packs_epi32(dot(0), dot(1)), packed[0]);
+                _mm512_dpwssd_epi32(low, _mm512_packs_epi32(dot(2), dot(3)), packed[1])
+            };
+            if F::ZERO != 0 {
+                let excess = _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(F::ZERO));
+                isums[c][r] = _mm512_sub_epi32(isums[c][r], _mm512_zextsi256_si512(excess));
+            }
+            if F::DMIN.is_some() {
+                msums[c][r] = _mm512_zextsi256_si512(_mm256_madd_epi16(min, sums));
+            }
+        }
+    }
+    let d_w = halves(rows, F::D);
+    for c in 0..C {
+        let d_x = _mm_set1_ps(xs[c].scales[b]);
+        acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), _mm_cvtepi32_ps(totals(isums[c])), acc[c]);
+        if let Some(at) = F::DMIN {
+            let m_w = halves(rows, at);
+            acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), _mm_cvtepi32_ps(totals(msums[c])), acc[c]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn matmul<F: Block<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
+    // SAFETY: this function's features.
+    unsafe { walk::matmul::<Of<F>, N>(job, x, out) }
+}
+
+/// The product of a format.
+pub fn product(ty: GgmlType) -> Option<Matmul> {
+    Some(match ty {
+        GgmlType::Q2_K => matmul::<Q2K, 84>,
+        GgmlType::Q3_K => matmul::<Q3K, 110>,
+        GgmlType::Q4_K => matmul::<Q4K, 144>,
+        GgmlType::Q5_K => matmul::<Q5K, 176>,
+        GgmlType::Q6_K => matmul::<Q6K, 210>,
+        GgmlType::IQ4_XS => matmul::<Iq4Xs, 136>,
+        _ => return None,
+    })
+}

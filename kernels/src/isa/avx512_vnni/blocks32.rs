@@ -1,0 +1,255 @@
+//! Products with blocks of 32: four rows by four blocks a step; see `README.md`.
+
+use super::super::x86::walk::{self, Steps};
+use crate::matmul::{Job, Out};
+use crate::table::Matmul;
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+use strata_quant::activations::Q8Row;
+use strata_quant::formats::iq4_nl::LEVELS;
+use strata_quant::{Activations, GgmlType};
+
+/// A format's steps on this set.
+struct Of<F>(PhantomData<F>);
+
+/// A format of blocks of 32; a block begins with its scale and its least value if there is one.
+trait Blocks<const QUAD_BYTES: usize> {
+    /// What the unsigned codes have too much: the block sum is `dot - ZERO * sum(x)`.
+    const ZERO: i32;
+    /// True if every weight has the block's least value added.
+    const MIN: bool = false;
+    /// Four blocks of a row, as the quads of the activations want them: values 0..16 of each, then values 16..32, as unsigned codes.
+    fn unpack(blocks: &[u8; QUAD_BYTES]) -> (__m512i, __m512i);
+}
+
+/// 16 bytes at `offset` of each of the four blocks of a quad.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn four<const N: usize>(blocks: &[u8; N], offset: usize) -> __m512i {
+    let part = |b: usize| {
+        let bytes = &blocks[b * (N / 4) + offset..b * (N / 4) + offset + 16];
+        // SAFETY: AVX-512 by the function's feature; the slice has the 16 bytes that are read.
+        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+    };
+    let v = _mm512_inserti64x2::<1>(_mm512_castsi128_si512(part(0)), part(1));
+    _mm512_inserti64x2::<3>(_mm512_inserti64x2::<2>(v, part(2)), part(3))
+}
+
+/// The low and the high nibbles of [`four`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn nibbles<const N: usize>(blocks: &[u8; N], offset: usize) -> (__m512i, __m512i) {
+    let (v, low) = (four(blocks, offset), _mm512_set1_epi8(15));
+    (_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16::<4>(v), low))
+}
+
+/// [`nibbles`] with fifth bits, from the four bytes at `high` of each block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn five_bits<const N: usize>(blocks: &[u8; N], high: usize, offset: usize) -> (__m512i, __m512i) {
+    let (mut first, mut second) = (0u64, 0u64);
+    for b in 0..4 {
+        let at = b * (N / 4) + high;
+        first |= (u16::from_le_bytes([blocks[at], blocks[at + 1]]) as u64) << (16 * b);
+        second |= (u16::from_le_bytes([blocks[at + 2], blocks[at + 3]]) as u64) << (16 * b);
+    }
+    let ((lo, hi), fifth) = (nibbles(blocks, offset), _mm512_set1_epi8(16));
+    (_mm512_mask_add_epi8(lo, first, lo, fifth), _mm512_mask_add_epi8(hi, second, hi, fifth))
+}
+
+/// The body of [`Blocks::unpack`].
+macro_rules! unpack {
+    ($e:expr) => {
+        // SAFETY: reached only from this set's functions; registers, and loads checked by `four`.
+        unsafe { $e }
+    };
+}
+
+struct Q4_0;
+impl Blocks<72> for Q4_0 {
+    const ZERO: i32 = 8;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 72]) -> (__m512i, __m512i) {
+        unpack!(nibbles(blocks, 2))
+    }
+}
+
+struct Q4_1;
+impl Blocks<80> for Q4_1 {
+    const ZERO: i32 = 0;
+    const MIN: bool = true;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 80]) -> (__m512i, __m512i) {
+        unpack!(nibbles(blocks, 4))
+    }
+}
+
+struct Q5_0;
+impl Blocks<88> for Q5_0 {
+    const ZERO: i32 = 16;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 88]) -> (__m512i, __m512i) {
+        unpack!(five_bits(blocks, 2, 6))
+    }
+}
+
+struct Q5_1;
+impl Blocks<96> for Q5_1 {
+    const ZERO: i32 = 0;
+    const MIN: bool = true;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 96]) -> (__m512i, __m512i) {
+        unpack!(five_bits(blocks, 4, 8))
+    }
+}
+
+struct Iq4Nl;
+impl Blocks<72> for Iq4Nl {
+    const ZERO: i32 = 128;
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 72]) -> (__m512i, __m512i) {
+        unpack!({
+            let ((lo, hi), levels) = (nibbles(blocks, 2), levels());
+            (_mm512_shuffle_epi8(levels, lo), _mm512_shuffle_epi8(levels, hi))
+        })
+    }
+}
+
+/// The levels of the IQ4 formats in every 128 bits, plus 128.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub fn levels() -> __m512i {
+    // SAFETY: AVX-512 by the function's feature; the load is the 16 levels.
+    let levels = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(LEVELS.as_ptr().cast())) };
+    _mm512_xor_si512(levels, _mm512_set1_epi8(-128))
+}
+
+struct Q8_0;
+impl Blocks<136> for Q8_0 {
+    const ZERO: i32 = 128;
+    /// Signed codes become unsigned by adding 128, which flips the top bit.
+    #[inline(always)]
+    fn unpack(blocks: &[u8; 136]) -> (__m512i, __m512i) {
+        unpack!({
+            let flip = _mm512_set1_epi8(-128);
+            (_mm512_xor_si512(four(blocks, 2), flip), _mm512_xor_si512(four(blocks, 18), flip))
+        })
+    }
+}
+
+impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
+    type Row<'a> = Q8Row<'a>;
+
+    #[inline(always)]
+    unsafe fn step<const C: usize>(
+        rows: [&[u8; N]; 4],
+        xs: &[Q8Row<'_>; C],
+        q: usize,
+        live: usize,
+        acc: &mut [__m128; C],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { step::<F, N, C>(rows, xs, q, live, acc) }
+    }
+}
+
+/// The half-precision numbers at `at` of every block, as `[block](rows)`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn halves<const N: usize>(rows: [&[u8; N]; 4], at: usize) -> __m512 {
+    let half = |b: usize, r: usize| i16::from_le_bytes([rows[r][b * (N / 4) + at], rows[r][b * (N / 4) + at + 1]]);
+    _mm512_cvtph_ps(_mm256_setr_epi16(
+        half(0, 0),
+        half(0, 1),
+        half(0, 2),
+        half(0, 3),
+        half(1, 0),
+        half(1, 1),
+        half(1, 2),
+        half(1, 3),
+        half(2, 0),
+        half(2, 1),
+        half(2, 2),
+        half(2, 3),
+        half(3, 0),
+        half(3, 1),
+        half(3, 2),
+        half(3, 3),
+    ))
+}
+
+/// Four blocks of four rows: the exact block sums as `[block][row]`, then one fused multiply-add a block, in the order of k.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn step<F: Blocks<N>, const N: usize, const C: usize>(
+    rows: [&[u8; N]; 4],
+    xs: &[Q8Row<'_>; C],
+    q: usize,
+    live: usize,
+    acc: &mut [__m128; C],
+) {
+    let w = [F::unpack(rows[0]), F::unpack(rows[1]), F::unpack(rows[2]), F::unpack(rows[3])];
+    let d_w = halves(rows, 0);
+    let m_w = if F::MIN { halves(rows, 2) } else { _mm512_setzero_ps() };
+    let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    for c in 0..C {
+        let (lo, hi) = xs[c].quads[q].split_at(64);
+        let (scales, sums) = (&xs[c].scales[q * 4..q * 4 + 4], &xs[c].sums[q * 4..q * 4 + 4]);
+        // SAFETY: AVX-512 by the function's feature; the slices have the 64 bytes, four scales and four sums that are read.
+        let (x_lo, x_hi, d_x, sum_x) = unsafe {
+            (
+                _mm512_loadu_si512(lo.as_ptr().cast()),
+                _mm512_loadu_si512(hi.as_ptr().cast()),
+                _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(_mm_loadu_ps(scales.as_ptr()))),
+                _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(_mm_loadu_si128(sums.as_ptr().cast()))),
+            )
+        };
+        let zero = _mm512_setzero_si512();
+        let v = |r: usize| _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, w[r].0, x_lo), w[r].1, x_hi);
+        let (v0, v1, v2, v3) = (v(0), v(1), v(2), v(3));
+        let a = _mm512_add_epi32(_mm512_unpacklo_epi32(v0, v1), _mm512_unpackhi_epi32(v0, v1));
+        let b = _mm512_add_epi32(_mm512_unpacklo_epi32(v2, v3), _mm512_unpackhi_epi32(v2, v3));
+        let dots = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)); // [block](rows)
+        let sums = if F::ZERO == 0 {
+            dots
+        } else {
+            _mm512_sub_epi32(dots, _mm512_mullo_epi32(sum_x, _mm512_set1_epi32(F::ZERO)))
+        };
+        let (sums, scale) = (_mm512_cvtepi32_ps(sums), _mm512_mul_ps(d_w, d_x));
+        let (of_min, min) = (_mm512_cvtepi32_ps(sum_x), _mm512_mul_ps(m_w, d_x));
+        macro_rules! block {
+            ($b:literal) => {
+                if live > $b {
+                    let lane = |v| _mm512_extractf32x4_ps::<$b>(v);
+                    acc[c] = _mm_fmadd_ps(lane(scale), lane(sums), acc[c]);
+                    if F::MIN {
+                        acc[c] = _mm_fmadd_ps(lane(min), lane(of_min), acc[c]);
+                    }
+                }
+            };
+        }
+        block!(0);
+        block!(1);
+        block!(2);
+        block!(3);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn matmul<F: Blocks<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
+    // SAFETY: this function's features.
+    unsafe { walk::matmul::<Of<F>, N>(job, x, out) }
+}
+
+/// The product of a format.
+pub fn product(ty: GgmlType) -> Option<Matmul> {
+    Some(match ty {
+        GgmlType::Q4_0 => matmul::<Q4_0, 72>,
+        GgmlType::Q4_1 => matmul::<Q4_1, 80>,
+        GgmlType::Q5_0 => matmul::<Q5_0, 88>,
+        GgmlType::Q5_1 => matmul::<Q5_1, 96>,
+        GgmlType::Q8_0 => matmul::<Q8_0, 136>,
+        GgmlType::IQ4_NL => matmul::<Iq4Nl, 72>,
+        _ => return None,
+    })
+}

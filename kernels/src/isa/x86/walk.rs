@@ -1,0 +1,125 @@
+//! The walk of a block product over rows, columns and steps. Formats and instruction sets differ in a step.
+
+use crate::matmul::{Job, Out};
+use std::arch::x86_64::*;
+use strata_quant::Activations;
+use strata_quant::activations::{Q8Row, Q8kRow};
+
+/// A row of activations in 8-bit blocks.
+pub trait Row<'a>: Copy {
+    /// Values in a block.
+    const BLOCK: usize;
+    /// Blocks in a step.
+    const BLOCKS: usize;
+    /// Row `c`.
+    fn of(x: &'a Activations, c: usize) -> Self;
+}
+
+impl<'a> Row<'a> for Q8Row<'a> {
+    const BLOCK: usize = 32;
+    const BLOCKS: usize = 4;
+    #[inline(always)]
+    fn of(x: &'a Activations, c: usize) -> Q8Row<'a> {
+        x.q8x32_row(c)
+    }
+}
+
+impl<'a> Row<'a> for Q8kRow<'a> {
+    const BLOCK: usize = 256;
+    const BLOCKS: usize = 1;
+    #[inline(always)]
+    fn of(x: &'a Activations, c: usize) -> Q8kRow<'a> {
+        x.q8x256_row(c)
+    }
+}
+
+/// A block format on one instruction set: `N` are the bytes of a step's blocks of one row.
+pub trait Steps<const N: usize> {
+    /// The activations it takes.
+    type Row<'a>: Row<'a>;
+
+    /// The first `live` blocks of step `i` of four rows times `C` columns: the exact block sums, then one fused multiply-add a block (two
+    /// where the format has offsets), in the order of k, into the four rows of each accumulator.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn step<const C: usize>(
+        rows: [&[u8; N]; 4],
+        xs: &[Self::Row<'_>; C],
+        i: usize,
+        live: usize,
+        acc: &mut [__m128; C],
+    );
+}
+
+/// All rows of the job times all columns: four rows and up to four columns at a time.
+///
+/// # Safety
+/// The processor has the instruction set of `F`.
+#[inline(always)]
+pub unsafe fn matmul<F: Steps<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
+    for r in (0..job.rows()).step_by(4) {
+        // Past the last row the last is computed again, and dropped.
+        let row = |i: usize| job.row((r + i).min(job.rows() - 1));
+        let rows = [row(0), row(1), row(2), row(3)];
+        let mut c = 0;
+        while c < x.rows() {
+            let step = if c + 4 <= x.rows() { 4 } else { 1 };
+            // SAFETY: the caller's promise.
+            unsafe {
+                if step == 4 {
+                    tile::<F, N, 4>(rows, x, c, out, r, job.rows() - r);
+                } else {
+                    tile::<F, N, 1>(rows, x, c, out, r, job.rows() - r);
+                }
+            }
+            c += step;
+        }
+    }
+}
+
+/// Four rows, of which `live` are wanted, times `C` columns from `c0` on.
+///
+/// # Safety
+/// The processor has the instruction set of `F`.
+#[inline(always)]
+unsafe fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
+    rows: [&[u8]; 4],
+    x: &'a Activations,
+    c0: usize,
+    out: Out<'_>,
+    r0: usize,
+    live: usize,
+) {
+    let mut xs = [F::Row::<'a>::of(x, c0); C];
+    for c in 1..C {
+        xs[c] = F::Row::<'a>::of(x, c0 + c);
+    }
+    let blocks = x.cols() / F::Row::<'a>::BLOCK;
+    let whole = F::Row::<'a>::BLOCKS;
+    // SAFETY: every x86-64 processor has SSE2; registers only.
+    let mut acc = unsafe { [_mm_setzero_ps(); C] };
+    for i in 0..blocks / whole {
+        let of = |r: usize| rows[r][i * N..(i + 1) * N].as_array().expect("whole blocks");
+        // SAFETY: the caller's promise.
+        unsafe { F::step([of(0), of(1), of(2), of(3)], &xs, i, whole, &mut acc) };
+    }
+    let rest = blocks % whole;
+    if rest > 0 {
+        let mut padded = [[0; N]; 4];
+        for (padded, row) in padded.iter_mut().zip(rows) {
+            padded[..rest * (N / whole)].copy_from_slice(&row[blocks / whole * N..]);
+        }
+        let [a, b, c, d] = &padded;
+        // SAFETY: the caller's promise.
+        unsafe { F::step([a, b, c, d], &xs, blocks / whole, rest, &mut acc) };
+    }
+    for c in 0..C {
+        let mut y = [0.0; 4];
+        // SAFETY: every x86-64 processor has SSE; `y` has the four values.
+        unsafe { _mm_storeu_ps(y.as_mut_ptr(), acc[c]) };
+        for r in 0..live.min(4) {
+            out.set(c0 + c, r0 + r, y[r]);
+        }
+    }
+}
