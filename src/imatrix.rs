@@ -150,7 +150,11 @@ impl Imatrix {
         if self.entries.is_empty() {
             return Err(Error::Request(format!("cannot write {}: the matrix has no entries", path.display())));
         }
-        for (name, entry) in &self.entries {
+        let matrix = match format {
+            Format::Gguf => self.clone().in_tokens(CHUNK_SIZE),
+            Format::Dat => self.clone(),
+        };
+        for (name, entry) in &matrix.entries {
             if let Some((column, sum)) = bad_sum(&entry.in_sum2) {
                 let problem = format!("{name}: the sum of squares of column {column} is {sum}");
                 return Err(Error::Request(format!(
@@ -159,8 +163,8 @@ impl Imatrix {
             }
         }
         match format {
-            Format::Gguf => self.clone().in_tokens(CHUNK_SIZE).write_gguf(path),
-            Format::Dat => self.write_dat(path),
+            Format::Gguf => matrix.write_gguf(path),
+            Format::Dat => matrix.write_dat(path),
         }
     }
 

@@ -245,3 +245,55 @@ fn a_matrix_that_nobody_can_use_is_not_written() {
     assert!(refused(infinite).contains("blk.0.attn_q.weight: the sum of squares of column 2 is inf"));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+/// `|a - b| / max(a, b)` of all means of two matrices, sorted.
+fn differences(a: &Imatrix, b: &Imatrix) -> Vec<f32> {
+    let of = |name: &String| {
+        let [a, b] = [a, b].map(|matrix| matrix.weights(name).unwrap());
+        assert_eq!(a.len(), b.len(), "{name}");
+        a.into_iter().zip(b).map(|(a, b)| (a - b).abs() / a.max(b).max(f32::MIN_POSITIVE)).collect::<Vec<_>>()
+    };
+    let mut all: Vec<f32> = a.entries.keys().flat_map(of).collect();
+    all.sort_by(f32::total_cmp);
+    all
+}
+
+#[test]
+fn what_we_measure_is_what_llama_imatrix_measured() {
+    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    convert(&checkpoint, &path, &convert::Options { ty: GgmlType::BF16, name: None }, &Quiet).unwrap();
+    let mut files = Vec::new();
+    for threads in [1, 2] {
+        let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), threads)).unwrap();
+        let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();
+        let text = EncodeOptions { add_special: true, parse_special: false };
+        let tokens = tokenizer.encode(include_str!("data/valid.txt"), text).unwrap();
+        let options =
+            Options { context: 512, max_chunks: Some(40), process_output: false, dataset: "text/valid.txt".to_owned() };
+        let matrix = calibrate(&model, &tokens, tokenizer.bos(), &options, &Quiet).unwrap();
+        let written = dir.path().join(format!("{threads}.gguf"));
+        matrix.write(&written, Format::Gguf).unwrap();
+        files.push(fs::read(written).unwrap());
+
+        // Without its own output matrix the model has none to measure.
+        let few = Options { context: 100, max_chunks: Some(7), process_output: true, ..options };
+        let short = calibrate(&model, &tokens, tokenizer.bos(), &few, &Quiet).unwrap();
+        assert!(short.entries.values().all(|entry| entry.counts == [700]));
+        assert!(short.entries.keys().eq(matrix.entries.keys()));
+        let none = calibrate(&model, &tokens[..99], tokenizer.bos(), &few, &Quiet).unwrap_err().to_string();
+        assert!(none.contains("99 tokens") && none.contains("chunk takes 100"), "{none}");
+    }
+    assert!(files[0] == files[1], "the matrix depends on the number of threads");
+
+    let (ours, theirs) = (Imatrix::open(dir.path().join("1.gguf")).unwrap(), Imatrix::open(golden()).unwrap());
+    assert_eq!((&ours.datasets, ours.chunk_count, ours.chunk_size), (&theirs.datasets, 40, Some(512)));
+    assert!(ours.entries.keys().eq(theirs.entries.keys()));
+    assert!(ours.entries.iter().all(|(name, entry)| entry.counts == theirs.entries[name].counts));
+    let differences = differences(&ours, &theirs);
+    let (median, most) = (differences[differences.len() / 2], differences[differences.len() - 1]);
+    println!("relative difference of the means: median {median:e}, at most {most:e}");
+    // llama.cpp rounds activations to BF16, 8 bits, before it multiplies.
+    assert!(median < 1e-3 && most < 3e-2, "median {median}, at most {most}");
+}
