@@ -4,9 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use strata::GgmlType;
-use strata::gguf::{Layout, Value};
+use strata::calibrate::{Options, calibrate};
+use strata::convert::{self, convert};
+use strata::gguf::{Gguf, Layout, Value};
 use strata::imatrix::{Entry, Format, Imatrix};
+use strata::model::Model;
+use strata::progress::Quiet;
+use strata::tokenizer::{EncodeOptions, Tokenizer};
+use strata::{Cpu, GgmlType, Isa};
 
 /// 40 chunks of 512 tokens of `valid.txt` through tiny-rustdoc in BF16, by llama-imatrix.
 fn golden() -> PathBuf {
