@@ -282,6 +282,9 @@ fn bad_sum(sums: &[f32]) -> Option<(usize, f32)> {
     sums.iter().copied().enumerate().find(|(_, sum)| !sum.is_finite() || *sum < 0.0)
 }
 
+/// Three lengths and one value.
+const SMALLEST_ENTRY: usize = 16;
+
 /// Steps over the bytes of a `.dat`. No length is believed that the file has no room for.
 struct Dat<'a> {
     path: &'a Path,
@@ -292,8 +295,11 @@ struct Dat<'a> {
 impl<'a> Dat<'a> {
     fn matrix(mut self) -> Result<Imatrix> {
         let count = self.int("entries")?;
-        if count < 1 {
-            return Err(self.wrong(format!("claims {count} entries; this is no importance matrix")));
+        let room = (self.bytes.len() - self.pos) / SMALLEST_ENTRY;
+        if count < 1 || count as usize > room {
+            let problem =
+                format!("claims {count} entries where there is room for {room}: this is no importance matrix");
+            return Err(self.wrong(problem));
         }
         let mut entries = BTreeMap::new();
         for _ in 0..count {

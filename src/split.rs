@@ -261,6 +261,8 @@ impl Drop for Staged {
 mod tests {
     use super::*;
 
+    // Files that hold all tensors, and none.
+    #[allow(clippy::single_range_in_vec_init)]
     #[test]
     fn shards_are_those_of_gguf_split() {
         let bytes = |max| SplitLimit::Bytes(max);

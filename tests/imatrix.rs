@@ -155,17 +155,18 @@ fn hostile_dat_files_are_refused() {
     let table: &[(Vec<u8>, &str)] = &[
         (dat(0, 1, 1, 1, &[1.0]), "0 entries"),
         (dat(-1, 1, 1, 1, &[1.0]), "-1 entries"),
-        (dat(i32::MAX, 1, 1, 1, &[1.0]), "0 are left"),
+        (dat(i32::MAX, 1, 1, 1, &[1.0]), "2147483647 entries where there is room for 1"),
+        (dat(2, 1, 1, 5, &[1.0; 5]), "0 are left"),
         (dat(1, i32::MAX, 1, 1, &[1.0]), "2147483647 bytes"),
         (dat(1, -1, 1, 1, &[1.0]), "is negative"),
         (dat(1, 1, -1, 1, &[1.0]), "is negative"),
-        (dat(1, 1, 1, 0, &[]), "no values"),
+        (dat(1, 1, 1, 0, &[1.0]), "no values"),
         (dat(1, 1, 1, -4, &[1.0]), "is negative"),
         (dat(1, 1, 1, i32::MAX, &[1.0]), "8589934588 bytes"),
         (dat(1, 1, 1, 1, &[f32::NAN]), "NaN"),
         (dat(1, 1, 1, 2, &[1.0, f32::INFINITY]), "value 1 is inf"),
         (dat(1, 1, 1, 1, &[-1.0]), "value 0 is -1"),
-        (b"A text that somebody took for a matrix.".to_vec(), "bytes, 31 are left"),
+        (b"A text that somebody took for a matrix.".to_vec(), "is no importance matrix"),
     ];
     for (bytes, words) in table {
         let said = refused(bytes);
@@ -269,30 +270,32 @@ fn what_we_measure_is_what_llama_imatrix_measured() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     convert(&checkpoint, &path, &convert::Options { ty: GgmlType::BF16, name: None }, &Quiet).unwrap();
-    let mut files = Vec::new();
-    for threads in [1, 2] {
-        let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), threads)).unwrap();
-        let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();
-        let text = EncodeOptions { add_special: true, parse_special: false };
-        let tokens = tokenizer.encode(include_str!("data/valid.txt"), text).unwrap();
-        let options =
-            Options { context: 512, max_chunks: Some(40), process_output: false, dataset: "text/valid.txt".to_owned() };
-        let matrix = calibrate(&model, &tokens, tokenizer.bos(), &options, &Quiet).unwrap();
-        let written = dir.path().join(format!("{threads}.gguf"));
-        matrix.write(&written, Format::Gguf).unwrap();
-        files.push(fs::read(written).unwrap());
+    let open = |threads| Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), threads)).unwrap();
+    let model = open(2);
+    let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();
+    let text = EncodeOptions { add_special: true, parse_special: false };
+    let tokens = tokenizer.encode(include_str!("data/valid.txt"), text).unwrap();
+    let options =
+        Options { context: 512, max_chunks: Some(40), process_output: false, dataset: "text/valid.txt".to_owned() };
+    let measure =
+        |model: &Model, tokens: &[u32], options: &Options| calibrate(model, tokens, tokenizer.bos(), options, &Quiet);
 
-        // Without its own output matrix the model has none to measure.
-        let few = Options { context: 100, max_chunks: Some(7), process_output: true, ..options };
-        let short = calibrate(&model, &tokens, tokenizer.bos(), &few, &Quiet).unwrap();
-        assert!(short.entries.values().all(|entry| entry.counts == [700]));
-        assert!(short.entries.keys().eq(matrix.entries.keys()));
-        let none = calibrate(&model, &tokens[..99], tokenizer.bos(), &few, &Quiet).unwrap_err().to_string();
-        assert!(none.contains("99 tokens") && none.contains("chunk takes 100"), "{none}");
-    }
+    // Chunks that go together, more than one sub-batch, a last group that is not full; the model has no output matrix of its own.
+    let few = Options { context: 100, max_chunks: Some(12), process_output: true, ..options.clone() };
+    let files: Vec<_> = [1, 2]
+        .map(|threads| {
+            let matrix = measure(&open(threads), &tokens, &few).unwrap();
+            assert!(matrix.entries.len() == 42 && matrix.entries.values().all(|entry| entry.counts == [1200]));
+            let written = dir.path().join(format!("{threads}.gguf"));
+            matrix.write(&written, Format::Gguf).unwrap();
+            fs::read(written).unwrap()
+        })
+        .into();
     assert!(files[0] == files[1], "the matrix depends on the number of threads");
+    let none = measure(&model, &tokens[..99], &few).unwrap_err().to_string();
+    assert!(none.contains("99 tokens") && none.contains("chunk takes 100"), "{none}");
 
-    let (ours, theirs) = (Imatrix::open(dir.path().join("1.gguf")).unwrap(), Imatrix::open(golden()).unwrap());
+    let (ours, theirs) = (measure(&model, &tokens, &options).unwrap(), Imatrix::open(golden()).unwrap());
     assert_eq!((&ours.datasets, ours.chunk_count, ours.chunk_size), (&theirs.datasets, 40, Some(512)));
     assert!(ours.entries.keys().eq(theirs.entries.keys()));
     assert!(ours.entries.iter().all(|(name, entry)| entry.counts == theirs.entries[name].counts));
