@@ -1,8 +1,10 @@
-//! Making an importance matrix: a text goes through the model, and for every matrix the squares of what it reads are added up by column.
+//! Making an importance matrix: a text goes through the model, and for every matrix the squares of what it reads are
+//! added up by column.
 //!
-//! As llama-imatrix does it: the text is cut into chunks of the context length, what does not fill the last is left out, the first token
-//! of each is replaced by BOS, every token counts, and the sums are `f32`, added in the order of the tokens. Unlike there, all chunks go
-//! through a layer before the next layer is touched: a model larger than the memory is read once.
+//! As llama-imatrix does it: the text is cut into chunks of the context length, what does not fill the last is left
+//! out, the first token of each is replaced by BOS, every token counts, and the sums are `f32`, added in the order of
+//! the tokens. Unlike there, all chunks go through a layer before the next layer is touched: a model larger than the
+//! memory is read once.
 
 use std::collections::BTreeMap;
 
@@ -30,12 +32,13 @@ pub struct Options {
     pub dataset: String,
 }
 
-/// The importance matrix of `tokens`. `bos` replaces the first token of each chunk. The same bits with any number of threads.
+/// The importance matrix of `tokens`. `bos` replaces the first token of each chunk. The same bits with any number of
+/// threads.
 ///
 /// Memory: four bytes for each value of the hidden states of all tokens.
 ///
-/// # Errors
-/// If the tokens do not fill one chunk, an activation is no finite number, the memory cannot be had, or the user stopped.
+/// # Errors If the tokens do not fill one chunk, an activation is no finite number, the memory cannot be had, or the
+/// user stopped.
 pub fn calibrate(
     model: &Model,
     tokens: &[u32],
@@ -48,7 +51,7 @@ pub fn calibrate(
     let (Ok(chunk_count), Ok(chunk_size), 1..) = (chunks.try_into(), context.try_into(), chunks) else {
         let n = tokens.len();
         return Err(Error::Request(format!(
-            "the text has {n} tokens and a chunk takes {context}; use a longer text, a smaller -c, or --chunks of at least 1"
+            "the text has {n} tokens and a chunk takes {context}; use a longer text, a smaller -c, or --chunks from 1 on"
         )));
     };
     let mut tokens = tokens[..chunks * context].to_vec();

@@ -1,7 +1,7 @@
 //! Importance matrices: how strongly a text drives each column of each weight matrix, in llama.cpp's two kinds of file.
 //!
-//! Of every matrix they hold, for each input column, the sum of `x * x` over the tokens that went through it. The mean is the weight
-//! that the quantizers give to errors in that column.
+//! Of every matrix they hold, for each input column, the sum of `x * x` over the tokens that went through it. The mean
+//! is the weight that the quantizers give to errors in that column.
 //!
 //! ```text
 //!  GGUF: general.type = "imatrix", imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size (tokens)
@@ -79,8 +79,8 @@ impl Imatrix {
         Dat { path, bytes: mapped.bytes(), pos: 0 }.matrix()
     }
 
-    /// The mean squares of a tensor's columns, `(matrices, columns)`, to the bit what llama-quantize derives from the same file. A
-    /// matrix that no token went through has ones.
+    /// The mean squares of a tensor's columns, `(matrices, columns)`, to the bit what llama-quantize derives from the
+    /// same file. A matrix that no token went through has ones.
     pub fn weights(&self, tensor: &str) -> Option<Vec<f32>> {
         let Entry { in_sum2, counts } = self.entries.get(tensor)?;
         let mut weights = Vec::with_capacity(in_sum2.len());
@@ -128,7 +128,7 @@ impl Imatrix {
             if (entry.in_sum2.len(), entry.counts.len()) != (in_sum2.len(), counts.len()) {
                 let [a, b] = [&entry.in_sum2, &in_sum2].map(Vec::len);
                 return Err(Error::Request(format!(
-                    "cannot merge importance matrices: {name} has {a} columns in one and {b} in another; they are of different models"
+                    "cannot merge importance matrices of different models: {name} has {a} columns in one and {b} in another"
                 )));
             }
             entry.in_sum2.iter_mut().zip(in_sum2).for_each(|(a, b)| *a += b);
@@ -143,8 +143,8 @@ impl Imatrix {
 
     /// Writes the file at `path`. A `.dat` keeps the means and a count of whole chunks, and only the last dataset.
     ///
-    /// # Errors
-    /// If the file cannot be written, or the matrix is empty, has a sum that is no finite number, or is too large for the format.
+    /// # Errors If the file cannot be written, or the matrix is empty, has a sum that is no finite number, or is too
+    /// large for the format.
     pub fn write(&self, path: impl AsRef<Path>, format: Format) -> Result<()> {
         let path = path.as_ref();
         if self.entries.is_empty() {

@@ -1,10 +1,10 @@
 //! Splitting a GGUF model over several files and joining them again, laid out as gguf-split does.
 //!
-//! The first file carries all metadata, every file the three keys `split.no`, `split.tensors.count` and `split.count`. The order and the
-//! bytes of the tensors stay. Joining drops the three keys: what was split comes back byte for byte.
+//! The first file carries all metadata, every file the three keys `split.no`, `split.tensors.count` and `split.count`.
+//! The order and the bytes of the tensors stay. Joining drops the three keys: what was split comes back byte for byte.
 //!
-//! Data goes by plain reads and writes through one buffer: a model larger than the memory does not crowd it. All files are complete
-//! under names that end in `.new` before the first gets its own: a failure leaves nothing behind.
+//! Data goes by plain reads and writes through one buffer: a model larger than the memory does not crowd it. All files
+//! are complete under names that end in `.new` before the first gets its own: a failure leaves nothing behind.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -58,7 +58,8 @@ pub struct Shard {
     pub bytes: u64,
 }
 
-/// Which tensors go into which file, given the bytes of each: in order, each file filled up to the limit. At least one file.
+/// Which tensors go into which file, given the bytes of each: in order, each file filled up to the limit. At least one
+/// file.
 pub fn plan_shards(tensor_bytes: &[u64], max: SplitLimit, first_without_tensors: bool) -> Vec<Range<usize>> {
     let mut shards = Vec::new();
     if first_without_tensors {
@@ -83,7 +84,8 @@ pub fn plan_shards(tensor_bytes: &[u64], max: SplitLimit, first_without_tensors:
     shards
 }
 
-/// What file `no` (from 0) of `count` says about a split into them, of `tensors` tensors in all; comes after all other metadata.
+/// What file `no` (from 0) of `count` says about a split into them, of `tensors` tensors in all; comes after all other
+/// metadata.
 ///
 /// # Errors
 /// If there are more files or tensors than the format can count.
@@ -125,8 +127,8 @@ pub fn plan(gguf: &Gguf, prefix: &Path, options: &Options) -> Result<Vec<Shard>>
 
 /// Writes the model as files `PREFIX-00001-of-0000N.gguf`, and returns them. `progress` counts bytes.
 ///
-/// # Errors
-/// If a file cannot be read or written, one of them is the model itself, or the user stopped; nothing is left behind then.
+/// # Errors If a file cannot be read or written, one of them is the model itself, or the user stopped; nothing is left
+/// behind then.
 pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progress) -> Result<Vec<Shard>> {
     let shards = plan(gguf, prefix, options)?;
     shards.iter().try_for_each(|shard| check_output(gguf, &shard.path))?;
@@ -152,9 +154,8 @@ pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progr
 
 /// Writes a split model as the one file `output`. `progress` counts bytes.
 ///
-/// # Errors
-/// If the model is not split, a file cannot be read or written, `output` is one of the parts, or the user stopped; nothing is left behind
-/// then.
+/// # Errors If the model is not split, a file cannot be read or written, `output` is one of the parts, or the user
+/// stopped; nothing is left behind then.
 pub fn merge(gguf: &Gguf, output: &Path, progress: &dyn Progress) -> Result<()> {
     if gguf.u32(COUNT_KEY)?.unwrap_or(0) == 0 {
         let problem = "is missing or 0: the file is not a part of a split model";

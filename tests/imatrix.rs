@@ -1,5 +1,5 @@
-//! Importance matrices: what llama-imatrix wrote is read and written again to the byte, what we measure is what it measured, and damaged
-//! files are refused in one line.
+//! Importance matrices: what llama-imatrix wrote is read and written again to the byte, what we measure is what it
+//! measured, and damaged files are refused in one line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -280,7 +280,8 @@ fn what_we_measure_is_what_llama_imatrix_measured() {
     let measure =
         |model: &Model, tokens: &[u32], options: &Options| calibrate(model, tokens, tokenizer.bos(), options, &Quiet);
 
-    // Chunks that go together, more than one sub-batch, a last group that is not full; the model has no output matrix of its own.
+    // Chunks that go together, more than one sub-batch, a last group that is not full; the model has no output matrix
+    // of its own.
     let few = Options { context: 100, max_chunks: Some(12), process_output: true, ..options.clone() };
     let files: Vec<_> = [1, 2]
         .map(|threads| {

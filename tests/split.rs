@@ -1,5 +1,5 @@
-//! Splitting and joining: what was split comes back byte for byte, each file keeps its limit and opens with all others, and what fails
-//! leaves nothing behind.
+//! Splitting and joining: what was split comes back byte for byte, each file keeps its limit and opens with all others,
+//! and what fails leaves nothing behind.
 
 use std::fs;
 use std::path::{Path, PathBuf};

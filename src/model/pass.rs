@@ -112,12 +112,12 @@ impl Model {
         Ok(normed)
     }
 
-    /// Sends sequences of `context` tokens each, at least 1, `tokens (sequences, context)`, through all layers and shows `see` what the matrices of
-    /// each layer read, in the order of the tokens, a number of tokens at a time; last what the output matrix would read, as that of
-    /// layer `layers`. `progress` counts tokens.
+    /// Sends sequences of `context` tokens each, at least 1, `tokens (sequences, context)`, through all layers and
+    /// shows `see` what the matrices of each layer read, in the order of the tokens, a number of tokens at a time; last
+    /// what the output matrix would read, as that of layer `layers`. `progress` counts tokens.
     ///
-    /// Every weight is read once, however many sequences there are. Memory: `4 * hidden` bytes for each token; keys and values only of
-    /// the sequences in hand, in one layer.
+    /// Every weight is read once, however many sequences there are. Memory: `4 * hidden` bytes for each token; keys and
+    /// values only of the sequences in hand, in one layer.
     ///
     /// # Errors
     /// If a token is not in the vocabulary, the memory cannot be had, or the user stopped.

@@ -14,8 +14,9 @@ use strata::tokenizer::{EncodeOptions, Tokenizer};
 
 /// Measure which columns of a model's weights a text needs most: an importance matrix, as llama-imatrix makes it
 ///
-/// All chunks go through a layer together, so that the weights are read once; the hidden states of all tokens are kept, which takes
-/// 4 bytes x tokens x embedding length. Without -m and -f the matrices of --in-file are merged or converted.
+/// All chunks go through a layer together, so that the weights are read once; the hidden states of all tokens are kept,
+/// which takes 4 bytes x tokens x embedding length. Without -m and -f the matrices of --in-file are merged or
+/// converted.
 #[derive(clap::Args)]
 pub struct Args {
     /// The model, a GGUF file; of a split one, any part
