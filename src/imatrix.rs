@@ -1,7 +1,7 @@
 //! Importance matrices: how strongly a text drives each column of each weight matrix, in llama.cpp's two kinds of file.
 //!
-//! Of every matrix they hold, for each input column, the sum of `x * x` over the tokens that went through it. The mean is the weight
-//! that the quantizers give to errors in that column.
+//! Of every matrix they hold, for each input column, the sum of `x * x` over the tokens that went through it. The mean
+//! is the weight that the quantizers give to errors in that column.
 //!
 //! ```text
 //!  GGUF: general.type = "imatrix", imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size (tokens)
@@ -79,8 +79,8 @@ impl Imatrix {
         Dat { path, bytes: mapped.bytes(), pos: 0 }.matrix()
     }
 
-    /// The mean squares of a tensor's columns, `(matrices, columns)`, to the bit what llama-quantize derives from the same file. A
-    /// matrix that no token went through has ones.
+    /// The mean squares of a tensor's columns, `(matrices, columns)`, to the bit what llama-quantize derives from the
+    /// same file. A matrix that no token went through has ones.
     pub fn weights(&self, tensor: &str) -> Option<Vec<f32>> {
         let Entry { in_sum2, counts } = self.entries.get(tensor)?;
         let mut weights = Vec::with_capacity(in_sum2.len());
@@ -128,7 +128,7 @@ impl Imatrix {
             if (entry.in_sum2.len(), entry.counts.len()) != (in_sum2.len(), counts.len()) {
                 let [a, b] = [&entry.in_sum2, &in_sum2].map(Vec::len);
                 return Err(Error::Request(format!(
-                    "cannot merge importance matrices: {name} has {a} columns in one and {b} in another; they are of different models"
+                    "cannot merge importance matrices of different models: {name} has {a} columns in one and {b} in another"
                 )));
             }
             entry.in_sum2.iter_mut().zip(in_sum2).for_each(|(a, b)| *a += b);
@@ -143,14 +143,18 @@ impl Imatrix {
 
     /// Writes the file at `path`. A `.dat` keeps the means and a count of whole chunks, and only the last dataset.
     ///
-    /// # Errors
-    /// If the file cannot be written, or the matrix is empty, has a sum that is no finite number, or is too large for the format.
+    /// # Errors If the file cannot be written, or the matrix is empty, has a sum that is no finite number, or is too
+    /// large for the format.
     pub fn write(&self, path: impl AsRef<Path>, format: Format) -> Result<()> {
         let path = path.as_ref();
         if self.entries.is_empty() {
             return Err(Error::Request(format!("cannot write {}: the matrix has no entries", path.display())));
         }
-        for (name, entry) in &self.entries {
+        let matrix = match format {
+            Format::Gguf => self.clone().in_tokens(CHUNK_SIZE),
+            Format::Dat => self.clone(),
+        };
+        for (name, entry) in &matrix.entries {
             if let Some((column, sum)) = bad_sum(&entry.in_sum2) {
                 let problem = format!("{name}: the sum of squares of column {column} is {sum}");
                 return Err(Error::Request(format!(
@@ -159,8 +163,8 @@ impl Imatrix {
             }
         }
         match format {
-            Format::Gguf => self.clone().in_tokens(CHUNK_SIZE).write_gguf(path),
-            Format::Dat => self.write_dat(path),
+            Format::Gguf => matrix.write_gguf(path),
+            Format::Dat => matrix.write_dat(path),
         }
     }
 
@@ -278,6 +282,9 @@ fn bad_sum(sums: &[f32]) -> Option<(usize, f32)> {
     sums.iter().copied().enumerate().find(|(_, sum)| !sum.is_finite() || *sum < 0.0)
 }
 
+/// Three lengths and one value.
+const SMALLEST_ENTRY: usize = 16;
+
 /// Steps over the bytes of a `.dat`. No length is believed that the file has no room for.
 struct Dat<'a> {
     path: &'a Path,
@@ -288,8 +295,11 @@ struct Dat<'a> {
 impl<'a> Dat<'a> {
     fn matrix(mut self) -> Result<Imatrix> {
         let count = self.int("entries")?;
-        if count < 1 {
-            return Err(self.wrong(format!("claims {count} entries; this is no importance matrix")));
+        let room = (self.bytes.len() - self.pos) / SMALLEST_ENTRY;
+        if count < 1 || count as usize > room {
+            let problem =
+                format!("claims {count} entries where there is room for {room}: this is no importance matrix");
+            return Err(self.wrong(problem));
         }
         let mut entries = BTreeMap::new();
         for _ in 0..count {

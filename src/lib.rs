@@ -3,14 +3,16 @@
 //! The modules in the order of the data:
 //!
 //! * [`checkpoint`] reads a Hugging Face folder, [`convert`] makes a GGUF file of it;
-//! * [`gguf`] reads and writes the container;
+//! * [`gguf`] reads and writes the container, [`split`] cuts it into files and joins them;
 //! * [`model`] is the transformer: its shape, weights, cache and forward pass;
 //! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
-//! * [`perplexity`] says how well a model predicts a text, [`imatrix`] holds which of its weights a text needs most.
+//! * [`perplexity`] says how well a model predicts a text;
+//! * [`calibrate`] says which columns of its weights a text needs most, which [`imatrix`] keeps.
 //!
 //! Block layouts are in `strata-quant`, instructions in `strata-kernels`; this crate knows neither.
 #![deny(unsafe_code)]
 
+pub mod calibrate;
 pub mod checkpoint;
 pub mod convert;
 pub mod error;
@@ -23,6 +25,7 @@ pub mod perplexity;
 pub mod progress;
 pub mod recipe;
 pub mod sampler;
+pub mod split;
 pub mod tokenizer;
 pub mod verify;
 

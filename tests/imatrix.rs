@@ -1,12 +1,17 @@
-//! Importance matrices: what llama-imatrix wrote is read and written again to the byte, what we measure is what it measured, and damaged
-//! files are refused in one line.
+//! Importance matrices: what llama-imatrix wrote is read and written again to the byte, what we measure is what it
+//! measured, and damaged files are refused in one line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use strata::GgmlType;
-use strata::gguf::{Layout, Value};
+use strata::calibrate::{Options, calibrate};
+use strata::convert::{self, convert};
+use strata::gguf::{Gguf, Layout, Value};
 use strata::imatrix::{Entry, Format, Imatrix};
+use strata::model::Model;
+use strata::progress::Quiet;
+use strata::tokenizer::{EncodeOptions, Tokenizer};
+use strata::{Cpu, GgmlType, Isa};
 
 /// 40 chunks of 512 tokens of `valid.txt` through tiny-rustdoc in BF16, by llama-imatrix.
 fn golden() -> PathBuf {
@@ -150,17 +155,18 @@ fn hostile_dat_files_are_refused() {
     let table: &[(Vec<u8>, &str)] = &[
         (dat(0, 1, 1, 1, &[1.0]), "0 entries"),
         (dat(-1, 1, 1, 1, &[1.0]), "-1 entries"),
-        (dat(i32::MAX, 1, 1, 1, &[1.0]), "0 are left"),
+        (dat(i32::MAX, 1, 1, 1, &[1.0]), "2147483647 entries where there is room for 1"),
+        (dat(2, 1, 1, 5, &[1.0; 5]), "0 are left"),
         (dat(1, i32::MAX, 1, 1, &[1.0]), "2147483647 bytes"),
         (dat(1, -1, 1, 1, &[1.0]), "is negative"),
         (dat(1, 1, -1, 1, &[1.0]), "is negative"),
-        (dat(1, 1, 1, 0, &[]), "no values"),
+        (dat(1, 1, 1, 0, &[1.0]), "no values"),
         (dat(1, 1, 1, -4, &[1.0]), "is negative"),
         (dat(1, 1, 1, i32::MAX, &[1.0]), "8589934588 bytes"),
         (dat(1, 1, 1, 1, &[f32::NAN]), "NaN"),
         (dat(1, 1, 1, 2, &[1.0, f32::INFINITY]), "value 1 is inf"),
         (dat(1, 1, 1, 1, &[-1.0]), "value 0 is -1"),
-        (b"A text that somebody took for a matrix.".to_vec(), "bytes, 31 are left"),
+        (b"A text that somebody took for a matrix.".to_vec(), "is no importance matrix"),
     ];
     for (bytes, words) in table {
         let said = refused(bytes);
@@ -244,4 +250,59 @@ fn a_matrix_that_nobody_can_use_is_not_written() {
     infinite.entries.get_mut("blk.0.attn_q.weight").unwrap().in_sum2[2] = f32::INFINITY;
     assert!(refused(infinite).contains("blk.0.attn_q.weight: the sum of squares of column 2 is inf"));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// `|a - b| / max(a, b)` of all means of two matrices, sorted.
+fn differences(a: &Imatrix, b: &Imatrix) -> Vec<f32> {
+    let of = |name: &String| {
+        let [a, b] = [a, b].map(|matrix| matrix.weights(name).unwrap());
+        assert_eq!(a.len(), b.len(), "{name}");
+        a.into_iter().zip(b).map(|(a, b)| (a - b).abs() / a.max(b).max(f32::MIN_POSITIVE)).collect::<Vec<_>>()
+    };
+    let mut all: Vec<f32> = a.entries.keys().flat_map(of).collect();
+    all.sort_by(f32::total_cmp);
+    all
+}
+
+#[test]
+fn what_we_measure_is_what_llama_imatrix_measured() {
+    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    convert(&checkpoint, &path, &convert::Options { ty: GgmlType::BF16, name: None }, &Quiet).unwrap();
+    let open = |threads| Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), threads)).unwrap();
+    let model = open(2);
+    let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();
+    let text = EncodeOptions { add_special: true, parse_special: false };
+    let tokens = tokenizer.encode(include_str!("data/valid.txt"), text).unwrap();
+    let options =
+        Options { context: 512, max_chunks: Some(40), process_output: false, dataset: "text/valid.txt".to_owned() };
+    let measure =
+        |model: &Model, tokens: &[u32], options: &Options| calibrate(model, tokens, tokenizer.bos(), options, &Quiet);
+
+    // Chunks that go together, more than one sub-batch, a last group that is not full; the model has no output matrix
+    // of its own.
+    let few = Options { context: 100, max_chunks: Some(12), process_output: true, ..options.clone() };
+    let files: Vec<_> = [1, 2]
+        .map(|threads| {
+            let matrix = measure(&open(threads), &tokens, &few).unwrap();
+            assert!(matrix.entries.len() == 42 && matrix.entries.values().all(|entry| entry.counts == [1200]));
+            let written = dir.path().join(format!("{threads}.gguf"));
+            matrix.write(&written, Format::Gguf).unwrap();
+            fs::read(written).unwrap()
+        })
+        .into();
+    assert!(files[0] == files[1], "the matrix depends on the number of threads");
+    let none = measure(&model, &tokens[..99], &few).unwrap_err().to_string();
+    assert!(none.contains("99 tokens") && none.contains("chunk takes 100"), "{none}");
+
+    let (ours, theirs) = (measure(&model, &tokens, &options).unwrap(), Imatrix::open(golden()).unwrap());
+    assert_eq!((&ours.datasets, ours.chunk_count, ours.chunk_size), (&theirs.datasets, 40, Some(512)));
+    assert!(ours.entries.keys().eq(theirs.entries.keys()));
+    assert!(ours.entries.iter().all(|(name, entry)| entry.counts == theirs.entries[name].counts));
+    let differences = differences(&ours, &theirs);
+    let (median, most) = (differences[differences.len() / 2], differences[differences.len() - 1]);
+    println!("relative difference of the means: median {median:e}, at most {most:e}");
+    // llama.cpp rounds activations to BF16, 8 bits, before it multiplies.
+    assert!(median < 1e-3 && most < 3e-2, "median {median}, at most {most}");
 }

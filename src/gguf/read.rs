@@ -42,6 +42,14 @@ impl Gguf {
         &self.path
     }
 
+    /// The files of the model, in the order that [`TensorInfo::part`] counts; none of a model in memory.
+    pub fn part_paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().filter_map(|part| match &**part {
+            Source::Mapped(mapped) => Some(mapped.path()),
+            Source::Owned(_) => None,
+        })
+    }
+
     /// The version of the container: 1, 2 or 3.
     pub fn version(&self) -> u32 {
         self.version

@@ -7,7 +7,7 @@ use strata_quant::{Format, GgmlType};
 
 /// The keys and values of one sequence.
 pub struct KvCache {
-    layers: Vec<LayerCache>,
+    layers: Vec<LayerCache>, // of all layers, or one that serves each in turn
     format: &'static Format,
     capacity: usize,
     len: usize,
@@ -35,6 +35,18 @@ impl KvCache {
     /// # Errors
     /// If the memory for it cannot be had, or the type is another.
     pub fn with_type(shape: &Shape, capacity: usize, ty: GgmlType) -> Result<KvCache> {
+        KvCache::with_layers(shape, shape.layers, capacity, ty)
+    }
+
+    /// Room for `capacity` tokens in one layer, in half precision: every layer overwrites what the one before has left.
+    ///
+    /// # Errors
+    /// If the memory for it cannot be had.
+    pub(crate) fn one_layer(shape: &Shape, capacity: usize) -> Result<KvCache> {
+        KvCache::with_layers(shape, 1, capacity, GgmlType::F16)
+    }
+
+    fn with_layers(shape: &Shape, layers: usize, capacity: usize, ty: GgmlType) -> Result<KvCache> {
         let Some(format) = ty.format().filter(|_| matches!(ty, GgmlType::F16 | GgmlType::F32)) else {
             return Err(Error::Request(format!("a cache of type {ty} is not supported; choose F16 or F32")));
         };
@@ -46,9 +58,9 @@ impl KvCache {
             room.resize(cells, 0);
             Some(room)
         };
-        let layers: Option<Vec<_>> = (0..shape.layers).map(|_| Some(LayerCache { k: room()?, v: room()? })).collect();
-        let layers = layers.ok_or_else(|| {
-            let bytes = cells.unwrap_or(usize::MAX).saturating_mul(2).saturating_mul(shape.layers);
+        let caches: Option<Vec<_>> = (0..layers).map(|_| Some(LayerCache { k: room()?, v: room()? })).collect();
+        let layers = caches.ok_or_else(|| {
+            let bytes = cells.unwrap_or(usize::MAX).saturating_mul(2).saturating_mul(layers);
             Error::Request(format!("no memory for a context of {capacity} tokens ({bytes} bytes); choose a smaller -c"))
         })?;
         let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
@@ -85,6 +97,7 @@ impl KvCache {
     pub(crate) fn store(&mut self, layer: usize, position: usize, k: &[f32], v: &[f32]) {
         let (d, dp, capacity) = (self.head_dim, self.padded_dim, self.capacity);
         assert!(position < capacity && k.len() == self.kv_heads * d && v.len() == k.len());
+        let layer = layer % self.layers.len();
         let LayerCache { k: k_cells, v: v_cells } = &mut self.layers[layer];
         let bytes = self.format.ty.block_bytes();
         for (cells, values) in [(k_cells, k), (v_cells, v)] {
@@ -100,7 +113,7 @@ impl KvCache {
         let row = self.padded_dim * self.format.ty.block_bytes();
         let start = head * self.capacity * row;
         let range = start..start + (position + 1) * row;
-        let cells = &self.layers[layer];
+        let cells = &self.layers[layer % self.layers.len()];
         KvHead { ty: self.format.ty, k: &cells.k[range.clone()], v: &cells.v[range] }
     }
 }

@@ -11,5 +11,5 @@ pub mod shape;
 pub mod store;
 
 pub use cache::KvCache;
-pub use pass::{Model, Scratch, Segment};
+pub use pass::{Input, Model, Scratch, Segment};
 pub use shape::Shape;

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::store::{Linear, Store};
 use crate::model::{KvCache, Shape};
+use crate::progress::Progress;
 use std::ops::Range;
 use strata_kernels::{Cpu, Rotation};
 use strata_quant::Activations;
@@ -35,6 +36,21 @@ pub struct Segment<'a> {
     pub tokens: &'a [u32],
     /// The sequence so far.
     pub cache: &'a mut KvCache,
+}
+
+/// What a matrix reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// `(tokens, hidden)`: the queries, keys and values.
+    Attention,
+    /// `(tokens, q width)`: the way from the heads back to the hidden state.
+    AttentionOutput,
+    /// `(tokens, hidden)`: the gates and what they let through.
+    Ffn,
+    /// `(tokens, ffn)`: the way back from the feed-forward network.
+    FfnDown,
+    /// `(tokens, hidden)`: the logits.
+    Output,
 }
 
 /// Buffers that passes reuse.
@@ -84,12 +100,9 @@ impl Model {
     pub fn pass(&self, scratch: &mut Scratch, segments: &mut [Segment<'_>]) -> Result<Vec<f32>> {
         let places = self.places(segments)?;
         scratch.rotation.set(places.iter().map(|place| place.position), &self.shape.frequencies, libm::sincos);
-        let mut h = self.embed(segments); // (tokens, hidden)
+        let mut h = self.embed(segments.iter().flat_map(|segment| segment.tokens), places.len())?; // (tokens, hidden)
         for i in 0..self.shape.layers {
-            for start in (0..places.len()).step_by(SUB_BATCH) {
-                let range = start..(start + SUB_BATCH).min(places.len());
-                self.layer(i, &places[range.clone()], range, &mut h, scratch, segments);
-            }
+            self.layer(i, &places, &mut h, scratch, segments, &mut |_, _| ());
         }
         for segment in segments.iter_mut() {
             segment.cache.grow(segment.tokens.len());
@@ -99,8 +112,69 @@ impl Model {
         Ok(normed)
     }
 
-    /// One layer over one sub-batch: `range` of the tokens, whose segments and positions are `places`.
+    /// Sends sequences of `context` tokens each, at least 1, `tokens (sequences, context)`, through all layers and
+    /// shows `see` what the matrices of each layer read, in the order of the tokens, a number of tokens at a time; last
+    /// what the output matrix would read, as that of layer `layers`. `progress` counts tokens.
+    ///
+    /// Every weight is read once, however many sequences there are. Memory: `4 * hidden` bytes for each token; keys and
+    /// values only of the sequences in hand, in one layer.
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary, the memory cannot be had, or the user stopped.
+    pub fn observe(
+        &self,
+        scratch: &mut Scratch,
+        tokens: &[u32],
+        context: usize,
+        progress: &dyn Progress,
+        see: &mut dyn FnMut(usize, Input, &Activations),
+    ) -> Result<()> {
+        let (shape, d) = (&self.shape, self.shape.hidden);
+        let group = (SUB_BATCH / context).max(1); // sequences
+        let mut caches: Vec<KvCache> = (0..group).map(|_| KvCache::one_layer(shape, context)).collect::<Result<_>>()?;
+        scratch.rotation.set((0..group * context).map(|t| t % context), &shape.frequencies, libm::sincos);
+        let mut h = self.embed(tokens.iter(), tokens.len())?; // (tokens, hidden)
+        let mut done = 0;
+        for i in 0..shape.layers {
+            for (tokens, h) in tokens.chunks(group * context).zip(h.chunks_mut(group * context * d)) {
+                progress.check()?;
+                let sequences = tokens.chunks(context).zip(&mut caches);
+                let mut segments: Vec<_> = sequences.map(|(tokens, cache)| Segment { tokens, cache }).collect();
+                let places = self.places(&segments)?;
+                self.layer(i, &places, h, scratch, &mut segments, &mut |input, x| see(i, input, x));
+                // A token is done when all layers are.
+                let before = done / shape.layers;
+                done += tokens.len();
+                progress.advance((done / shape.layers - before) as u64);
+            }
+        }
+        for h in h.chunks(SUB_BATCH * d) {
+            let x = &mut scratch.x;
+            self.cpu.rms_norm(h, self.store.output_norm(), shape.norm_eps, x.reset(h.len() / d, d));
+            see(shape.layers, Input::Output, x);
+        }
+        Ok(())
+    }
+
+    /// One layer over all tokens, `places` and `h (tokens, hidden)`, whose angles are the first in `scratch`.
     fn layer(
+        &self,
+        i: usize,
+        places: &[Place],
+        h: &mut [f32],
+        scratch: &mut Scratch,
+        segments: &mut [Segment<'_>],
+        see: &mut impl FnMut(Input, &Activations),
+    ) {
+        for start in (0..places.len()).step_by(SUB_BATCH) {
+            let range = start..(start + SUB_BATCH).min(places.len());
+            self.sub_batch(i, &places[range.clone()], range, h, scratch, segments, see);
+        }
+    }
+
+    /// One layer over one sub-batch: `range` of the tokens, whose segments and positions are `places`.
+    #[allow(clippy::too_many_arguments)]
+    fn sub_batch(
         &self,
         i: usize,
         places: &[Place],
@@ -108,12 +182,14 @@ impl Model {
         h: &mut [f32],
         scratch: &mut Scratch,
         segments: &mut [Segment<'_>],
+        see: &mut impl FnMut(Input, &Activations),
     ) {
         let (shape, cpu, w, n) = (&self.shape, &self.cpu, self.store.layer(i), places.len());
         let Scratch { rotation, x, q, k, v, gate, up, y } = scratch;
         let h = &mut h[range.start * shape.hidden..range.end * shape.hidden]; // (n, hidden)
 
         cpu.rms_norm(h, w.attn_norm, shape.norm_eps, x.reset(n, shape.hidden));
+        see(Input::Attention, x);
         let q = self.linear(w.q, x, q);
         let k = self.linear(w.k, x, k);
         let v = self.linear(w.v, x, v);
@@ -127,12 +203,15 @@ impl Model {
             segments[segment].cache.head(i, head, position)
         };
         cpu.attention(shape.attention(), q, seen, x.reset(n, shape.q_width()));
+        see(Input::AttentionOutput, x);
         cpu.add(h, self.linear(w.o, x, y), shape.hidden);
 
         cpu.rms_norm(h, w.ffn_norm, shape.norm_eps, x.reset(n, shape.hidden));
+        see(Input::Ffn, x);
         let gate = self.linear(w.gate, x, gate);
         let up = self.linear(w.up, x, up);
         cpu.silu_mul(gate, up, shape.ffn, x.reset(n, shape.ffn));
+        see(Input::FfnDown, x);
         cpu.add(h, self.linear(w.down, x, y), shape.hidden);
     }
 
@@ -159,14 +238,10 @@ impl Model {
         y
     }
 
-    /// Where each token of the batch belongs, after checking that it can be there.
+    /// Where each token of the batch belongs, after checking that its cache has room.
     fn places(&self, segments: &[Segment<'_>]) -> Result<Vec<Place>> {
         let mut places = Vec::new();
         for (segment, Segment { tokens, cache }) in segments.iter().enumerate() {
-            if let Some(token) = tokens.iter().find(|t| **t as usize >= self.shape.vocab) {
-                let vocab = self.shape.vocab;
-                return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
-            }
             if cache.len() + tokens.len() > cache.capacity() {
                 let (have, more, room) = (cache.len(), tokens.len(), cache.capacity());
                 return Err(Error::Request(format!(
@@ -178,14 +253,21 @@ impl Model {
         Ok(places)
     }
 
-    fn embed(&self, segments: &[Segment<'_>]) -> Vec<f32> {
-        let (table, d) = (self.store.embedding(), self.shape.hidden);
-        let tokens: Vec<u32> = segments.iter().flat_map(|segment| segment.tokens).copied().collect();
-        let mut h = vec![0.0; tokens.len() * d];
-        for (token, h) in tokens.iter().zip(h.chunks_exact_mut(d)) {
-            table.decode_row(*token as usize, h);
+    /// The hidden states before the first layer, `(n, hidden)`, of `n` tokens.
+    fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, n: usize) -> Result<Vec<f32>> {
+        let (table, d, vocab) = (self.store.embedding(), self.shape.hidden, self.shape.vocab);
+        let mut h = Vec::new();
+        if n.checked_mul(d).and_then(|len| h.try_reserve_exact(len).ok()).is_none() {
+            return Err(Error::Request(format!("no memory for {n} tokens of {d} values; take fewer at a time")));
         }
-        h
+        h.resize(n * d, 0.0);
+        for (&token, h) in tokens.zip(h.chunks_exact_mut(d)) {
+            if token as usize >= vocab {
+                return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
+            }
+            table.decode_row(token as usize, h);
+        }
+        Ok(h)
     }
 }
 

@@ -1,12 +1,15 @@
 //! The subcommands, in the order of the way from a checkpoint to text.
 
+mod calibrate;
 mod convert;
 mod demo;
 mod info;
 mod inspect;
+mod merge;
 mod model;
 mod perplexity;
 mod run;
+mod split;
 mod verify;
 
 use anyhow::Result;
@@ -18,6 +21,9 @@ pub enum Command {
     Convert(convert::Args),
     Run(run::Args),
     Perplexity(perplexity::Args),
+    Calibrate(calibrate::Args),
+    Split(split::Args),
+    Merge(merge::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Demo(demo::Args),
@@ -31,6 +37,9 @@ impl Command {
             Command::Convert(args) => args.run(),
             Command::Run(args) => args.run(),
             Command::Perplexity(args) => args.run(),
+            Command::Calibrate(args) => args.run(),
+            Command::Split(args) => args.run(),
+            Command::Merge(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Demo(args) => args.run(),

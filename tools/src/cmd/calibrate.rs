@@ -1,0 +1,117 @@
+//! `strata calibrate`: the importance matrix of a model and a text.
+
+use super::model::CpuArgs;
+use crate::output;
+use crate::progress::{Shown, Unit};
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use strata::calibrate::{Options, calibrate};
+use strata::gguf::Gguf;
+use strata::imatrix::{Format, Imatrix};
+use strata::model::Model;
+use strata::tokenizer::{EncodeOptions, Tokenizer};
+
+/// Measure which columns of a model's weights a text needs most: an importance matrix, as llama-imatrix makes it
+///
+/// All chunks go through a layer together, so that the weights are read once; the hidden states of all tokens are kept,
+/// which takes 4 bytes x tokens x embedding length. Without -m and -f the matrices of --in-file are merged or
+/// converted.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model, a GGUF file; of a split one, any part
+    #[arg(short = 'm', long = "model", value_name = "FILE", requires = "text", required_unless_present = "in_files")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    cpu: CpuArgs,
+    /// The text, UTF-8
+    #[arg(short = 'f', long = "file", value_name = "TEXT", requires = "model", required_unless_present = "in_files")]
+    text: Option<PathBuf>,
+    /// The matrix to write
+    #[arg(short = 'o', long = "output", value_name = "FILE", default_value = "imatrix.gguf")]
+    output: PathBuf,
+    /// Kind of file to write [default: dat if the name ends so, else gguf]
+    #[arg(long, value_name = "FORMAT")]
+    output_format: Option<OutputFormat>,
+    /// Tokens in a chunk
+    #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT", default_value_t = 512)]
+    context: usize,
+    /// Take at most this many chunks
+    #[arg(long, value_name = "N")]
+    chunks: Option<usize>,
+    /// Measure the output matrix too, where the model has one of its own
+    #[arg(long)]
+    process_output: bool,
+    /// Take special tokens in the text, as <|eot_id|>, for what they are
+    #[arg(long)]
+    parse_special: bool,
+    /// Add a matrix made before, of either kind; may be given several times
+    #[arg(long = "in-file", value_name = "FILE")]
+    in_files: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The kinds of file.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OutputFormat {
+    Gguf,
+    Dat,
+}
+
+impl Args {
+    /// Measures it.
+    pub fn run(self) -> Result<()> {
+        let mut matrix = Imatrix::default();
+        for path in &self.in_files {
+            matrix.merge(Imatrix::open(path)?).with_context(|| path.display().to_string())?;
+        }
+        if let (Some(model), Some(text)) = (&self.model, &self.text) {
+            matrix.merge(self.measure(model, text)?)?;
+        }
+        let by_name = if self.output.extension().is_some_and(|e| e == "dat") { Format::Dat } else { Format::Gguf };
+        let format = self.output_format.map_or(by_name, |format| match format {
+            OutputFormat::Gguf => Format::Gguf,
+            OutputFormat::Dat => Format::Dat,
+        });
+        matrix.write(&self.output, format)?;
+        let tokens = matrix.entries.values().flat_map(|entry| &entry.counts).max().copied().unwrap_or(0);
+        if self.json {
+            return output::print_json(&json!({
+                "output": self.output,
+                "entries": matrix.entries.len(),
+                "chunks": matrix.chunk_count,
+                "chunk_size": matrix.chunk_size,
+                "tokens": tokens,
+                "datasets": matrix.datasets,
+            }));
+        }
+        output::print(&format!(
+            "{}: {} tensors, {tokens} tokens in {} chunks of {}\n",
+            self.output.display(),
+            matrix.entries.len(),
+            matrix.chunk_count,
+            matrix.chunk_size.unwrap_or(0)
+        ))
+    }
+
+    fn measure(&self, model: &Path, text: &Path) -> Result<Imatrix> {
+        let model = Model::new(Gguf::open(model)?, self.cpu.cpu()?)?;
+        if self.process_output && model.gguf().tensor("output.weight").is_none() {
+            eprintln!("note: --process-output has no effect, the model uses its embedding as output matrix");
+        }
+        let tokenizer = Tokenizer::from_gguf(model.gguf())?;
+        let words =
+            std::fs::read_to_string(text).with_context(|| format!("cannot read {} as UTF-8 text", text.display()))?;
+        let options = EncodeOptions { add_special: true, parse_special: self.parse_special };
+        let tokens = tokenizer.encode(&words, options)?;
+        let options = Options {
+            context: self.context,
+            max_chunks: self.chunks,
+            process_output: self.process_output,
+            dataset: text.display().to_string(),
+        };
+        Ok(calibrate(&model, &tokens, tokenizer.bos(), &options, &Shown::new(Unit::Tokens))?)
+    }
+}

@@ -1,0 +1,29 @@
+//! `strata merge`: the files of a split model as one.
+
+use crate::output;
+use crate::progress::{Shown, Unit};
+use anyhow::Result;
+use std::path::PathBuf;
+use strata::gguf::Gguf;
+use strata::split::merge;
+
+/// Join the files of a split GGUF model into one
+#[derive(clap::Args)]
+pub struct Args {
+    /// Any part of the model
+    input: PathBuf,
+    /// The file to write
+    output: PathBuf,
+}
+
+impl Args {
+    /// Joins them.
+    pub fn run(self) -> Result<()> {
+        let gguf = Gguf::open(&self.input)?;
+        merge(&gguf, &self.output, &Shown::new(Unit::Bytes))?;
+        let bytes: u64 = gguf.tensors().iter().map(|t| t.bytes).sum();
+        let (n, parts) = (gguf.tensors().len(), gguf.part_paths().count());
+        let (output, bytes) = (self.output.display(), output::bytes(bytes));
+        output::print(&format!("{output}: {n} tensors of {parts} files, {bytes}\n"))
+    }
+}
