@@ -78,6 +78,25 @@ pub unsafe fn matmul<F: Steps<N>, const N: usize>(job: Job<'_>, x: &Activations,
     }
 }
 
+/// Asks for the bytes of steps to come: the hardware's own prefetchers follow too few lines ahead of this much arithmetic (half the speed
+/// is lost without it). Far ahead, two times four rows on, into the second cache, in the order of the file; near, three steps on in each row,
+/// into the first.
+#[inline(always)]
+fn prefetch<const N: usize>(rows: [&[u8]; 4], i: usize) {
+    let far = rows[0].as_ptr().wrapping_add(8 * rows[0].len() + 4 * i * N);
+    for line in (0..4 * N).step_by(64) {
+        // SAFETY: SSE is part of x86-64; a prefetch reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(far.wrapping_add(line).cast()) };
+    }
+    for row in rows {
+        let near = row.as_ptr().wrapping_add((i + 3) * N);
+        for line in (0..N).step_by(64) {
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(near.wrapping_add(line).cast()) };
+        }
+    }
+}
+
 /// Four rows, of which `live` are wanted, times `C` columns from `c0` on.
 ///
 /// # Safety
@@ -100,6 +119,7 @@ unsafe fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
     // SAFETY: every x86-64 processor has SSE2; registers only.
     let mut acc = unsafe { [_mm_setzero_ps(); C] };
     for i in 0..blocks / whole {
+        prefetch::<N>(rows, i);
         let of = |r: usize| rows[r][i * N..(i + 1) * N].as_array().expect("whole blocks");
         // SAFETY: the caller's promise.
         unsafe { F::step([of(0), of(1), of(2), of(3)], &xs, i, whole, &mut acc) };
