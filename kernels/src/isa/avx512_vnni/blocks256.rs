@@ -242,6 +242,14 @@ fn totals(v: [__m512i; 4]) -> __m128i {
     _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
 }
 
+/// [`totals`] of registers of eight lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn totals8(v: [__m256i; 4]) -> __m128i {
+    let lanes = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256::<1>(lanes))
+}
+
 /// One block of four rows: the exact sums as `(rows)`, then one fused multiply-add, or two.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -251,28 +259,37 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
     b: usize,
     acc: &mut [__m128; C],
 ) {
-    let zero = _mm512_setzero_si512();
-    let mut isums = [[zero; 4]; C]; // [column][row](lanes)
-    let mut msums = [[zero; 4]; C];
     // Words of a packed pair of registers: four of each group of the first, four of each group of the second, lane by lane.
     let first = _mm512_set_epi16(
         7, 7, 7, 7, 3, 3, 3, 3, 6, 6, 6, 6, 2, 2, 2, 2, 5, 5, 5, 5, 1, 1, 1, 1, 4, 4, 4, 4, 0, 0, 0, 0,
     );
     let second = _mm512_add_epi16(first, _mm512_set1_epi16(8));
-    for r in 0..4 {
-        let (codes, (scale, min)) = (F::codes(rows[r]), F::scales(rows[r]));
+    let codes = [F::codes(rows[0]), F::codes(rows[1]), F::codes(rows[2]), F::codes(rows[3])];
+    let scales = [F::scales(rows[0]), F::scales(rows[1]), F::scales(rows[2]), F::scales(rows[3])];
+    let packed = scales.map(|(scale, _)| {
         let wide = _mm512_castsi256_si512(scale);
-        let packed = [_mm512_permutexvar_epi16(first, wide), _mm512_permutexvar_epi16(second, wide)];
-        for c in 0..C {
-            let x = &xs[c].codes[b];
-            let dot = |j: usize| {
-                let x = &x[j * 64..(j + 1) * 64];
-                // SAFETY: AVX-512 by the function's feature; the slice has the 64 bytes that are read.
-                _mm512_dpbusd_epi32(zero, codes[j], unsafe { _mm512_loadu_si512(x.as_ptr().cast()) })
-            };
-            // SAFETY: AVX-512 by the function's feature; the load is the 16 sums.
-            let sums = unsafe { _mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()) };
-            isums[c][r] = if F::WIDE {
+        (_mm512_permutexvar_epi16(first, wide), _mm512_permutexvar_epi16(second, wide))
+    });
+    let d_w = halves(rows, F::D);
+    let m_w = F::DMIN.map_or(_mm_setzero_ps(), |at| halves(rows, at));
+    for c in 0..C {
+        let zero = _mm512_setzero_si512();
+        let (mut isums, mut msums) = ([zero; 4], [_mm256_setzero_si256(); 4]); // [row](lanes)
+        // SAFETY: AVX-512 by the function's feature; the loads are the 16 sums and the 256 codes.
+        let (sums, x) = unsafe {
+            let x: *const __m512i = xs[c].codes[b].as_ptr().cast();
+            let x = [
+                _mm512_loadu_si512(x),
+                _mm512_loadu_si512(x.add(1)),
+                _mm512_loadu_si512(x.add(2)),
+                _mm512_loadu_si512(x.add(3)),
+            ];
+            (_mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()), x)
+        };
+        for r in 0..4 {
+            let dot = |j: usize| _mm512_dpbusd_epi32(zero, codes[r][j], x[j]);
+            let (scale, min) = scales[r];
+            isums[r] = if F::WIDE {
                 let scale = _mm512_cvtepi16_epi32(scale); // (groups)
                 let times = |j: i32| {
                     let lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -281,25 +298,21 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
                 };
                 _mm512_add_epi32(_mm512_add_epi32(times(0), times(1)), _mm512_add_epi32(times(2), times(3)))
             } else {
-                let low = _mm512_dpwssd_epi32(zero, _mm512_packs_epi32(dot(0), dot(1)), packed[0]);
-                _mm512_dpwssd_epi32(low, _mm512_packs_epi32(dot(2), dot(3)), packed[1])
+                let low = _mm512_dpwssd_epi32(zero, _mm512_packs_epi32(dot(0), dot(1)), packed[r].0);
+                _mm512_dpwssd_epi32(low, _mm512_packs_epi32(dot(2), dot(3)), packed[r].1)
             };
             if F::ZERO != 0 {
                 let excess = _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(F::ZERO));
-                isums[c][r] = _mm512_sub_epi32(isums[c][r], _mm512_zextsi256_si512(excess));
+                isums[r] = _mm512_sub_epi32(isums[r], _mm512_zextsi256_si512(excess));
             }
             if F::DMIN.is_some() {
-                msums[c][r] = _mm512_zextsi256_si512(_mm256_madd_epi16(min, sums));
+                msums[r] = _mm256_madd_epi16(min, sums);
             }
         }
-    }
-    let d_w = halves(rows, F::D);
-    for c in 0..C {
         let d_x = _mm_set1_ps(xs[c].scales[b]);
-        acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), _mm_cvtepi32_ps(totals(isums[c])), acc[c]);
-        if let Some(at) = F::DMIN {
-            let m_w = halves(rows, at);
-            acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), _mm_cvtepi32_ps(totals(msums[c])), acc[c]);
+        acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), _mm_cvtepi32_ps(totals(isums)), acc[c]);
+        if F::DMIN.is_some() {
+            acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), _mm_cvtepi32_ps(totals8(msums)), acc[c]);
         }
     }
 }
