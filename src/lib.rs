@@ -17,6 +17,7 @@ pub mod error;
 pub mod file;
 pub mod generate;
 pub mod gguf;
+pub mod hash;
 pub mod model;
 pub mod perplexity;
 pub mod progress;

@@ -84,6 +84,14 @@ impl Gguf {
         self.parts.iter().map(|part| part.bytes().len() as u64).sum()
     }
 
+    /// The files of the model in the order of its parts; none of a model in memory.
+    pub fn files(&self) -> impl Iterator<Item = &Mapped> {
+        self.parts.iter().filter_map(|part| match &**part {
+            Source::Mapped(mapped) => Some(mapped),
+            Source::Owned(_) => None,
+        })
+    }
+
     /// An unsigned integer of any type that fits a u32.
     pub fn u32(&self, key: &str) -> Result<Option<u32>> {
         self.typed(key, "an integer from 0 to 2^32-1", |v| v.as_u64()?.try_into().ok())

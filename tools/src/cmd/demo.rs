@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
 use strata::GgmlType;
-use strata::convert::{Options, convert};
+use strata::convert::{Input, Options, Target, convert};
 use strata::generate::Session;
 use strata::gguf::Gguf;
 use strata::model::Model;
@@ -52,6 +52,7 @@ impl Args {
             Some(dir) => dir.clone(),
             None => unpack(folder.path())?,
         };
+        let input = Input::open(&checkpoint)?;
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN).set_header(["type", "size", "bits per weight", "perplexity"]);
         for i in 1..4 {
@@ -62,7 +63,9 @@ impl Args {
         let mut last = None;
         for ty in [GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0] {
             let path = folder.path().join(format!("demo-{}.gguf", ty.name()));
-            let report = convert(&checkpoint, &path, &Options { ty, name: None }, &Shown::new(Unit::Bytes))?;
+            let target = Target::new(&path, ty);
+            let made = convert(&input, &[target], &Options::default(), &Shown::new(Unit::Bytes))?;
+            let report = made.first().context("nothing was converted")?;
             let model = Model::new(Gguf::open(&path)?, self.cpu.cpu()?)?;
             let tokenizer = Tokenizer::from_gguf(model.gguf())?;
             let tokens = tokenizer.encode(TEXT, EncodeOptions { add_special: true, parse_special: false })?;

@@ -6,6 +6,8 @@ mod info;
 mod inspect;
 mod model;
 mod perplexity;
+mod quantize;
+mod recipe;
 mod run;
 mod verify;
 
@@ -16,6 +18,7 @@ use clap::Subcommand;
 #[derive(Subcommand)]
 pub enum Command {
     Convert(convert::Args),
+    Quantize(quantize::Args),
     Run(run::Args),
     Perplexity(perplexity::Args),
     Inspect(inspect::Args),
@@ -29,6 +32,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         match self {
             Command::Convert(args) => args.run(),
+            Command::Quantize(args) => args.run(),
             Command::Run(args) => args.run(),
             Command::Perplexity(args) => args.run(),
             Command::Inspect(args) => args.run(),
