@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
+    file: File,
     map: memmap2::Mmap,
 }
 
@@ -39,7 +40,7 @@ impl Mapped {
         // that another process changes the file meanwhile, which no program on this system can prevent: Strata replaces files by
         // renaming, never in place, so an old map keeps its old bytes, and the doc comment forbids the rest.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(Mapped { path: path.to_owned(), map })
+        Ok(Mapped { path: path.to_owned(), file, map })
     }
 
     /// The file's bytes.
@@ -51,6 +52,102 @@ impl Mapped {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The open file, for those who must not fail hard when it is cut short: see [`read_at`].
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// Fills `buffer` with the bytes at `offset`, whatever the file's cursor.
+///
+/// # Errors
+/// Also if the file ends before.
+pub fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match read_some_at(file, buffer, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => (buffer, offset) = (&mut buffer[n..], offset + n as u64),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Writes all bytes at `offset`, whatever the file's cursor.
+pub fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write_some_at(file, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => (bytes, offset) = (&bytes[n..], offset + n as u64),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+use std::os::unix::fs::FileExt;
+#[cfg(windows)]
+use std::os::windows::fs::FileExt;
+
+#[cfg(unix)]
+fn read_some_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    file.read_at(buffer, offset)
+}
+#[cfg(windows)]
+fn read_some_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    file.seek_read(buffer, offset)
+}
+#[cfg(unix)]
+fn write_some_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    file.write_at(bytes, offset)
+}
+#[cfg(windows)]
+fn write_some_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    file.seek_write(bytes, offset)
+}
+
+/// Bytes that a user may still write to the file system of `path`; `None` where the system does not tell.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(path).ok().map(|about| about.f_bavail.saturating_mul(about.f_frsize));
+    #[cfg(not(unix))]
+    return path.ancestors().last().and(None);
+}
+
+/// The folder of the file at `path`, which must be there, and `path` a name that a regular file has or may get.
+///
+/// # Errors
+/// Said now, not by the rename after hours of work.
+pub fn output_folder(path: &Path) -> Result<PathBuf> {
+    if path.file_name().is_none() {
+        return Err(Error::invalid(path, "output path", "has no file name", "name the file to write"));
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    if !folder.is_dir() {
+        let problem = format!("the folder {} does not exist", folder.display());
+        return Err(Error::invalid(path, "output path", problem, format!("run `mkdir -p {}`", folder.display())));
+    }
+    match fs::metadata(path) {
+        Ok(about) if about.is_dir() => Err(Error::invalid(path, "output path", "is a folder", "name a file in it")),
+        Ok(about) if !about.is_file() => {
+            Err(Error::invalid(path, "output path", "is not a regular file", "name another file"))
+        }
+        _ => Ok(folder),
+    }
+}
+
+/// `path` with `ending` after its name.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(ending);
+    name.into()
 }
 
 /// A file being written: its bytes go to `NAME.partial` beside it, and [`commit`](AtomicFile::commit) gives it its name.
@@ -68,24 +165,8 @@ impl AtomicFile {
     /// Starts the file that will be `path`; a `.partial` left behind by a killed run is overwritten.
     pub fn create(path: impl AsRef<Path>) -> Result<AtomicFile> {
         let path = path.as_ref();
-        let Some(name) = path.file_name() else {
-            return Err(Error::invalid(path, "output path", "has no file name", "name the file to write"));
-        };
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        if !folder.is_dir() {
-            let problem = format!("the folder {} does not exist", folder.display());
-            return Err(Error::invalid(path, "output path", problem, format!("run `mkdir -p {}`", folder.display())));
-        }
-        // Said now, not by the rename after hours of work.
-        if path.is_dir() {
-            return Err(Error::invalid(path, "output path", "is a folder", "name a file in it"));
-        }
-        let mut partial = OsString::from(name);
-        partial.push(".partial");
-        let partial = folder.join(partial);
+        let folder = output_folder(path)?;
+        let partial = with_ending(path, PARTIAL);
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -136,8 +217,11 @@ impl Drop for AtomicFile {
     }
 }
 
+/// The ending of a file that is not complete yet.
+pub const PARTIAL: &str = ".partial";
+
 /// Makes a rename in `folder` last through a power cut, where the system can.
-fn sync_folder(folder: &Path) -> Result<()> {
+pub fn sync_folder(folder: &Path) -> Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }

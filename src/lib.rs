@@ -19,6 +19,7 @@ pub mod error;
 pub mod file;
 pub mod generate;
 pub mod gguf;
+pub mod hash;
 pub mod imatrix;
 pub mod model;
 pub mod perplexity;

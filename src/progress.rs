@@ -6,6 +6,8 @@ use crate::error::{Error, Result};
 pub trait Progress: Sync {
     /// The work starts: `total` units (bytes or tokens, as the function says), under this name.
     fn begin(&self, what: &str, total: u64);
+    /// The part of the work that is done from now on, as a tensor's name.
+    fn step(&self, _what: &str) {}
     /// `units` more are done.
     fn advance(&self, units: u64);
     /// The work ended well.

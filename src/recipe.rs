@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use regex::Regex;
+use serde_json::{Map, Value as Json};
 use strata_quant::GgmlType;
 
 /// A file type: what most weights become, and what llama.cpp calls the file.
@@ -130,6 +131,31 @@ pub struct TensorFacts<'a> {
 }
 
 impl Recipe {
+    /// Every matrix in one type, as far as its blocks divide the rows.
+    ///
+    /// # Errors
+    /// If no file may be mostly of that type.
+    pub fn pure(ty: GgmlType) -> Result<Recipe> {
+        let mix = Mix::ALL.iter().find(|mix| mix.base == ty).copied();
+        let mix = mix.ok_or_else(|| Error::Request(unknown(ty.name())))?;
+        Ok(Recipe { pure: true, ..Recipe::new(mix) })
+    }
+
+    /// All of it by name, for the record.
+    pub fn describe(&self) -> Map<String, Json> {
+        let mut all = Map::new();
+        all.insert("type".to_owned(), self.mix.name.into());
+        all.extend(self.pure.then(|| ("pure".to_owned(), true.into())));
+        all.extend(self.leave_output.then(|| ("leave_output_tensor".to_owned(), true.into())));
+        all.extend(self.output.map(|ty| ("output_tensor_type".to_owned(), ty.name().into())));
+        all.extend(self.embedding.map(|ty| ("token_embedding_type".to_owned(), ty.name().into())));
+        if !self.tensor_types.is_empty() {
+            let exceptions = self.tensor_types.iter().map(|(pattern, ty)| format!("{pattern}={ty}"));
+            all.insert("tensor_type".to_owned(), exceptions.collect::<Vec<_>>().into());
+        }
+        all
+    }
+
     /// A mix with no exceptions.
     pub fn new(mix: Mix) -> Recipe {
         Recipe { mix, pure: false, leave_output: false, output: None, embedding: None, tensor_types: Vec::new() }

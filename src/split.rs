@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::file::Mapped;
 use crate::gguf::{Gguf, Layout, TensorInfo, Value, Writer};
 use crate::progress::Progress;
 
@@ -189,7 +190,7 @@ fn check_output(gguf: &Gguf, output: &Path) -> Result<()> {
     if known.is_dir() {
         return wrong("is a folder");
     }
-    if gguf.part_paths().any(|part| part.canonicalize().is_ok_and(|part| part == known)) {
+    if gguf.files().any(|part| part.path().canonicalize().is_ok_and(|part| part == known)) {
         return wrong("is the file that is read");
     }
     Ok(())
@@ -198,7 +199,7 @@ fn check_output(gguf: &Gguf, output: &Path) -> Result<()> {
 /// Appends the blocks of the tensors.
 fn copy(gguf: &Gguf, tensors: &[TensorInfo], writer: &mut Writer, progress: &dyn Progress) -> Result<()> {
     let mut buffer = vec![0; BUFFER];
-    let paths: Vec<&Path> = gguf.part_paths().collect();
+    let paths: Vec<&Path> = gguf.files().map(Mapped::path).collect();
     let mut open: Option<(usize, File)> = None; // the part that is being read
     for tensor in tensors {
         let Some(path) = paths.get(tensor.part) else {

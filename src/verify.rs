@@ -1,49 +1,207 @@
-//! Looking at every weight of a file: each must be a number.
+//! Looking at every byte of a model: each weight must be a number, and each tensor have the SHA-256 that the file itself records.
+//!
+//! The file is read once, by positioned reads: while one window is hashed and decoded, the next is read.
 
+use crate::convert::{Input, SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, TensorInfo};
+use crate::file::{Mapped, read_at};
+use crate::gguf::{ArrayRef, Gguf, TensorInfo};
+use crate::hash::{Digest, Hasher};
 use crate::progress::Progress;
 use rayon::prelude::*;
-use strata_quant::Format;
+use strata_quant::{Format, GgmlType};
 
 /// Values looked at together.
 const CHUNK: usize = 1 << 16;
 
-/// Decodes every tensor and looks for values that are no finite numbers. Returns the names of types that Strata cannot decode, whose
-/// tensors were not looked at. `progress` counts bytes.
+/// Bytes read together.
+const WINDOW: usize = 8 << 20;
+
+/// What was looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Verified {
+    /// The names of types that Strata cannot decode, whose values were not looked at.
+    pub unknown: Vec<&'static str>,
+    /// True if the file records hashes of its tensors, and all are right.
+    pub hashes: bool,
+    /// The source files whose hashes are those that the file records.
+    pub sources: Vec<String>,
+}
+
+/// Reads every tensor: decodes it and looks for values that are no finite numbers, and compares its SHA-256 with the one recorded, if the
+/// file records any. With `source`, also the model it was made of. `progress` counts bytes.
 ///
 /// # Errors
-/// Names the first tensor, row and column with such a value; or the user stopped.
-pub fn weights(gguf: &Gguf, progress: &dyn Progress) -> Result<Vec<&'static str>> {
-    let mut unknown = Vec::new();
+/// Names the first tensor that is not what was written, or the row and column of a value that is no number, or the source file that
+/// differs; or the user stopped.
+pub fn model(gguf: &Gguf, source: Option<&Input>, progress: &dyn Progress) -> Result<Verified> {
+    let mut verified = Verified::default();
+    let recorded = recorded(gguf)?;
+    let files: Vec<&Mapped> = gguf.files().collect();
     progress.begin("verifying", gguf.tensors().iter().map(|t| t.bytes).sum());
-    for tensor in gguf.tensors() {
-        match tensor.ty.format() {
-            Some(format) => check(gguf, tensor, format, progress)?,
-            None if unknown.contains(&tensor.ty.name()) => {}
-            None => unknown.push(tensor.ty.name()),
+    for (i, tensor) in gguf.tensors().iter().enumerate() {
+        progress.step(&tensor.name);
+        let format = tensor.ty.format();
+        if format.is_none() && !verified.unknown.contains(&tensor.ty.name()) {
+            verified.unknown.push(tensor.ty.name());
+        }
+        let wanted = recorded.as_ref().map(|digests| digests[i]);
+        let mut check = Check { gguf, tensor, format, hasher: wanted.map(|_| Hasher::default()), at: 0, progress };
+        match files.get(tensor.part) {
+            Some(file) => check.file(file)?,
+            None => check.window(gguf.data(tensor))?,
+        }
+        if check.hasher.map(|hasher| hasher.digest()) != wanted {
+            let problem = "its bytes do not have the SHA-256 that strata recorded when it wrote them: they were damaged, or another \
+                           program has changed them and kept the record";
+            return Err(damaged(gguf, &tensor.name, problem));
         }
     }
     progress.end();
-    Ok(unknown)
+    verified.hashes = recorded.is_some();
+    if let Some(source) = source {
+        verified.sources = sources(gguf, source, progress)?;
+    }
+    Ok(verified)
 }
 
-fn check(gguf: &Gguf, tensor: &TensorInfo, format: &Format, progress: &dyn Progress) -> Result<()> {
-    let (len, bytes) = (format.ty.block_len(), format.ty.block_bytes());
-    let blocks = (CHUNK / len).max(1);
-    let bad = gguf.data(tensor).par_chunks(blocks * bytes).enumerate().find_map_first(|(i, chunk)| {
-        if progress.cancelled() {
-            return None;
+fn damaged(gguf: &Gguf, tensor: &str, problem: impl Into<String>) -> Error {
+    let place = format!("tensor {tensor:?}");
+    Error::invalid(gguf.path(), place, problem, "the file is damaged; get or convert it again")
+}
+
+/// The hashes of all tensors that the file records, if it does; every part of a split model records its own.
+fn recorded(gguf: &Gguf) -> Result<Option<Vec<Digest>>> {
+    let mut all = Vec::new();
+    let paths: Vec<_> = gguf.files().map(Mapped::path).collect();
+    if paths.len() < 2 {
+        return recorded_alone(gguf);
+    }
+    for path in paths {
+        let Some(digests) = recorded_alone(&Gguf::open_alone(path)?)? else { return Ok(None) };
+        all.extend(digests);
+    }
+    Ok(Some(all))
+}
+
+fn recorded_alone(gguf: &Gguf) -> Result<Option<Vec<Digest>>> {
+    let Some(digests) = digests(gguf, TENSOR_HASHES)? else { return Ok(None) };
+    if digests.len() != gguf.tensors().len() {
+        let problem = format!("has {} hashes for {} tensors", digests.len(), gguf.tensors().len());
+        return Err(wrong_key(gguf, TENSOR_HASHES, problem));
+    }
+    Ok(Some(digests))
+}
+
+fn digests(gguf: &Gguf, key: &str) -> Result<Option<Vec<Digest>>> {
+    let Some(array) = gguf.array(key)? else { return Ok(None) };
+    let digests: Option<Vec<Digest>> =
+        strings(array).map(|texts| texts.iter().map(|t| t.parse().ok()).collect()).unwrap_or(None);
+    digests.map(Some).ok_or_else(|| wrong_key(gguf, key, "is no list of SHA-256 in hexadecimal digits"))
+}
+
+fn strings(array: ArrayRef<'_>) -> Option<Vec<String>> {
+    match array.to_owned() {
+        crate::gguf::Array::String(texts) => Some(texts),
+        _ => None,
+    }
+}
+
+fn wrong_key(gguf: &Gguf, key: &str, problem: impl Into<String>) -> Error {
+    Error::invalid(gguf.path(), format!("key {key:?}"), problem, "the file is damaged; get or convert it again")
+}
+
+/// Compares the files of a model with what `gguf` records of those it was made of.
+fn sources(gguf: &Gguf, source: &Input, progress: &dyn Progress) -> Result<Vec<String>> {
+    let names = gguf.array(SOURCE_FILES)?.and_then(strings);
+    let (Some(names), Some(digests)) = (names, digests(gguf, SOURCE_HASHES)?) else {
+        let problem = "the file does not record what it was made of";
+        return Err(Error::invalid(gguf.path(), format!("key {SOURCE_FILES:?}"), problem, "leave out --source"));
+    };
+    let files = source.files()?;
+    let found: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    if names.len() != digests.len() || names != found {
+        let problem = format!("the file was made of {}; here are {}", names.join(", "), found.join(", "));
+        return Err(Error::invalid(source.path(), "source", problem, "name the source that it was made of"));
+    }
+    progress.begin("hashing the source", files.iter().map(|file| file.bytes).sum());
+    for (file, was) in files.iter().zip(digests) {
+        progress.step(&file.name);
+        let now = file.digest(|bytes| {
+            progress.advance(bytes);
+            progress.check()
+        })?;
+        if now != was {
+            let problem = format!("has the SHA-256 {now}, but {} was made of one with {was}", gguf.path().display());
+            return Err(Error::invalid(file.path, "file", problem, "one of the two was changed; get it again"));
         }
-        let mut values = vec![0.0; chunk.len() / bytes * len];
+    }
+    progress.end();
+    Ok(names)
+}
+
+/// A tensor on its way through the checks.
+struct Check<'a> {
+    gguf: &'a Gguf,
+    tensor: &'a TensorInfo,
+    format: Option<&'static Format>,
+    hasher: Option<Hasher>,
+    at: u64, // bytes that are checked
+    progress: &'a dyn Progress,
+}
+
+impl Check<'_> {
+    /// All of it, from its file.
+    fn file(&mut self, file: &Mapped) -> Result<()> {
+        let (start, len) = (self.tensor.offset, self.tensor.bytes);
+        // Whole blocks.
+        let block = self.tensor.ty.block_bytes();
+        let window = (WINDOW / block * block) as u64;
+        let read = |buffer: &mut Vec<u8>, at: u64| {
+            buffer.resize(window.min(len - at) as usize, 0);
+            read_at(file.file(), buffer, start + at).map_err(Error::io("read", file.path()))
+        };
+        let (mut now, mut next) = (Vec::new(), Vec::new());
+        read(&mut now, 0)?;
+        let mut at = 0;
+        while at < len {
+            let after = at + now.len() as u64;
+            let (checked, was_read) =
+                rayon::join(|| self.window(&now), || if after < len { read(&mut next, after) } else { Ok(()) });
+            checked?;
+            was_read?;
+            std::mem::swap(&mut now, &mut next);
+            at = after;
+        }
+        Ok(())
+    }
+
+    /// The next blocks.
+    fn window(&mut self, bytes: &[u8]) -> Result<()> {
+        self.progress.check()?;
+        let (hasher, format) = (&mut self.hasher, self.format);
+        let hash = || hasher.iter_mut().for_each(|hasher| hasher.update(bytes));
+        let ((), bad) = rayon::join(hash, || format.and_then(|format| not_finite(format, bytes)));
+        self.progress.advance(bytes.len() as u64);
+        if let Some((at, value)) = bad {
+            let ty: GgmlType = self.tensor.ty;
+            let at = self.at / ty.block_bytes() as u64 * ty.block_len() as u64 + at;
+            let (row, column) = (at / self.tensor.cols(), at % self.tensor.cols());
+            return Err(damaged(self.gguf, &self.tensor.name, format!("{value} at row {row}, column {column}")));
+        }
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// The first value of whole blocks that is no finite number, and its place.
+fn not_finite(format: &Format, bytes: &[u8]) -> Option<(u64, f32)> {
+    let (len, size) = (format.ty.block_len(), format.ty.block_bytes());
+    let blocks = (CHUNK / len).max(1);
+    bytes.par_chunks(blocks * size).enumerate().find_map_first(|(i, chunk)| {
+        let mut values = vec![0.0; chunk.len() / size * len];
         (format.decode)(chunk, &mut values);
-        progress.advance(chunk.len() as u64);
         let at = values.iter().position(|v| !v.is_finite())?;
         Some(((i * blocks * len + at) as u64, values[at]))
-    });
-    progress.check()?;
-    let Some((at, value)) = bad else { return Ok(()) };
-    let problem = format!("{value} at row {}, column {}", at / tensor.cols(), at % tensor.cols());
-    let place = format!("tensor {:?}", tensor.name);
-    Err(Error::invalid(gguf.path(), place, problem, "the file is damaged; get or convert it again"))
+    })
 }

@@ -6,7 +6,7 @@
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use strata::convert::{Options, convert};
+use strata::convert::{Input, Options, Target, convert};
 use strata::generate::Session;
 use strata::gguf::Gguf;
 use strata::model::{KvCache, Model, Scratch, Segment};
@@ -34,7 +34,8 @@ fn fixtures() -> Vec<(PathBuf, PathBuf)> {
 fn open(checkpoint: &Path) -> (tempfile::TempDir, Model) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    convert(checkpoint, &path, &Options { ty: GgmlType::F32, name: None }, &Quiet).unwrap();
+    convert(&Input::open(checkpoint).unwrap(), &[Target::new(&path, GgmlType::F32)], &Options::default(), &Quiet)
+        .unwrap();
     let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
     (dir, model)
 }

@@ -41,6 +41,10 @@ pub struct Source<'a> {
     pub shape: &'a [usize],
     /// Its bytes: rows one after the other.
     pub data: &'a [u8],
+    /// The number of the file it is in, in the order of [`Weights::shards`].
+    pub shard: usize,
+    /// Where its bytes start in that file.
+    pub offset: u64,
 }
 
 /// All tensors of a checkpoint.
@@ -127,12 +131,19 @@ impl Weights {
     pub fn get(&self, name: &str) -> Option<Source<'_>> {
         let at = self.tensors.get(name)?;
         let shard = &self.shards[at.shard];
-        Some(Source { path: shard.path(), dtype: at.dtype, shape: &at.shape, data: &shard.bytes()[at.range.clone()] })
+        Some(Source {
+            path: shard.path(),
+            dtype: at.dtype,
+            shape: &at.shape,
+            data: &shard.bytes()[at.range.clone()],
+            shard: at.shard,
+            offset: at.range.start as u64,
+        })
     }
 
-    /// Paths of all shards.
-    pub fn shards(&self) -> impl Iterator<Item = &Path> {
-        self.shards.iter().map(Mapped::path)
+    /// All shards.
+    pub fn shards(&self) -> impl Iterator<Item = &Mapped> {
+        self.shards.iter()
     }
 
     /// Every tensor that `config` calls for is there in the right shape, and no other.

@@ -2,39 +2,54 @@
 
 use super::naming::{self, Name};
 use super::plan::Tensor;
-use super::{Options, vocabulary};
+use super::source::Input;
+use super::vocabulary;
 use crate::checkpoint::{Checkpoint, Config, RopeScaling};
 use crate::error::Result;
-use crate::gguf::Layout;
+use crate::gguf::{ALIGNMENT_KEY, Gguf, Layout};
+use crate::recipe::Mix;
 use serde_json::Value as Json;
 use std::collections::HashMap;
 use std::path::Path;
-use strata_quant::GgmlType;
 
-/// Sets every key.
-pub fn set(layout: &mut Layout, checkpoint: &Checkpoint, options: &Options, tensors: &[Tensor<'_>]) -> Result<()> {
-    let weights = tensors.iter().map(Tensor::weights).sum();
-    layout.set("general.architecture", "llama");
-    layout.set("general.type", "model");
-    sampling(layout, checkpoint)?;
-    names(layout, checkpoint, options, weights);
-    shape(layout, &checkpoint.config, options.ty);
-    vocabulary::set(layout, checkpoint)?;
+/// Sets every key. `name` goes before what the source says.
+pub fn set(layout: &mut Layout, input: &Input, name: Option<&str>, mix: Mix, tensors: &[Tensor]) -> Result<()> {
+    match input {
+        Input::Checkpoint(checkpoint) => of_checkpoint(layout, checkpoint, name, mix, tensors)?,
+        Input::Gguf(gguf) => of_gguf(layout, gguf, name, mix),
+    }
     layout.set("general.quantization_version", 2u32);
     Ok(())
 }
 
-/// `general.file_type`: llama.cpp's number for a file of mostly this type.
-fn file_type(ty: GgmlType) -> u32 {
-    match ty {
-        GgmlType::F32 => 0,
-        GgmlType::F16 => 1,
-        GgmlType::Q4_0 => 2,
-        GgmlType::Q8_0 => 7,
-        GgmlType::BF16 => 32,
-        // llama.cpp's "guessed": the loader then goes by the tensors.
-        _ => 1024,
+fn of_checkpoint(
+    layout: &mut Layout,
+    checkpoint: &Checkpoint,
+    name: Option<&str>,
+    mix: Mix,
+    tensors: &[Tensor],
+) -> Result<()> {
+    let weights = tensors.iter().map(Tensor::weights).sum();
+    layout.set("general.architecture", "llama");
+    layout.set("general.type", "model");
+    sampling(layout, checkpoint)?;
+    names(layout, checkpoint, name, weights);
+    shape(layout, &checkpoint.config, mix);
+    vocabulary::set(layout, checkpoint)
+}
+
+/// The keys of another file, in its order, except those that are about that file and not about the model.
+fn of_gguf(layout: &mut Layout, gguf: &Gguf, name: Option<&str>, mix: Mix) {
+    for (key, value) in gguf.metadata().iter() {
+        let of_the_file = ["split.", "strata.", "quantize."].iter().any(|prefix| key.starts_with(prefix));
+        if !of_the_file && key != ALIGNMENT_KEY {
+            layout.metadata.push((key.to_owned(), value.to_owned()));
+        }
     }
+    if let Some(name) = name {
+        layout.set("general.name", name);
+    }
+    layout.set("general.file_type", mix.file_type);
 }
 
 /// Sampling defaults of `generation_config.json`.
@@ -52,7 +67,7 @@ fn sampling(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-fn names(layout: &mut Layout, checkpoint: &Checkpoint, options: &Options, weights: u64) {
+fn names(layout: &mut Layout, checkpoint: &Checkpoint, name: Option<&str>, weights: u64) {
     let card = card(&checkpoint.dir.join("README.md"));
     let first = |key: &str| card.get(key).and_then(|v| v.first()).cloned();
     // A name in config.json counts only if it is a model's and not a path on somebody's disk.
@@ -62,7 +77,7 @@ fn names(layout: &mut Layout, checkpoint: &Checkpoint, options: &Options, weight
     let folder = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let [a, b] = [from_config.unwrap_or_default(), &folder].map(|id| naming::parse(id, weights));
     let either = |f: fn(&Name) -> &Option<String>| f(&a).clone().filter(|s| !s.is_empty()).or_else(|| f(&b).clone());
-    let name = options.name.clone().or_else(|| first("name").or_else(|| first("model_name")));
+    let name = name.map(str::to_owned).or_else(|| first("name").or_else(|| first("model_name")));
     let name = name.or_else(|| either(|n| &n.full).map(|n| naming::title(&n))).unwrap_or_else(|| "Llama".to_owned());
     layout.set("general.name", name);
     let mut set = |key: &str, value: Option<String>| {
@@ -102,7 +117,7 @@ fn names(layout: &mut Layout, checkpoint: &Checkpoint, options: &Options, weight
     }
 }
 
-fn shape(layout: &mut Layout, config: &Config, ty: GgmlType) {
+fn shape(layout: &mut Layout, config: &Config, mix: Mix) {
     let mut set = |key: &str, n: usize| layout.set(format!("llama.{key}"), n as u32);
     set("block_count", config.num_hidden_layers);
     set("context_length", config.max_position_embeddings);
@@ -116,7 +131,7 @@ fn shape(layout: &mut Layout, config: &Config, ty: GgmlType) {
         layout.set("llama.attention.key_length", config.head_dim as u32);
         layout.set("llama.attention.value_length", config.head_dim as u32);
     }
-    layout.set("general.file_type", file_type(ty));
+    layout.set("general.file_type", mix.file_type);
     layout.set("llama.vocab_size", config.vocab_size as u32);
     layout.set("llama.rope.dimension_count", config.head_dim as u32);
     // Llama 3.1's scaling is the tensor rope_freqs.weight instead.

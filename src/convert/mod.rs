@@ -1,98 +1,353 @@
-//! From a checkpoint to a GGUF file that llama.cpp loads and answers the same.
+//! From a checkpoint or a GGUF model to GGUF files that llama.cpp loads and answers the same: several types in one read of the source,
+//! in bounded memory, and nothing lost when it is stopped.
 //!
-//! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell;
-//! * `vocabulary.rs`: the tokenizer;
-//! * `plan.rs`: which tensor becomes which, in what order;
-//! * `rows.rs`: the weights themselves, in slabs of rows.
+//! * `source.rs`: the files that are read; `target.rs`: what is asked for; `plan.rs`: which tensor becomes which, in what order;
+//! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary.rs`: the tokenizer;
+//! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
+//! * `output.rs`: the file that grows; `journal.rs`: what of it is done.
 
+mod journal;
 mod metadata;
 mod naming;
+mod output;
+mod pipeline;
 mod plan;
 mod rope;
 mod rows;
+mod slab;
+mod source;
+mod target;
 mod vocabulary;
 
-use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
-use crate::gguf::Layout;
-use crate::progress::Progress;
-use plan::Tensor;
-use std::fs;
-use std::path::Path;
-use strata_quant::GgmlType;
+pub use output::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
+pub use source::Input;
+pub use target::{Split, Target};
 
-/// What to make.
+use crate::error::{Error, Result};
+use crate::file::{PARTIAL, free_bytes, with_ending};
+use crate::gguf::Layout;
+use crate::hash::Digest;
+use crate::progress::Progress;
+use crate::split::shard_metadata;
+use journal::{Head, SourceHead, TensorHead};
+use output::Output;
+use plan::Tensor;
+use serde_json::{Map, Value as Json};
+use source::SourceFile;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use strata_kernels::Isa;
+use strata_quant::GgmlType;
+use target::Part;
+
+/// How to make them.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The type of all matrices whose rows it divides; the others become F16.
-    pub ty: GgmlType,
-    /// The model's name, where the checkpoint's own is not wanted.
+    /// The model's name, where the source's own is not wanted.
     pub name: Option<String>,
+    /// The sum of all buffers, in bytes, at most; 1 GiB if not given.
+    pub memory: Option<u64>,
+    /// Threads to encode with; as many as the system offers if not given.
+    pub threads: Option<usize>,
+    /// Instructions to encode with. The bytes do not depend on them.
+    pub isa: Isa,
+    /// Discards what an earlier run left.
+    pub restart: bool,
+    /// Takes quantized tensors for a source, though that costs quality.
+    pub requantize: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { name: None, memory: None, threads: None, isa: Isa::best(), restart: false, requantize: false }
+    }
 }
 
 /// What was made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Report {
+    /// The file, or the first of several.
+    pub path: PathBuf,
+    /// The number of files.
+    pub files: usize,
     /// Tensors.
     pub tensors: usize,
     /// Weights in all tensors.
     pub weights: u64,
-    /// Bytes of the file.
+    /// Bytes of all files.
     pub bytes: u64,
     /// Bits of tensor data a weight.
     pub bits_per_weight: f64,
+    /// Tensors that an earlier run had written.
+    pub resumed: usize,
 }
 
-/// Converts the checkpoint in `dir` to the file `output`, which appears only when it is complete. Weights are read by memory map and
-/// written as they come: the memory it takes is a few slabs of rows. `progress` counts bytes of the checkpoint.
+/// What would become of a tensor.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Its name in the file.
+    pub name: String,
+    /// Its dimensions, the length of a row first.
+    pub dims: Vec<u64>,
+    /// Its type in the source.
+    pub from: GgmlType,
+    /// Its bytes there.
+    pub bytes_from: u64,
+    /// Its type in the target.
+    pub to: GgmlType,
+    /// Its bytes there.
+    pub bytes_to: u64,
+}
+
+/// What a target would be, without making it: its tensors, and the bytes of each of its files.
 ///
 /// # Errors
-/// If the checkpoint is incomplete, damaged or of a kind that Strata does not know; if the type cannot be written, the folder of
-/// `output` is missing, or the disk is full; if the user stopped.
-pub fn convert(dir: &Path, output: &Path, options: &Options, progress: &dyn Progress) -> Result<Report> {
-    if options.ty.format().is_none() {
-        let have: Vec<_> = GgmlType::with_format().map(|format| format.ty.name()).collect();
-        return Err(Error::Request(format!(
-            "type {} cannot be written; choose one of {}",
-            options.ty,
-            have.join(", ")
-        )));
-    }
-    let checkpoint = Checkpoint::open(dir)?;
-    refuse_source(&checkpoint, output)?;
-    let tensors = plan::tensors(&checkpoint, options.ty)?;
-    let mut layout = Layout::new();
-    metadata::set(&mut layout, &checkpoint, options, &tensors)?;
-    for tensor in &tensors {
-        layout.tensor(tensor.name.as_str(), &tensor.dims(), tensor.ty);
-    }
-    let weights: u64 = tensors.iter().map(Tensor::weights).sum();
-    let data: u64 = tensors.iter().map(Tensor::bytes).sum();
-    let mut writer = layout.create(output)?;
-    progress.begin(&format!("converting to {}", options.ty), tensors.iter().map(|t| t.source_bytes()).sum());
-    for tensor in &tensors {
-        writer.begin(&tensor.name)?;
-        rows::write(tensor, &mut writer, progress)?;
-    }
-    writer.finish()?;
-    progress.end();
-    let bytes = fs::metadata(output).map_err(Error::io("read", output))?.len();
-    Ok(Report { tensors: tensors.len(), weights, bytes, bits_per_weight: data as f64 * 8.0 / weights as f64 })
+/// As [`convert`], as far as that looks at no weights.
+pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<(Vec<Planned>, Vec<(PathBuf, u64)>)> {
+    let job = Job::new(input, std::slice::from_ref(target), options)?;
+    let planned = |(tensor, &to): (&Tensor, &GgmlType)| {
+        let from = tensor.stored().map_or(to, |stored| stored.ty);
+        let bytes_from = tensor.stored().map_or(0, |stored| stored.bytes);
+        let (name, dims) = (tensor.name.clone(), tensor.dims.clone());
+        Planned { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
+    };
+    let tensors = job.tensors.iter().zip(&job.types[0]).map(planned).collect();
+    let heads = vec![Digest::of(&[]); job.files.len()];
+    let file = |file: &OutputFile| Ok((file.part.path.clone(), job.layout(file, &heads)?.0.place()?.file_bytes));
+    Ok((tensors, job.outputs.iter().map(file).collect::<Result<_>>()?))
 }
 
-/// An error if `output` is a file of the checkpoint: a finished conversion would replace it.
-fn refuse_source(checkpoint: &Checkpoint, output: &Path) -> Result<()> {
-    // What does not exist yet replaces nothing.
-    let Ok(target) = output.canonicalize() else { return Ok(()) };
-    let beside = fs::read_dir(&checkpoint.dir).map_err(Error::io("read", &checkpoint.dir))?.filter_map(|entry| {
-        let path = entry.ok()?.path();
-        // An earlier conversion may lie there, and may be replaced.
-        (path.extension()? != "gguf").then_some(path)
-    });
-    let mut sources = checkpoint.weights.shards().map(Path::to_owned).chain(beside);
-    if sources.any(|source| source.canonicalize().is_ok_and(|source| source == target)) {
-        let problem = "is a file of the checkpoint itself";
-        return Err(Error::invalid(output, "output", problem, "name another file"));
+/// Makes all targets in one read of the source. Each file appears under its name only when it is complete; until then it grows beside it
+/// as `NAME.partial` with a journal. A run that is stopped, killed or short of space is taken up by the next one with the same arguments,
+/// and ends in the same bytes. `progress` counts bytes of the source.
+///
+/// # Errors
+/// If the source is incomplete, damaged, of a kind that Strata does not know, or was changed since the run that is taken up; if a type
+/// cannot be written, the memory does not suffice, the folder of a target is missing, or its disk too small; if another process writes
+/// the same file; if the user stopped.
+pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
+    let job = Job::new(input, targets, options)?;
+    let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
+    let mut outputs = Vec::with_capacity(job.outputs.len());
+    for file in &job.outputs {
+        let (layout, head) = job.layout(file, &heads)?;
+        let mut output = Output::open(&file.part, job.tensors.len(), layout, head, options.restart)?;
+        output.check_sources(&job.files, &heads)?;
+        outputs.push(output);
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build();
+    let pool =
+        pool.map_err(|error| Error::Request(format!("cannot start threads: {error}; give fewer by --threads")))?;
+    for output in &mut outputs {
+        pool.install(|| output.check_finished(progress))?;
+    }
+    check_space(&outputs)?;
+    let resumed: Vec<usize> = outputs.iter().map(Output::finished).collect();
+    for output in &mut outputs {
+        output.begin()?;
+        write_computed(&job.tensors, output)?;
+    }
+    let types: Vec<_> = job.outputs.iter().map(|file| job.types[file.target].clone()).collect();
+    let importance =
+        job.outputs.iter().map(|file| targets[file.target].importance(&job.tensors)).collect::<Result<Vec<_>>>()?;
+    let work = pipeline::Work {
+        files: &job.files,
+        known: job.files.iter().map(|file| known_digest(file, &outputs)).collect(),
+        tensors: &job.tensors,
+        types: &types,
+        importance: &importance,
+        isa: options.isa,
+        pool: &pool,
+        memory: options.memory,
+        progress,
+    };
+    let digests = pipeline::run(&work, &mut outputs)?;
+    for output in &mut outputs {
+        output.complete(&digests)?;
+    }
+    // Only now: a run killed between two names finds by the journal that the first file is complete.
+    for output in &outputs {
+        output.remove_journal()?;
+    }
+    Ok((0..targets.len()).map(|target| job.report(target, &outputs, &resumed)).collect())
+}
+
+/// Everything that is decided before the first weight is read.
+struct Job<'a> {
+    input: &'a Input,
+    targets: &'a [Target],
+    options: &'a Options,
+    tensors: Vec<Tensor>,
+    files: Vec<SourceFile<'a>>,
+    types: Vec<Vec<GgmlType>>, // [target][tensor]
+    outputs: Vec<OutputFile>,
+}
+
+/// A file of a target.
+struct OutputFile {
+    target: usize,
+    part: Part,
+}
+
+impl<'a> Job<'a> {
+    fn new(input: &'a Input, targets: &'a [Target], options: &'a Options) -> Result<Job<'a>> {
+        if targets.is_empty() {
+            return Err(Error::Request("nothing to convert to: give a type".to_owned()));
+        }
+        let tensors = plan::tensors(input)?;
+        let (mut types, mut outputs) = (Vec::new(), Vec::new());
+        for (i, target) in targets.iter().enumerate() {
+            let of_target = target.types(input, &tensors, options.requantize)?;
+            let parts = target.parts(input, &tensors, &of_target)?;
+            outputs.extend(parts.into_iter().map(|part| OutputFile { target: i, part }));
+            types.push(of_target);
+        }
+        check_paths(input, &outputs)?;
+        Ok(Job { input, targets, options, tensors, files: input.files()?, types, outputs })
+    }
+
+    /// What a file will hold, and what its journal will say of it. The hashes are zeros still. Parts after the first hold no metadata
+    /// but their place and their hashes.
+    fn layout(&self, file: &OutputFile, heads: &[Digest]) -> Result<(Layout, Head)> {
+        let (target, types, part) = (&self.targets[file.target], &self.types[file.target], &file.part);
+        let mut recipe = Map::new();
+        recipe.insert("strata".to_owned(), env!("CARGO_PKG_VERSION").into());
+        recipe.extend(target.recipe.describe());
+        recipe.extend(self.options.name.clone().map(|name| ("name".to_owned(), name.into())));
+        recipe.extend(target.record.clone());
+        recipe.sort_keys();
+        let zeros = |n: usize| vec!["0".repeat(Digest::LEN); n];
+        let mut layout = Layout::new();
+        if part.place.is_none_or(|(no, _)| no == 0) {
+            let name = self.options.name.as_deref();
+            metadata::set(&mut layout, self.input, name, target.recipe.mix, &self.tensors)?;
+            for (key, value) in &target.metadata {
+                layout.set(key.as_str(), value.clone());
+            }
+            layout.set("strata.version", env!("CARGO_PKG_VERSION"));
+            layout.set("strata.recipe", Json::Object(recipe.clone()).to_string());
+            layout.set(SOURCE_FILES, self.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
+            layout.set(SOURCE_HASHES, zeros(self.files.len()));
+        }
+        if let Some((no, count)) = part.place {
+            for (key, value) in shard_metadata(no, count, self.tensors.len())? {
+                layout.set(key, value);
+            }
+        }
+        layout.set(TENSOR_HASHES, zeros(part.tensors.len()));
+        for &t in &part.tensors {
+            layout.tensor(self.tensors[t].name.as_str(), &self.tensors[t].dims, types[t]);
+        }
+
+        let ranges = layout.place()?.tensors;
+        let tensor_head = |(&t, range): (&usize, &std::ops::Range<u64>)| TensorHead {
+            name: self.tensors[t].name.clone(),
+            ty: types[t].name().to_owned(),
+            offset: range.start,
+            bytes: range.end - range.start,
+        };
+        let source_head = |(file, &head): (&SourceFile<'_>, &Digest)| {
+            let (name, bytes) = (file.name.clone(), file.bytes);
+            SourceHead { name, bytes, head }
+        };
+        let head = Head {
+            journal: journal::VERSION,
+            recipe,
+            metadata: layout.metadata.iter().map(|(key, value)| (key.clone(), Digest::of(&value.bytes()))).collect(),
+            sources: self.files.iter().zip(heads).map(source_head).collect(),
+            tensors: part.tensors.iter().zip(&ranges).map(tensor_head).collect(),
+        };
+        Ok((layout, head))
+    }
+
+    fn report(&self, target: usize, outputs: &[Output], resumed: &[usize]) -> Report {
+        let own: Vec<_> = (0..outputs.len()).filter(|&o| self.outputs[o].target == target).collect();
+        let weights: u64 = self.tensors.iter().map(Tensor::weights).sum();
+        let data: u64 = self.tensors.iter().zip(&self.types[target]).map(|(tensor, &ty)| tensor.bytes(ty)).sum();
+        Report {
+            path: outputs[own[0]].path.clone(),
+            files: own.len(),
+            tensors: self.tensors.len(),
+            weights,
+            bytes: own.iter().map(|&o| outputs[o].file_bytes()).sum(),
+            bits_per_weight: data as f64 * 8.0 / weights as f64,
+            resumed: own.iter().map(|&o| resumed[o]).sum(),
+        }
+    }
+}
+
+/// An error if a path is the source's or another output's.
+fn check_paths(input: &Input, outputs: &[OutputFile]) -> Result<()> {
+    let mut paths = HashSet::new();
+    for OutputFile { part: Part { path, .. }, .. } in outputs {
+        input.refuse_as_output(path)?;
+        let partial = partial(path);
+        let journal = journal::Journal::path_for(&partial);
+        for path in [path.clone(), partial, journal] {
+            if !paths.insert(canonical(&path)) {
+                let problem = "is the name of two outputs, or of what one needs beside it";
+                return Err(Error::invalid(&path, "output", problem, "name each output its own way"));
+            }
+            input.refuse_as_output(&path)?;
+        }
     }
     Ok(())
+}
+
+/// Where a file grows until it is complete: what remains of a run that was stopped.
+pub fn partial(path: &Path) -> PathBuf {
+    with_ending(path, PARTIAL)
+}
+
+/// The path with the folder that it is really in.
+fn canonical(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// An error if a disk cannot take what is still to be written.
+fn check_space(outputs: &[Output]) -> Result<()> {
+    let mut disks: BTreeMap<u64, (u64, &Output)> = BTreeMap::new();
+    for output in outputs {
+        disks.entry(disk(output.folder())).or_insert((0, output)).0 += output.missing_bytes();
+    }
+    for (missing, output) in disks.into_values() {
+        let Some(free) = free_bytes(output.folder()) else { continue };
+        if missing > free {
+            let lack = missing - free;
+            let problem = format!("{missing} bytes are to be written, {free} are free");
+            let remedy = format!("free some space, {lack} bytes or more, or choose another disk");
+            return Err(Error::invalid(&output.path, "disk", problem, remedy));
+        }
+    }
+    Ok(())
+}
+
+/// The number of the file system that a folder is on.
+fn disk(folder: &Path) -> u64 {
+    #[cfg(unix)]
+    return std::fs::metadata(folder).map_or(0, |about| std::os::unix::fs::MetadataExt::dev(&about));
+    #[cfg(not(unix))]
+    return folder.as_os_str().is_empty().into();
+}
+
+/// Writes what comes from no file.
+fn write_computed(tensors: &[Tensor], output: &mut Output) -> Result<()> {
+    for (t, tensor) in tensors.iter().enumerate().filter(|(_, tensor)| tensor.stored().is_none()) {
+        if let (plan::From::Computed(values), true) = (&tensor.from, output.needs(t)) {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            output.write(t, 0, &bytes)?;
+            output.finish_tensor(t, Digest::of(&bytes), None)?;
+        }
+    }
+    Ok(())
+}
+
+/// The SHA-256 of a file that an earlier run has read, if nothing has touched the file since.
+fn known_digest(file: &SourceFile<'_>, outputs: &[Output]) -> Option<Digest> {
+    let read = outputs.iter().filter_map(|output| output.read_before(&file.name)).find(|read| read.stamp == file.stamp);
+    read.map(|read| read.sha256)
 }

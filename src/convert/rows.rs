@@ -1,92 +1,138 @@
-//! The weights of one tensor: read, put in order, encoded and written, a slab of rows at a time.
+//! The weights themselves: a slab of source rows, checked, put in order and encoded for every output that wants it.
 
-use super::plan::{From, Tensor, source_row};
-use crate::checkpoint::Source;
+use super::plan::{Stored, Tensor, source_row};
 use crate::error::{Error, Result};
-use crate::gguf::Writer;
-use crate::progress::Progress;
 use rayon::prelude::*;
+use std::path::Path;
+use strata_kernels::Isa;
 use strata_quant::{Format, GgmlType};
 
-/// Values in a slab: 32 MiB as `f32`, encoded by all threads together before it is written.
-const SLAB: usize = 8 << 20;
+/// Values that a thread takes at a time.
+const TASK: usize = 1 << 16;
 
 /// The largest half; from 65520 on, rounding gives infinity.
 const F16_MAX: f32 = 65504.0;
 
-/// Writes the data of a tensor that the writer has begun.
-pub fn write(tensor: &Tensor<'_>, writer: &mut Writer, progress: &dyn Progress) -> Result<()> {
-    match &tensor.from {
-        From::Computed(values) => {
-            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            writer.write(&bytes)
-        }
-        From::Source { source, name, heads } => {
-            let (rows, cols) = match *source.shape {
-                [rows, cols] => (rows, cols),
-                // A vector is a column where its rows are put in order, so that a bias goes with its matrix.
-                [n] if heads.is_some() => (n, 1),
-                _ => (1, source.data.len() / source.dtype.ggml().block_bytes()),
-            };
-            let job = Rows { source: *source, name, heads: *heads, rows, cols, ty: tensor.ty };
-            job.write(writer, progress)
-        }
-    }
+/// The bits of a float without its sign, and those of infinity: from there on it is no finite number.
+const MAGNITUDE: u32 = 0x7fff_ffff;
+const INFINITY: u32 = 0x7f80_0000;
+
+/// Rows of a tensor, as they lie in the source: whole heads where heads are put in order.
+pub struct Slab<'a> {
+    /// The tensor.
+    pub tensor: &'a Tensor,
+    /// Where it is stored.
+    pub stored: &'a Stored,
+    /// The file it is in.
+    pub path: &'a Path,
+    /// The first row.
+    pub first: usize,
+    /// Their bytes.
+    pub bytes: &'a [u8],
+    /// The instructions to encode with.
+    pub isa: Isa,
 }
 
-struct Rows<'a> {
-    source: Source<'a>,
-    name: &'a str,
-    heads: Option<usize>,
-    rows: usize,
-    cols: usize,
-    ty: GgmlType,
+/// One output's form of a slab.
+pub struct Encoding<'a> {
+    /// The type.
+    pub ty: GgmlType,
+    /// `(matrices, cols)`: what each column's errors weigh; see [`strata_quant::encode`].
+    pub importance: Option<&'a [f32]>,
+    /// `(rows, bytes of a row)`: where the blocks go.
+    pub out: &'a mut [u8],
 }
 
-impl Rows<'_> {
-    fn write(&self, writer: &mut Writer, progress: &dyn Progress) -> Result<()> {
-        let row_bytes =
-            self.ty.row_bytes(self.cols).ok_or_else(|| self.bad("rows are no whole blocks".into(), "report this"))?;
-        let (from, to) = (self.format(self.source.dtype.ggml())?, self.format(self.ty)?);
-        let slab = (SLAB / self.cols).clamp(1, self.rows);
-        let mut out = vec![0; slab * row_bytes]; // (rows of the slab, row_bytes)
-        for first in (0..self.rows).step_by(slab) {
-            progress.check()?;
-            let rows = slab.min(self.rows - first);
-            let out = &mut out[..rows * row_bytes];
-            out.par_chunks_exact_mut(row_bytes).enumerate().try_for_each_init(
-                || vec![0.0; self.cols],
-                |values, (i, out)| self.encode_row(first + i, from, to, values, out),
-            )?;
-            writer.write(out)?;
-            progress.advance((rows * self.cols * from.ty.block_bytes()) as u64);
+/// True if rows of that type come as they are: the output's bytes are the source's.
+pub fn is_copy(stored: &Stored, ty: GgmlType) -> bool {
+    stored.ty == ty && stored.heads.is_none()
+}
+
+impl Slab<'_> {
+    /// Checks that every value is finite, and encodes: `encodings` may be empty.
+    ///
+    /// # Errors
+    /// Names the first row and column whose value cannot be stored.
+    pub fn encode(&self, encodings: &mut [Encoding<'_>]) -> Result<()> {
+        let cols = self.tensor.cols;
+        let row_bytes = self.row_bytes(self.stored.ty)?;
+        let rows = self.bytes.len() / row_bytes;
+        let task = (TASK / cols).clamp(1, rows.max(1));
+        let mut forms = Vec::with_capacity(encodings.len());
+        let mut parts = Vec::with_capacity(encodings.len());
+        for Encoding { ty, importance, out } in encodings {
+            let row_bytes = self.row_bytes(*ty)?;
+            forms.push(Form { format: self.format(*ty)?, importance: *importance, row_bytes });
+            parts.push(out.chunks_mut(task * row_bytes));
         }
-        Ok(())
+        let tasks: Vec<(usize, Vec<&mut [u8]>)> =
+            (0..rows).step_by(task).map(|r| (r, parts.iter_mut().filter_map(Iterator::next).collect())).collect();
+        let failed = tasks.into_par_iter().map_init(Vec::new, |values, (first, mut outs)| {
+            for r in first..(first + task).min(rows) {
+                let source = &self.bytes[self.source_row(r) * row_bytes..][..row_bytes];
+                self.encode_row(r, source, &forms, r - first, &mut outs, values)?;
+            }
+            Ok(())
+        });
+        // The first by row, whatever thread meets its own first.
+        failed.find_map_first(Result::err).map_or(Ok(()), Err)
     }
 
-    /// Row `r` of the file, from its row of the checkpoint.
-    fn encode_row(&self, r: usize, from: &Format, to: &Format, values: &mut [f32], out: &mut [u8]) -> Result<()> {
-        let at = self.heads.map_or(r, |heads| source_row(r, self.rows, heads));
-        let row = self.cols * from.ty.block_bytes();
-        let source = &self.source.data[at * row..(at + 1) * row];
-        (from.decode)(source, values);
-        if let Some(c) = values.iter().position(|v| !v.is_finite()) {
-            return Err(self.bad_value(at, c, values[c], "the checkpoint is damaged; download it again"));
+    /// The row of the slab whose values row `r` of the output's slab has.
+    fn source_row(&self, r: usize) -> usize {
+        self.stored.heads.map_or(r, |heads| source_row(r, self.tensor.rows / heads))
+    }
+
+    /// Row `r` of the slab, the `i`-th of its task, for each output.
+    fn encode_row(
+        &self,
+        r: usize,
+        source: &[u8],
+        forms: &[Form<'_>],
+        i: usize,
+        outs: &mut [&mut [u8]],
+        values: &mut Vec<f32>,
+    ) -> Result<()> {
+        let from = self.stored.ty;
+        let largest = match from {
+            _ if forms.iter().any(|form| form.format.ty != from) => self.decode(source, values)?,
+            GgmlType::F32 => largest32(source),
+            GgmlType::BF16 => u32::from(largest16(source)) << 16,
+            // What is infinity in half precision is infinity here.
+            GgmlType::F16 if largest16(source) >= 0x7c00 => INFINITY,
+            GgmlType::F16 => 0,
+            other if other.format().is_none() => 0,
+            _ => self.decode(source, values)?,
+        };
+        if largest >= INFINITY {
+            self.decode(source, values)?;
+            let c = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
+            return Err(self.bad_value(r, c, values[c], from, self.damaged()));
         }
-        if from.ty == to.ty {
-            out.copy_from_slice(source)
-        } else {
-            (to.encode)(values, None, out);
+        for (form, out) in forms.iter().zip(outs) {
+            let out = &mut out[i * form.row_bytes..][..form.row_bytes];
+            if form.format.ty == from {
+                out.copy_from_slice(source);
+                continue;
+            }
+            self.isa.encode(form.format.ty, values, form.importance_of(self.first + r, self.tensor), out);
             // Up to here every type can hold every value, as itself or by a scale in half precision.
-            if values.iter().any(|v| v.abs() > F16_MAX) {
-                self.check_overflow(at, to, values, out)?;
+            if largest > F16_MAX.to_bits() {
+                self.check_overflow(r, form.format, values, out)?;
             }
         }
         Ok(())
     }
 
+    /// Values of a row, and the largest magnitude among them, as bits: not less than [`INFINITY`] if one is not finite.
+    fn decode(&self, source: &[u8], values: &mut Vec<f32>) -> Result<u32> {
+        values.resize(self.tensor.cols, 0.0);
+        (self.format(self.stored.ty)?.decode)(source, values);
+        Ok(values.iter().fold(0, |largest, v| largest.max((v.to_bits() & MAGNITUDE) as i32)) as u32)
+    }
+
     /// An error if values became infinite: the largest of the first block where that happened.
-    fn check_overflow(&self, at: usize, to: &Format, values: &[f32], out: &[u8]) -> Result<()> {
+    fn check_overflow(&self, r: usize, to: &Format, values: &[f32], out: &[u8]) -> Result<()> {
         let mut back = vec![0.0; values.len()];
         (to.decode)(out, &mut back);
         let len = to.ty.block_len();
@@ -94,18 +140,56 @@ impl Rows<'_> {
         let block = bad / len * len..bad / len * len + len;
         let c = block.max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).unwrap_or(bad);
         let remedy = if to.ty == GgmlType::BF16 { "choose --type f32" } else { "choose --type bf16" };
-        Err(self.bad_value(at, c, values[c], remedy))
+        Err(self.bad_value(r, c, values[c], to.ty, remedy))
     }
 
-    fn bad_value(&self, row: usize, column: usize, value: f32, remedy: &str) -> Error {
-        self.bad(format!("value {value} at row {row}, column {column} cannot be stored as {}", self.ty), remedy)
+    fn damaged(&self) -> &'static str {
+        "the source is damaged; get it again"
+    }
+
+    fn bad_value(&self, r: usize, column: usize, value: f32, ty: GgmlType, remedy: &str) -> Error {
+        let row = self.first + self.source_row(r);
+        self.bad(format!("value {value} at row {row}, column {column} cannot be stored as {ty}"), remedy)
+    }
+
+    fn row_bytes(&self, ty: GgmlType) -> Result<usize> {
+        ty.row_bytes(self.tensor.cols)
+            .ok_or_else(|| self.bad(format!("rows are no whole blocks of {ty}"), "choose another type"))
     }
 
     fn format(&self, ty: GgmlType) -> Result<&'static Format> {
-        ty.format().ok_or_else(|| self.bad(format!("type {ty} cannot be written"), "choose another type"))
+        ty.format().ok_or_else(|| self.bad(format!("type {ty} is not supported"), "choose another type"))
     }
 
     fn bad(&self, problem: String, remedy: &str) -> Error {
-        Error::invalid(self.source.path, format!("tensor {:?}", self.name), problem, remedy)
+        Error::invalid(self.path, format!("tensor {:?}", self.stored.name), problem, remedy)
     }
+}
+
+/// What the rows of a slab become for one output.
+struct Form<'a> {
+    format: &'static Format,
+    importance: Option<&'a [f32]>, // (matrices, cols)
+    row_bytes: usize,
+}
+
+impl<'a> Form<'a> {
+    /// The importance of the columns in row `r` of the tensor, whose rows are those of one matrix after the other.
+    fn importance_of(&self, r: usize, tensor: &Tensor) -> Option<&'a [f32]> {
+        let importance = self.importance?;
+        let matrix = r / (tensor.rows / (importance.len() / tensor.cols));
+        Some(&importance[matrix * tensor.cols..][..tensor.cols])
+    }
+}
+
+/// The largest magnitude of numbers of 16 bits, as bits.
+fn largest16(bytes: &[u8]) -> u16 {
+    let numbers = bytes.as_chunks().0.iter().map(|&bytes| i16::from_le_bytes(bytes));
+    numbers.fold(0, |largest, v| largest.max(v & 0x7fff)) as u16
+}
+
+/// The largest magnitude of numbers of 32 bits, as bits.
+fn largest32(bytes: &[u8]) -> u32 {
+    let numbers = bytes.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes));
+    numbers.fold(0, |largest, v| largest.max(v & MAGNITUDE as i32)) as u32
 }

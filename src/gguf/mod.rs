@@ -35,10 +35,10 @@ pub use metadata::{ArrayRef, Metadata, ValueRef};
 pub use parse::TensorInfo;
 pub use read::Gguf;
 pub use value::{Array, Value, ValueType};
-pub use write::{Layout, Writer};
+pub use write::{Layout, Placed, Writer};
 
 /// The key of the alignment, and its value where a file does not say.
-const ALIGNMENT_KEY: &str = "general.alignment";
+pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: u32 = 32;
 
 /// True for what `general.alignment` may be.

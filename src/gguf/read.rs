@@ -32,6 +32,12 @@ impl Gguf {
         }
     }
 
+    /// Opens one file; a part of a split model then stands alone.
+    pub fn open_alone(path: impl AsRef<Path>) -> Result<Gguf> {
+        let path = path.as_ref();
+        Gguf::single(path, Source::Mapped(Mapped::open(path)?), 0)
+    }
+
     /// Reads a file from memory; a part of a split model then stands alone.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Gguf> {
         Gguf::single(Path::new("(memory)"), Source::Owned(bytes.into()), 0)
@@ -41,15 +47,6 @@ impl Gguf {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// The files of the model, in the order that [`TensorInfo::part`] counts; none of a model in memory.
-    pub fn part_paths(&self) -> impl Iterator<Item = &Path> {
-        self.parts.iter().filter_map(|part| match &**part {
-            Source::Mapped(mapped) => Some(mapped.path()),
-            Source::Owned(_) => None,
-        })
-    }
-
     /// The version of the container: 1, 2 or 3.
     pub fn version(&self) -> u32 {
         self.version
@@ -90,6 +87,14 @@ impl Gguf {
     /// The bytes of all files of the model.
     pub fn file_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.bytes().len() as u64).sum()
+    }
+
+    /// The files of the model in the order of its parts; none of a model in memory.
+    pub fn files(&self) -> impl Iterator<Item = &Mapped> {
+        self.parts.iter().filter_map(|part| match &**part {
+            Source::Mapped(mapped) => Some(mapped),
+            Source::Owned(_) => None,
+        })
     }
 
     /// An unsigned integer of any type that fits a u32.

@@ -1,6 +1,9 @@
-//! Writing a GGUF file: the whole header first, from the shapes alone, then the data tensor by tensor.
+//! Writing a GGUF file: the header comes from the shapes alone, so where every tensor goes is known before any data is.
+//!
+//! [`Writer`] takes the data in file order; [`Layout::place`] is for those who write it in another.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 
 use strata_quant::GgmlType;
@@ -55,6 +58,20 @@ impl Layout {
     /// Adds a tensor, `dims` with the fastest first.
     pub fn tensor(&mut self, name: impl Into<String>, dims: &[u64], ty: GgmlType) {
         self.tensors.push(Planned { name: name.into(), dims: dims.to_vec(), ty });
+    }
+
+    /// Checks the layout and says where everything goes. Values of other bytes but the same lengths move nothing.
+    ///
+    /// # Errors
+    /// If no file can be so: a key or a name is given twice, a dimension is 0, rows are no whole blocks.
+    pub fn place(&mut self) -> Result<Placed> {
+        self.check_metadata()?;
+        let slots = self.slots()?;
+        let header = self.header(&slots);
+        let start = header.len() as u64;
+        let end = slots.last().map_or(0, |slot| slot.offset + slot.bytes.next_multiple_of(self.alignment.into()));
+        let tensors = slots.iter().map(|slot| start + slot.offset..start + slot.offset + slot.bytes).collect();
+        Ok(Placed { header, tensors, file_bytes: start + end })
     }
 
     /// Checks the layout and starts the file at `path` with its header.
@@ -145,6 +162,17 @@ impl Layout {
     }
 }
 
+/// Where everything of a file goes, in bytes from its start. What is in no range is zeros.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The bytes before the data.
+    pub header: Vec<u8>,
+    /// The range of each tensor, in file order.
+    pub tensors: Vec<Range<u64>>,
+    /// The length of the file.
+    pub file_bytes: u64,
+}
+
 /// A file whose header is written and whose data is to come, tensor by tensor in the order of the layout:
 /// [`begin`](Writer::begin), [`write`](Writer::write) as often as needed, and [`finish`](Writer::finish) after the last.
 /// Dropped before that, it leaves nothing behind.
@@ -233,6 +261,15 @@ impl Writer {
 
     fn wrong(&self, tensor: &str, problem: String) -> Error {
         Error::Request(format!("cannot write {}: tensor {}: {problem}", self.path().display(), quoted(tensor)))
+    }
+}
+
+impl Value {
+    /// Its bytes in a file, its type first.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut out = self.ty().id().to_le_bytes().to_vec();
+        put_value(&mut out, self);
+        out
     }
 }
 
@@ -334,8 +371,10 @@ mod tests {
     }
 
     fn write(layout: Layout, path: &Path) {
+        let placed = layout.clone().place().unwrap();
         let mut writer = layout.create(path).unwrap();
         let file_bytes = writer.file_bytes();
+        assert_eq!(placed.file_bytes, file_bytes);
         writer.begin("a").unwrap();
         writer.write(&[1; 12]).unwrap();
         writer.begin("b").unwrap();
@@ -346,7 +385,11 @@ mod tests {
         writer.write(&[]).unwrap();
         writer.write(&[3]).unwrap();
         writer.finish().unwrap();
-        assert_eq!(std::fs::metadata(path).unwrap().len(), file_bytes);
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!(bytes.len() as u64, file_bytes);
+        assert!(bytes.starts_with(&placed.header));
+        let ranges = placed.tensors.iter().map(|range| &bytes[range.start as usize..range.end as usize]);
+        assert_eq!(ranges.collect::<Vec<_>>(), [&[1; 12][..], &[2; 408], &[3]]);
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub struct Shown {
 
 struct Work {
     what: String,
+    step: String,
     total: u64,
     done: u64,
     start: Instant,
@@ -69,8 +70,18 @@ impl Progress for Shown {
             ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_message(what.to_owned())
         });
         let now = Instant::now();
-        let work = Work { what: what.to_owned(), total, done: 0, start: now, last_line: now, bar };
+        let work = Work { what: what.to_owned(), step: String::new(), total, done: 0, start: now, last_line: now, bar };
         self.with_work(|slot| *slot = Some(work));
+    }
+
+    fn step(&self, what: &str) {
+        self.with_work(|slot| {
+            let Some(work) = slot else { return };
+            work.step = what.to_owned();
+            if let Some(bar) = &work.bar {
+                bar.set_message(format!("{} {what}", work.what));
+            }
+        });
     }
 
     fn advance(&self, units: u64) {
@@ -88,7 +99,8 @@ impl Progress for Shown {
                         Unit::Bytes => format!("{}/s", crate::output::bytes(rate as u64)),
                         Unit::Tokens => format!("{rate:.1} tokens/s"),
                     };
-                    eprintln!("{}: {share:.0} %, {rate}, {left:.0} s left", work.what);
+                    let what = format!("{} {}", work.what, work.step);
+                    eprintln!("{}: {share:.0} %, {rate}, {left:.0} s left", what.trim_end());
                 }
                 None => {}
             }

@@ -6,12 +6,12 @@ use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
-use strata::GgmlType;
-use strata::convert::{Options, convert};
+use strata::convert::{Input, Options, Target, convert};
 use strata::generate::Session;
 use strata::gguf::Gguf;
 use strata::model::Model;
 use strata::perplexity::perplexity;
+use strata::recipe::{Mix, Recipe};
 use strata::sampler::{Sampler, Sampling};
 use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
 
@@ -28,7 +28,7 @@ const CHECKPOINT: [(&str, &[u8]); 6] = [
 const TEXT: &str = include_str!("../../../tests/data/valid.txt");
 const PROMPT: &str = "A vector is";
 
-/// Convert a small model that strata carries to three types, compare them, and write a paragraph
+/// Convert a small model that strata carries to five types, compare them, and write a paragraph
 #[derive(clap::Args)]
 pub struct Args {
     /// Another checkpoint to do it with
@@ -52,6 +52,7 @@ impl Args {
             Some(dir) => dir.clone(),
             None => unpack(folder.path())?,
         };
+        let input = Input::open(&checkpoint)?;
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN).set_header(["type", "size", "bits per weight", "perplexity"]);
         for i in 1..4 {
@@ -60,16 +61,18 @@ impl Args {
             }
         }
         let mut last = None;
-        for ty in [GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0] {
-            let path = folder.path().join(format!("demo-{}.gguf", ty.name()));
-            let report = convert(&checkpoint, &path, &Options { ty, name: None }, &Shown::new(Unit::Bytes))?;
+        for name in ["BF16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0"] {
+            let path = folder.path().join(format!("demo-{name}.gguf"));
+            let target = Target::new(&path, Recipe::new(Mix::from_name(name)?));
+            let made = convert(&input, &[target], &Options::default(), &Shown::new(Unit::Bytes))?;
+            let report = made.first().context("nothing was converted")?;
             let model = Model::new(Gguf::open(&path)?, self.cpu.cpu()?)?;
             let tokenizer = Tokenizer::from_gguf(model.gguf())?;
             let tokens = tokenizer.encode(TEXT, EncodeOptions { add_special: true, parse_special: false })?;
             let measured =
                 perplexity(&model, &tokens, 512, Some(self.chunks), tokenizer.bos(), &Shown::new(Unit::Tokens))?;
             table.add_row([
-                ty.name().to_owned(),
+                name.to_owned(),
                 output::bytes(report.bytes),
                 format!("{:.2}", report.bits_per_weight),
                 format!("{:.3} +/- {:.3}", measured.perplexity, measured.standard_error),

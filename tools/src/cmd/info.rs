@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 use strata::GgmlType;
 use strata::Isa;
+use strata::recipe::Mix;
 
 /// Show this machine's instruction sets and the tensor types that can be run
 #[derive(clap::Args)]
@@ -23,19 +24,21 @@ impl Args {
         let cpu = self.cpu.cpu()?;
         let available: Vec<_> = Isa::available().map(Isa::name).collect();
         let types: Vec<_> = GgmlType::with_format().map(|format| format.ty.name()).collect();
+        let mixes: Vec<_> = Mix::ALL.iter().map(|mix| mix.name).collect();
         if self.json {
             return output::print_json(&json!({
                 "cpu": machine::cpu_name(), "isa": cpu.isa().name(), "available": available, "threads": cpu.threads(),
-                "types": types,
+                "types": types, "mixes": mixes,
             }));
         }
         output::print(&format!(
-            "processor        {}\ninstruction set  {} (of {}; STRATA_ISA chooses)\nthreads          {}\ntensor types     {}\n",
+            "processor        {}\ninstruction set  {} (of {}; STRATA_ISA chooses)\nthreads          {}\ntensor types     {}\nmixes            {}\n",
             machine::cpu_name(),
             cpu.isa().name(),
             available.join(", "),
             cpu.threads(),
-            types.join(" ")
+            types.join(" "),
+            mixes.join(" ")
         ))
     }
 }

@@ -22,7 +22,7 @@ impl Args {
         let gguf = Gguf::open(&self.input)?;
         merge(&gguf, &self.output, &Shown::new(Unit::Bytes))?;
         let bytes: u64 = gguf.tensors().iter().map(|t| t.bytes).sum();
-        let (n, parts) = (gguf.tensors().len(), gguf.part_paths().count());
+        let (n, parts) = (gguf.tensors().len(), gguf.files().count());
         let (output, bytes) = (self.output.display(), output::bytes(bytes));
         output::print(&format!("{output}: {n} tensors of {parts} files, {bytes}\n"))
     }

@@ -8,6 +8,8 @@ mod inspect;
 mod merge;
 mod model;
 mod perplexity;
+mod quantize;
+mod recipe;
 mod run;
 mod split;
 mod verify;
@@ -19,6 +21,7 @@ use clap::Subcommand;
 #[derive(Subcommand)]
 pub enum Command {
     Convert(convert::Args),
+    Quantize(quantize::Args),
     Run(run::Args),
     Perplexity(perplexity::Args),
     Calibrate(calibrate::Args),
@@ -35,6 +38,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         match self {
             Command::Convert(args) => args.run(),
+            Command::Quantize(args) => args.run(),
             Command::Run(args) => args.run(),
             Command::Perplexity(args) => args.run(),
             Command::Calibrate(args) => args.run(),

@@ -2,37 +2,63 @@
 
 use crate::output;
 use anyhow::Result;
+use serde_json::json;
 use std::path::PathBuf;
+use strata::convert::Input;
 use strata::gguf::Gguf;
 
-/// Check a GGUF file: its structure, and that every weight is a number
+/// Check a GGUF file: its structure, that every weight is a number, and every tensor what strata has written
 #[derive(clap::Args)]
 pub struct Args {
     /// The GGUF file; of a split one, any part
     file: PathBuf,
+    /// Also compare the checkpoint or GGUF file that it was made of with what the file records of it
+    #[arg(long, value_name = "PATH")]
+    source: Option<PathBuf>,
     /// Ask an independent reader for a second opinion: gguf-rs (needs a build with --features gguf-rs)
     #[arg(long, value_name = "READER", value_parser = ["gguf-rs"])]
     with: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Args {
     /// Checks it.
     pub fn run(self) -> Result<()> {
         let gguf = Gguf::open(&self.file)?;
-        let unchecked = strata::verify::weights(&gguf, &crate::progress::Shown::new(crate::progress::Unit::Bytes))?;
-        let mut notes = String::new();
-        if !unchecked.is_empty() {
-            notes = format!("; values of type {} were not looked at", unchecked.join(", "));
-        }
+        let source = self.source.as_deref().map(Input::open).transpose()?;
+        let shown = crate::progress::Shown::new(crate::progress::Unit::Bytes);
+        let verified = strata::verify::model(&gguf, source.as_ref(), &shown)?;
         if self.with.is_some() {
             second_opinion(&gguf)?;
+        }
+        if self.json {
+            return output::print_json(&json!({
+                "file": self.file.display().to_string(), "tensors": gguf.tensors().len(), "bytes": gguf.file_bytes(),
+                "hashes": verified.hashes, "sources": verified.sources, "types_not_decoded": verified.unknown,
+                "second_opinion": self.with,
+            }));
+        }
+        let mut notes = String::new();
+        match verified.hashes {
+            true => notes.push_str(", each with its recorded SHA-256"),
+            false => notes.push_str("; no hashes are recorded"),
+        }
+        if !verified.unknown.is_empty() {
+            notes += &format!("; values of type {} were not looked at", verified.unknown.join(", "));
+        }
+        if !verified.sources.is_empty() {
+            notes += &format!("; made of {}", verified.sources.join(", "));
+        }
+        if self.with.is_some() {
             notes.push_str("; gguf-rs agrees");
         }
         output::print(&format!(
-            "{}: sound: {} tensors, {}{notes}\n",
+            "{}: sound: {}, {} tensors{notes}\n",
             self.file.display(),
-            gguf.tensors().len(),
-            output::bytes(gguf.file_bytes())
+            output::bytes(gguf.file_bytes()),
+            gguf.tensors().len()
         ))
     }
 }

@@ -1,0 +1,132 @@
+//! How much is in memory at a time: slabs of rows, as large as is useful and as small as is asked for.
+
+use super::plan::Tensor;
+use super::rows::is_copy;
+use crate::error::{Error, Result};
+use strata_quant::GgmlType;
+
+/// Values in a slab where memory allows: 32 MiB in 16 bits. Larger ones gain nothing.
+const VALUES: usize = 16 << 20;
+
+/// The sum of all buffers where the user does not say.
+const DEFAULT_LIMIT: u64 = 1 << 30;
+
+/// Buffers of source rows: one being read, one waiting, one being encoded or written.
+pub const SOURCES: usize = 3;
+
+/// Buffers of blocks for each output: one being filled, one being written.
+pub const BLOCKS: usize = 2;
+
+/// The sizes of buffers, in bytes.
+#[derive(Debug, PartialEq)]
+pub struct Sizes {
+    values: usize,
+    /// A buffer of source rows.
+    pub source: usize,
+    /// For each output a buffer of blocks.
+    pub blocks: Vec<usize>,
+}
+
+impl Sizes {
+    /// The largest slabs whose buffers fit into `limit` bytes. `wanted` are the tensors to convert with their type in each output that
+    /// still needs them.
+    ///
+    /// # Errors
+    /// If a single row, or head where rows are put in order, does not fit.
+    pub fn new(wanted: &[(&Tensor, Vec<Option<GgmlType>>)], threads: usize, limit: Option<u64>) -> Result<Sizes> {
+        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        // Each thread has a row of floats, and while it looks for an overflow another.
+        let cols = wanted.iter().map(|(tensor, _)| tensor.cols as u64).max().unwrap_or(0);
+        let scratch = cols.saturating_mul(8).saturating_mul(threads as u64);
+        let mut values = VALUES;
+        loop {
+            let sizes = Sizes::with(wanted, values);
+            let total = match &sizes {
+                Some(sizes) => sizes.total().saturating_add(scratch),
+                None => u64::MAX,
+            };
+            match sizes {
+                Some(sizes) if total <= limit => return Ok(sizes),
+                _ if values > 1 => values /= 2,
+                _ => {
+                    let largest = wanted.iter().map(|(t, _)| *t).max_by_key(|t| t.cols.saturating_mul(unit(t)));
+                    let name = largest.map_or("", |tensor| tensor.name.as_str());
+                    return Err(Error::Request(format!(
+                        "cannot convert within {limit} bytes of memory: the largest rows, of {name}, take {total} bytes \
+                         with {threads} threads; give that much by --memory, or fewer threads or types at a time"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Rows in a slab of this tensor.
+    pub fn rows(&self, tensor: &Tensor) -> usize {
+        rows(tensor, self.values)
+    }
+
+    fn with(wanted: &[(&Tensor, Vec<Option<GgmlType>>)], values: usize) -> Option<Sizes> {
+        let outputs = wanted.first().map_or(0, |(_, types)| types.len());
+        let mut sizes = Sizes { values, source: 0, blocks: vec![0; outputs] };
+        for (tensor, types) in wanted {
+            let Some(stored) = tensor.stored() else { continue };
+            let rows = rows(tensor, values);
+            let bytes = |ty: GgmlType| ty.row_bytes(tensor.cols)?.checked_mul(rows);
+            sizes.source = sizes.source.max(bytes(stored.ty)?);
+            for (size, ty) in sizes.blocks.iter_mut().zip(types) {
+                if let Some(ty) = ty.filter(|&ty| !is_copy(stored, ty)) {
+                    *size = (*size).max(bytes(ty)?);
+                }
+            }
+        }
+        Some(sizes)
+    }
+
+    fn total(&self) -> u64 {
+        let blocks = self.blocks.iter().fold(0u64, |sum, &n| sum.saturating_add(n as u64));
+        (self.source as u64).saturating_mul(SOURCES as u64).saturating_add(blocks.saturating_mul(BLOCKS as u64))
+    }
+}
+
+fn rows(tensor: &Tensor, values: usize) -> usize {
+    let unit = unit(tensor);
+    let units = values / tensor.cols.saturating_mul(unit).max(1);
+    (units.max(1) * unit).min(tensor.rows)
+}
+
+/// Rows that must be in memory together.
+fn unit(tensor: &Tensor) -> usize {
+    tensor.stored().and_then(|stored| stored.heads).map_or(1, |heads| tensor.rows / heads)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::{From, Stored};
+    use super::*;
+
+    fn matrix(rows: usize, cols: usize, heads: Option<usize>) -> Tensor {
+        let (name, dims) = ("w".to_owned(), vec![cols as u64, rows as u64]);
+        let bytes = (rows * cols * 2) as u64;
+        let stored = Stored { name: name.clone(), ty: GgmlType::BF16, file: 0, offset: 0, bytes, heads };
+        Tensor { name, dims, rows, cols, from: From::Source(stored) }
+    }
+
+    #[test]
+    fn slabs_shrink_to_the_memory_there_is() {
+        // The widest matrix of Llama 3.1 405B and its query projection.
+        let (down, q) = (matrix(16384, 53248, None), matrix(16384, 16384, Some(128)));
+        let types = vec![Some(GgmlType::F32), Some(GgmlType::Q8_0), Some(GgmlType::BF16)];
+        let wanted = [(&down, types.clone()), (&q, types)];
+        let sizes = Sizes::new(&wanted, 2, None).unwrap();
+        assert_eq!((sizes.rows(&down), sizes.rows(&q)), (315, 1024));
+        assert_eq!(sizes.source, 315 * 53248 * 2);
+        // Copied from the source's own buffers, but not where heads are put in order.
+        assert_eq!(sizes.blocks[2], 1024 * 16384 * 2);
+        for limit in [1 << 30, 100 << 20, 32 << 20] {
+            let sizes = Sizes::new(&wanted, 2, Some(limit)).unwrap();
+            assert!(sizes.total() <= limit && sizes.rows(&q) % 128 == 0, "{limit}: {sizes:?}");
+        }
+        let error = Sizes::new(&wanted, 2, Some(1 << 20)).unwrap_err().to_string();
+        assert!(error.contains("--memory") && error.contains("of w"), "{error}");
+    }
+}

@@ -1,0 +1,232 @@
+//! What is converted: a checkpoint or a GGUF model, as files that are read once, from the first byte to the last.
+//!
+//! The memory map that opened them serves only for their headers. Weights come by positioned reads of the same open file, so that a
+//! file cut short meanwhile is an error and not the end of the process.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::file::{Mapped, read_at};
+use crate::gguf::Gguf;
+use crate::hash::{Digest, Hasher};
+use crate::recipe::ModelFacts;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, Metadata};
+use std::path::Path;
+
+/// A model to convert.
+pub enum Input {
+    /// A Hugging Face folder.
+    Checkpoint(Box<Checkpoint>),
+    /// A GGUF file, or all parts of a split one.
+    Gguf(Box<Gguf>),
+}
+
+impl Input {
+    /// Opens a checkpoint's folder, or a GGUF file.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] and [`Gguf::open`].
+    pub fn open(path: &Path) -> Result<Input> {
+        if path.is_file() {
+            Ok(Input::Gguf(Box::new(Gguf::open(path)?)))
+        } else {
+            Ok(Input::Checkpoint(Box::new(Checkpoint::open(path)?)))
+        }
+    }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        match self {
+            Input::Checkpoint(checkpoint) => &checkpoint.dir,
+            Input::Gguf(gguf) => gguf.path(),
+        }
+    }
+
+    /// What the rules of mixes look at.
+    ///
+    /// # Errors
+    /// If a GGUF file is of a kind that Strata has no rules for.
+    pub(super) fn facts(&self) -> Result<ModelFacts> {
+        match self {
+            Input::Checkpoint(checkpoint) => {
+                let config = &checkpoint.config;
+                let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+                Ok(ModelFacts { layers: config.num_hidden_layers, heads, kv_heads })
+            }
+            Input::Gguf(gguf) => {
+                let bad = |key: &str, problem: String| {
+                    Err(Error::invalid(gguf.path(), format!("key {key:?}"), problem, "quantize a dense Llama model"))
+                };
+                let architecture = gguf.required_str("general.architecture")?;
+                if architecture != "llama" {
+                    return bad("general.architecture", format!("is {architecture:?}, for which strata has no mixes"));
+                }
+                if gguf.u32("llama.expert_count")?.unwrap_or(0) > 0 {
+                    return bad("llama.expert_count", "says that it is a mixture of experts".to_owned());
+                }
+                let heads = gguf.required_u32("llama.attention.head_count")?;
+                Ok(ModelFacts {
+                    layers: gguf.required_u32("llama.block_count")? as usize,
+                    heads: heads as usize,
+                    kv_heads: gguf.u32("llama.attention.head_count_kv")?.unwrap_or(heads) as usize,
+                })
+            }
+        }
+    }
+
+    /// Its files, in the order in which they are read.
+    pub(crate) fn files(&self) -> Result<Vec<SourceFile<'_>>> {
+        match self {
+            Input::Checkpoint(checkpoint) => checkpoint.weights.shards().map(SourceFile::new).collect(),
+            Input::Gguf(gguf) => gguf.files().map(SourceFile::new).collect(),
+        }
+    }
+
+    /// An error if `output` is one of the model's own files: a finished conversion would replace it.
+    pub(super) fn refuse_as_output(&self, output: &Path) -> Result<()> {
+        // What does not exist yet replaces nothing.
+        let Ok(target) = Identity::of(output) else { return Ok(()) };
+        let own = |path: &Path| Identity::of(path).is_ok_and(|own| own == target);
+        let found = match self {
+            Input::Gguf(gguf) => gguf.files().any(|part| own(part.path())),
+            Input::Checkpoint(checkpoint) => {
+                let dir = &checkpoint.dir;
+                let beside = fs::read_dir(dir).map_err(Error::io("read", dir))?.filter_map(|entry| {
+                    let path = entry.ok()?.path();
+                    // An earlier conversion may lie there, and may be replaced.
+                    (path.extension()? != "gguf").then_some(path)
+                });
+                checkpoint.weights.shards().any(|shard| own(shard.path())) || beside.into_iter().any(|path| own(&path))
+            }
+        };
+        if found {
+            let what = match self {
+                Input::Checkpoint(_) => "is a file of the checkpoint itself",
+                Input::Gguf(_) => "is the model itself",
+            };
+            return Err(Error::invalid(output, "output", what, "name another file"));
+        }
+        Ok(())
+    }
+}
+
+/// What tells a file from all others, by whatever name.
+#[derive(PartialEq)]
+struct Identity(#[cfg(unix)] (u64, u64), #[cfg(not(unix))] std::path::PathBuf);
+
+impl Identity {
+    fn of(path: &Path) -> std::io::Result<Identity> {
+        #[cfg(unix)]
+        return fs::metadata(path).map(|about| {
+            use std::os::unix::fs::MetadataExt;
+            Identity((about.dev(), about.ino()))
+        });
+        #[cfg(not(unix))]
+        return path.canonicalize().map(Identity);
+    }
+}
+
+/// What changes when a file does. An equal stamp means equal contents; a copy has another stamp and may have the same contents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Its length.
+    pub bytes: u64,
+    /// When its contents changed last, in nanoseconds since 1970.
+    pub modified: u64,
+    /// Device, inode, and when either of contents and attributes changed last: no program can set that back.
+    pub node: [u64; 3],
+}
+
+impl Stamp {
+    fn of(about: &Metadata) -> Stamp {
+        let since_1970 = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let modified = since_1970.map_or(0, |time| time.as_nanos() as u64);
+        #[cfg(unix)]
+        let node = {
+            use std::os::unix::fs::MetadataExt;
+            let changed = about.ctime().wrapping_mul(1_000_000_000).wrapping_add(about.ctime_nsec());
+            [about.dev(), about.ino(), changed as u64]
+        };
+        #[cfg(not(unix))]
+        let node = [0; 3];
+        Stamp { bytes: about.len(), modified, node }
+    }
+}
+
+/// A file of the model.
+pub struct SourceFile<'a> {
+    /// Its path.
+    pub path: &'a Path,
+    /// Its name without folders.
+    pub name: String,
+    /// Its length, as its header was checked against.
+    pub bytes: u64,
+    /// What it was when this run began.
+    pub stamp: Stamp,
+    file: &'a File,
+}
+
+/// Bytes of a file's beginning that are compared before a conversion goes on.
+const HEAD: u64 = 1 << 20;
+
+impl<'a> SourceFile<'a> {
+    fn new(mapped: &'a Mapped) -> Result<SourceFile<'a>> {
+        let (path, file) = (mapped.path(), mapped.file());
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let bytes = mapped.bytes().len() as u64;
+        let stamp = Stamp::of(&file.metadata().map_err(Error::io("read", path))?);
+        Ok(SourceFile { path, name, bytes, stamp, file })
+    }
+
+    /// Fills `buffer` with the bytes at `offset`.
+    ///
+    /// # Errors
+    /// Also if the file has been cut short since it was opened.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        read_at(self.file, buffer, offset).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                let problem = format!("the file ends before it; it had {} bytes when it was opened", self.bytes);
+                Error::invalid(self.path, format!("byte {}", offset + buffer.len() as u64), problem, LEAVE_IT)
+            }
+            _ => Error::io("read", self.path)(error),
+        })
+    }
+
+    /// Of its first bytes.
+    pub fn head(&self) -> Result<Digest> {
+        let mut head = vec![0; self.bytes.min(HEAD) as usize];
+        self.read(&mut head, 0)?;
+        Ok(Digest::of(&head))
+    }
+
+    /// Of the whole file; `progress` is told how many bytes were read, and stops it by an error.
+    pub fn digest(&self, progress: impl Fn(u64) -> Result<()>) -> Result<Digest> {
+        let (mut hasher, mut piece, mut at) = (Hasher::default(), vec![0; HEAD as usize], 0);
+        while at < self.bytes {
+            let piece = &mut piece[..(self.bytes - at).min(HEAD) as usize];
+            self.read(piece, at)?;
+            hasher.update(piece);
+            at += piece.len() as u64;
+            progress(piece.len() as u64)?;
+        }
+        Ok(hasher.digest())
+    }
+
+    /// Tells the system that the file will be read from end to end.
+    pub fn will_be_read(&self) {
+        #[cfg(target_os = "linux")]
+        // Advice: nothing depends on its being taken.
+        let _ = rustix::fs::fadvise(self.file, 0, None, rustix::fs::Advice::Sequential);
+    }
+
+    /// An error if the file is not what it was when this run began.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let now = Stamp::of(&self.file.metadata().map_err(Error::io("read", self.path))?);
+        if (now.bytes, now.modified) == (self.stamp.bytes, self.stamp.modified) {
+            return Ok(());
+        }
+        Err(Error::invalid(self.path, "file", "was changed while it was read", LEAVE_IT))
+    }
+}
+
+const LEAVE_IT: &str = "nothing may write to it during a conversion; get the file again";

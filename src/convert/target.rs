@@ -1,0 +1,159 @@
+//! What is asked for: files, and which tensor goes into which, as what.
+
+use super::plan::Tensor;
+use super::source::Input;
+use crate::error::{Error, Result};
+use crate::gguf::Value;
+use crate::recipe::{Recipe, TensorFacts};
+use crate::split::{SplitLimit, plan_shards, shard_path};
+use serde_json::{Map, Value as Json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use strata_quant::GgmlType;
+
+/// A model to make, in one file or several.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its path; of a split model, the path that its parts are named after.
+    pub path: PathBuf,
+    /// Which tensor becomes which type.
+    pub recipe: Recipe,
+    /// By the tensor's name in the file, what the errors of each column weigh: `(matrices, columns)`. `None` without importance.
+    pub importance: Option<BTreeMap<String, Vec<f32>>>,
+    /// Metadata on top of what the source says.
+    pub metadata: Vec<(String, Value)>,
+    /// What else decides the bytes, for the record: a resumed run must have the same.
+    pub record: Map<String, Json>,
+    /// In how many files.
+    pub split: Split,
+}
+
+/// In how many files.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Split {
+    /// One.
+    #[default]
+    Whole,
+    /// As many as a limit demands; the first with metadata only if that is wanted.
+    Limit(SplitLimit, bool),
+    /// As many as the source has, with the same tensors in each.
+    AsSource,
+}
+
+/// One of the files of a target.
+pub(super) struct Part {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its tensors, as places in the list of all.
+    pub tensors: Vec<usize>,
+    /// Its place among how many, if there are several.
+    pub place: Option<(usize, usize)>,
+}
+
+impl Target {
+    /// One file.
+    pub fn new(path: impl Into<PathBuf>, recipe: Recipe) -> Target {
+        let (metadata, record) = Default::default();
+        Target { path: path.into(), recipe, importance: None, metadata, record, split: Split::Whole }
+    }
+
+    /// The type of each tensor. `requantize` allows sources that are quantized already.
+    ///
+    /// # Errors
+    /// If the recipe wants importance that is not there, or a tensor cannot be read.
+    pub(super) fn types(&self, input: &Input, tensors: &[Tensor], requantize: bool) -> Result<Vec<GgmlType>> {
+        let facts: Vec<_> = (tensors.iter())
+            .map(|tensor| TensorFacts { name: &tensor.name, dims: &tensor.dims, kept: kept_type(input, tensor) })
+            .collect();
+        let types = self.recipe.types(input.facts()?, &facts, self.importance.is_some());
+        if self.recipe.requires_importance() && self.importance.is_none() {
+            return Err(Error::Request(format!(
+                "{} is of no use without an importance matrix; give --imatrix FILE (strata calibrate makes one), or choose Q2_K",
+                self.recipe.mix.name
+            )));
+        }
+        for (tensor, &ty) in tensors.iter().zip(&types) {
+            let Some(stored) = tensor.stored() else { continue };
+            let bad = |problem: String, remedy: &str| {
+                let place = format!("tensor {:?}", stored.name);
+                Err(Error::invalid(input.path(), place, problem, remedy))
+            };
+            if ty.format().is_none() && stored.ty != ty {
+                return bad(format!("cannot be written as {ty}"), "choose another type");
+            }
+            if stored.ty != ty && stored.ty.format().is_none() {
+                let problem = format!("is of type {}, which strata cannot read", stored.ty);
+                return bad(problem, "convert the original checkpoint");
+            }
+            if stored.ty != ty && stored.ty.block_len() > 1 && !requantize {
+                let remedy = "convert the original checkpoint, or accept the loss with --allow-requantize";
+                return bad(format!("is quantized already ({})", stored.ty), remedy);
+            }
+        }
+        Ok(types)
+    }
+
+    /// The importance of each tensor's columns.
+    ///
+    /// # Errors
+    /// If a tensor has another number of columns.
+    pub(super) fn importance(&self, tensors: &[Tensor]) -> Result<Vec<Option<&[f32]>>> {
+        let of = |tensor: &Tensor| {
+            let Some(weights) = self.importance.as_ref().and_then(|all| all.get(&tensor.name)) else { return Ok(None) };
+            let matrices = weights.len() / tensor.cols;
+            if !weights.len().is_multiple_of(tensor.cols) || matrices == 0 || !tensor.rows.is_multiple_of(matrices) {
+                return Err(Error::Request(format!(
+                    "the importance matrix has {} values for {}, whose rows have {}; it is of another model",
+                    weights.len(),
+                    tensor.name,
+                    tensor.cols
+                )));
+            }
+            Ok(Some(weights.as_slice()))
+        };
+        tensors.iter().map(of).collect()
+    }
+
+    /// The files.
+    ///
+    /// # Errors
+    /// If a split model's name cannot carry the numbers of its parts.
+    pub(super) fn parts(&self, input: &Input, tensors: &[Tensor], types: &[GgmlType]) -> Result<Vec<Part>> {
+        let members: Vec<Vec<usize>> = match self.split {
+            Split::Whole => vec![(0..tensors.len()).collect()],
+            Split::Limit(limit, first_without_tensors) => {
+                let padded = |(tensor, &ty): (&Tensor, &GgmlType)| tensor.bytes(ty).next_multiple_of(32);
+                let sizes: Vec<u64> = tensors.iter().zip(types).map(padded).collect();
+                plan_shards(&sizes, limit, first_without_tensors).into_iter().map(Iterator::collect).collect()
+            }
+            Split::AsSource => {
+                let mut members = vec![Vec::new(); input.files()?.len()];
+                for (t, tensor) in tensors.iter().enumerate() {
+                    // What is computed goes with the metadata.
+                    members[tensor.stored().map_or(0, |stored| stored.file)].push(t);
+                }
+                members
+            }
+        };
+        let count = members.len();
+        if count == 1 && !matches!(self.split, Split::Limit(..)) {
+            let tensors = members.into_iter().flatten().collect();
+            return Ok(vec![Part { path: self.path.clone(), tensors, place: None }]);
+        }
+        let name = self.path.to_str().ok_or_else(|| {
+            Error::invalid(&self.path, "output", "is no text, to which numbers could be added", "name another file")
+        })?;
+        let prefix = Path::new(name.strip_suffix(".gguf").unwrap_or(name));
+        let part = |(no, tensors)| Part { path: shard_path(prefix, no, count), tensors, place: Some((no, count)) };
+        Ok(members.into_iter().enumerate().map(part).collect())
+    }
+}
+
+/// The type of a tensor where it is not quantized: vectors of a checkpoint are few and become exact, all else stays.
+fn kept_type(input: &Input, tensor: &Tensor) -> GgmlType {
+    match (input, tensor.stored()) {
+        (_, None) => GgmlType::F32,
+        (Input::Checkpoint(_), Some(_)) if tensor.dims.len() == 1 => GgmlType::F32,
+        (_, Some(stored)) => stored.ty,
+    }
+}

@@ -1,0 +1,356 @@
+//! Arguments that every command that makes GGUF files shares: llama-quantize's, by its names.
+
+use crate::output;
+use crate::progress::{Shown, Unit};
+use anyhow::{Context, Result, anyhow, bail};
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Map, Value as Json, json};
+use std::path::{Path, PathBuf};
+use strata::convert::{Input, Options, Split, Target, convert, partial, plan};
+use strata::gguf::Value;
+use strata::hash::Digest;
+use strata::imatrix::Imatrix;
+use strata::recipe::{Mix, Recipe, tensor_type};
+use strata::split::SplitLimit;
+use strata::{Error, GgmlType, Isa};
+
+/// What to make, and how.
+#[derive(clap::Args)]
+pub struct RecipeArgs {
+    /// Every matrix in the base type: none of the mix's exceptions
+    #[arg(long)]
+    pure: bool,
+    /// The type of tensors whose name REGEX is found in; may be given several times, the first match counts
+    #[arg(long, value_name = "REGEX=TYPE", value_parser = Recipe::parse_exception)]
+    tensor_type: Vec<(regex::Regex, GgmlType)>,
+    /// A file of REGEX=TYPE, separated by spaces or line ends
+    #[arg(long, value_name = "FILE")]
+    tensor_type_file: Vec<PathBuf>,
+    /// The type of output.weight
+    #[arg(long, value_name = "TYPE", value_parser = tensor_type)]
+    output_tensor_type: Option<GgmlType>,
+    /// The type of token_embd.weight
+    #[arg(long, value_name = "TYPE", value_parser = tensor_type)]
+    token_embedding_type: Option<GgmlType>,
+    /// Leave output.weight as it is in the source
+    #[arg(long)]
+    leave_output_tensor: bool,
+    /// An importance matrix, GGUF or .dat, of strata calibrate or llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Use the importance only of tensors with TEXT in their names
+    #[arg(long, value_name = "TEXT", requires = "imatrix")]
+    include_weights: Vec<String>,
+    /// Use the importance of no tensor with TEXT in its name
+    #[arg(long, value_name = "TEXT", requires = "imatrix", conflicts_with = "include_weights")]
+    exclude_weights: Vec<String>,
+    /// Set a metadata key: KEY=int:N, float:X, bool:true, str:TEXT
+    #[arg(long, value_name = "KEY=TYPE:VALUE", value_parser = parse_override)]
+    override_kv: Vec<(String, Value)>,
+    /// Take quantized weights for a source, though that costs more quality than starting from the original
+    #[arg(long)]
+    allow_requantize: bool,
+    /// As many files as the source has, with the same tensors in each
+    #[arg(long, conflicts_with_all = ["split_max_size", "split_max_tensors"])]
+    keep_split: bool,
+    /// Several files of at most so many bytes of tensors: 500M, 48G (thousands)
+    #[arg(long, value_name = "SIZE", value_parser = super::split::parse_size, conflicts_with = "split_max_tensors")]
+    split_max_size: Option<u64>,
+    /// Several files of at most so many tensors
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    split_max_tensors: Option<u32>,
+    /// Put only metadata into the first of several files
+    #[arg(long)]
+    no_tensor_first_split: bool,
+    /// Only show what each tensor would become, and the size of it all
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// The most memory for buffers, as in 512M or 2G [default: 1G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// Threads [default: all that the system offers]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Discard what an interrupted run left, instead of going on from there
+    #[arg(long)]
+    restart: bool,
+}
+
+impl RecipeArgs {
+    /// Makes a file of each mix at its path, or shows what it would be. `name` is the model's, where the source's own is not wanted.
+    pub fn make(&self, input: &Input, outputs: &[(PathBuf, Mix)], name: Option<String>) -> Result<()> {
+        let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
+        let options = Options {
+            name,
+            memory: self.memory,
+            threads: self.threads.map(usize::from),
+            isa,
+            restart: self.restart,
+            requantize: self.allow_requantize,
+        };
+        let importance = self.imatrix.as_deref().map(|path| self.importance(path)).transpose()?;
+        let targets: Vec<Target> =
+            outputs.iter().map(|(path, mix)| self.target(path, *mix, importance.as_ref())).collect::<Result<_>>()?;
+        if self.dry_run {
+            return targets.iter().try_for_each(|target| self.show_plan(input, target, &options));
+        }
+        match convert(input, &targets, &options, &Shown::new(Unit::Bytes)) {
+            Ok(reports) => self.show(&reports),
+            Err(Error::Cancelled) if left_over(input, &targets, &options) => {
+                bail!("stopped; the same command goes on from here")
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn target(&self, path: &Path, mix: Mix, importance: Option<&Importance>) -> Result<Target> {
+        let mut recipe = Recipe::new(mix);
+        recipe.pure = self.pure;
+        recipe.leave_output = self.leave_output_tensor;
+        recipe.output = self.output_tensor_type;
+        recipe.embedding = self.token_embedding_type;
+        recipe.tensor_types.clone_from(&self.tensor_type);
+        for file in &self.tensor_type_file {
+            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            for exception in text.split_whitespace() {
+                let exception = Recipe::parse_exception(exception).with_context(|| file.display().to_string())?;
+                recipe.tensor_types.push(exception);
+            }
+        }
+        let mut target = Target::new(path, recipe);
+        target.split = match (self.keep_split, self.split_max_size, self.split_max_tensors) {
+            (true, ..) => Split::AsSource,
+            (_, Some(bytes), _) => Split::Limit(SplitLimit::Bytes(bytes), self.no_tensor_first_split),
+            (_, _, Some(n)) => Split::Limit(SplitLimit::Tensors(n as usize), self.no_tensor_first_split),
+            _ => Split::Whole,
+        };
+        if let Some(importance) = importance {
+            target.importance = Some(importance.weights.clone());
+            target.metadata.clone_from(&importance.metadata);
+            target.record.clone_from(&importance.record);
+        }
+        target.metadata.extend(self.override_kv.iter().cloned());
+        Ok(target)
+    }
+
+    fn importance(&self, path: &Path) -> Result<Importance> {
+        let mut matrix = Imatrix::open(path)?;
+        if !self.include_weights.is_empty() {
+            matrix.include(&self.include_weights);
+        }
+        matrix.exclude(&self.exclude_weights);
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        // llama-quantize's keys.
+        let mut metadata = vec![("quantize.imatrix.file".to_owned(), path.display().to_string().into())];
+        if let Some(dataset) = matrix.datasets.first() {
+            metadata.push(("quantize.imatrix.dataset".to_owned(), dataset.as_str().into()));
+        }
+        metadata.push(("quantize.imatrix.entries_count".to_owned(), (matrix.entries.len() as u32).into()));
+        if matrix.chunk_count > 0 {
+            metadata.push(("quantize.imatrix.chunks_count".to_owned(), matrix.chunk_count.into()));
+        }
+        let mut record = Map::new();
+        record.insert("imatrix_sha256".to_owned(), Digest::of(&bytes).to_string().into());
+        for (key, parts) in [("include_weights", &self.include_weights), ("exclude_weights", &self.exclude_weights)] {
+            if !parts.is_empty() {
+                record.insert(key.to_owned(), parts.clone().into());
+            }
+        }
+        let weights = matrix.entries.keys().filter_map(|name| Some((name.clone(), matrix.weights(name)?))).collect();
+        Ok(Importance { weights, metadata, record })
+    }
+
+    fn show(&self, reports: &[strata::convert::Report]) -> Result<()> {
+        if self.json {
+            let report = |report: &strata::convert::Report| {
+                json!({
+                    "path": report.path.display().to_string(), "files": report.files, "tensors": report.tensors,
+                    "weights": report.weights, "bytes": report.bytes, "bits_per_weight": report.bits_per_weight,
+                    "resumed_tensors": report.resumed,
+                })
+            };
+            return output::print_json(&reports.iter().map(report).collect::<Json>());
+        }
+        for report in reports {
+            let resumed = match report.resumed {
+                0 => String::new(),
+                n => format!(" ({n} of them by an earlier run)"),
+            };
+            let files = match report.files {
+                1 => String::new(),
+                n => format!(" and {} more files", n - 1),
+            };
+            output::print(&format!(
+                "{}{files}: {} tensors{resumed}, {}, {:.3} bits per weight\n",
+                report.path.display(),
+                report.tensors,
+                output::bytes(report.bytes),
+                report.bits_per_weight
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn show_plan(&self, input: &Input, target: &Target, options: &Options) -> Result<()> {
+        let (tensors, files) = plan(input, target, options)?;
+        let bits = |weights: u64, bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
+        let weights = |dims: &[u64]| dims.iter().product::<u64>();
+        let total: u64 = tensors.iter().map(|tensor| weights(&tensor.dims)).sum();
+        let data: u64 = tensors.iter().map(|tensor| tensor.bytes_to).sum();
+        if self.json {
+            let tensor = |tensor: &strata::convert::Planned| {
+                json!({
+                    "name": tensor.name, "shape": tensor.dims, "from": tensor.from.name(), "bytes_from": tensor.bytes_from,
+                    "to": tensor.to.name(), "bytes_to": tensor.bytes_to,
+                    "bits_per_weight": bits(weights(&tensor.dims), tensor.bytes_to),
+                })
+            };
+            return output::print_json(&json!({
+                "type": target.recipe.mix.name, "weights": total, "bits_per_weight": bits(total, data),
+                "files": files.iter().map(|(path, bytes)| json!({"path": path.display().to_string(), "bytes": bytes}))
+                    .collect::<Json>(),
+                "tensors": tensors.iter().map(tensor).collect::<Json>(),
+            }));
+        }
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN);
+        table.set_header(["tensor", "shape", "from", "size", "to", "size", "bits per weight"]);
+        for i in [1, 3, 5, 6] {
+            if let Some(column) = table.column_mut(i) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for tensor in &tensors {
+            table.add_row([
+                tensor.name.clone(),
+                tensor.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x "),
+                tensor.from.name().to_owned(),
+                output::bytes(tensor.bytes_from),
+                tensor.to.name().to_owned(),
+                output::bytes(tensor.bytes_to),
+                format!("{:.3}", bits(weights(&tensor.dims), tensor.bytes_to)),
+            ]);
+        }
+        let mut text = format!("{table}\n");
+        for (path, bytes) in &files {
+            text += &format!("{}: {}\n", path.display(), output::bytes(*bytes));
+        }
+        let all = output::bytes(files.iter().map(|(_, bytes)| bytes).sum());
+        text += &format!(
+            "{}: {} tensors, {all}, {:.3} bits per weight\n",
+            target.recipe.mix.name,
+            tensors.len(),
+            bits(total, data)
+        );
+        output::print(&text)
+    }
+}
+
+/// An importance matrix, made ready.
+struct Importance {
+    weights: std::collections::BTreeMap<String, Vec<f32>>,
+    metadata: Vec<(String, Value)>,
+    record: Map<String, Json>,
+}
+
+/// True if a stopped run left something to go on from.
+fn left_over(input: &Input, targets: &[Target], options: &Options) -> bool {
+    let files = targets.iter().filter_map(|target| plan(input, target, options).ok());
+    files.flat_map(|(_, files)| files).any(|(path, _)| partial(&path).exists())
+}
+
+/// `KEY=TYPE:VALUE`, as llama-quantize takes it: integers become unsigned where they can.
+fn parse_override(text: &str) -> Result<(String, Value)> {
+    let (key, rest) = text.split_once('=').context("must be KEY=TYPE:VALUE")?;
+    let (ty, value) = rest.split_once(':').context("the type is missing: KEY=int:N, float:X, bool:true, str:TEXT")?;
+    if key.is_empty() {
+        bail!("the key is missing");
+    }
+    let value: Value = match ty {
+        "int" => match value.parse::<i64>().context("is no integer")? {
+            n if u32::try_from(n).is_ok() => (n as u32).into(),
+            n if i32::try_from(n).is_ok() => (n as i32).into(),
+            n => n.into(),
+        },
+        "float" => value.parse::<f32>().context("is no number")?.into(),
+        "bool" => value.parse::<bool>().context("must be true or false")?.into(),
+        "str" => value.into(),
+        other => bail!("there is no type {other:?}; use int, float, bool or str"),
+    };
+    Ok((key.to_owned(), value))
+}
+
+/// The paths of outputs of several mixes: `-o` is a file if there is one mix, else a folder or a name with `{type}` in it.
+pub fn output_paths(given: Option<PathBuf>, input: &Input, mixes: &[Mix]) -> Result<Vec<PathBuf>> {
+    let path = input.path().canonicalize().unwrap_or_else(|_| input.path().to_owned());
+    let name = match input {
+        Input::Checkpoint(_) => path.file_name(),
+        Input::Gguf(_) => path.file_stem(),
+    };
+    let name = name.map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    let in_folder =
+        |folder: PathBuf| mixes.iter().map(|mix| folder.join(format!("{name}-{}.gguf", mix.name))).collect::<Vec<_>>();
+    let Some(given) = given else { return Ok(in_folder(PathBuf::new())) };
+    if let Some(template) = given.to_str().filter(|text| text.contains("{type}")) {
+        return Ok(mixes.iter().map(|mix| template.replace("{type}", mix.name).into()).collect());
+    }
+    match mixes.len() {
+        1 if !given.is_dir() => Ok(vec![given]),
+        _ if given.is_dir() => Ok(in_folder(given)),
+        n => bail!("{} cannot be {n} files: name a folder, or put {{type}} into the name", given.display()),
+    }
+}
+
+/// A number of bytes: `123`, `64k`, `512M`, `2G`, `1.5G`; units are powers of 1024, `MB` those of 1000.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let wrong = || anyhow!("must be a size like 512M or 2G");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let (power, thousand) = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => (0, 1024.0),
+        "k" | "kib" => (1, 1024.0),
+        "m" | "mib" => (2, 1024.0),
+        "g" | "gib" => (3, 1024.0),
+        "t" | "tib" => (4, 1024f64),
+        "kb" => (1, 1000.0),
+        "mb" => (2, 1000.0),
+        "gb" => (3, 1000.0),
+        "tb" => (4, 1000.0),
+        _ => return Err(wrong()),
+    };
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    let bytes = number * thousand.powi(power);
+    if !(1.0..=1e18).contains(&bytes) {
+        return Err(wrong());
+    }
+    Ok(bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides() {
+        assert_eq!(parse_override("a.b=int:-3").unwrap(), ("a.b".to_owned(), (-3i32).into()));
+        assert_eq!(parse_override("a=int:4000000000").unwrap().1, 4_000_000_000u32.into());
+        assert_eq!(parse_override("a=str:x=y:z").unwrap().1, "x=y:z".into());
+        assert_eq!(parse_override("a=bool:false").unwrap().1, false.into());
+        assert_eq!(parse_override("a=float:1e-5").unwrap().1, 1e-5f32.into());
+        for text in ["", "a", "a=3", "=int:3", "a=int:x", "a=bool:1", "a=u8:1"] {
+            assert!(parse_override(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("7", 7), ("64k", 65536), ("1.5G", 3 << 29), ("2MB", 2_000_000), ("3MiB", 3 << 20)] {
+            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "G", "0", "-1", "1X", "nan", "inf", "1e30", "1 G", "٣"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}
