@@ -12,6 +12,7 @@ use strata::gguf::Gguf;
 use strata::model::{KvCache, Model, Scratch, Segment};
 use strata::perplexity::perplexity;
 use strata::progress::Quiet;
+use strata::recipe::Recipe;
 use strata::sampler::{Sampler, Sampling};
 use strata::tokenizer::{EncodeOptions, Tokenizer};
 use strata::{Cpu, GgmlType, Isa};
@@ -34,8 +35,13 @@ fn fixtures() -> Vec<(PathBuf, PathBuf)> {
 fn open(checkpoint: &Path) -> (tempfile::TempDir, Model) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    convert(&Input::open(checkpoint).unwrap(), &[Target::new(&path, GgmlType::F32)], &Options::default(), &Quiet)
-        .unwrap();
+    convert(
+        &Input::open(checkpoint).unwrap(),
+        &[Target::new(&path, Recipe::pure(GgmlType::F32).unwrap())],
+        &Options::default(),
+        &Quiet,
+    )
+    .unwrap();
     let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
     (dir, model)
 }

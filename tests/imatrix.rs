@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use strata::calibrate::{Options, calibrate};
-use strata::convert::{self, convert};
+use strata::convert::{self, Input, Target, convert};
 use strata::gguf::{Gguf, Layout, Value};
 use strata::imatrix::{Entry, Format, Imatrix};
 use strata::model::Model;
 use strata::progress::Quiet;
+use strata::recipe::Recipe;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
 use strata::{Cpu, GgmlType, Isa};
 
@@ -269,7 +270,8 @@ fn what_we_measure_is_what_llama_imatrix_measured() {
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    convert(&checkpoint, &path, &convert::Options { ty: GgmlType::BF16, name: None }, &Quiet).unwrap();
+    let target = Target::new(&path, Recipe::pure(GgmlType::BF16).unwrap());
+    convert(&Input::open(&checkpoint).unwrap(), &[target], &convert::Options::default(), &Quiet).unwrap();
     let open = |threads| Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), threads)).unwrap();
     let model = open(2);
     let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();

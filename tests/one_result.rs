@@ -6,6 +6,7 @@ use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::Gguf;
 use strata::model::{KvCache, Model, Scratch, Segment};
 use strata::progress::Quiet;
+use strata::recipe::Recipe;
 use strata::{Cpu, GgmlType, Isa};
 
 const TOKENS: [u32; 21] =
@@ -36,7 +37,7 @@ fn logits_do_not_depend_on_how_they_are_computed() {
     let input = Input::open(&checkpoint).unwrap();
     for format in GgmlType::with_format() {
         let path = dir.path().join(format!("{}.gguf", format.ty));
-        convert(&input, &[Target::new(&path, format.ty)], &Options::default(), &Quiet).unwrap();
+        convert(&input, &[Target::new(&path, Recipe::pure(format.ty).unwrap())], &Options::default(), &Quiet).unwrap();
         let open = |isa: Isa, threads| Model::new(Gguf::open(&path).unwrap(), Cpu::new(isa, threads)).unwrap();
         let expected = logits(&open(Isa::named("scalar").unwrap(), 1), &TOKENS, TOKENS.len());
         assert!(expected.iter().all(|l| l.is_finite()));
@@ -57,8 +58,13 @@ fn sequences_in_one_pass_do_not_disturb_each_other() {
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    convert(&Input::open(&checkpoint).unwrap(), &[Target::new(&path, GgmlType::Q8_0)], &Options::default(), &Quiet)
-        .unwrap();
+    convert(
+        &Input::open(&checkpoint).unwrap(),
+        &[Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap())],
+        &Options::default(),
+        &Quiet,
+    )
+    .unwrap();
     let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
     let (long, short) = (&TOKENS[..], &TOKENS[..5]);
     let mut caches = [KvCache::new(model.shape(), 32).unwrap(), KvCache::new(model.shape(), 32).unwrap()];
@@ -77,8 +83,13 @@ fn a_long_prompt_crosses_sub_batches_and_spans_unchanged() {
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    convert(&Input::open(&checkpoint).unwrap(), &[Target::new(&path, GgmlType::Q4_0)], &Options::default(), &Quiet)
-        .unwrap();
+    convert(
+        &Input::open(&checkpoint).unwrap(),
+        &[Target::new(&path, Recipe::pure(GgmlType::Q4_0).unwrap())],
+        &Options::default(),
+        &Quiet,
+    )
+    .unwrap();
     let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
     let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 3840).collect();
     let last = |piece| {

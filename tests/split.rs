@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use strata::convert::{self, convert};
+use strata::convert::{self, Input, Target, convert};
 use strata::gguf::{Gguf, Layout, Value};
 use strata::progress::{Progress, Quiet};
+use strata::recipe::Recipe;
 use strata::split::{Options, SplitLimit, merge, plan, split};
 use strata::{Error, GgmlType};
 use tempfile::TempDir;
@@ -16,7 +17,8 @@ fn model() -> (TempDir, PathBuf) {
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    convert(&checkpoint, &path, &convert::Options { ty: GgmlType::Q8_0, name: None }, &Quiet).unwrap();
+    let target = Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap());
+    convert(&Input::open(&checkpoint).unwrap(), &[target], &convert::Options::default(), &Quiet).unwrap();
     (dir, path)
 }
 

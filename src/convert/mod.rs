@@ -99,11 +99,20 @@ pub struct Planned {
     pub bytes_to: u64,
 }
 
-/// What a target would be, without making it: its tensors, and the bytes of each of its files.
+/// What a target would be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its tensors, in their order.
+    pub tensors: Vec<Planned>,
+    /// Its files and the bytes of each.
+    pub files: Vec<(PathBuf, u64)>,
+}
+
+/// What a target would be, without making it.
 ///
 /// # Errors
 /// As [`convert`], as far as that looks at no weights.
-pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<(Vec<Planned>, Vec<(PathBuf, u64)>)> {
+pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
     let job = Job::new(input, std::slice::from_ref(target), options)?;
     let planned = |(tensor, &to): (&Tensor, &GgmlType)| {
         let from = tensor.stored().map_or(to, |stored| stored.ty);
@@ -114,7 +123,7 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<(Vec<Pl
     let tensors = job.tensors.iter().zip(&job.types[0]).map(planned).collect();
     let heads = vec![Digest::of(&[]); job.files.len()];
     let file = |file: &OutputFile| Ok((file.part.path.clone(), job.layout(file, &heads)?.0.place()?.file_bytes));
-    Ok((tensors, job.outputs.iter().map(file).collect::<Result<_>>()?))
+    Ok(Plan { tensors, files: job.outputs.iter().map(file).collect::<Result<_>>()? })
 }
 
 /// Makes all targets in one read of the source. Each file appears under its name only when it is complete; until then it grows beside it

@@ -12,6 +12,7 @@ use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::Gguf;
 use strata::hash::Digest;
 use strata::progress::Progress;
+use strata::recipe::Recipe;
 use strata::{Error, GgmlType};
 use tempfile::TempDir;
 
@@ -138,7 +139,7 @@ impl Fixture {
     /// Converts to Q8_0 and stops after about half of the source.
     fn half(&self, path: &Path) {
         let half = Stop { after: 32 << 20, ..Stop::default() };
-        let result = self.run(&[Target::new(path, GgmlType::Q8_0)], &half);
+        let result = self.run(&[Target::new(path, Recipe::pure(GgmlType::Q8_0).unwrap())], &half);
         assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
         assert!(!finished(path).is_empty());
     }
@@ -334,7 +335,10 @@ mod disk {
             while file.write(&[0; 1 << 16]).is_ok() {}
         };
         let progress = Stop { after: 20 << 20, instead: Some(&fill), ..Stop::default() };
-        let error = fixture.run(&[Target::new(&path, GgmlType::Q8_0)], &progress).unwrap_err().to_string();
+        let error = fixture
+            .run(&[Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap())], &progress)
+            .unwrap_err()
+            .to_string();
         says(&error, &["m.gguf.partial", "full", "still to be written", "the same command"]);
         assert!(!finished(&path).is_empty() && !path.exists());
         refused(fixture.to(&path), &["m.gguf", "bytes are to be written"]);
@@ -388,7 +392,8 @@ fn a_source_cut_short_while_it_is_read_is_an_error() {
     let path = fixture.out("m.gguf");
     let cut = || File::options().write(true).open(fixture.shard(2)).unwrap().set_len(1 << 20).unwrap();
     let progress = Stop { after: 0, instead: Some(&cut), ..Stop::default() };
-    let error = fixture.run(&[Target::new(&path, GgmlType::Q8_0)], &progress).unwrap_err().to_string();
+    let error =
+        fixture.run(&[Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap())], &progress).unwrap_err().to_string();
     says(&error, &[&shard_name(2), "ends", "get the file again"]);
 }
 
@@ -458,7 +463,10 @@ fn of_several_outputs_the_finished_one_is_kept() {
     let fixture = Fixture::new();
     let expected = fixture.expected();
     let (first, second) = (fixture.out("synthetic-Q4_0.gguf"), fixture.out("synthetic-Q8_0.gguf"));
-    let targets = [Target::new(&first, GgmlType::Q4_0), Target::new(&second, GgmlType::Q8_0)];
+    let targets = [
+        Target::new(&first, Recipe::pure(GgmlType::Q4_0).unwrap()),
+        Target::new(&second, Recipe::pure(GgmlType::Q8_0).unwrap()),
+    ];
     // The second cannot get its name.
     let block = || fs::create_dir_all(second.join("in the way")).unwrap();
     let error = fixture.run(&targets, &Stop { instead: Some(&block), ..Stop::default() }).unwrap_err().to_string();
@@ -477,7 +485,12 @@ fn two_processes_do_not_write_the_same_file() {
     let fixture = Fixture::new();
     let path = fixture.out("m.gguf");
     let other = || refused(fixture.to(&path), &["m.gguf", "another strata"]);
-    fixture.run(&[Target::new(&path, GgmlType::Q8_0)], &Stop { instead: Some(&other), ..Stop::default() }).unwrap();
+    fixture
+        .run(
+            &[Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap())],
+            &Stop { instead: Some(&other), ..Stop::default() },
+        )
+        .unwrap();
     assert_eq!(hash(&path), fixture.expected());
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
-use strata::convert::{Input, Options, Split, Target, convert, partial, plan};
+use strata::convert::{Input, Options, Plan, Split, Target, convert, partial, plan};
 use strata::gguf::Value;
 use strata::hash::Digest;
 use strata::imatrix::Imatrix;
@@ -195,7 +195,7 @@ impl RecipeArgs {
     }
 
     fn show_plan(&self, input: &Input, target: &Target, options: &Options) -> Result<()> {
-        let (tensors, files) = plan(input, target, options)?;
+        let Plan { tensors, files } = plan(input, target, options)?;
         let bits = |weights: u64, bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
         let weights = |dims: &[u64]| dims.iter().product::<u64>();
         let total: u64 = tensors.iter().map(|tensor| weights(&tensor.dims)).sum();
@@ -258,8 +258,8 @@ struct Importance {
 
 /// True if a stopped run left something to go on from.
 fn left_over(input: &Input, targets: &[Target], options: &Options) -> bool {
-    let files = targets.iter().filter_map(|target| plan(input, target, options).ok());
-    files.flat_map(|(_, files)| files).any(|(path, _)| partial(&path).exists())
+    let plans = targets.iter().filter_map(|target| plan(input, target, options).ok());
+    plans.flat_map(|plan| plan.files).any(|(path, _)| partial(&path).exists())
 }
 
 /// `KEY=TYPE:VALUE`, as llama-quantize takes it: integers become unsigned where they can.
