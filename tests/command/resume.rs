@@ -12,7 +12,7 @@ use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::Gguf;
 use strata::hash::Digest;
 use strata::progress::Progress;
-use strata::recipe::Recipe;
+use strata::recipe::{Mix, Recipe};
 use strata::{Error, GgmlType};
 use tempfile::TempDir;
 
@@ -139,7 +139,7 @@ impl Fixture {
     /// Converts to Q8_0 and stops after about half of the source.
     fn half(&self, path: &Path) {
         let half = Stop { after: 32 << 20, ..Stop::default() };
-        let result = self.run(&[Target::new(path, Recipe::pure(GgmlType::Q8_0).unwrap())], &half);
+        let result = self.run(&[Target::new(path, recipe("Q8_0"))], &half);
         assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
         assert!(!finished(path).is_empty());
     }
@@ -151,6 +151,10 @@ impl Fixture {
 
 fn shard_name(i: usize) -> String {
     format!("model-{:05}-of-{SHARDS:05}.safetensors", i + 1)
+}
+
+fn recipe(mix: &str) -> Recipe {
+    Recipe::new(Mix::from_name(mix).unwrap())
 }
 
 fn strata() -> Command {
@@ -336,7 +340,7 @@ mod disk {
         };
         let progress = Stop { after: 20 << 20, instead: Some(&fill), ..Stop::default() };
         let error = fixture
-            .run(&[Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap())], &progress)
+            .run(&[Target::new(&path, recipe("Q8_0"))], &progress)
             .unwrap_err()
             .to_string();
         says(&error, &["m.gguf.partial", "full", "still to be written", "the same command"]);
@@ -393,7 +397,7 @@ fn a_source_cut_short_while_it_is_read_is_an_error() {
     let cut = || File::options().write(true).open(fixture.shard(2)).unwrap().set_len(1 << 20).unwrap();
     let progress = Stop { after: 0, instead: Some(&cut), ..Stop::default() };
     let error =
-        fixture.run(&[Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap())], &progress).unwrap_err().to_string();
+        fixture.run(&[Target::new(&path, recipe("Q8_0"))], &progress).unwrap_err().to_string();
     says(&error, &[&shard_name(2), "ends", "get the file again"]);
 }
 
@@ -464,8 +468,8 @@ fn of_several_outputs_the_finished_one_is_kept() {
     let expected = fixture.expected();
     let (first, second) = (fixture.out("synthetic-Q4_0.gguf"), fixture.out("synthetic-Q8_0.gguf"));
     let targets = [
-        Target::new(&first, Recipe::pure(GgmlType::Q4_0).unwrap()),
-        Target::new(&second, Recipe::pure(GgmlType::Q8_0).unwrap()),
+        Target::new(&first, recipe("Q4_0")),
+        Target::new(&second, recipe("Q8_0")),
     ];
     // The second cannot get its name.
     let block = || fs::create_dir_all(second.join("in the way")).unwrap();
@@ -487,7 +491,7 @@ fn two_processes_do_not_write_the_same_file() {
     let other = || refused(fixture.to(&path), &["m.gguf", "another strata"]);
     fixture
         .run(
-            &[Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap())],
+            &[Target::new(&path, recipe("Q8_0"))],
             &Stop { instead: Some(&other), ..Stop::default() },
         )
         .unwrap();
