@@ -27,7 +27,7 @@ use crate::gguf::{Layout, Value};
 use crate::hash::Digest;
 use crate::progress::Progress;
 use journal::{Head, SourceHead, TensorHead};
-use output::Output;
+use output::{Output, Part};
 use plan::Tensor;
 use serde_json::{Map, Value as Json};
 use source::SourceFile;
@@ -123,7 +123,8 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
     let mut outputs = Vec::with_capacity(targets.len());
     for (target, types) in targets.iter().zip(&types) {
         let (layout, head) = layout(input, &tensors, &files, &heads, target, types, options)?;
-        let mut output = Output::open(&target.path, layout, head, options.restart)?;
+        let parts = vec![Part { path: target.path.clone(), layout }];
+        let mut output = Output::open(&target.path, parts, head, options.restart)?;
         output.check_sources(&files, &heads)?;
         outputs.push(output);
     }
@@ -186,7 +187,7 @@ fn check_targets(input: &Input, targets: &[Target]) -> Result<()> {
             )));
         }
         input.refuse_as_output(&target.path)?;
-        let own = [target.path.clone(), target.partial(), journal::Journal::path_for(&target.partial())];
+        let own = [target.path.clone(), target.partial(), journal::Journal::path_for(&target.path)];
         for path in own {
             if !paths.insert(canonical(&path)) {
                 let problem = "is the name of two outputs, or of what one needs beside it";
@@ -287,6 +288,7 @@ fn layout(
     let tensor_head = |((tensor, ty), range): ((&Tensor, &GgmlType), &std::ops::Range<u64>)| TensorHead {
         name: tensor.name.clone(),
         ty: ty.name().to_owned(),
+        part: 0,
         offset: range.start,
         bytes: range.end - range.start,
     };

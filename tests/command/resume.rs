@@ -282,6 +282,37 @@ fn killed_at_any_moment_it_ends_in_the_same_bytes() {
     assert_eq!(fixture.left(), files);
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_is_done() {
+    let fixture = Fixture::new();
+    let expected = fixture.expected();
+    let path = fixture.out("m.gguf");
+    for _ in 0..50 {
+        let _ = fs::remove_file(&path);
+        let mut child = fixture.to(&path).arg("--restart").stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let journal = fixture.out("m.gguf.partial.journal");
+        let begun = || fs::read_to_string(&journal).is_ok_and(|text| text.contains("{\"tensor\":{"));
+        while !begun() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        succeeds({
+            let mut kill = Command::new("sh");
+            kill.arg("-c").arg(format!("kill -INT {} || true", child.id()));
+            kill
+        });
+        let output = child.wait_with_output().unwrap();
+        // Else it was done before.
+        if !output.status.success() {
+            says(&String::from_utf8(output.stderr).unwrap(), &["stopped", "the same command", "m.gguf.partial"]);
+            assert!(succeeds(fixture.to(&path)).contains("by an earlier run"));
+            assert_eq!(hash(&path), expected);
+            return;
+        }
+    }
+    println!("every run was done before it could be stopped");
+}
+
 #[cfg(target_os = "linux")]
 mod disk {
     use super::*;
