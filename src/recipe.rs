@@ -136,9 +136,10 @@ impl Recipe {
     /// # Errors
     /// If no file may be mostly of that type.
     pub fn pure(ty: GgmlType) -> Result<Recipe> {
-        let mix = Mix::ALL.iter().find(|mix| mix.base == ty).copied();
-        let mix = mix.ok_or_else(|| Error::Request(unknown(ty.name())))?;
-        Ok(Recipe { pure: true, ..Recipe::new(mix) })
+        match Mix::ALL.iter().find(|mix| mix.base == ty) {
+            Some(mix) => Ok(Recipe { pure: true, ..Recipe::new(*mix) }),
+            None => Err(tensor_type(ty.name()).err().unwrap_or_else(|| Error::Request(unknown(ty.name())))),
+        }
     }
 
     /// All of it by name, for the record.

@@ -70,21 +70,8 @@ fn damaged(gguf: &Gguf, tensor: &str, problem: impl Into<String>) -> Error {
     Error::invalid(gguf.path(), place, problem, "the file is damaged; get or convert it again")
 }
 
-/// The hashes of all tensors that the file records, if it does; every part of a split model records its own.
+/// The hashes of all tensors that the file records, if it does.
 fn recorded(gguf: &Gguf) -> Result<Option<Vec<Digest>>> {
-    let mut all = Vec::new();
-    let paths: Vec<_> = gguf.files().map(Mapped::path).collect();
-    if paths.len() < 2 {
-        return recorded_alone(gguf);
-    }
-    for path in paths {
-        let Some(digests) = recorded_alone(&Gguf::open_alone(path)?)? else { return Ok(None) };
-        all.extend(digests);
-    }
-    Ok(Some(all))
-}
-
-fn recorded_alone(gguf: &Gguf) -> Result<Option<Vec<Digest>>> {
     let Some(digests) = digests(gguf, TENSOR_HASHES)? else { return Ok(None) };
     if digests.len() != gguf.tensors().len() {
         let problem = format!("has {} hashes for {} tensors", digests.len(), gguf.tensors().len());

@@ -23,12 +23,8 @@ fn tiny() -> PathBuf {
 /// Converts to one file.
 fn convert(dir: &Path, output: &Path, ty: GgmlType, progress: &dyn Progress) -> strata::Result<Report> {
     let options = Options { name: Some("fixture".to_owned()), ..Options::default() };
-    let reports = strata::convert::convert(
-        &Input::open(dir)?,
-        &[Target::new(output, Recipe::pure(ty).unwrap())],
-        &options,
-        progress,
-    )?;
+    let reports =
+        strata::convert::convert(&Input::open(dir)?, &[Target::new(output, Recipe::pure(ty)?)], &options, progress)?;
     Ok(reports.into_iter().next().unwrap())
 }
 
@@ -183,6 +179,66 @@ impl Converted {
         assert_eq!(tensor.ty, GgmlType::F32);
         gguf.data(tensor).as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
     }
+}
+
+/// Types, bytes and order of all tensors.
+fn tensors(gguf: &Gguf) -> Vec<(&str, GgmlType, &[u64], &[u8])> {
+    gguf.tensors().iter().map(|t| (t.name.as_str(), t.ty, t.dims.as_slice(), gguf.data(t))).collect()
+}
+
+#[test]
+fn several_outputs_are_those_of_several_runs() {
+    let out = tempfile::tempdir().unwrap();
+    let types = [GgmlType::Q4_0, GgmlType::BF16, GgmlType::F32, GgmlType::Q8_0];
+    let targets = types.map(|ty| Target::new(out.path().join(ty.name()), Recipe::pure(ty).unwrap()));
+    let options = Options { name: Some("fixture".to_owned()), ..Options::default() };
+    let reports = strata::convert::convert(&Input::open(&tiny()).unwrap(), &targets, &options, &Quiet).unwrap();
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), types.len());
+    for ((ty, target), report) in types.into_iter().zip(&targets).zip(reports) {
+        assert_eq!(report.path, target.path);
+        assert!(fs::read(&target.path).unwrap() == Converted::of(&tiny(), ty).bytes(), "{ty}");
+    }
+    for (paths, words) in
+        [(["a", "a"], "two outputs"), (["a", "./a"], "two outputs"), (["a", "a.partial"], "two outputs")]
+    {
+        let targets = paths.map(|name| Target::new(out.path().join(name), Recipe::pure(GgmlType::F16).unwrap()));
+        let result = strata::convert::convert(&Input::open(&tiny()).unwrap(), &targets, &options, &Quiet);
+        check_error(result.map(|mut reports| reports.remove(0)), &[words]);
+    }
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), types.len());
+}
+
+#[test]
+fn a_gguf_file_is_a_source_like_the_checkpoint() {
+    let out = tempfile::tempdir().unwrap();
+    let path = |name: &str| out.path().join(name);
+    convert(&tiny(), &path("bf16.gguf"), GgmlType::BF16, &Quiet).unwrap();
+    for ty in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::F32, GgmlType::BF16] {
+        convert(&path("bf16.gguf"), &path("again.gguf"), ty, &Quiet).unwrap();
+        let (direct, again) = (Converted::of(&tiny(), ty).open(), Gguf::open(path("again.gguf")).unwrap());
+        assert!(tensors(&direct) == tensors(&again), "{ty}");
+        let metadata = |gguf: &Gguf| -> Vec<String> {
+            let pairs = gguf.metadata().iter().filter(|(key, _)| !key.starts_with("strata.source."));
+            pairs.map(|(key, value)| format!("{key}: {value:?}")).collect()
+        };
+        assert_eq!(metadata(&direct), metadata(&again), "{ty}");
+        assert_eq!(again.array("strata.source.files").unwrap().unwrap().len(), 1);
+    }
+
+    convert(&tiny(), &path("q8.gguf"), GgmlType::Q8_0, &Quiet).unwrap();
+    let refused = convert(&path("q8.gguf"), &path("q4.gguf"), GgmlType::Q4_0, &Quiet);
+    check_error(refused, &["quantized already (Q8_0)", "--allow-requantize"]);
+    check_error(convert(&path("q8.gguf"), &path("q8.gguf"), GgmlType::Q8_0, &Quiet), &["is the model itself"]);
+    fs::hard_link(path("q8.gguf"), path("link.gguf")).unwrap();
+    check_error(convert(&path("q8.gguf"), &path("link.gguf"), GgmlType::Q8_0, &Quiet), &["is the model itself"]);
+    // The same type is no loss.
+    convert(&path("q8.gguf"), &path("copy.gguf"), GgmlType::Q8_0, &Quiet).unwrap();
+    let [q8, copy] = ["q8.gguf", "copy.gguf"].map(|name| Gguf::open(path(name)).unwrap());
+    assert!(tensors(&q8) == tensors(&copy));
+    let options = Options { requantize: true, ..Options::default() };
+    let target = Target::new(path("q4.gguf"), Recipe::pure(GgmlType::Q4_0).unwrap());
+    strata::convert::convert(&Input::open(&path("q8.gguf")).unwrap(), &[target], &options, &Quiet).unwrap();
+    strata::verify::model(&Gguf::open(path("q4.gguf")).unwrap(), None, &Quiet).unwrap();
 }
 
 /// Where the tensor of the file comes from, and how many heads its rows have if they are reordered.

@@ -48,7 +48,9 @@ pub struct TensorHead {
     pub name: String,
     /// Its type.
     pub ty: String,
-    /// Where it starts in the output.
+    /// The part of the output that has it.
+    pub part: usize,
+    /// Where it starts in that.
     pub offset: u64,
     /// Its bytes.
     pub bytes: u64,
@@ -92,7 +94,7 @@ pub struct FileRead {
 pub const VERSION: u32 = 1;
 
 /// A journal of a hundred thousand tensors is smaller.
-const LONGEST: u64 = 256 << 20;
+const LONGEST: u64 = 64 << 20;
 
 /// What a journal says.
 pub struct Record {
@@ -114,9 +116,9 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Where the journal of the output whose `.partial` this is lies.
-    pub fn path_for(partial: &Path) -> PathBuf {
-        with_ending(partial, ".journal")
+    /// Where the journal of an output lies.
+    pub fn path_for(output: &Path) -> PathBuf {
+        with_ending(output, ".partial.journal")
     }
 
     /// Opens or creates the journal at `path` and locks it; `output` is for errors.

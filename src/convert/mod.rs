@@ -30,7 +30,7 @@ use crate::hash::Digest;
 use crate::progress::Progress;
 use crate::split::shard_metadata;
 use journal::{Head, SourceHead, TensorHead};
-use output::Output;
+use output::{Output, Part};
 use plan::Tensor;
 use serde_json::{Map, Value as Json};
 use source::SourceFile;
@@ -38,7 +38,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use strata_kernels::Isa;
 use strata_quant::GgmlType;
-use target::Part;
+use target::Shard;
 
 /// How to make them.
 #[derive(Clone, Debug)]
@@ -121,9 +121,9 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
         Planned { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
     };
     let tensors = job.tensors.iter().zip(&job.types[0]).map(planned).collect();
-    let heads = vec![Digest::of(&[]); job.files.len()];
-    let file = |file: &OutputFile| Ok((file.part.path.clone(), job.layout(file, &heads)?.0.place()?.file_bytes));
-    Ok(Plan { tensors, files: job.outputs.iter().map(file).collect::<Result<_>>()? })
+    let (parts, _) = job.parts(0, &vec![Digest::of(&[]); job.files.len()])?;
+    let files = parts.into_iter().map(|mut part| Ok((part.path, part.layout.place()?.file_bytes)));
+    Ok(Plan { tensors, files: files.collect::<Result<_>>()? })
 }
 
 /// Makes all targets in one read of the source. Each file appears under its name only when it is complete; until then it grows beside it
@@ -137,10 +137,10 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
 pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
     let job = Job::new(input, targets, options)?;
     let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
-    let mut outputs = Vec::with_capacity(job.outputs.len());
-    for file in &job.outputs {
-        let (layout, head) = job.layout(file, &heads)?;
-        let mut output = Output::open(&file.part, job.tensors.len(), layout, head, options.restart)?;
+    let mut outputs = Vec::with_capacity(targets.len());
+    for (i, target) in targets.iter().enumerate() {
+        let (parts, head) = job.parts(i, &heads)?;
+        let mut output = Output::open(&target.path, parts, head, options.restart)?;
         output.check_sources(&job.files, &heads)?;
         outputs.push(output);
     }
@@ -151,19 +151,18 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
         pool.install(|| output.check_finished(progress))?;
     }
     check_space(&outputs)?;
-    let resumed: Vec<usize> = outputs.iter().map(Output::finished).collect();
+    let resumed: Vec<usize> =
+        outputs.iter().map(|output| (0..job.tensors.len()).filter(|&t| !output.needs(t)).count()).collect();
     for output in &mut outputs {
         output.begin()?;
         write_computed(&job.tensors, output)?;
     }
-    let types: Vec<_> = job.outputs.iter().map(|file| job.types[file.target].clone()).collect();
-    let importance =
-        job.outputs.iter().map(|file| targets[file.target].importance(&job.tensors)).collect::<Result<Vec<_>>>()?;
+    let importance = targets.iter().map(|target| target.importance(&job.tensors)).collect::<Result<Vec<_>>>()?;
     let work = pipeline::Work {
         files: &job.files,
         known: job.files.iter().map(|file| known_digest(file, &outputs)).collect(),
         tensors: &job.tensors,
-        types: &types,
+        types: &job.types,
         importance: &importance,
         isa: options.isa,
         pool: &pool,
@@ -178,7 +177,7 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
     for output in &outputs {
         output.remove_journal()?;
     }
-    Ok((0..targets.len()).map(|target| job.report(target, &outputs, &resumed)).collect())
+    Ok((0..targets.len()).map(|i| job.report(i, &outputs[i], resumed[i])).collect())
 }
 
 /// Everything that is decided before the first weight is read.
@@ -189,13 +188,7 @@ struct Job<'a> {
     tensors: Vec<Tensor>,
     files: Vec<SourceFile<'a>>,
     types: Vec<Vec<GgmlType>>, // [target][tensor]
-    outputs: Vec<OutputFile>,
-}
-
-/// A file of a target.
-struct OutputFile {
-    target: usize,
-    part: Part,
+    shards: Vec<Vec<Shard>>,   // [target]
 }
 
 impl<'a> Job<'a> {
@@ -203,96 +196,97 @@ impl<'a> Job<'a> {
         if targets.is_empty() {
             return Err(Error::Request("nothing to convert to: give a type".to_owned()));
         }
-        let tensors = plan::tensors(input)?;
-        let (mut types, mut outputs) = (Vec::new(), Vec::new());
-        for (i, target) in targets.iter().enumerate() {
+        let mut tensors = plan::tensors(input)?;
+        if targets.iter().any(|target| matches!(target.split, Split::AsSource)) {
+            // The files of a split model have consecutive tensors; what is computed goes with the metadata.
+            tensors.sort_by_key(|tensor| tensor.stored().map_or(0, |stored| stored.file));
+        }
+        let (mut types, mut shards) = (Vec::new(), Vec::new());
+        for target in targets {
             let of_target = target.types(input, &tensors, options.requantize)?;
-            let parts = target.parts(input, &tensors, &of_target)?;
-            outputs.extend(parts.into_iter().map(|part| OutputFile { target: i, part }));
+            shards.push(target.shards(input, &tensors, &of_target)?);
             types.push(of_target);
         }
-        check_paths(input, &outputs)?;
-        Ok(Job { input, targets, options, tensors, files: input.files()?, types, outputs })
+        check_paths(input, targets, &shards)?;
+        Ok(Job { input, targets, options, tensors, files: input.files()?, types, shards })
     }
 
-    /// What a file will hold, and what its journal will say of it. The hashes are zeros still. Parts after the first hold no metadata
-    /// but their place and their hashes.
-    fn layout(&self, file: &OutputFile, heads: &[Digest]) -> Result<(Layout, Head)> {
-        let (target, types, part) = (&self.targets[file.target], &self.types[file.target], &file.part);
+    /// What the files of target `i` will hold, and what its journal will say of them. The hashes are zeros still. Files after the first
+    /// hold no metadata but their place.
+    fn parts(&self, i: usize, heads: &[Digest]) -> Result<(Vec<Part>, Head)> {
+        let (target, types, shards) = (&self.targets[i], &self.types[i], &self.shards[i]);
         let mut recipe = Map::new();
         recipe.insert("strata".to_owned(), env!("CARGO_PKG_VERSION").into());
         recipe.extend(target.recipe.describe());
         recipe.extend(self.options.name.clone().map(|name| ("name".to_owned(), name.into())));
         recipe.extend(target.record.clone());
         recipe.sort_keys();
-        let zeros = |n: usize| vec!["0".repeat(Digest::LEN); n];
-        let mut layout = Layout::new();
-        if part.place.is_none_or(|(no, _)| no == 0) {
-            let name = self.options.name.as_deref();
-            metadata::set(&mut layout, self.input, name, target.recipe.mix, &self.tensors)?;
-            for (key, value) in &target.metadata {
-                layout.set(key.as_str(), value.clone());
+        let (mut parts, mut metadata, mut tensors) = (Vec::new(), BTreeMap::new(), Vec::new());
+        for (no, shard) in shards.iter().enumerate() {
+            let mut layout = Layout::new();
+            if no == 0 {
+                self.metadata(target, &recipe, &mut layout)?;
             }
-            layout.set("strata.version", env!("CARGO_PKG_VERSION"));
-            layout.set("strata.recipe", Json::Object(recipe.clone()).to_string());
-            layout.set(SOURCE_FILES, self.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
-            layout.set(SOURCE_HASHES, zeros(self.files.len()));
-        }
-        if let Some((no, count)) = part.place {
-            for (key, value) in shard_metadata(no, count, self.tensors.len())? {
-                layout.set(key, value);
+            if shards.len() > 1 || matches!(target.split, Split::Limit(..)) {
+                for (key, value) in shard_metadata(no, shards.len(), self.tensors.len())? {
+                    layout.set(key, value);
+                }
             }
+            for t in shard.tensors.clone() {
+                layout.tensor(self.tensors[t].name.as_str(), &self.tensors[t].dims, types[t]);
+            }
+            for (t, range) in shard.tensors.clone().zip(layout.place()?.tensors) {
+                let (name, ty) = (self.tensors[t].name.clone(), types[t].name().to_owned());
+                tensors.push(TensorHead { name, ty, part: no, offset: range.start, bytes: range.end - range.start });
+            }
+            metadata.extend(layout.metadata.iter().map(|(key, value)| (key.clone(), Digest::of(&value.bytes()))));
+            parts.push(Part { path: shard.path.clone(), layout });
         }
-        layout.set(TENSOR_HASHES, zeros(part.tensors.len()));
-        for &t in &part.tensors {
-            layout.tensor(self.tensors[t].name.as_str(), &self.tensors[t].dims, types[t]);
-        }
-
-        let ranges = layout.place()?.tensors;
-        let tensor_head = |(&t, range): (&usize, &std::ops::Range<u64>)| TensorHead {
-            name: self.tensors[t].name.clone(),
-            ty: types[t].name().to_owned(),
-            offset: range.start,
-            bytes: range.end - range.start,
-        };
         let source_head = |(file, &head): (&SourceFile<'_>, &Digest)| {
             let (name, bytes) = (file.name.clone(), file.bytes);
             SourceHead { name, bytes, head }
         };
-        let head = Head {
-            journal: journal::VERSION,
-            recipe,
-            metadata: layout.metadata.iter().map(|(key, value)| (key.clone(), Digest::of(&value.bytes()))).collect(),
-            sources: self.files.iter().zip(heads).map(source_head).collect(),
-            tensors: part.tensors.iter().zip(&ranges).map(tensor_head).collect(),
-        };
-        Ok((layout, head))
+        let sources = self.files.iter().zip(heads).map(source_head).collect();
+        Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors }))
     }
 
-    fn report(&self, target: usize, outputs: &[Output], resumed: &[usize]) -> Report {
-        let own: Vec<_> = (0..outputs.len()).filter(|&o| self.outputs[o].target == target).collect();
+    /// The metadata of a model; hashes are zeros still.
+    fn metadata(&self, target: &Target, recipe: &Map<String, Json>, layout: &mut Layout) -> Result<()> {
+        let name = self.options.name.as_deref();
+        metadata::set(layout, self.input, name, target.recipe.mix, &self.tensors)?;
+        for (key, value) in &target.metadata {
+            layout.set(key.as_str(), value.clone());
+        }
+        let zeros = |n: usize| vec!["0".repeat(Digest::LEN); n];
+        layout.set("strata.version", env!("CARGO_PKG_VERSION"));
+        layout.set("strata.recipe", Json::Object(recipe.clone()).to_string());
+        layout.set(SOURCE_FILES, self.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
+        layout.set(SOURCE_HASHES, zeros(self.files.len()));
+        layout.set(TENSOR_HASHES, zeros(self.tensors.len()));
+        Ok(())
+    }
+
+    fn report(&self, i: usize, output: &Output, resumed: usize) -> Report {
         let weights: u64 = self.tensors.iter().map(Tensor::weights).sum();
-        let data: u64 = self.tensors.iter().zip(&self.types[target]).map(|(tensor, &ty)| tensor.bytes(ty)).sum();
+        let data: u64 = self.tensors.iter().zip(&self.types[i]).map(|(tensor, &ty)| tensor.bytes(ty)).sum();
         Report {
-            path: outputs[own[0]].path.clone(),
-            files: own.len(),
+            path: self.shards[i][0].path.clone(),
+            files: self.shards[i].len(),
             tensors: self.tensors.len(),
             weights,
-            bytes: own.iter().map(|&o| outputs[o].file_bytes()).sum(),
+            bytes: output.file_bytes(),
             bits_per_weight: data as f64 * 8.0 / weights as f64,
-            resumed: own.iter().map(|&o| resumed[o]).sum(),
+            resumed,
         }
     }
 }
 
 /// An error if a path is the source's or another output's.
-fn check_paths(input: &Input, outputs: &[OutputFile]) -> Result<()> {
+fn check_paths(input: &Input, targets: &[Target], shards: &[Vec<Shard>]) -> Result<()> {
     let mut paths = HashSet::new();
-    for OutputFile { part: Part { path, .. }, .. } in outputs {
-        input.refuse_as_output(path)?;
-        let partial = partial(path);
-        let journal = journal::Journal::path_for(&partial);
-        for path in [path.clone(), partial, journal] {
+    for (target, shards) in targets.iter().zip(shards) {
+        let own = shards.iter().flat_map(|shard| [shard.path.clone(), partial(&shard.path)]);
+        for path in own.chain([journal::Journal::path_for(&target.path)]) {
             if !paths.insert(canonical(&path)) {
                 let problem = "is the name of two outputs, or of what one needs beside it";
                 return Err(Error::invalid(&path, "output", problem, "name each output its own way"));

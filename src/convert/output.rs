@@ -1,18 +1,19 @@
-//! One output: its bytes go to `NAME.partial` in any order, and only the complete file gets its name.
+//! One output: its bytes go to `NAME.partial` in any order, and only the complete file gets its name. Of a split output every part is
+//! such a file, and one journal tells of all.
 //!
 //! What an earlier run left is taken up where its journal's claims prove true; see `journal.rs`.
 
 use super::journal::{FileRead, Finished, Head, Journal, Line, Record};
 use super::source::SourceFile;
-use super::target::Part;
 use crate::error::{Error, Result};
 use crate::file::{PARTIAL, free_bytes, output_folder, read_at, sync_folder, with_ending, write_at};
-use crate::gguf::{Layout, Placed};
+use crate::gguf::Layout;
 use crate::hash::{Digest, Hasher};
 use crate::progress::Progress;
 use rayon::prelude::*;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Metadata keys of Strata's own. Their values have the same lengths whatever the hashes are, so the data can be placed before.
@@ -28,61 +29,73 @@ const SYNC: u64 = 1 << 30;
 /// Bytes read at a time where a tensor is checked.
 const PIECE: usize = 1 << 20;
 
-/// A file being written, by this process alone.
-pub struct Output {
+/// A file of an output.
+pub struct Part {
     /// The name it will have.
     pub path: PathBuf,
+    /// What it will hold.
+    pub layout: Layout,
+}
+
+/// An output being written, by this process alone: one file, or several that are parts of one model.
+pub struct Output {
+    /// Its name: that of its only file, or what the parts are named after.
+    pub path: PathBuf,
     folder: PathBuf,
-    partial: PathBuf,
+    parts: Vec<Growing>,
+    places: Vec<Place>, // by tensor
     journal: Journal,
     head: Head,
-    record: Option<Record>, // what an earlier run left
-    layout: Layout,
-    placed: Placed,
-    file: Option<File>,        // the .partial, once begun
-    slots: Vec<Option<usize>>, // where this file has each tensor of the model, if it has it
-    done: Vec<Option<Digest>>, // by slot
-    state: State,
+    record: Option<Record>,    // what an earlier run left
+    done: Vec<Option<Digest>>, // by tensor
+    begun: bool,               // the journal and the .partial files are this run's
     unsynced: u64,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    /// Nothing was changed yet.
-    Locked,
-    /// The `.partial` is this run's.
-    Begun,
-    /// The file has its name.
-    Named,
+/// A file on its way.
+struct Growing {
+    path: PathBuf,
+    partial: PathBuf,
+    layout: Layout,
+    header_bytes: u64,
+    file_bytes: u64,
+    file: Option<File>, // the .partial, once begun
+    named: bool,        // complete, under its name
+}
+
+/// Where a tensor goes.
+struct Place {
+    part: usize,
+    range: Range<u64>,
 }
 
 impl Output {
-    /// Locks the output of one `part` of a model of `tensors` tensors, and reads what an earlier run left of it, unless `restart` says that it does not count.
+    /// Locks the output at `path`, and reads what an earlier run left of it, unless `restart` says that it does not count. The tensors of
+    /// the parts, in their order, are those of `head`; the first part has the keys of hashes.
     ///
     /// # Errors
     /// If the path cannot be one, another process writes it, or an earlier run left something else than `head` says.
-    pub fn open(part: &Part, tensors: usize, mut layout: Layout, head: Head, restart: bool) -> Result<Output> {
-        let path = part.path.as_path();
-        let mut slots = vec![None; tensors];
-        for (slot, &tensor) in part.tensors.iter().enumerate() {
-            slots[tensor] = Some(slot);
-        }
+    pub fn open(path: &Path, parts: Vec<Part>, head: Head, restart: bool) -> Result<Output> {
         let folder = output_folder(path)?;
-        let partial = with_ending(path, PARTIAL);
-        if fs::symlink_metadata(&partial).is_ok_and(|about| !about.is_file()) {
-            return Err(Error::invalid(&partial, "output", "is not a regular file", "remove it"));
+        let (mut growing, mut places) = (Vec::with_capacity(parts.len()), Vec::new());
+        for Part { path, mut layout } in parts {
+            output_folder(&path)?;
+            let partial = with_ending(&path, PARTIAL);
+            if fs::symlink_metadata(&partial).is_ok_and(|about| !about.is_file()) {
+                return Err(Error::invalid(&partial, "output", "is not a regular file", "remove it"));
+            }
+            let placed = layout.place()?;
+            places.extend(placed.tensors.into_iter().map(|range| Place { part: growing.len(), range }));
+            let (header_bytes, file_bytes) = (placed.header.len() as u64, placed.file_bytes);
+            growing.push(Growing { path, partial, layout, header_bytes, file_bytes, file: None, named: false });
         }
-        let placed = layout.place()?;
-        let journal = Journal::lock(&Journal::path_for(&partial), path)?;
-        let (done, state) = (vec![None; placed.tensors.len()], State::Locked);
-        let path = path.to_owned();
-        let (record, file, unsynced) = (None, None, 0);
-        let mut output =
-            Output { path, folder, partial, journal, head, record, layout, placed, file, slots, done, state, unsynced };
+        let journal = Journal::lock(&Journal::path_for(path), path)?;
+        let (path, parts, done) = (path.to_owned(), growing, vec![None; places.len()]);
+        let (record, begun, unsynced) = (None, false, 0);
+        let mut output = Output { path, folder, parts, places, journal, head, record, done, begun, unsynced };
         if !restart {
             let record = output.journal.read();
-            // With no .partial there is no work to lose: a journal alone binds nobody.
-            let binding = output.partial.exists();
+            let binding = output.has_partials();
             output.record = match record {
                 Ok(record) => record.filter(|record| !record.finished.is_empty()),
                 Err(_) if !binding => None,
@@ -98,13 +111,23 @@ impl Output {
         Ok(output)
     }
 
+    /// True if there is unfinished work to lose; with none, a journal alone binds nobody.
+    fn has_partials(&self) -> bool {
+        self.parts.iter().any(|part| part.partial.exists())
+    }
+
+    /// True if every file has its name.
+    fn is_named(&self) -> bool {
+        self.parts.iter().all(|part| part.named)
+    }
+
     fn another(&self, differences: &[String]) -> Error {
         let mut problem =
             format!("an earlier run began another file: {}", differences[..differences.len().min(3)].join("; "));
         if differences.len() > 3 {
             problem += &format!("; and {} differences more", differences.len() - 3);
         }
-        Error::invalid(&self.partial, "output", problem, "give --restart to discard it, or name another output")
+        Error::invalid(&self.path, "output", problem, "give --restart to discard it, or name another output")
     }
 
     /// Compares the beginnings of the source's files with what an earlier run saw; `heads` are theirs now. Forgets that run if it left
@@ -114,8 +137,8 @@ impl Output {
     /// Names the file that was changed.
     pub fn check_sources(&mut self, files: &[SourceFile<'_>], heads: &[Digest]) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
-        let checked = same_sources(&record.head, files, heads, &self.partial);
-        if checked.is_err() && !self.partial.exists() {
+        let checked = same_sources(&record.head, files, heads, &self.path);
+        if checked.is_err() && !self.has_partials() {
             self.record = None;
             return Ok(());
         }
@@ -129,30 +152,34 @@ impl Output {
 
     /// The SHA-256 of the source file up to the end of that tensor, if an earlier run has made the tensor.
     pub fn source_mark(&self, tensor: usize) -> Option<Digest> {
-        self.record.as_ref()?.finished.get(&self.head.tensors[self.slots[tensor]?].name)?.source
+        self.record.as_ref()?.finished.get(&self.head.tensors[tensor].name)?.source
     }
 
     /// Hashes the tensors that an earlier run claims to have written; those that are as it says need not be written again.
     pub fn check_finished(&mut self, progress: &dyn Progress) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
-        // Killed between the renaming and the removal of the journal, that run has left the complete file.
-        let named = !self.partial.exists();
-        let path = if named { &self.path } else { &self.partial };
-        let file = match File::open(path) {
-            Ok(file) if !named || record.complete => file,
-            Ok(_) => return self.forget(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.forget(),
-            Err(error) => return Err(Error::io("open", path)(error)),
+        // Killed between a renaming and the removal of the journal, that run has left complete files.
+        let open = |part: &Growing| -> Result<Option<(File, bool)>> {
+            for (path, named) in [(&part.partial, false), (&part.path, true)] {
+                match File::open(path) {
+                    Ok(file) if !named || record.complete => return Ok(Some((file, named))),
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::io("open", path)(error));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(None)
         };
+        let files = self.parts.iter().map(open).collect::<Result<Vec<_>>>()?;
         let claimed: Vec<_> = self.head.tensors.iter().map(|tensor| record.finished.get(&tensor.name)).collect();
-        let bytes =
-            claimed.iter().zip(&self.head.tensors).filter(|(claim, _)| claim.is_some()).map(|(_, t)| t.bytes).sum();
-        progress.begin("checking what is there", bytes);
-        let done: Result<Vec<_>> = (claimed.into_par_iter().zip(&self.placed.tensors))
-            .map(|(claim, range)| {
-                let Some(claim) = claim else { return Ok(None) };
-                let digest = hash_range(&file, range.clone(), progress).map_err(|error| match error {
-                    Some(error) => Error::io("read", path)(error),
+        let claims = claimed.iter().zip(&self.head.tensors).filter(|(claim, _)| claim.is_some());
+        progress.begin("checking what is there", claims.map(|(_, tensor)| tensor.bytes).sum());
+        let done: Result<Vec<_>> = (claimed.into_par_iter().zip(&self.places))
+            .map(|(claim, place)| {
+                let (Some(claim), Some((file, _))) = (claim, &files[place.part]) else { return Ok(None) };
+                let digest = hash_range(file, place.range.clone(), progress).map_err(|error| match error {
+                    Some(error) => Error::io("read", &self.parts[place.part].path)(error),
                     None => Error::Cancelled,
                 })?;
                 Ok((digest == Some(claim.sha256)).then_some(claim.sha256))
@@ -160,35 +187,38 @@ impl Output {
             .collect();
         self.done = done?;
         progress.end();
-        if !named {
-            return Ok(());
+        for (i, file) in files.into_iter().enumerate() {
+            let Some((file, true)) = file else { continue };
+            // A file under its name is not written to: it is the one that was to be made, or it is made anew.
+            self.parts[i].named = self.is_complete(i, &file)?;
+            for (_, done) in self.places.iter().zip(&mut self.done).filter(|(place, _)| place.part == i) {
+                *done = done.filter(|_| self.parts[i].named);
+            }
         }
-        let read = |name: &str| self.read_before(name).map(|read| read.sha256);
-        let sources: Option<Vec<_>> = self.head.sources.iter().map(|source| read(&source.name)).collect();
-        let mut header = vec![0; self.placed.header.len()];
-        let whole = file.metadata().is_ok_and(|about| about.len() == self.placed.file_bytes)
-            && self.done.iter().all(Option::is_some)
-            && read_at(&file, &mut header, 0).is_ok();
-        match sources {
-            Some(sources) if whole && self.header(&sources)? == header => self.state = State::Named,
-            _ => self.forget()?,
+        if self.done.iter().all(Option::is_none) {
+            self.record = None;
         }
         Ok(())
     }
 
-    fn forget(&mut self) -> Result<()> {
-        self.record = None;
-        self.done.fill(None);
-        Ok(())
+    /// True if the file holds all of its part, header included.
+    fn is_complete(&self, part: usize, file: &File) -> Result<bool> {
+        let read = |name: &str| self.read_before(name).map(|read| read.sha256);
+        let sources: Option<Vec<_>> = self.head.sources.iter().map(|source| read(&source.name)).collect();
+        let Some(sources) = sources.filter(|_| self.done.iter().all(Option::is_some)) else { return Ok(false) };
+        let header = self.header(part, &sources)?;
+        let mut there = vec![0; header.len()];
+        let whole = file.metadata().is_ok_and(|about| about.len() == self.parts[part].file_bytes);
+        Ok(whole && read_at(file, &mut there, 0).is_ok() && there == header)
     }
 
     /// Bytes that the disk must still give.
     pub fn missing_bytes(&self) -> u64 {
-        if self.state == State::Named {
-            return 0;
-        }
-        let have = fs::metadata(&self.partial).map_or(0, |about| allocated(&about));
-        self.placed.file_bytes.saturating_sub(have)
+        let missing = |part: &Growing| {
+            let have = fs::metadata(&part.partial).map_or(0, |about| allocated(&about));
+            part.file_bytes.saturating_sub(have)
+        };
+        self.parts.iter().filter(|part| !part.named).map(missing).sum()
     }
 
     /// The folder it is in.
@@ -196,97 +226,91 @@ impl Output {
         &self.folder
     }
 
-    /// The length of the whole file.
+    /// The length of all its files.
     pub fn file_bytes(&self) -> u64 {
-        self.placed.file_bytes
+        self.parts.iter().map(|part| part.file_bytes).sum()
     }
 
-    /// True if that tensor is still to be written here.
+    /// True if that tensor is still to be written.
     pub fn needs(&self, tensor: usize) -> bool {
-        self.slots[tensor].is_some_and(|slot| self.done[slot].is_none())
+        self.done[tensor].is_none()
     }
 
-    /// The number of tensors that are written.
-    pub fn finished(&self) -> usize {
-        self.done.iter().flatten().count()
-    }
-
-    /// # Errors
-    /// If this file does not have that tensor.
-    fn slot(&self, tensor: usize) -> Result<usize> {
-        self.slots[tensor].ok_or_else(|| Error::Request(format!("{} has no tensor {tensor}", self.path.display())))
-    }
-
-    /// Opens the `.partial`, or makes it.
+    /// Opens the `.partial` files, or makes them.
     pub fn begin(&mut self) -> Result<()> {
-        if self.state == State::Named {
+        if self.is_named() {
             return Ok(());
         }
         match &self.record {
             Some(record) => self.journal.go_on(record)?,
             None => self.journal.begin(&self.head)?,
         }
-        self.state = State::Begun;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(self.record.is_none())
-            .open(&self.partial)
-            .map_err(Error::io("create", &self.partial))?;
-        file.set_len(self.placed.file_bytes).map_err(|error| self.failed(error))?;
-        self.file = Some(file);
+        self.begun = true;
+        for i in 0..self.parts.len() {
+            let part = &self.parts[i];
+            if part.named {
+                continue;
+            }
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(self.record.is_none());
+            let file = options.open(&part.partial).map_err(Error::io("create", &part.partial))?;
+            file.set_len(part.file_bytes).map_err(|error| self.failed(i, error))?;
+            self.parts[i].file = Some(file);
+        }
         Ok(())
     }
 
     /// Writes bytes of a tensor, `at` bytes after its start.
     pub fn write(&mut self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
-        let range = &self.placed.tensors[self.slot(tensor)?];
+        let Place { part, range } = &self.places[tensor];
         let place = range.start + at;
         debug_assert!(place + bytes.len() as u64 <= range.end);
-        let file = self.file()?;
-        write_at(file, bytes, place).map_err(|error| self.failed(error))?;
-        self.unsynced += bytes.len() as u64;
-        if self.unsynced >= SYNC {
-            self.file()?.sync_data().map_err(|error| self.failed(error))?;
-            self.unsynced = 0;
+        let file = self.file(*part)?;
+        write_at(file, bytes, place).map_err(|error| self.failed(*part, error))?;
+        let unsynced = self.unsynced + bytes.len() as u64;
+        if unsynced >= SYNC {
+            file.sync_data().map_err(|error| self.failed(*part, error))?;
         }
+        self.unsynced = unsynced % SYNC;
         Ok(())
     }
 
     /// A tensor is written whole; `source` as in [`Finished`].
     pub fn finish_tensor(&mut self, tensor: usize, sha256: Digest, source: Option<Digest>) -> Result<()> {
-        let slot = self.slot(tensor)?;
-        let name = self.head.tensors[slot].name.clone();
+        let name = self.head.tensors[tensor].name.clone();
         self.journal.append(&Line::Tensor(Finished { name, sha256, source })).map_err(|error| self.explained(error))?;
-        self.done[slot] = Some(sha256);
+        self.done[tensor] = Some(sha256);
         Ok(())
     }
 
     /// A source file was read to its end.
     pub fn finish_source(&mut self, file: &SourceFile<'_>, sha256: Digest) -> Result<()> {
-        if self.state == State::Named {
+        if !self.begun {
             return Ok(());
         }
         let read = FileRead { name: file.name.clone(), sha256, stamp: file.stamp.clone() };
         self.journal.append(&Line::Source(read)).map_err(|error| self.explained(error))
     }
 
-    /// All tensors are written: writes the header, brings everything to the disk, and gives the file its name.
+    /// All tensors are written: writes the headers, brings everything to the disk, and gives the files their names.
     pub fn complete(&mut self, sources: &[Digest]) -> Result<()> {
-        if self.state == State::Named {
+        if self.is_named() {
             return Ok(());
         }
-        let header = self.header(sources)?;
-        let file = self.file()?;
-        let written = write_at(file, &header, 0).and_then(|()| file.sync_all());
-        written.map_err(|error| self.failed(error))?;
+        for i in (0..self.parts.len()).filter(|&i| !self.parts[i].named) {
+            let header = self.header(i, sources)?;
+            let file = self.file(i)?;
+            let written = write_at(file, &header, 0).and_then(|()| file.sync_all());
+            written.map_err(|error| self.failed(i, error))?;
+        }
         self.journal.append(&Line::Complete(true)).map_err(|error| self.explained(error))?;
         self.journal.sync()?;
-        // Closed before the rename, which some systems refuse for open files.
-        self.file = None;
-        fs::rename(&self.partial, &self.path).map_err(Error::io("rename the finished .partial to", &self.path))?;
-        self.state = State::Named;
+        for part in self.parts.iter_mut().filter(|part| !part.named) {
+            // Closed before the rename, which some systems refuse for open files.
+            part.file = None;
+            fs::rename(&part.partial, &part.path).map_err(Error::io("rename the finished .partial to", &part.path))?;
+            part.named = true;
+        }
         sync_folder(&self.folder)
     }
 
@@ -295,39 +319,47 @@ impl Output {
         self.journal.remove()
     }
 
-    fn header(&self, sources: &[Digest]) -> Result<Vec<u8>> {
-        let mut layout = self.layout.clone();
-        let missing = || Error::Request(format!("cannot complete {}: a tensor is missing", self.path.display()));
+    /// The header of a part; that of the first has the hashes.
+    fn header(&self, part: usize, sources: &[Digest]) -> Result<Vec<u8>> {
+        let problem = |what: &str| Error::Request(format!("cannot complete {}: {what}", self.path.display()));
         let tensors: Option<Vec<Digest>> = self.done.iter().copied().collect();
-        let tensors = tensors.ok_or_else(missing)?;
+        let tensors = tensors.ok_or_else(|| problem("a tensor is missing"))?;
         let text = |digests: &[Digest]| digests.iter().map(Digest::to_string).collect::<Vec<_>>();
-        if layout.metadata.iter().any(|(key, _)| key == SOURCE_HASHES) {
+        let mut layout = self.parts[part].layout.clone();
+        if part == 0 {
             layout.set(SOURCE_HASHES, text(sources));
+            layout.set(TENSOR_HASHES, text(&tensors));
         }
-        layout.set(TENSOR_HASHES, text(&tensors));
-        Ok(layout.place()?.header)
+        let header = layout.place()?.header;
+        // The data lies where a header of this length ends.
+        match header.len() as u64 == self.parts[part].header_bytes {
+            true => Ok(header),
+            false => Err(problem("its header has another length than planned")),
+        }
     }
 
-    fn file(&self) -> Result<&File> {
-        self.file.as_ref().ok_or_else(|| Error::Request(format!("{} was not begun", self.partial.display())))
+    fn file(&self, part: usize) -> Result<&File> {
+        let part = &self.parts[part];
+        part.file.as_ref().ok_or_else(|| Error::Request(format!("{} was not begun", part.partial.display())))
     }
 
-    /// The error of a write; a full disk with what it lacks.
-    fn failed(&self, error: io::Error) -> Error {
+    /// The error of a write to a part; a full disk with what it lacks.
+    fn failed(&self, part: usize, error: io::Error) -> Error {
+        let partial = &self.parts[part].partial;
         if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            return Error::io("write", &self.partial)(error);
+            return Error::io("write", partial)(error);
         }
         let missing = self.missing_bytes();
         let free = free_bytes(&self.folder).unwrap_or(0);
         let problem = format!("is full ({error}): {missing} bytes are still to be written, {free} are free");
         let need = missing.saturating_sub(free).max(1);
         let remedy = format!("free some space, {need} bytes or more: the same command then goes on from here");
-        Error::invalid(&self.partial, "disk", problem, remedy)
+        Error::invalid(partial, "disk", problem, remedy)
     }
 
     fn explained(&self, error: Error) -> Error {
         match error {
-            Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => self.failed(source),
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => self.failed(0, source),
             other => other,
         }
     }
@@ -336,27 +368,27 @@ impl Output {
 impl Drop for Output {
     fn drop(&mut self) {
         let nothing_done = self.done.iter().all(Option::is_none);
-        // What cannot be removed here is overwritten by the next run.
-        match self.state {
-            State::Begun if nothing_done => {
-                self.file = None;
-                let _ = fs::remove_file(&self.partial);
-                let _ = self.journal.remove();
+        if self.begun && nothing_done {
+            // What cannot be removed here is overwritten by the next run.
+            for part in &mut self.parts {
+                part.file = None;
+                let _ = fs::remove_file(&part.partial);
             }
-            State::Locked if self.journal.is_empty() => drop(self.journal.remove()),
-            _ => {}
+            let _ = self.journal.remove();
+        } else if !self.begun && self.journal.is_empty() {
+            let _ = self.journal.remove();
         }
     }
 }
 
 /// An error if a file of the source is not what an earlier run saw, as far as its beginning tells.
-fn same_sources(head: &Head, files: &[SourceFile<'_>], heads: &[Digest], partial: &Path) -> Result<()> {
+fn same_sources(head: &Head, files: &[SourceFile<'_>], heads: &[Digest], output: &Path) -> Result<()> {
     let names = |sources: &mut dyn Iterator<Item = &str>| sources.collect::<Vec<_>>().join(", ");
     let was = names(&mut head.sources.iter().map(|source| source.name.as_str()));
     let is = names(&mut files.iter().map(|file| file.name.as_str()));
     if was != is {
         let problem = format!("an earlier run read other files: {was}; now there are {is}");
-        return Err(Error::invalid(partial, "source", problem, "give --restart to discard what it did"));
+        return Err(Error::invalid(output, "source", problem, "give --restart to discard what it did"));
     }
     for ((was, file), &head) in head.sources.iter().zip(files).zip(heads) {
         if was.bytes != file.bytes {
@@ -386,7 +418,7 @@ fn allocated(about: &fs::Metadata) -> u64 {
 /// The SHA-256 of a range of a file; `None` if the file ends before it does.
 fn hash_range(
     file: &File,
-    range: std::ops::Range<u64>,
+    range: Range<u64>,
     progress: &dyn Progress,
 ) -> std::result::Result<Option<Digest>, Option<io::Error>> {
     let (mut hasher, mut piece) = (Hasher::default(), vec![0; PIECE]);

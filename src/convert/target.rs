@@ -8,6 +8,7 @@ use crate::recipe::{Recipe, TensorFacts};
 use crate::split::{SplitLimit, plan_shards, shard_path};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use strata_quant::GgmlType;
 
@@ -41,13 +42,11 @@ pub enum Split {
 }
 
 /// One of the files of a target.
-pub(super) struct Part {
+pub(super) struct Shard {
     /// Its path.
     pub path: PathBuf,
     /// Its tensors, as places in the list of all.
-    pub tensors: Vec<usize>,
-    /// Its place among how many, if there are several.
-    pub place: Option<(usize, usize)>,
+    pub tensors: Range<usize>,
 }
 
 impl Target {
@@ -114,38 +113,35 @@ impl Target {
         tensors.iter().map(of).collect()
     }
 
-    /// The files.
+    /// The files, of which each has consecutive tensors.
     ///
     /// # Errors
-    /// If a split model's name cannot carry the numbers of its parts.
-    pub(super) fn parts(&self, input: &Input, tensors: &[Tensor], types: &[GgmlType]) -> Result<Vec<Part>> {
-        let members: Vec<Vec<usize>> = match self.split {
-            Split::Whole => vec![(0..tensors.len()).collect()],
+    /// If the name of a split model cannot carry the numbers of its files.
+    pub(super) fn shards(&self, input: &Input, tensors: &[Tensor], types: &[GgmlType]) -> Result<Vec<Shard>> {
+        let ranges: Vec<Range<usize>> = match self.split {
+            Split::Whole => std::iter::once(0..tensors.len()).collect(),
             Split::Limit(limit, first_without_tensors) => {
                 let padded = |(tensor, &ty): (&Tensor, &GgmlType)| tensor.bytes(ty).next_multiple_of(32);
                 let sizes: Vec<u64> = tensors.iter().zip(types).map(padded).collect();
-                plan_shards(&sizes, limit, first_without_tensors).into_iter().map(Iterator::collect).collect()
+                plan_shards(&sizes, limit, first_without_tensors)
             }
             Split::AsSource => {
-                let mut members = vec![Vec::new(); input.files()?.len()];
-                for (t, tensor) in tensors.iter().enumerate() {
-                    // What is computed goes with the metadata.
-                    members[tensor.stored().map_or(0, |stored| stored.file)].push(t);
-                }
-                members
+                // The caller has put them in the order of their files.
+                let file = |tensor: &Tensor| tensor.stored().map_or(0, |stored| stored.file);
+                let up_to = |n: usize| tensors.partition_point(|tensor| file(tensor) < n);
+                (0..input.files()?.len()).map(|n| up_to(n)..up_to(n + 1)).collect()
             }
         };
-        let count = members.len();
+        let count = ranges.len();
         if count == 1 && !matches!(self.split, Split::Limit(..)) {
-            let tensors = members.into_iter().flatten().collect();
-            return Ok(vec![Part { path: self.path.clone(), tensors, place: None }]);
+            return Ok(ranges.into_iter().map(|tensors| Shard { path: self.path.clone(), tensors }).collect());
         }
         let name = self.path.to_str().ok_or_else(|| {
             Error::invalid(&self.path, "output", "is no text, to which numbers could be added", "name another file")
         })?;
         let prefix = Path::new(name.strip_suffix(".gguf").unwrap_or(name));
-        let part = |(no, tensors)| Part { path: shard_path(prefix, no, count), tensors, place: Some((no, count)) };
-        Ok(members.into_iter().enumerate().map(part).collect())
+        let shard = |(no, tensors)| Shard { path: shard_path(prefix, no, count), tensors };
+        Ok(ranges.into_iter().enumerate().map(shard).collect())
     }
 }
 

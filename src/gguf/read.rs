@@ -32,12 +32,6 @@ impl Gguf {
         }
     }
 
-    /// Opens one file; a part of a split model then stands alone.
-    pub fn open_alone(path: impl AsRef<Path>) -> Result<Gguf> {
-        let path = path.as_ref();
-        Gguf::single(path, Source::Mapped(Mapped::open(path)?), 0)
-    }
-
     /// Reads a file from memory; a part of a split model then stands alone.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Gguf> {
         Gguf::single(Path::new("(memory)"), Source::Owned(bytes.into()), 0)

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use strata::Error;
 use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::Gguf;
 use strata::hash::Digest;
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
-use strata::{Error, GgmlType};
 use tempfile::TempDir;
 
 const LAYERS: usize = 2;
@@ -287,6 +287,37 @@ fn killed_at_any_moment_it_ends_in_the_same_bytes() {
     assert_eq!(fixture.left(), files);
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_is_done() {
+    let fixture = Fixture::new();
+    let expected = fixture.expected();
+    let path = fixture.out("m.gguf");
+    for _ in 0..50 {
+        let _ = fs::remove_file(&path);
+        let mut child = fixture.to(&path).arg("--restart").stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let journal = fixture.out("m.gguf.partial.journal");
+        let begun = || fs::read_to_string(&journal).is_ok_and(|text| text.contains("{\"tensor\":{"));
+        while !begun() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        succeeds({
+            let mut kill = Command::new("sh");
+            kill.arg("-c").arg(format!("kill -INT {} || true", child.id()));
+            kill
+        });
+        let output = child.wait_with_output().unwrap();
+        // Else it was done before.
+        if !output.status.success() {
+            says(&String::from_utf8(output.stderr).unwrap(), &["stopped", "the same command", "m.gguf.partial"]);
+            assert!(succeeds(fixture.to(&path)).contains("by an earlier run"));
+            assert_eq!(hash(&path), expected);
+            return;
+        }
+    }
+    println!("every run was done before it could be stopped");
+}
+
 #[cfg(target_os = "linux")]
 mod disk {
     use super::*;
@@ -339,10 +370,7 @@ mod disk {
             while file.write(&[0; 1 << 16]).is_ok() {}
         };
         let progress = Stop { after: 20 << 20, instead: Some(&fill), ..Stop::default() };
-        let error = fixture
-            .run(&[Target::new(&path, recipe("Q8_0"))], &progress)
-            .unwrap_err()
-            .to_string();
+        let error = fixture.run(&[Target::new(&path, recipe("Q8_0"))], &progress).unwrap_err().to_string();
         says(&error, &["m.gguf.partial", "full", "still to be written", "the same command"]);
         assert!(!finished(&path).is_empty() && !path.exists());
         refused(fixture.to(&path), &["m.gguf", "bytes are to be written"]);
@@ -396,8 +424,7 @@ fn a_source_cut_short_while_it_is_read_is_an_error() {
     let path = fixture.out("m.gguf");
     let cut = || File::options().write(true).open(fixture.shard(2)).unwrap().set_len(1 << 20).unwrap();
     let progress = Stop { after: 0, instead: Some(&cut), ..Stop::default() };
-    let error =
-        fixture.run(&[Target::new(&path, recipe("Q8_0"))], &progress).unwrap_err().to_string();
+    let error = fixture.run(&[Target::new(&path, recipe("Q8_0"))], &progress).unwrap_err().to_string();
     says(&error, &[&shard_name(2), "ends", "get the file again"]);
 }
 
@@ -467,10 +494,7 @@ fn of_several_outputs_the_finished_one_is_kept() {
     let fixture = Fixture::new();
     let expected = fixture.expected();
     let (first, second) = (fixture.out("synthetic-Q4_0.gguf"), fixture.out("synthetic-Q8_0.gguf"));
-    let targets = [
-        Target::new(&first, recipe("Q4_0")),
-        Target::new(&second, recipe("Q8_0")),
-    ];
+    let targets = [Target::new(&first, recipe("Q4_0")), Target::new(&second, recipe("Q8_0"))];
     // The second cannot get its name.
     let block = || fs::create_dir_all(second.join("in the way")).unwrap();
     let error = fixture.run(&targets, &Stop { instead: Some(&block), ..Stop::default() }).unwrap_err().to_string();
@@ -489,12 +513,7 @@ fn two_processes_do_not_write_the_same_file() {
     let fixture = Fixture::new();
     let path = fixture.out("m.gguf");
     let other = || refused(fixture.to(&path), &["m.gguf", "another strata"]);
-    fixture
-        .run(
-            &[Target::new(&path, recipe("Q8_0"))],
-            &Stop { instead: Some(&other), ..Stop::default() },
-        )
-        .unwrap();
+    fixture.run(&[Target::new(&path, recipe("Q8_0"))], &Stop { instead: Some(&other), ..Stop::default() }).unwrap();
     assert_eq!(hash(&path), fixture.expected());
 }
 
