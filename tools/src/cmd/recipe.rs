@@ -99,9 +99,10 @@ impl RecipeArgs {
         }
         match convert(input, &targets, &options, &Shown::new(Unit::Bytes)) {
             Ok(reports) => self.show(&reports),
-            Err(Error::Cancelled) if left_over(input, &targets, &options) => {
-                bail!("stopped; the same command goes on from here")
-            }
+            Err(Error::Cancelled) => match left_over(input, &targets, &options) {
+                Some(partial) => bail!("stopped; the same command goes on from {}", partial.display()),
+                None => Err(Error::Cancelled.into()),
+            },
             Err(error) => Err(error.into()),
         }
     }
@@ -256,10 +257,10 @@ struct Importance {
     record: Map<String, Json>,
 }
 
-/// True if a stopped run left something to go on from.
-fn left_over(input: &Input, targets: &[Target], options: &Options) -> bool {
+/// What a stopped run left to go on from.
+fn left_over(input: &Input, targets: &[Target], options: &Options) -> Option<PathBuf> {
     let plans = targets.iter().filter_map(|target| plan(input, target, options).ok());
-    plans.flat_map(|plan| plan.files).any(|(path, _)| partial(&path).exists())
+    plans.flat_map(|plan| plan.files).map(|(path, _)| partial(&path)).find(|partial| partial.exists())
 }
 
 /// `KEY=TYPE:VALUE`, as llama-quantize takes it: integers become unsigned where they can.
