@@ -240,7 +240,7 @@ fn importance<'a>(tensors: &[Tensor], target: &'a Target) -> Result<Vec<Option<&
     let of = |tensor: &Tensor| {
         let Some(weights) = target.importance.get(&tensor.name) else { return Ok(None) };
         let matrices = weights.len() / tensor.cols;
-        if weights.len() % tensor.cols != 0 || matrices == 0 || tensor.rows % matrices != 0 {
+        if !weights.len().is_multiple_of(tensor.cols) || matrices == 0 || !tensor.rows.is_multiple_of(matrices) {
             return Err(Error::Request(format!(
                 "the importance matrix has {} values for {}, whose rows have {}; it is of another model",
                 weights.len(),

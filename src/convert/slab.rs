@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(sizes.blocks[2], 256 * 16384 * 2);
         for limit in [1 << 30, 60 << 20, 36 << 20] {
             let sizes = Sizes::new(&wanted, 2, Some(limit)).unwrap();
-            assert!(sizes.total() <= limit && sizes.rows(&q) % 128 == 0, "{limit}: {sizes:?}");
+            assert!(sizes.total() <= limit && sizes.rows(&q).is_multiple_of(128), "{limit}: {sizes:?}");
         }
         let error = Sizes::new(&wanted, 2, Some(1 << 20)).unwrap_err().to_string();
         assert!(error.contains("--memory") && error.contains("of w"), "{error}");
