@@ -137,10 +137,6 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
     check_space(&outputs)?;
     let resumed: Vec<usize> =
         outputs.iter().map(|output| (0..tensors.len()).filter(|&t| !output.needs(t)).count()).collect();
-    for output in &mut outputs {
-        output.begin()?;
-        write_computed(&tensors, output)?;
-    }
     let known = files.iter().map(|file| known_digest(file, &outputs)).collect();
     let work = pipeline::Work {
         files: &files,
@@ -153,8 +149,11 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
         memory: options.memory,
         progress,
     };
-    let digests = pipeline::run(&work, &mut outputs)?;
+    let todo = pipeline::Todo::new(&work, &outputs)?;
+    outputs.iter_mut().try_for_each(Output::begin)?;
+    let digests = pipeline::run(&work, todo, &mut outputs)?;
     for output in &mut outputs {
+        write_computed(&tensors, output)?;
         output.complete(&digests)?;
     }
     // Only now: a run killed between two names finds by the journal that the first file is complete.
