@@ -4,7 +4,7 @@
 //! * `source.rs`: the files that are read; `plan.rs`: which tensor becomes which, in what order;
 //! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary.rs`: the tokenizer;
 //! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
-//! * `output.rs`: the file that grows; `journal.rs`: what of it is done.
+//! * `output.rs`: the file that grows; `sync.rs`: it reaches the disk; `journal.rs`: what of it is done.
 
 mod journal;
 mod metadata;
@@ -16,6 +16,7 @@ mod rope;
 mod rows;
 mod slab;
 mod source;
+mod sync;
 mod vocabulary;
 
 pub use output::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
