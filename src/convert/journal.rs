@@ -297,3 +297,94 @@ fn changes<'a, K: AsRef<str> + 'a, V: PartialEq + 'a, M>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head {
+        let tensor = |name: &str, offset| {
+            let (name, ty) = (name.to_owned(), "Q8_0".to_owned());
+            TensorHead { name, ty, part: 0, offset, bytes: 34 }
+        };
+        let source = SourceHead { name: "a".into(), bytes: 7, head: Digest::of(b"a") };
+        Head {
+            journal: VERSION,
+            recipe: Map::from_iter([("type".to_owned(), "Q8_0".into())]),
+            metadata: BTreeMap::from([("general.name".to_owned(), Digest::of(b"x"))]),
+            sources: vec![source],
+            tensors: vec![tensor("a", 0), tensor("b", 64)],
+        }
+    }
+
+    fn line(name: &str) -> Line {
+        Line::Tensor(Finished { name: name.into(), sha256: Digest::of(b""), source: None })
+    }
+
+    #[test]
+    fn only_whole_and_sound_lines_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.partial.journal");
+        let mut journal = Journal::lock(&path, &path).unwrap();
+        assert!(journal.is_empty() && journal.read().unwrap().is_none());
+        journal.begin(&head()).unwrap();
+        journal.append(&line("a")).unwrap();
+        journal.append(&line("b")).unwrap();
+        journal.append(&Line::Complete(true)).unwrap();
+        let text = fs::read(&path).unwrap();
+        let ends: Vec<usize> = text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1).collect();
+        for cut in 0..=text.len() {
+            fs::write(&path, &text[..cut]).unwrap();
+            let record = journal.read().unwrap();
+            let whole = ends.iter().filter(|&&end| end <= cut).count();
+            assert_eq!(record.is_some(), whole > 0, "{cut}");
+            let Some(record) = record else { continue };
+            assert_eq!((record.finished.len(), record.complete), ((whole - 1).min(2), whole == 4), "{cut}");
+            // What goes on after a torn line does not stick to it.
+            journal.go_on(&record).unwrap();
+            journal.append(&line("c")).unwrap();
+            assert!(journal.read().unwrap().unwrap().finished.contains_key("c"), "{cut}");
+        }
+        // A line that is damaged ends what is believed.
+        for (at, finished) in [(ends[0] + 3, 0), (ends[1] + 3, 1)] {
+            let mut damaged = text.clone();
+            damaged[at] = b'\xff';
+            fs::write(&path, damaged).unwrap();
+            let record = journal.read().unwrap().unwrap();
+            assert_eq!((record.finished.len(), record.complete), (finished, false));
+        }
+        for wrong in ["{}\n", "[]\n", "\n", "null\n{\"complete\":true}\n", "\u{fffd}\n"] {
+            fs::write(&path, wrong).unwrap();
+            let error = journal.read().map(drop).unwrap_err().to_string();
+            assert!(error.contains("line 1") && error.contains("--restart"), "{error}");
+        }
+        let error = Journal::lock(&path, Path::new("m")).map(drop).unwrap_err().to_string();
+        assert!(error.contains("another strata"), "{error}");
+        journal.remove().unwrap();
+        drop(journal);
+        Journal::lock(&path, &path).unwrap();
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let differ = |change: fn(&mut Head)| {
+            let mut now = head();
+            change(&mut now);
+            head().differences(&now).join("; ")
+        };
+        assert_eq!(differ(|_| ()), "");
+        assert_eq!(differ(|head| head.sources.clear()), "");
+        assert_eq!(differ(|head| head.tensors[1].ty = "Q4_0".into()), "type of b was Q8_0, is Q4_0");
+        assert_eq!(differ(|head| drop(head.tensors.pop())), "tensor b is gone");
+        assert_eq!(differ(|head| head.tensors[1].name = "c".into()), "tensor b is gone; tensor c is new");
+        assert_eq!(differ(|head| head.tensors.swap(0, 1)), "the order or the places of the tensors are others");
+        assert_eq!(differ(|head| head.recipe["type"] = "F16".into()), "type was \"Q8_0\", is \"F16\"");
+        assert_eq!(differ(|head| head.recipe.clear()), "type was \"Q8_0\", is not given");
+        let set = |head: &mut Head| drop(head.recipe.insert("name".into(), "x".into()));
+        assert_eq!(differ(set), "name was not given, is \"x\"");
+        assert_eq!(differ(|head| head.metadata.clear()), "general.name is not set any more");
+        let other =
+            |head: &mut Head| *head.metadata.entry("general.name".into()).or_insert(Digest::of(b"")) = Digest::of(b"y");
+        assert_eq!(differ(other), "the value of general.name is another");
+    }
+}

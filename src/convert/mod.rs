@@ -4,7 +4,7 @@
 //! * `source.rs`: the files that are read; `target.rs`: what is asked for; `plan.rs`: which tensor becomes which, in what order;
 //! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary.rs`: the tokenizer;
 //! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
-//! * `output.rs`: the file that grows; `journal.rs`: what of it is done.
+//! * `output.rs`: the file that grows; `sync.rs`: it reaches the disk; `journal.rs`: what of it is done.
 
 mod journal;
 mod metadata;
@@ -16,6 +16,7 @@ mod rope;
 mod rows;
 mod slab;
 mod source;
+mod sync;
 mod target;
 mod vocabulary;
 
@@ -153,10 +154,6 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
     check_space(&outputs)?;
     let resumed: Vec<usize> =
         outputs.iter().map(|output| (0..job.tensors.len()).filter(|&t| !output.needs(t)).count()).collect();
-    for output in &mut outputs {
-        output.begin()?;
-        write_computed(&job.tensors, output)?;
-    }
     let importance = targets.iter().map(|target| target.importance(&job.tensors)).collect::<Result<Vec<_>>>()?;
     let work = pipeline::Work {
         files: &job.files,
@@ -169,8 +166,11 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
         memory: options.memory,
         progress,
     };
-    let digests = pipeline::run(&work, &mut outputs)?;
+    let todo = pipeline::Todo::new(&work, &outputs)?;
+    outputs.iter_mut().try_for_each(Output::begin)?;
+    let digests = pipeline::run(&work, todo, &mut outputs)?;
     for output in &mut outputs {
+        write_computed(&job.tensors, output)?;
         output.complete(&digests)?;
     }
     // Only now: a run killed between two names finds by the journal that the first file is complete.

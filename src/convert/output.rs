@@ -5,6 +5,7 @@
 
 use super::journal::{FileRead, Finished, Head, Journal, Line, Record};
 use super::source::SourceFile;
+use super::sync::Syncer;
 use crate::error::{Error, Result};
 use crate::file::{PARTIAL, free_bytes, output_folder, read_at, sync_folder, with_ending, write_at};
 use crate::gguf::Layout;
@@ -15,6 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Metadata keys of Strata's own. Their values have the same lengths whatever the hashes are, so the data can be placed before.
 pub const SOURCE_FILES: &str = "strata.source.files";
@@ -22,9 +24,6 @@ pub const SOURCE_FILES: &str = "strata.source.files";
 pub const SOURCE_HASHES: &str = "strata.source.sha256";
 /// The SHA-256 of the data of each tensor, in file order.
 pub const TENSOR_HASHES: &str = "strata.tensors.sha256";
-
-/// Bytes after which the system is made to write what it has gathered: what a power cut costs, and a last sync of seconds.
-const SYNC: u64 = 1 << 30;
 
 /// Bytes read at a time where a tensor is checked.
 const PIECE: usize = 1 << 20;
@@ -49,7 +48,7 @@ pub struct Output {
     record: Option<Record>,    // what an earlier run left
     done: Vec<Option<Digest>>, // by tensor
     begun: bool,               // the journal and the .partial files are this run's
-    unsynced: u64,
+    syncer: Option<Syncer>,    // once begun
 }
 
 /// A file on its way.
@@ -59,8 +58,8 @@ struct Growing {
     layout: Layout,
     header_bytes: u64,
     file_bytes: u64,
-    file: Option<File>, // the .partial, once begun
-    named: bool,        // complete, under its name
+    file: Option<Arc<File>>, // the .partial, once begun
+    named: bool,             // complete, under its name
 }
 
 /// Where a tensor goes.
@@ -91,8 +90,8 @@ impl Output {
         }
         let journal = Journal::lock(&Journal::path_for(path), path)?;
         let (path, parts, done) = (path.to_owned(), growing, vec![None; places.len()]);
-        let (record, begun, unsynced) = (None, false, 0);
-        let mut output = Output { path, folder, parts, places, journal, head, record, done, begun, unsynced };
+        let (record, begun, syncer) = (None, false, None);
+        let mut output = Output { path, folder, parts, places, journal, head, record, done, begun, syncer };
         if !restart {
             let record = output.journal.read();
             let binding = output.has_partials();
@@ -255,24 +254,23 @@ impl Output {
             options.read(true).write(true).create(true).truncate(self.record.is_none());
             let file = options.open(&part.partial).map_err(Error::io("create", &part.partial))?;
             file.set_len(part.file_bytes).map_err(|error| self.failed(i, error))?;
-            self.parts[i].file = Some(file);
+            self.parts[i].file = Some(Arc::new(file));
         }
+        self.syncer = Some(Syncer::start().map_err(Error::io("start a thread for", &self.path))?);
         Ok(())
     }
 
     /// Writes bytes of a tensor, `at` bytes after its start.
     pub fn write(&mut self, tensor: usize, at: u64, bytes: &[u8]) -> Result<()> {
         let Place { part, range } = &self.places[tensor];
-        let place = range.start + at;
+        let (part, place) = (*part, range.start + at);
         debug_assert!(place + bytes.len() as u64 <= range.end);
-        let file = self.file(*part)?;
-        write_at(file, bytes, place).map_err(|error| self.failed(*part, error))?;
-        let unsynced = self.unsynced + bytes.len() as u64;
-        if unsynced >= SYNC {
-            file.sync_data().map_err(|error| self.failed(*part, error))?;
-        }
-        self.unsynced = unsynced % SYNC;
-        Ok(())
+        let file = self.file(part)?.clone();
+        let wrote = write_at(&file, bytes, place).and_then(|()| match &mut self.syncer {
+            Some(syncer) => syncer.wrote(&file, bytes.len() as u64),
+            None => Ok(()),
+        });
+        wrote.map_err(|error| self.failed(part, error))
     }
 
     /// A tensor is written whole; `source` as in [`Finished`].
@@ -296,6 +294,9 @@ impl Output {
     pub fn complete(&mut self, sources: &[Digest]) -> Result<()> {
         if self.is_named() {
             return Ok(());
+        }
+        if let Some(mut syncer) = self.syncer.take() {
+            syncer.finish().map_err(|error| self.failed(0, error))?;
         }
         for i in (0..self.parts.len()).filter(|&i| !self.parts[i].named) {
             let header = self.header(i, sources)?;
@@ -338,7 +339,7 @@ impl Output {
         }
     }
 
-    fn file(&self, part: usize) -> Result<&File> {
+    fn file(&self, part: usize) -> Result<&Arc<File>> {
         let part = &self.parts[part];
         part.file.as_ref().ok_or_else(|| Error::Request(format!("{} was not begun", part.partial.display())))
     }

@@ -49,16 +49,34 @@ pub struct Work<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// Writes every tensor that an output still needs. Returns the SHA-256 of each file.
-pub fn run(work: &Work<'_>, outputs: &mut [Output]) -> Result<Vec<Digest>> {
-    let needs: Vec<Vec<bool>> =
-        (0..work.tensors.len()).map(|t| outputs.iter().map(|output| output.needs(t)).collect()).collect();
-    let wanted: Vec<_> = (work.tensors.iter().enumerate())
-        .filter(|(t, _)| needs[*t].contains(&true))
-        .map(|(t, tensor)| (tensor, work.types.iter().zip(&needs[t]).map(|(ty, n)| n.then_some(ty[t])).collect()))
-        .collect();
-    let sizes = Sizes::new(&wanted, work.pool.current_num_threads(), work.memory)?;
-    let reads = reads(work, &needs, outputs);
+/// What is to be done.
+pub struct Todo {
+    needs: Vec<Vec<bool>>, // (tensors, outputs)
+    sizes: Sizes,
+    reads: Vec<Read>,
+}
+
+impl Todo {
+    /// Every tensor that an output still needs.
+    ///
+    /// # Errors
+    /// If the memory does not suffice.
+    pub fn new(work: &Work<'_>, outputs: &[Output]) -> Result<Todo> {
+        let needs: Vec<Vec<bool>> =
+            (0..work.tensors.len()).map(|t| outputs.iter().map(|output| output.needs(t)).collect()).collect();
+        let wanted: Vec<_> = (work.tensors.iter().enumerate())
+            .filter(|(t, _)| needs[*t].contains(&true))
+            .map(|(t, tensor)| (tensor, work.types.iter().zip(&needs[t]).map(|(ty, n)| n.then_some(ty[t])).collect()))
+            .collect();
+        let sizes = Sizes::new(&wanted, work.pool.current_num_threads(), work.memory)?;
+        let reads = reads(work, &needs, outputs);
+        Ok(Todo { needs, sizes, reads })
+    }
+}
+
+/// Does it. Returns the SHA-256 of each file of the source.
+pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Digest>> {
+    let Todo { needs, sizes, reads } = todo;
     work.progress.begin("converting", reads.iter().map(|read| work.files[read.file].bytes).sum());
 
     let slabs = Buffers::new(SOURCES, sizes.source)?;
