@@ -111,11 +111,14 @@ fn write_some_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
 }
 
 /// Bytes that a user may still write to the file system of `path`; `None` where the system does not tell.
+#[cfg(unix)]
 pub fn free_bytes(path: &Path) -> Option<u64> {
-    #[cfg(unix)]
-    return rustix::fs::statvfs(path).ok().map(|about| about.f_bavail.saturating_mul(about.f_frsize));
-    #[cfg(not(unix))]
-    return path.ancestors().last().and(None);
+    rustix::fs::statvfs(path).ok().map(|about| about.f_bavail.saturating_mul(about.f_frsize))
+}
+/// As above.
+#[cfg(not(unix))]
+pub fn free_bytes(_: &Path) -> Option<u64> {
+    None
 }
 
 /// The folder of the file at `path`, which must be there, and `path` a name that a regular file has or may get.
