@@ -15,6 +15,7 @@
 pub mod calibrate;
 pub mod checkpoint;
 pub mod convert;
+mod direct;
 pub mod error;
 pub mod file;
 pub mod generate;

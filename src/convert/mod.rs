@@ -167,7 +167,7 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
         progress,
     };
     let todo = pipeline::Todo::new(&work, &outputs)?;
-    outputs.iter_mut().try_for_each(Output::begin)?;
+    outputs.iter_mut().try_for_each(|output| output.begin(todo.request()))?;
     let digests = pipeline::run(&work, todo, &mut outputs)?;
     for output in &mut outputs {
         write_computed(&job.tensors, output)?;

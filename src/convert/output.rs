@@ -6,6 +6,7 @@
 use super::journal::{FileRead, Finished, Head, Journal, Line, Record};
 use super::source::SourceFile;
 use super::sync::Syncer;
+use crate::direct::Sink;
 use crate::error::{Error, Result};
 use crate::file::{PARTIAL, free_bytes, output_folder, read_at, sync_folder, with_ending, write_at};
 use crate::gguf::Layout;
@@ -49,6 +50,8 @@ pub struct Output {
     done: Vec<Option<Digest>>, // by tensor
     begun: bool,               // the journal and the .partial files are this run's
     syncer: Option<Syncer>,    // once begun
+    request: usize,
+    sink: Option<(usize, Sink)>, // of the part that is being written
 }
 
 /// A file on its way.
@@ -90,8 +93,9 @@ impl Output {
         }
         let journal = Journal::lock(&Journal::path_for(path), path)?;
         let (path, parts, done) = (path.to_owned(), growing, vec![None; places.len()]);
-        let (record, begun, syncer) = (None, false, None);
-        let mut output = Output { path, folder, parts, places, journal, head, record, done, begun, syncer };
+        let (record, begun, syncer, request, sink) = (None, false, None, 0, None);
+        let mut output =
+            Output { path, folder, parts, places, journal, head, record, done, begun, syncer, request, sink };
         if !restart {
             let record = output.journal.read();
             let binding = output.has_partials();
@@ -235,8 +239,9 @@ impl Output {
         self.done[tensor].is_none()
     }
 
-    /// Opens the `.partial` files, or makes them.
-    pub fn begin(&mut self) -> Result<()> {
+    /// Opens the `.partial` files, or makes them; they are written by requests of so many bytes.
+    pub fn begin(&mut self, request: usize) -> Result<()> {
+        self.request = request;
         if self.is_named() {
             return Ok(());
         }
@@ -265,16 +270,29 @@ impl Output {
         let Place { part, range } = &self.places[tensor];
         let (part, place) = (*part, range.start + at);
         debug_assert!(place + bytes.len() as u64 <= range.end);
-        let file = self.file(part)?.clone();
-        let wrote = write_at(&file, bytes, place).and_then(|()| match &mut self.syncer {
-            Some(syncer) => syncer.wrote(&file, bytes.len() as u64),
-            None => Ok(()),
+        if self.sink.as_ref().is_none_or(|(of, _)| *of != part) {
+            self.flush()?;
+            let file = self.file(part)?.clone();
+            self.sink = Some((part, Sink::new(&self.parts[part].partial, file, self.request)));
+        }
+        let (sink, syncer) = (self.sink.as_mut(), self.syncer.as_mut());
+        let wrote = sink.map_or(Ok(()), |(_, sink)| {
+            sink.write(bytes, place)?;
+            syncer.map_or(Ok(()), |syncer| syncer.wrote(sink.file(), bytes.len() as u64))
         });
         wrote.map_err(|error| self.failed(part, error))
     }
 
+    /// Gives the system what was written so far.
+    fn flush(&mut self) -> Result<()> {
+        let Some((part, sink)) = &mut self.sink else { return Ok(()) };
+        let (part, flushed) = (*part, sink.flush());
+        flushed.map_err(|error| self.failed(part, error))
+    }
+
     /// A tensor is written whole; `source` as in [`Finished`].
     pub fn finish_tensor(&mut self, tensor: usize, sha256: Digest, source: Option<Digest>) -> Result<()> {
+        self.flush()?;
         let name = self.head.tensors[tensor].name.clone();
         self.journal.append(&Line::Tensor(Finished { name, sha256, source })).map_err(|error| self.explained(error))?;
         self.done[tensor] = Some(sha256);
@@ -295,6 +313,8 @@ impl Output {
         if self.is_named() {
             return Ok(());
         }
+        self.flush()?;
+        self.sink = None;
         if let Some(mut syncer) = self.syncer.take() {
             syncer.finish().map_err(|error| self.failed(0, error))?;
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  reader                       caller, with a pool of threads         one writer for each output
-//!  positioned reads of slabs -> rows to f32, f32 to blocks         ->  write at the tensor's place
+//!  the file in order, slabs  -> rows to f32, f32 to blocks         ->  write at the tensor's place
 //!  SHA-256 of the file          for every output                       SHA-256 of the tensor, journal
 //!       ^---------- slabs come back ----------+------------ blocks come back ----'
 //! ```
@@ -15,7 +15,7 @@ use super::output::{Output, changed};
 use super::plan::Tensor;
 use super::rows::{Encoding, Slab, is_copy};
 use super::slab::{BLOCKS, SOURCES, Sizes};
-use super::source::SourceFile;
+use super::source::{Reading, SourceFile};
 use crate::error::{Error, Result};
 use crate::hash::{Digest, Hasher};
 use crate::progress::Progress;
@@ -71,6 +71,11 @@ impl Todo {
         let sizes = Sizes::new(&wanted, work.pool.current_num_threads(), work.memory)?;
         let reads = reads(work, &needs, outputs);
         Ok(Todo { needs, sizes, reads })
+    }
+
+    /// Bytes of a request to the disk.
+    pub fn request(&self) -> usize {
+        self.sizes.request
     }
 }
 
@@ -227,22 +232,21 @@ impl Reader<'_> {
 
     fn file(&self, read: &Read) -> std::result::Result<(), End> {
         let file = &self.work.files[read.file];
-        file.will_be_read();
-        let mut hasher = Hasher::default();
+        let (mut reading, mut hasher) = (file.stream(self.sizes.request)?, Hasher::default());
         let mut at = 0;
         for (&t, marks) in read.tensors.iter().zip(&read.marks) {
             let Some(stored) = self.work.tensors[t].stored() else { continue };
             if self.needs[t].contains(&true) {
-                self.gap(file, at..stored.offset, &mut hasher)?;
-                self.tensor(file, t, marks, &mut hasher)?;
+                self.gap(&mut reading, at..stored.offset, &mut hasher)?;
+                self.tensor(&mut reading, file, t, marks, &mut hasher)?;
                 at = stored.end();
             } else if !marks.is_empty() {
-                self.gap(file, at..stored.end(), &mut hasher)?;
+                self.gap(&mut reading, at..stored.end(), &mut hasher)?;
                 at = stored.end();
                 check_mark(file, at, hasher.digest(), marks)?;
             }
         }
-        self.gap(file, at..file.bytes, &mut hasher)?;
+        self.gap(&mut reading, at..file.bytes, &mut hasher)?;
         let sha256 = hasher.digest();
         check_mark(file, file.bytes, sha256, &read.before)?;
         file.check_unchanged()?;
@@ -250,12 +254,12 @@ impl Reader<'_> {
     }
 
     /// Bytes that only the hash needs.
-    fn gap(&self, file: &SourceFile<'_>, range: std::ops::Range<u64>, hasher: &mut Hasher) -> Result<()> {
+    fn gap(&self, reading: &mut Reading<'_>, range: std::ops::Range<u64>, hasher: &mut Hasher) -> Result<()> {
         let (mut piece, mut at) = (vec![0; PIECE.min((range.end - range.start) as usize)], range.start);
         while at < range.end {
             self.work.progress.check()?;
             let piece = &mut piece[..(range.end - at).min(PIECE as u64) as usize];
-            file.read(piece, at)?;
+            reading.fill(piece)?;
             hasher.update(piece);
             at += piece.len() as u64;
             self.work.progress.advance(piece.len() as u64);
@@ -265,6 +269,7 @@ impl Reader<'_> {
 
     fn tensor(
         &self,
+        reading: &mut Reading<'_>,
         file: &SourceFile<'_>,
         t: usize,
         marks: &[Digest],
@@ -279,17 +284,15 @@ impl Reader<'_> {
             let rows = step.min(tensor.rows - first);
             let bytes = (rows as u64 * row_bytes) as usize;
             let mut buffer = self.slabs.take(bytes).ok_or(End::NotWanted)?;
-            let mut at = stored.offset + first as u64 * row_bytes;
             for piece in buffer.bytes[..bytes].chunks_mut(PIECE) {
-                file.read(piece, at)?;
+                reading.fill(piece)?;
                 hasher.update(piece);
-                at += piece.len() as u64;
             }
             let mut end = None;
             if first + rows == tensor.rows {
                 let digest = hasher.digest();
                 // Before anybody believes what was just read.
-                check_mark(file, at, digest, marks)?;
+                check_mark(file, stored.end(), digest, marks)?;
                 end = Some(digest);
             }
             let slab = Piece::Slab { tensor: t, first, bytes, data: Arc::new(buffer), end };

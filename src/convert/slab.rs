@@ -2,6 +2,7 @@
 
 use super::plan::Tensor;
 use super::rows::is_copy;
+use crate::direct::{AHEAD, request_bytes};
 use crate::error::{Error, Result};
 use strata_quant::GgmlType;
 
@@ -24,6 +25,8 @@ pub const BLOCKS: usize = 2;
 #[derive(Debug, PartialEq)]
 pub struct Sizes {
     values: usize,
+    /// A request to the disk.
+    pub request: usize,
     /// A buffer of source rows.
     pub source: usize,
     /// For each output a buffer of blocks.
@@ -38,12 +41,15 @@ impl Sizes {
     /// If a single row, or head where rows are put in order, does not fit.
     pub fn new(wanted: &[(&Tensor, Vec<Option<GgmlType>>)], threads: usize, limit: Option<u64>) -> Result<Sizes> {
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        let request = request_bytes(limit);
         // Each thread has a row of floats, and while it looks for an overflow another.
         let cols = wanted.iter().map(|(tensor, _)| tensor.cols as u64).max().unwrap_or(0);
         let scratch = cols.saturating_mul(8).saturating_mul(threads as u64);
+        let outputs = wanted.first().map_or(0, |(_, types)| types.len());
+        let scratch = scratch.saturating_add((request * (AHEAD + outputs)) as u64);
         let mut values = VALUES_A_THREAD.saturating_mul(threads).clamp(*VALUES.start(), *VALUES.end());
         loop {
-            let sizes = Sizes::with(wanted, values);
+            let sizes = Sizes::with(wanted, values, request);
             let total = match &sizes {
                 Some(sizes) => sizes.total().saturating_add(scratch),
                 None => u64::MAX,
@@ -68,9 +74,9 @@ impl Sizes {
         rows(tensor, self.values)
     }
 
-    fn with(wanted: &[(&Tensor, Vec<Option<GgmlType>>)], values: usize) -> Option<Sizes> {
+    fn with(wanted: &[(&Tensor, Vec<Option<GgmlType>>)], values: usize, request: usize) -> Option<Sizes> {
         let outputs = wanted.first().map_or(0, |(_, types)| types.len());
-        let mut sizes = Sizes { values, source: 0, blocks: vec![0; outputs] };
+        let mut sizes = Sizes { values, request, source: 0, blocks: vec![0; outputs] };
         for (tensor, types) in wanted {
             let Some(stored) = tensor.stored() else { continue };
             let rows = rows(tensor, values);

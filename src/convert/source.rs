@@ -4,6 +4,7 @@
 //! file cut short meanwhile is an error and not the end of the process.
 
 use crate::checkpoint::Checkpoint;
+use crate::direct::{Stream, request_bytes};
 use crate::error::{Error, Result};
 use crate::file::{Mapped, read_at};
 use crate::gguf::Gguf;
@@ -183,13 +184,18 @@ impl<'a> SourceFile<'a> {
     /// # Errors
     /// Also if the file has been cut short since it was opened.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        read_at(self.file, buffer, offset).map_err(|error| match error.kind() {
+        read_at(self.file, buffer, offset).map_err(|error| self.failed(error, offset + buffer.len() as u64))
+    }
+
+    /// The error of a read up to `end`.
+    fn failed(&self, error: std::io::Error, end: u64) -> Error {
+        match error.kind() {
             std::io::ErrorKind::UnexpectedEof => {
                 let problem = format!("the file ends before it; it had {} bytes when it was opened", self.bytes);
-                Error::invalid(self.path, format!("byte {}", offset + buffer.len() as u64), problem, LEAVE_IT)
+                Error::invalid(self.path, format!("byte {end}"), problem, LEAVE_IT)
             }
             _ => Error::io("read", self.path)(error),
-        })
+        }
     }
 
     /// Of its first bytes.
@@ -202,9 +208,10 @@ impl<'a> SourceFile<'a> {
     /// Of the whole file; `progress` is told how many bytes were read, and stops it by an error.
     pub fn digest(&self, progress: impl Fn(u64) -> Result<()>) -> Result<Digest> {
         let (mut hasher, mut piece, mut at) = (Hasher::default(), vec![0; HEAD as usize], 0);
+        let mut reading = self.stream(request_bytes(u64::MAX))?;
         while at < self.bytes {
             let piece = &mut piece[..(self.bytes - at).min(HEAD) as usize];
-            self.read(piece, at)?;
+            reading.fill(piece)?;
             hasher.update(piece);
             at += piece.len() as u64;
             progress(piece.len() as u64)?;
@@ -212,11 +219,10 @@ impl<'a> SourceFile<'a> {
         Ok(hasher.digest())
     }
 
-    /// Tells the system that the file will be read from end to end.
-    pub fn will_be_read(&self) {
-        #[cfg(target_os = "linux")]
-        // Advice: nothing depends on its being taken.
-        let _ = rustix::fs::fadvise(self.file, 0, None, rustix::fs::Advice::Sequential);
+    /// The file from its first byte to its last, by requests of so many bytes; see [`Stream::open`].
+    pub fn stream(&self, request: usize) -> Result<Reading<'_>> {
+        let stream = Stream::open(self.path, self.file, self.bytes, request).map_err(Error::io("read", self.path))?;
+        Ok(Reading { file: self, stream, at: 0 })
     }
 
     /// An error if the file is not what it was when this run began.
@@ -226,6 +232,26 @@ impl<'a> SourceFile<'a> {
             return Ok(());
         }
         Err(Error::invalid(self.path, "file", "was changed while it was read", LEAVE_IT))
+    }
+}
+
+/// A file that is being read from its first byte to its last.
+pub struct Reading<'a> {
+    file: &'a SourceFile<'a>,
+    stream: Stream,
+    at: u64,
+}
+
+impl Reading<'_> {
+    /// Fills `buffer` with the next bytes.
+    ///
+    /// # Errors
+    /// As [`SourceFile::read`].
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<()> {
+        let end = self.at + buffer.len() as u64;
+        self.stream.fill(buffer).map_err(|error| self.file.failed(error, end))?;
+        self.at = end;
+        Ok(())
     }
 }
 
