@@ -48,11 +48,37 @@ pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &
         let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
         block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
         for i in 0..LEN {
-            block[2 + i] = (x[i] * inverse).round() as i32 as u8;
+            block[2 + i] = round_away(x[i] * inverse);
         }
     }
 }
 
+/// `y` rounded to the nearest integer, halves away from zero, as a byte; for `|y| < 2^22`. The same as `f32::round`, in operations that
+/// vectors have.
+#[inline(always)]
+fn round_away(y: f32) -> u8 {
+    const MAGIC: f32 = 12_582_912.0;
+    let even = (y + MAGIC) - MAGIC;
+    let half = 0.5f32.copysign(y);
+    let away = if y - even == half { even + 2.0 * half } else { even };
+    (away + MAGIC).to_bits() as u8
+}
+
 fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
     blocks32::dot(blocks, x, scales, code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::round_away;
+
+    #[test]
+    fn rounding_is_that_of_round() {
+        for i in -1024..=1024 {
+            let x = i as f32 / 8.0;
+            for y in [x, x.next_up(), x.next_down()] {
+                assert_eq!(round_away(y), y.round() as i32 as u8, "{y}");
+            }
+        }
+    }
 }
