@@ -96,7 +96,7 @@ fn products_are_the_same_bits_everywhere_and_right() {
                     Cpu::new(Isa::named("scalar").unwrap(), 1).matmul(w, &mut x, &mut expected);
                     check_against_f64(format, &bytes, rows, cols, &x, &expected);
                     for isa in Isa::available() {
-                        for threads in [1, 2, 3] {
+                        for threads in [1, 3] {
                             let mut y = vec![f32::NAN; m * rows];
                             let mut x2 = Activations::default();
                             x2.reset(m, cols).copy_from_slice(x.values());

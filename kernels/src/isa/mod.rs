@@ -6,6 +6,10 @@ pub mod scalar;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod walk;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -30,6 +34,10 @@ static ROWS: &[Row] = &[
     Row { name: "avx2", detected: avx2::detected, table: &avx2::TABLE },
     #[cfg(target_arch = "x86_64")]
     Row { name: "avx512_vnni", detected: avx512_vnni::detected, table: &avx512_vnni::TABLE },
+    #[cfg(target_arch = "aarch64")]
+    Row { name: "neon", detected: neon::base::detected, table: &neon::base::TABLE },
+    #[cfg(target_arch = "aarch64")]
+    Row { name: "neon_dotprod", detected: neon::dotprod::detected, table: &neon::dotprod::TABLE },
 ];
 
 impl Isa {

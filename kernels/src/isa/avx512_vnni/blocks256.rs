@@ -4,8 +4,8 @@
 //! leaves four partial sums of each group in its lane; they are multiplied with the group's integer scale, and all lanes of all four
 //! registers added: `isum`, exactly. The offsets of the weights go with the sums of the activations: `msum`.
 
-use super::super::x86::scales;
-use super::super::x86::walk::{self, Steps};
+use super::super::walk::{self, Steps};
+use super::super::x86::{self, scales};
 use super::blocks32::levels;
 use crate::matmul::{Job, Out};
 use crate::table::Matmul;
@@ -209,6 +209,20 @@ impl Block<136> for Iq4Xs {
 
 impl<F: Block<N>, const N: usize> Steps<N> for Of<F> {
     type Row<'a> = Q8kRow<'a>;
+    type Acc = __m128;
+
+    #[inline(always)]
+    fn zero() -> __m128 {
+        x86::zero()
+    }
+    #[inline(always)]
+    fn values(acc: __m128) -> [f32; 4] {
+        x86::values(acc)
+    }
+    #[inline(always)]
+    fn prefetch(rows: [&[u8]; 4], i: usize) {
+        x86::prefetch::<N>(rows, i)
+    }
 
     #[inline(always)]
     unsafe fn step<const C: usize>(

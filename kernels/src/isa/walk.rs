@@ -1,7 +1,6 @@
 //! The walk of a block product over rows, columns and steps. Formats and instruction sets differ in a step.
 
 use crate::matmul::{Job, Out};
-use std::arch::x86_64::*;
 use strata_quant::Activations;
 use strata_quant::activations::{Q8Row, Q8kRow};
 
@@ -37,6 +36,14 @@ impl<'a> Row<'a> for Q8kRow<'a> {
 pub trait Steps<const N: usize> {
     /// The activations it takes.
     type Row<'a>: Row<'a>;
+    /// Four numbers, one a row.
+    type Acc: Copy;
+    /// Four zeros.
+    fn zero() -> Self::Acc;
+    /// The four numbers.
+    fn values(acc: Self::Acc) -> [f32; 4];
+    /// Asks for the bytes of steps after step `i`.
+    fn prefetch(_rows: [&[u8]; 4], _i: usize) {}
 
     /// The first `live` blocks of step `i` of four rows times `C` columns: the exact block sums, then one fused multiply-add a block (two
     /// where the format has offsets), in the order of k, into the four rows of each accumulator.
@@ -48,7 +55,7 @@ pub trait Steps<const N: usize> {
         xs: &[Self::Row<'_>; C],
         i: usize,
         live: usize,
-        acc: &mut [__m128; C],
+        acc: &mut [Self::Acc; C],
     );
 }
 
@@ -78,25 +85,6 @@ pub unsafe fn matmul<F: Steps<N>, const N: usize>(job: Job<'_>, x: &Activations,
     }
 }
 
-/// Asks for the bytes of steps to come: the hardware's own prefetchers follow too few lines ahead of this much arithmetic (half the speed
-/// is lost without it). Far ahead, two times four rows on, into the second cache, in the order of the file; near, three steps on in each row,
-/// into the first.
-#[inline(always)]
-fn prefetch<const N: usize>(rows: [&[u8]; 4], i: usize) {
-    let far = rows[0].as_ptr().wrapping_add(8 * rows[0].len() + 4 * i * N);
-    for line in (0..4 * N).step_by(64) {
-        // SAFETY: SSE is part of x86-64; a prefetch reads nothing and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(far.wrapping_add(line).cast()) };
-    }
-    for row in rows {
-        let near = row.as_ptr().wrapping_add((i + 3) * N);
-        for line in (0..N).step_by(64) {
-            // SAFETY: as above.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(near.wrapping_add(line).cast()) };
-        }
-    }
-}
-
 /// Four rows, of which `live` are wanted, times `C` columns from `c0` on.
 ///
 /// # Safety
@@ -116,10 +104,9 @@ unsafe fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
     }
     let blocks = x.cols() / F::Row::<'a>::BLOCK;
     let whole = F::Row::<'a>::BLOCKS;
-    // SAFETY: every x86-64 processor has SSE2; registers only.
-    let mut acc = unsafe { [_mm_setzero_ps(); C] };
+    let mut acc = [F::zero(); C];
     for i in 0..blocks / whole {
-        prefetch::<N>(rows, i);
+        F::prefetch(rows, i);
         let of = |r: usize| rows[r][i * N..(i + 1) * N].as_array().expect("whole blocks");
         // SAFETY: the caller's promise.
         unsafe { F::step([of(0), of(1), of(2), of(3)], &xs, i, whole, &mut acc) };
@@ -135,9 +122,7 @@ unsafe fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
         unsafe { F::step([a, b, c, d], &xs, blocks / whole, rest, &mut acc) };
     }
     for c in 0..C {
-        let mut y = [0.0; 4];
-        // SAFETY: every x86-64 processor has SSE; `y` has the four values.
-        unsafe { _mm_storeu_ps(y.as_mut_ptr(), acc[c]) };
+        let y = F::values(acc[c]);
         for r in 0..live.min(4) {
             out.set(c0 + c, r0 + r, y[r]);
         }

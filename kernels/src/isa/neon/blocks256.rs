@@ -1,0 +1,265 @@
+//! Products with blocks of 256: four rows by one block a step. A group of 16 codes is a register; its products are multiplied with the
+//! group's integer scale and added up, exactly.
+
+use super::super::walk::{self, Steps};
+use super::{Products, halves, load, load_signed, totals};
+use crate::matmul::{Job, Out};
+use crate::table::Matmul;
+use std::arch::aarch64::*;
+use std::marker::PhantomData;
+use strata_quant::activations::Q8kRow;
+use strata_quant::formats::iq4_nl::LEVELS;
+use strata_quant::{Activations, GgmlType};
+
+/// A format's steps with some way to multiply.
+struct Of<F, P>(PhantomData<(F, P)>);
+
+/// A format of blocks of 256.
+trait Block<const BYTES: usize> {
+    /// Where the half-precision scale is.
+    const D: usize;
+    /// Where the half-precision scale of the offsets is, if there are offsets.
+    const DMIN: Option<usize> = None;
+    /// The codes of 16 groups, with their signs.
+    fn codes(block: &[u8; BYTES]) -> [int8x16_t; 16];
+    /// Scales and offsets of 16 groups.
+    fn scales(block: &[u8; BYTES]) -> ([i16; 16], [i16; 16]);
+}
+
+/// The body of [`Block::codes`].
+macro_rules! codes {
+    ($e:expr) => {
+        // SAFETY: reached only from functions compiled for NEON; registers, and loads checked by `load`.
+        unsafe { $e }
+    };
+}
+
+/// The bits from `shift` on of every byte, under `mask`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn shifted(v: uint8x16_t, shift: usize, mask: u8) -> uint8x16_t {
+    vandq_u8(vshlq_u8(v, vdupq_n_s8(-(shift as i8))), vdupq_n_u8(mask))
+}
+
+/// Nibbles of groups of 32, two groups side by side, from byte `at` on; `add` for each group of 16 what comes on top.
+#[inline]
+#[target_feature(enable = "neon")]
+fn group_nibbles(bytes: &[u8], at: usize, group: usize) -> uint8x16_t {
+    let (of_32, half) = (group / 2, group % 2);
+    shifted(load(bytes, at + of_32 / 2 * 32 + half * 16), of_32 % 2 * 4, 15)
+}
+
+/// The bit of each code of a group: bit `i / 32` of byte `i % 32`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn bit(bytes: &[u8], at: usize, group: usize) -> uint8x16_t {
+    shifted(load(bytes, at + group % 2 * 16), group / 2, 1)
+}
+
+/// The pair of bits of each code of a group, four to a byte.
+#[inline]
+#[target_feature(enable = "neon")]
+fn pair(bytes: &[u8], at: usize, group: usize) -> uint8x16_t {
+    shifted(load(bytes, at + group / 8 * 32 + group % 2 * 16), group % 8 / 2 * 2, 3)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u64 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as u64
+}
+
+/// `(scales, offsets)` of Q4_K and Q5_K from 12 bytes, each for two groups of 16.
+fn six_bits(bytes: &[u8]) -> ([i16; 16], [i16; 16]) {
+    let (a, b, c) = (u32_at(bytes, 0), u32_at(bytes, 4), u32_at(bytes, 8));
+    let high = |v: u64| (v >> 6 & 0x0303_0303) << 4;
+    let scales = (a & 0x3f3f_3f3f) | ((c & 0x0f0f_0f0f) | high(a)) << 32;
+    let mins = (b & 0x3f3f_3f3f) | ((c >> 4 & 0x0f0f_0f0f) | high(b)) << 32;
+    let twice = |v: u64| std::array::from_fn(|group| (v >> (group / 2 * 8) & 63) as i16);
+    (twice(scales), twice(mins))
+}
+
+struct Q2K;
+impl Block<84> for Q2K {
+    const D: usize = 80;
+    const DMIN: Option<usize> = Some(82);
+    #[inline(always)]
+    fn codes(block: &[u8; 84]) -> [int8x16_t; 16] {
+        std::array::from_fn(|group| codes!(vreinterpretq_s8_u8(pair(block, 16, group))))
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 84]) -> ([i16; 16], [i16; 16]) {
+        (std::array::from_fn(|i| (block[i] & 15) as i16), std::array::from_fn(|i| (block[i] >> 4) as i16))
+    }
+}
+
+struct Q3K;
+impl Block<110> for Q3K {
+    const D: usize = 108;
+    #[inline(always)]
+    fn codes(block: &[u8; 110]) -> [int8x16_t; 16] {
+        std::array::from_fn(|group| {
+            codes!({
+                let code = vorrq_u8(pair(block, 32, group), vshlq_n_u8::<2>(bit(block, 0, group)));
+                vsubq_s8(vreinterpretq_s8_u8(code), vdupq_n_s8(4))
+            })
+        })
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 110]) -> ([i16; 16], [i16; 16]) {
+        let scale = |group: usize| {
+            let low = block[96 + group % 8] >> (group / 8 * 4) & 15;
+            let high = block[104 + group % 4] >> (group / 4 * 2) & 3;
+            (low | high << 4) as i16 - 32
+        };
+        (std::array::from_fn(scale), [0; 16])
+    }
+}
+
+struct Q4K;
+impl Block<144> for Q4K {
+    const D: usize = 0;
+    const DMIN: Option<usize> = Some(2);
+    #[inline(always)]
+    fn codes(block: &[u8; 144]) -> [int8x16_t; 16] {
+        std::array::from_fn(|group| codes!(vreinterpretq_s8_u8(group_nibbles(block, 16, group))))
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 144]) -> ([i16; 16], [i16; 16]) {
+        six_bits(&block[4..16])
+    }
+}
+
+struct Q5K;
+impl Block<176> for Q5K {
+    const D: usize = 0;
+    const DMIN: Option<usize> = Some(2);
+    #[inline(always)]
+    fn codes(block: &[u8; 176]) -> [int8x16_t; 16] {
+        std::array::from_fn(|group| {
+            codes!({
+                let fifth = vshlq_n_u8::<4>(bit(block, 16, group));
+                vreinterpretq_s8_u8(vorrq_u8(group_nibbles(block, 48, group), fifth))
+            })
+        })
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 176]) -> ([i16; 16], [i16; 16]) {
+        six_bits(&block[4..16])
+    }
+}
+
+struct Q6K;
+impl Block<210> for Q6K {
+    const D: usize = 208;
+    #[inline(always)]
+    fn codes(block: &[u8; 210]) -> [int8x16_t; 16] {
+        std::array::from_fn(|group| {
+            codes!({
+                let (half, within) = (group / 8, group % 8);
+                let low = shifted(load(block, half * 64 + within % 4 * 16), within / 4 * 4, 15);
+                let code = vorrq_u8(low, vshlq_n_u8::<4>(pair(block, 128, group)));
+                vsubq_s8(vreinterpretq_s8_u8(code), vdupq_n_s8(32))
+            })
+        })
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 210]) -> ([i16; 16], [i16; 16]) {
+        (std::array::from_fn(|group| block[192 + group] as i8 as i16), [0; 16])
+    }
+}
+
+struct Iq4Xs;
+impl Block<136> for Iq4Xs {
+    const D: usize = 0;
+    #[inline(always)]
+    fn codes(block: &[u8; 136]) -> [int8x16_t; 16] {
+        std::array::from_fn(|group| {
+            codes!(vqtbl1q_s8(load_signed(&LEVELS, 0), shifted(load(block, 8 + group / 2 * 16), group % 2 * 4, 15)))
+        })
+    }
+    #[inline(always)]
+    fn scales(block: &[u8; 136]) -> ([i16; 16], [i16; 16]) {
+        let high = u16::from_le_bytes([block[2], block[3]]);
+        let scale = |group: usize| {
+            let of_32 = group / 2;
+            let low = block[4 + of_32 / 2] >> (of_32 % 2 * 4) & 15;
+            (low as u16 | (high >> (of_32 * 2) & 3) << 4) as i16 - 32
+        };
+        (std::array::from_fn(scale), [0; 16])
+    }
+}
+
+impl<F: Block<N>, P: Products, const N: usize> Steps<N> for Of<F, P> {
+    type Row<'a> = Q8kRow<'a>;
+    type Acc = float32x4_t;
+
+    #[inline(always)]
+    fn zero() -> float32x4_t {
+        // SAFETY: NEON is part of aarch64; registers only.
+        unsafe { vdupq_n_f32(0.0) }
+    }
+    #[inline(always)]
+    fn values(acc: float32x4_t) -> [f32; 4] {
+        let mut values = [0.0; 4];
+        // SAFETY: NEON is part of aarch64; `values` has the four that are written.
+        unsafe { vst1q_f32(values.as_mut_ptr(), acc) };
+        values
+    }
+    #[inline(always)]
+    unsafe fn step<const C: usize>(
+        rows: [&[u8; N]; 4],
+        xs: &[Q8kRow<'_>; C],
+        b: usize,
+        _: usize,
+        acc: &mut [float32x4_t; C],
+    ) {
+        // SAFETY: the caller's promise; registers, and loads checked by `load` or of whole arrays.
+        unsafe {
+            let zero = vdupq_n_s32(0);
+            let (mut isums, mut msums) = ([[zero; 4]; C], [[zero; 4]; C]); // [column][row](lanes)
+            for r in 0..4 {
+                let (codes, (scales, mins)) = (F::codes(rows[r]), F::scales(rows[r]));
+                for c in 0..C {
+                    for group in 0..16 {
+                        let dot = P::products(zero, codes[group], load_signed(&xs[c].codes[b], group * 16));
+                        isums[c][r] = vmlaq_n_s32(isums[c][r], dot, scales[group] as i32);
+                    }
+                    if F::DMIN.is_some() {
+                        for at in (0..16).step_by(4) {
+                            let (min, sum) =
+                                (vld1_s16(mins.as_ptr().add(at)), vld1_s16(xs[c].sums[b].as_ptr().add(at)));
+                            msums[c][r] = vmlal_s16(msums[c][r], min, sum);
+                        }
+                    }
+                }
+            }
+            let d_w = halves(rows, F::D);
+            for c in 0..C {
+                let d_x = vdupq_n_f32(xs[c].scales[b]);
+                acc[c] = vfmaq_f32(acc[c], vmulq_f32(d_w, d_x), vcvtq_f32_s32(totals(isums[c])));
+                if let Some(at) = F::DMIN {
+                    let m_w = halves(rows, at);
+                    acc[c] = vfmsq_f32(acc[c], vmulq_f32(m_w, d_x), vcvtq_f32_s32(totals(msums[c])));
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "neon")]
+fn matmul<F: Block<N>, P: Products, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
+    // SAFETY: NEON by the function's feature; `P` is of the set in whose table this is.
+    unsafe { walk::matmul::<Of<F, P>, N>(job, x, out) }
+}
+
+/// The product of a format.
+pub fn product<P: Products>(ty: GgmlType) -> Option<Matmul> {
+    Some(match ty {
+        GgmlType::Q2_K => matmul::<Q2K, P, 84>,
+        GgmlType::Q3_K => matmul::<Q3K, P, 110>,
+        GgmlType::Q4_K => matmul::<Q4K, P, 144>,
+        GgmlType::Q5_K => matmul::<Q5K, P, 176>,
+        GgmlType::Q6_K => matmul::<Q6K, P, 210>,
+        GgmlType::IQ4_XS => matmul::<Iq4Xs, P, 136>,
+        _ => return None,
+    })
+}
