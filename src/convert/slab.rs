@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(sizes.source, 256 * 16384 * 2);
         // Copied from the source's own buffers, but not where heads are put in order.
         assert_eq!(sizes.blocks[2], 256 * 16384 * 2);
-        for limit in [1 << 30, 60 << 20, 44 << 20] {
+        for limit in [1 << 30, 80 << 20, 56 << 20] {
             let sizes = Sizes::new(&wanted, 2, Some(limit)).unwrap();
             assert!(sizes.total() <= limit && sizes.rows(&q).is_multiple_of(128), "{limit}: {sizes:?}");
         }
