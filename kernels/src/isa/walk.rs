@@ -32,18 +32,22 @@ impl<'a> Row<'a> for Q8kRow<'a> {
     }
 }
 
+/// Four numbers in a register.
+pub trait Acc: Copy {
+    /// Four zeros.
+    fn zero() -> Self;
+    /// The four numbers.
+    fn values(self) -> [f32; 4];
+    /// Asks for the bytes of steps after step `i`, of `N` bytes a row.
+    fn prefetch<const N: usize>(_rows: [&[u8]; 4], _i: usize) {}
+}
+
 /// A block format on one instruction set: `N` are the bytes of a step's blocks of one row.
 pub trait Steps<const N: usize> {
     /// The activations it takes.
     type Row<'a>: Row<'a>;
     /// Four numbers, one a row.
-    type Acc: Copy;
-    /// Four zeros.
-    fn zero() -> Self::Acc;
-    /// The four numbers.
-    fn values(acc: Self::Acc) -> [f32; 4];
-    /// Asks for the bytes of steps after step `i`.
-    fn prefetch(_rows: [&[u8]; 4], _i: usize) {}
+    type Acc: Acc;
 
     /// The first `live` blocks of step `i` of four rows times `C` columns: the exact block sums, then one fused multiply-add a block (two
     /// where the format has offsets), in the order of k, into the four rows of each accumulator.
@@ -104,9 +108,9 @@ unsafe fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
     }
     let blocks = x.cols() / F::Row::<'a>::BLOCK;
     let whole = F::Row::<'a>::BLOCKS;
-    let mut acc = [F::zero(); C];
+    let mut acc = [F::Acc::zero(); C];
     for i in 0..blocks / whole {
-        F::prefetch(rows, i);
+        F::Acc::prefetch::<N>(rows, i);
         let of = |r: usize| rows[r][i * N..(i + 1) * N].as_array().expect("whole blocks");
         // SAFETY: the caller's promise.
         unsafe { F::step([of(0), of(1), of(2), of(3)], &xs, i, whole, &mut acc) };
@@ -122,7 +126,7 @@ unsafe fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
         unsafe { F::step([a, b, c, d], &xs, blocks / whole, rest, &mut acc) };
     }
     for c in 0..C {
-        let y = F::values(acc[c]);
+        let y = acc[c].values();
         for r in 0..live.min(4) {
             out.set(c0 + c, r0 + r, y[r]);
         }

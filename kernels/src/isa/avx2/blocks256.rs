@@ -5,7 +5,7 @@
 //! are added: `isum`, exactly. The offsets of the weights go with the sums of the activations: `msum`.
 
 use super::super::walk::{self, Steps};
-use super::super::x86::{self, scales};
+use super::super::x86::scales::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K, Scales, array};
 use super::blocks32::levels;
 use crate::matmul::{Job, Out};
 use crate::table::Matmul;
@@ -18,19 +18,13 @@ use strata_quant::{Activations, GgmlType};
 struct Of<F>(PhantomData<F>);
 
 /// A format of blocks of 256.
-trait Block<const BYTES: usize> {
+trait Block<const BYTES: usize>: Scales<BYTES> {
     /// What the unsigned codes have too much.
     const ZERO: i32 = 0;
-    /// Where the half-precision scale is.
-    const D: usize;
-    /// Where the half-precision scale of the offsets is, if there are offsets.
-    const DMIN: Option<usize> = None;
     /// True if the codes have signs, or else they are at most 63.
     const SIGNED: bool = false;
     /// 256 codes in the order of k.
     fn codes(block: &[u8; BYTES]) -> [__m256i; 8];
-    /// Scales and offsets of 16 groups, 16 bits each.
-    fn scales(block: &[u8; BYTES]) -> (__m256i, __m256i);
 }
 
 /// The body of a method of [`Block`].
@@ -39,10 +33,6 @@ macro_rules! on_this_set {
         // SAFETY: reached only from this set's functions; registers, and loads inside arrays of their size.
         unsafe { $e }
     };
-}
-
-fn array<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
-    block[at..at + N].as_array().expect("N bytes")
 }
 
 #[inline]
@@ -107,66 +97,37 @@ fn pairs(bytes: &[u8; 64]) -> [__m256i; 8] {
     ]
 }
 
-struct Q2K;
 impl Block<84> for Q2K {
-    const D: usize = 80;
-    const DMIN: Option<usize> = Some(82);
     #[inline(always)]
     fn codes(block: &[u8; 84]) -> [__m256i; 8] {
         on_this_set!(pairs(array(block, 16)))
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 84]) -> (__m256i, __m256i) {
-        on_this_set!(scales::nibbles(array(block, 0)))
-    }
 }
 
-struct Q3K;
 impl Block<110> for Q3K {
     const ZERO: i32 = 4;
-    const D: usize = 108;
     #[inline(always)]
     fn codes(block: &[u8; 110]) -> [__m256i; 8] {
         on_this_set!(add_bits(pairs(array(block, 32)), array(block, 0), 4))
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 110]) -> (__m256i, __m256i) {
-        on_this_set!((scales::q3(array(block, 96)), _mm256_setzero_si256()))
-    }
 }
 
-struct Q4K;
 impl Block<144> for Q4K {
-    const D: usize = 0;
-    const DMIN: Option<usize> = Some(2);
     #[inline(always)]
     fn codes(block: &[u8; 144]) -> [__m256i; 8] {
         on_this_set!(group_nibbles(array(block, 16)))
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 144]) -> (__m256i, __m256i) {
-        on_this_set!(scales::six_bits(array(block, 4)))
-    }
 }
 
-struct Q5K;
 impl Block<176> for Q5K {
-    const D: usize = 0;
-    const DMIN: Option<usize> = Some(2);
     #[inline(always)]
     fn codes(block: &[u8; 176]) -> [__m256i; 8] {
         on_this_set!(add_bits(group_nibbles(array(block, 48)), array(block, 16), 16))
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 176]) -> (__m256i, __m256i) {
-        on_this_set!(scales::six_bits(array(block, 4)))
-    }
 }
 
-struct Q6K;
 impl Block<210> for Q6K {
     const ZERO: i32 = 32;
-    const D: usize = 208;
     #[inline(always)]
     fn codes(block: &[u8; 210]) -> [__m256i; 8] {
         on_this_set!({
@@ -182,15 +143,9 @@ impl Block<210> for Q6K {
             codes
         })
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 210]) -> (__m256i, __m256i) {
-        on_this_set!((scales::signed(array(block, 192)), _mm256_setzero_si256()))
-    }
 }
 
-struct Iq4Xs;
 impl Block<136> for Iq4Xs {
-    const D: usize = 0;
     const SIGNED: bool = true;
     #[inline(always)]
     fn codes(block: &[u8; 136]) -> [__m256i; 8] {
@@ -204,28 +159,11 @@ impl Block<136> for Iq4Xs {
             codes
         })
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 136]) -> (__m256i, __m256i) {
-        on_this_set!((scales::iq4(array(block, 2)), _mm256_setzero_si256()))
-    }
 }
 
 impl<F: Block<N>, const N: usize> Steps<N> for Of<F> {
     type Row<'a> = Q8kRow<'a>;
     type Acc = __m128;
-
-    #[inline(always)]
-    fn zero() -> __m128 {
-        x86::zero()
-    }
-    #[inline(always)]
-    fn values(acc: __m128) -> [f32; 4] {
-        x86::values(acc)
-    }
-    #[inline(always)]
-    fn prefetch(rows: [&[u8]; 4], i: usize) {
-        x86::prefetch::<N>(rows, i)
-    }
 
     #[inline(always)]
     unsafe fn step<const C: usize>(
@@ -280,7 +218,8 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
     let mut isums = [[zero; 4]; C]; // [column][row](lanes)
     let mut msums = [[zero; 4]; C];
     for r in 0..4 {
-        let (codes, (scale, min)) = (F::codes(rows[r]), F::scales(rows[r]));
+        // SAFETY: AVX2 by the function's feature.
+        let (codes, (scale, min)) = (F::codes(rows[r]), unsafe { F::scales(rows[r]) });
         let lanes = by_lane(scale);
         for j in 0..8 {
             let word = _mm256_set1_epi16(0x0100 + 0x0202 * j as i16);

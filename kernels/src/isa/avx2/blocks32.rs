@@ -1,7 +1,6 @@
 //! Products with blocks of 32: four rows by four blocks a step; see `README.md`.
 
 use super::super::walk::{self, Steps};
-use super::super::x86;
 use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
@@ -173,19 +172,6 @@ fn products(signed: bool, lo: __m256i, hi: __m256i, x_lo: __m256i, x_hi: __m256i
 impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
     type Row<'a> = Q8Row<'a>;
     type Acc = __m128;
-
-    #[inline(always)]
-    fn zero() -> __m128 {
-        x86::zero()
-    }
-    #[inline(always)]
-    fn values(acc: __m128) -> [f32; 4] {
-        x86::values(acc)
-    }
-    #[inline(always)]
-    fn prefetch(rows: [&[u8]; 4], i: usize) {
-        x86::prefetch::<N>(rows, i)
-    }
 
     #[inline(always)]
     unsafe fn step<const C: usize>(

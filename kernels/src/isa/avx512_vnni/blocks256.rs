@@ -5,7 +5,7 @@
 //! registers added: `isum`, exactly. The offsets of the weights go with the sums of the activations: `msum`.
 
 use super::super::walk::{self, Steps};
-use super::super::x86::{self, scales};
+use super::super::x86::scales::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K, Scales, array};
 use super::blocks32::levels;
 use crate::matmul::{Job, Out};
 use crate::table::Matmul;
@@ -18,19 +18,13 @@ use strata_quant::{Activations, GgmlType};
 struct Of<F>(PhantomData<F>);
 
 /// A format of blocks of 256.
-trait Block<const BYTES: usize> {
+trait Block<const BYTES: usize>: Scales<BYTES> {
     /// What the unsigned codes have too much.
     const ZERO: i32 = 0;
-    /// Where the half-precision scale is.
-    const D: usize;
-    /// Where the half-precision scale of the offsets is, if there are offsets.
-    const DMIN: Option<usize> = None;
     /// True if four products of a code and an activation may pass 16 bits.
     const WIDE: bool = false;
     /// 256 unsigned codes in the order of k.
     fn codes(block: &[u8; BYTES]) -> [__m512i; 4];
-    /// Scales and offsets of 16 groups, 16 bits each.
-    fn scales(block: &[u8; BYTES]) -> (__m256i, __m256i);
 }
 
 /// The body of a method of [`Block`].
@@ -39,10 +33,6 @@ macro_rules! on_this_set {
         // SAFETY: reached only from this set's functions; registers, and loads inside arrays of their size.
         unsafe { $e }
     };
-}
-
-fn array<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
-    block[at..at + N].as_array().expect("N bytes")
 }
 
 /// 32 bytes, twice.
@@ -91,66 +81,37 @@ fn pairs(bytes: &[u8; 64]) -> [__m512i; 4] {
     [shifted(a, 0, 2, 3), shifted(a, 4, 6, 3), shifted(b, 0, 2, 3), shifted(b, 4, 6, 3)]
 }
 
-struct Q2K;
 impl Block<84> for Q2K {
-    const D: usize = 80;
-    const DMIN: Option<usize> = Some(82);
     #[inline(always)]
     fn codes(block: &[u8; 84]) -> [__m512i; 4] {
         on_this_set!(pairs(array(block, 16)))
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 84]) -> (__m256i, __m256i) {
-        on_this_set!(scales::nibbles(array(block, 0)))
-    }
 }
 
-struct Q3K;
 impl Block<110> for Q3K {
     const ZERO: i32 = 4;
-    const D: usize = 108;
     #[inline(always)]
     fn codes(block: &[u8; 110]) -> [__m512i; 4] {
         on_this_set!(add_bits(pairs(array(block, 32)), array(block, 0), 4))
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 110]) -> (__m256i, __m256i) {
-        on_this_set!((scales::q3(array(block, 96)), _mm256_setzero_si256()))
-    }
 }
 
-struct Q4K;
 impl Block<144> for Q4K {
-    const D: usize = 0;
-    const DMIN: Option<usize> = Some(2);
     #[inline(always)]
     fn codes(block: &[u8; 144]) -> [__m512i; 4] {
         on_this_set!(group_nibbles(array(block, 16)))
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 144]) -> (__m256i, __m256i) {
-        on_this_set!(scales::six_bits(array(block, 4)))
-    }
 }
 
-struct Q5K;
 impl Block<176> for Q5K {
-    const D: usize = 0;
-    const DMIN: Option<usize> = Some(2);
     #[inline(always)]
     fn codes(block: &[u8; 176]) -> [__m512i; 4] {
         on_this_set!(add_bits(group_nibbles(array(block, 48)), array(block, 16), 16))
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 176]) -> (__m256i, __m256i) {
-        on_this_set!(scales::six_bits(array(block, 4)))
-    }
 }
 
-struct Q6K;
 impl Block<210> for Q6K {
     const ZERO: i32 = 32;
-    const D: usize = 208;
     #[inline(always)]
     fn codes(block: &[u8; 210]) -> [__m512i; 4] {
         on_this_set!({
@@ -168,16 +129,10 @@ impl Block<210> for Q6K {
             ]
         })
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 210]) -> (__m256i, __m256i) {
-        on_this_set!((scales::signed(array(block, 192)), _mm256_setzero_si256()))
-    }
 }
 
-struct Iq4Xs;
 impl Block<136> for Iq4Xs {
     const ZERO: i32 = 128;
-    const D: usize = 0;
     const WIDE: bool = true;
     #[inline(always)]
     fn codes(block: &[u8; 136]) -> [__m512i; 4] {
@@ -201,28 +156,11 @@ impl Block<136> for Iq4Xs {
             [of(0), of(1), of(2), of(3)]
         })
     }
-    #[inline(always)]
-    fn scales(block: &[u8; 136]) -> (__m256i, __m256i) {
-        on_this_set!((scales::iq4(array(block, 2)), _mm256_setzero_si256()))
-    }
 }
 
 impl<F: Block<N>, const N: usize> Steps<N> for Of<F> {
     type Row<'a> = Q8kRow<'a>;
     type Acc = __m128;
-
-    #[inline(always)]
-    fn zero() -> __m128 {
-        x86::zero()
-    }
-    #[inline(always)]
-    fn values(acc: __m128) -> [f32; 4] {
-        x86::values(acc)
-    }
-    #[inline(always)]
-    fn prefetch(rows: [&[u8]; 4], i: usize) {
-        x86::prefetch::<N>(rows, i)
-    }
 
     #[inline(always)]
     unsafe fn step<const C: usize>(
@@ -273,37 +211,28 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
     b: usize,
     acc: &mut [__m128; C],
 ) {
+    let zero = _mm512_setzero_si512();
+    let (mut isums, mut msums) = ([[zero; 4]; C], [[_mm256_setzero_si256(); 4]; C]); // [column][row](lanes)
     // Words of a packed pair of registers: four of each group of the first, four of each group of the second, lane by lane.
     let first = _mm512_set_epi16(
         7, 7, 7, 7, 3, 3, 3, 3, 6, 6, 6, 6, 2, 2, 2, 2, 5, 5, 5, 5, 1, 1, 1, 1, 4, 4, 4, 4, 0, 0, 0, 0,
     );
     let second = _mm512_add_epi16(first, _mm512_set1_epi16(8));
-    let codes = [F::codes(rows[0]), F::codes(rows[1]), F::codes(rows[2]), F::codes(rows[3])];
-    let scales = [F::scales(rows[0]), F::scales(rows[1]), F::scales(rows[2]), F::scales(rows[3])];
-    let packed = scales.map(|(scale, _)| {
+    // A row at a time: the codes of four at once would leave the registers.
+    for r in 0..4 {
+        // SAFETY: AVX2 by the function's feature.
+        let (codes, (scale, min)) = (F::codes(rows[r]), unsafe { F::scales(rows[r]) });
         let wide = _mm512_castsi256_si512(scale);
-        (_mm512_permutexvar_epi16(first, wide), _mm512_permutexvar_epi16(second, wide))
-    });
-    let d_w = halves(rows, F::D);
-    let m_w = F::DMIN.map_or(_mm_setzero_ps(), |at| halves(rows, at));
-    for c in 0..C {
-        let zero = _mm512_setzero_si512();
-        let (mut isums, mut msums) = ([zero; 4], [_mm256_setzero_si256(); 4]); // [row](lanes)
-        // SAFETY: AVX-512 by the function's feature; the loads are the 16 sums and the 256 codes.
-        let (sums, x) = unsafe {
-            let x: *const __m512i = xs[c].codes[b].as_ptr().cast();
-            let x = [
-                _mm512_loadu_si512(x),
-                _mm512_loadu_si512(x.add(1)),
-                _mm512_loadu_si512(x.add(2)),
-                _mm512_loadu_si512(x.add(3)),
-            ];
-            (_mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()), x)
-        };
-        for r in 0..4 {
-            let dot = |j: usize| _mm512_dpbusd_epi32(zero, codes[r][j], x[j]);
-            let (scale, min) = scales[r];
-            isums[r] = if F::WIDE {
+        let packed = [_mm512_permutexvar_epi16(first, wide), _mm512_permutexvar_epi16(second, wide)];
+        for c in 0..C {
+            // SAFETY: AVX-512 by the function's feature; the loads are the 16 sums, and a quarter of the 256 codes each.
+            let (sums, x) = unsafe {
+                let x: *const __m512i = xs[c].codes[b].as_ptr().cast();
+                let x = [0, 1, 2, 3].map(|j| _mm512_loadu_si512(x.add(j)));
+                (_mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()), x)
+            };
+            let dot = |j: usize| _mm512_dpbusd_epi32(zero, codes[j], x[j]);
+            isums[c][r] = if F::WIDE {
                 let scale = _mm512_cvtepi16_epi32(scale); // (groups)
                 let times = |j: i32| {
                     let lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -312,21 +241,25 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
                 };
                 _mm512_add_epi32(_mm512_add_epi32(times(0), times(1)), _mm512_add_epi32(times(2), times(3)))
             } else {
-                let low = _mm512_dpwssd_epi32(zero, _mm512_packs_epi32(dot(0), dot(1)), packed[r].0);
-                _mm512_dpwssd_epi32(low, _mm512_packs_epi32(dot(2), dot(3)), packed[r].1)
+                let low = _mm512_dpwssd_epi32(zero, _mm512_packs_epi32(dot(0), dot(1)), packed[0]);
+                _mm512_dpwssd_epi32(low, _mm512_packs_epi32(dot(2), dot(3)), packed[1])
             };
             if F::ZERO != 0 {
                 let excess = _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(F::ZERO));
-                isums[r] = _mm512_sub_epi32(isums[r], _mm512_zextsi256_si512(excess));
+                isums[c][r] = _mm512_sub_epi32(isums[c][r], _mm512_zextsi256_si512(excess));
             }
             if F::DMIN.is_some() {
-                msums[r] = _mm256_madd_epi16(min, sums);
+                msums[c][r] = _mm256_madd_epi16(min, sums);
             }
         }
+    }
+    let d_w = halves(rows, F::D);
+    for c in 0..C {
         let d_x = _mm_set1_ps(xs[c].scales[b]);
-        acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), _mm_cvtepi32_ps(totals(isums)), acc[c]);
-        if F::DMIN.is_some() {
-            acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), _mm_cvtepi32_ps(totals8(msums)), acc[c]);
+        acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), _mm_cvtepi32_ps(totals(isums[c])), acc[c]);
+        if let Some(at) = F::DMIN {
+            let m_w = halves(rows, at);
+            acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), _mm_cvtepi32_ps(totals8(msums[c])), acc[c]);
         }
     }
 }

@@ -193,18 +193,6 @@ impl<F: Block<N>, P: Products, const N: usize> Steps<N> for Of<F, P> {
     type Acc = float32x4_t;
 
     #[inline(always)]
-    fn zero() -> float32x4_t {
-        // SAFETY: NEON is part of aarch64; registers only.
-        unsafe { vdupq_n_f32(0.0) }
-    }
-    #[inline(always)]
-    fn values(acc: float32x4_t) -> [f32; 4] {
-        let mut values = [0.0; 4];
-        // SAFETY: NEON is part of aarch64; `values` has the four that are written.
-        unsafe { vst1q_f32(values.as_mut_ptr(), acc) };
-        values
-    }
-    #[inline(always)]
     unsafe fn step<const C: usize>(
         rows: [&[u8; N]; 4],
         xs: &[Q8kRow<'_>; C],

@@ -5,6 +5,7 @@ mod blocks256;
 mod blocks32;
 mod lanes;
 
+use super::walk::Acc;
 use std::arch::aarch64::*;
 
 /// Products of 16 codes with 16 activations, added within groups of four lanes of `acc`, in some order: integers do not care.
@@ -87,6 +88,21 @@ pub mod dotprod {
     }
 
     instantiate!(Neon::new(), #[target_feature(enable = "neon,dotprod")], 4 x 2, blocks);
+}
+
+impl Acc for float32x4_t {
+    #[inline(always)]
+    fn zero() -> float32x4_t {
+        // SAFETY: NEON is part of aarch64; registers only.
+        unsafe { vdupq_n_f32(0.0) }
+    }
+    #[inline(always)]
+    fn values(self) -> [f32; 4] {
+        let mut values = [0.0; 4];
+        // SAFETY: NEON is part of aarch64; `values` has the four that are written.
+        unsafe { vst1q_f32(values.as_mut_ptr(), self) };
+        values
+    }
 }
 
 /// The lanes of each of four registers added: `(registers)`.

@@ -3,6 +3,49 @@
 
 use std::arch::x86_64::*;
 
+/// Where a K format keeps its scales.
+pub trait Scales<const BYTES: usize> {
+    /// Where the half-precision scale is.
+    const D: usize;
+    /// Where the half-precision scale of the offsets is, if there are offsets.
+    const DMIN: Option<usize> = None;
+    /// Scales and offsets of 16 groups, 16 bits each.
+    ///
+    /// # Safety
+    /// The processor has AVX2.
+    unsafe fn scales(block: &[u8; BYTES]) -> (__m256i, __m256i);
+}
+
+/// `N` bytes from `at` on.
+pub fn array<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    block[at..at + N].as_array().expect("N bytes")
+}
+
+macro_rules! formats {
+    ($($name:ident: $bytes:literal, d $d:literal, dmin $dmin:expr, $block:ident => $scales:expr;)*) => {$(
+        #[doc = concat!(stringify!($name), ", ", stringify!($bytes), " bytes a block")]
+        pub struct $name;
+        impl Scales<$bytes> for $name {
+            const D: usize = $d;
+            const DMIN: Option<usize> = $dmin;
+            #[inline(always)]
+            unsafe fn scales($block: &[u8; $bytes]) -> (__m256i, __m256i) {
+                // SAFETY: the caller's promise of AVX2; loads inside arrays of their size.
+                unsafe { $scales }
+            }
+        }
+    )*};
+}
+
+formats! {
+    Q2K: 84, d 80, dmin Some(82), block => nibbles(array(block, 0));
+    Q3K: 110, d 108, dmin None, block => (q3(array(block, 96)), _mm256_setzero_si256());
+    Q4K: 144, d 0, dmin Some(2), block => six_bits(array(block, 4));
+    Q5K: 176, d 0, dmin Some(2), block => six_bits(array(block, 4));
+    Q6K: 210, d 208, dmin None, block => (signed(array(block, 192)), _mm256_setzero_si256());
+    Iq4Xs: 136, d 0, dmin None, block => (iq4(array(block, 2)), _mm256_setzero_si256());
+}
+
 /// Bytes as numbers, each twice: 8 groups of 32.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -18,7 +61,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u64 {
 /// `(scales, offsets)` of Q4_K and Q5_K from 12 bytes; see `pack_six_bits` in `strata-quant`.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub fn six_bits(bytes: &[u8; 12]) -> (__m256i, __m256i) {
+fn six_bits(bytes: &[u8; 12]) -> (__m256i, __m256i) {
     let (a, b, c) = (u32_at(bytes, 0), u32_at(bytes, 4), u32_at(bytes, 8));
     let high = |v: u64| (v >> 6 & 0x0303_0303) << 4;
     let scales = a & 0x3f3f_3f3f | (c & 0x0f0f_0f0f | high(a)) << 32;
@@ -29,7 +72,7 @@ pub fn six_bits(bytes: &[u8; 12]) -> (__m256i, __m256i) {
 /// `(scales, offsets)` of Q2_K: low and high nibbles of 16 bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub fn nibbles(bytes: &[u8; 16]) -> (__m256i, __m256i) {
+fn nibbles(bytes: &[u8; 16]) -> (__m256i, __m256i) {
     // SAFETY: AVX2 by the function's feature; the load is the 16 bytes.
     let v = unsafe { _mm256_cvtepu8_epi16(_mm_loadu_si128(bytes.as_ptr().cast())) };
     (_mm256_and_si256(v, _mm256_set1_epi16(15)), _mm256_srli_epi16::<4>(v))
@@ -38,7 +81,7 @@ pub fn nibbles(bytes: &[u8; 16]) -> (__m256i, __m256i) {
 /// Scales of Q3_K from 12 bytes, less 32.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub fn q3(bytes: &[u8; 12]) -> __m256i {
+fn q3(bytes: &[u8; 12]) -> __m256i {
     let (low, high) = (u32_at(bytes, 0) | u32_at(bytes, 4) << 32, u32_at(bytes, 8));
     let pairs = |shift: u32| (high >> shift & 0x0303_0303) << 4;
     let nibbles = |v: u64| v & 0x0f0f_0f0f_0f0f_0f0f;
@@ -51,7 +94,7 @@ pub fn q3(bytes: &[u8; 12]) -> __m256i {
 /// Scales of Q6_K: 16 signed bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub fn signed(bytes: &[u8; 16]) -> __m256i {
+fn signed(bytes: &[u8; 16]) -> __m256i {
     // SAFETY: AVX2 by the function's feature; the load is the 16 bytes.
     unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes.as_ptr().cast())) }
 }
@@ -59,7 +102,7 @@ pub fn signed(bytes: &[u8; 16]) -> __m256i {
 /// Scales of IQ4_XS from the bytes 2..8 of a block, less 32.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub fn iq4(bytes: &[u8; 6]) -> __m256i {
+fn iq4(bytes: &[u8; 6]) -> __m256i {
     let low = u32_at(bytes, 2);
     let (even, odd) =
         (_mm_cvtsi32_si128((low & 0x0f0f_0f0f) as i32), _mm_cvtsi32_si128((low >> 4 & 0x0f0f_0f0f) as i32));
