@@ -17,6 +17,9 @@
 //! assert!(weights.iter().zip(&back).all(|(a, b)| (a - b).abs() < 0.2));
 //! ```
 //!
+//! Encoding is llama-quantize's to the bit, and its searches run 16 groups side by side (`search`): written once over [`simd::Simd`], whose
+//! implementations for real instruction sets are in `strata-kernels`.
+//!
 //! # Adding a format
 //! 1. Write `formats/NAME.rs`: the picture, `decode`, `encode`, `dot`, and a `FORMAT` with all three.
 //! 2. Name it in its row of the table in `types.rs`.
