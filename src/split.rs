@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::file::Mapped;
+use crate::file::{Mapped, output_folder, sync_folder};
 use crate::gguf::{Gguf, Layout, TensorInfo, Value, Writer};
 use crate::progress::Progress;
 
@@ -240,13 +240,14 @@ impl Staged {
         name.into()
     }
 
-    /// Gives all files their names, replacing what had them.
+    /// Gives all files their names, replacing what had them, so that they last through a power cut. All are in one folder.
     fn commit(mut self) -> Result<()> {
+        let folder = self.files.first().map(|(_, path)| output_folder(path)).transpose()?;
         while let Some((staged, path)) = self.files.first() {
             fs::rename(staged, path).map_err(Error::io("rename the finished .new to", path))?;
             self.files.remove(0);
         }
-        Ok(())
+        folder.map_or(Ok(()), |folder| sync_folder(&folder))
     }
 }
 

@@ -19,7 +19,7 @@ fn encode<S: Simd, const BYTES: usize>(
     values: &[f32],
     importance: Option<&[f32]>,
     blocks: &mut [u8],
-    search: impl Search,
+    search: Search,
     pack: impl Fn(&mut [u8; BYTES], f16, f16, &[u8; LEN]),
 ) {
     pairs::<BYTES, LEN>(blocks.len(), values.len());
@@ -37,56 +37,29 @@ fn encode<S: Simd, const BYTES: usize>(
 }
 
 /// How a format finds its scales.
-trait Search {
+#[derive(Clone, Copy)]
+enum Search {
+    /// `w = scale * (code - half)`
+    Signed { half: f32 },
+    /// `w = scale * code + min`
+    Offset { top: f32 },
+}
+
+impl Search {
     /// Fills the codes and returns `(scale, min)` of each block.
-    fn search<S: Simd>(
-        &self,
-        s: S,
-        x: &Tile<LEN>,
-        w: Option<&Tile<LEN>>,
-        q: &mut Tile<LEN>,
-    ) -> ([f32; LANES], [f32; LANES]);
-}
-
-/// `w = scale * (code - half)`
-struct Signed {
-    half: f32,
-}
-
-impl Search for Signed {
     #[inline(always)]
     fn search<S: Simd>(
-        &self,
+        self,
         s: S,
         x: &Tile<LEN>,
         w: Option<&Tile<LEN>>,
         q: &mut Tile<LEN>,
     ) -> ([f32; LANES], [f32; LANES]) {
-        let scale = match w {
-            None => symmetric::plain(s, x, self.half, q),
-            Some(w) => symmetric::search(s, x, w, self.half, q),
-        };
-        (scale, [0.0; LANES])
-    }
-}
-
-/// `w = scale * code + min`
-struct Offset {
-    top: f32,
-}
-
-impl Search for Offset {
-    #[inline(always)]
-    fn search<S: Simd>(
-        &self,
-        s: S,
-        x: &Tile<LEN>,
-        w: Option<&Tile<LEN>>,
-        q: &mut Tile<LEN>,
-    ) -> ([f32; LANES], [f32; LANES]) {
-        match w {
-            None => affine::plain(s, x, self.top, q),
-            Some(w) => Affine::important(self.top).search(s, x, w, q),
+        match (self, w) {
+            (Search::Signed { half }, None) => (symmetric::plain(s, x, half, q), [0.0; LANES]),
+            (Search::Signed { half }, Some(w)) => (symmetric::search(s, x, w, half, q), [0.0; LANES]),
+            (Search::Offset { top }, None) => affine::plain(s, x, top, q),
+            (Search::Offset { top }, Some(w)) => Affine::important(top).search(s, x, w, q),
         }
     }
 }
@@ -101,7 +74,7 @@ pub fn encode_signed<S: Simd, const BYTES: usize>(
     blocks: &mut [u8],
     pack: impl Fn(&mut [u8; BYTES], f16, &[u8; LEN]),
 ) {
-    encode(s, values, importance, blocks, Signed { half }, |block, d, _, q| pack(block, d, q));
+    encode(s, values, importance, blocks, Search::Signed { half }, |block, d, _, q| pack(block, d, q));
 }
 
 /// Encodes a row of a format with a scale and a least value: [`affine::plain`] or, with importance, [`Affine::search`].
@@ -114,7 +87,7 @@ pub fn encode_offset<S: Simd, const BYTES: usize>(
     blocks: &mut [u8],
     pack: impl Fn(&mut [u8; BYTES], f16, f16, &[u8; LEN]),
 ) {
-    encode(s, values, importance, blocks, Offset { top }, pack);
+    encode(s, values, importance, blocks, Search::Offset { top }, pack);
 }
 
 /// Puts the low four bits of 32 codes into 16 bytes: code `i` beside code `i + 16`.

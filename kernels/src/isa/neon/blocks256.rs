@@ -41,7 +41,7 @@ fn shifted(v: uint8x16_t, shift: usize, mask: u8) -> uint8x16_t {
     vandq_u8(vshlq_u8(v, vdupq_n_s8(-(shift as i8))), vdupq_n_u8(mask))
 }
 
-/// Nibbles of groups of 32, two groups side by side, from byte `at` on; `add` for each group of 16 what comes on top.
+/// Nibbles of groups of 32, two groups side by side, from byte `at` on: those of one group of 16.
 #[inline]
 #[target_feature(enable = "neon")]
 fn group_nibbles(bytes: &[u8], at: usize, group: usize) -> uint8x16_t {
