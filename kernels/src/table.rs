@@ -20,8 +20,8 @@ pub type Encode = unsafe fn(GgmlType, &[f32], Option<&[f32]>, &mut [u8]);
 /// Products over many columns: see `isa/wide`.
 #[derive(Clone, Copy)]
 pub struct Wide {
-    /// Columns of a tile, and with it the order in which the activations must lie.
-    pub columns: usize,
+    /// Columns of a tile where there are so many in all: the order in which the activations must lie.
+    pub width: fn(usize) -> usize,
     /// Rows of a panel: rows are shared out in multiples of it.
     pub rows: usize,
     /// What the activations must have too much.
