@@ -7,7 +7,7 @@
 //! * [`model`] is the transformer: its shape, weights, cache and forward pass;
 //! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
 //! * [`perplexity`] says how well a model predicts a text;
-//! * [`bench`] measures a model's speed and the limits of the machine, if need be on a [`synthetic`] one;
+//! * [`mod@bench`] measures a model's speed and the limits of the machine, if need be on a [`synthetic`] one;
 //! * [`calibrate`] says which columns of its weights a text needs most, which [`imatrix`] keeps.
 //!
 //! Block layouts are in `strata-quant`, instructions in `strata-kernels`; this crate knows neither.

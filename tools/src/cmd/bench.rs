@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use strata::bench::{Limits, Run, Test, disk_bytes_per_second, run, weights};
 use strata::gguf::Gguf;
 use strata::model::{Model, Scratch};
@@ -99,11 +99,12 @@ impl Args {
         let (isa, threads) = (cpu.isa().name(), cpu.threads());
         let mut bench = Bench { isa, threads, measured: Vec::new(), disk: Vec::new(), machine: Vec::new() };
         for path in &self.models {
-            bench.disk(path)?;
-            bench.model(Gguf::open(path)?, self.cpu.cpu()?, &self)?;
+            let gguf = Gguf::open(path)?;
+            bench.disk.extend(disk_bytes_per_second(path)?);
+            bench.model(gguf, self.cpu.cpu()?, &self)?;
         }
-        for recipe in self.synthetic.iter().flat_map(|_| &self.types) {
-            bench.model_on_demand(recipe, &self)?;
+        for (shape, recipe) in self.synthetic.iter().flat_map(|shape| self.types.iter().map(move |ty| (*shape, ty))) {
+            bench.synthetic(shape, recipe, &self)?;
         }
         if self.models.is_empty() && self.synthetic.is_none() {
             bench.machine.push(Limits::measure(&cpu, &vec![1; 1 << 30]));
@@ -135,14 +136,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn disk(&mut self, path: &Path) -> Result<()> {
-        self.disk.extend(disk_bytes_per_second(path)?);
-        Ok(())
-    }
-
     /// Writes a model, measures it, removes it.
-    fn model_on_demand(&mut self, recipe: &Recipe, args: &Args) -> Result<()> {
-        let Some(mut shape) = args.synthetic else { return Ok(()) };
+    fn synthetic(&mut self, mut shape: LlamaShape, recipe: &Recipe, args: &Args) -> Result<()> {
         shape.layers = args.layers.map_or(shape.layers, usize::from);
         let folder = match &args.dir {
             Some(dir) => {
@@ -153,8 +148,8 @@ impl Bench {
         let path = folder.path().join(format!("synthetic-{}.gguf", shape.name));
         let model = Synthetic { shape, vocab: VOCAB, recipe: recipe.clone(), seed: 1 };
         model.write(&path, &Shown::new(Unit::Bytes))?;
-        self.disk(&path)?;
         let gguf = Gguf::open(&path)?;
+        self.disk.extend(disk_bytes_per_second(&path)?);
         // Where open files can be removed, it goes now: nothing that may happen leaves it behind.
         let _folder = (!cfg!(unix)).then_some(folder);
         self.model(gguf, args.cpu.cpu()?, args)

@@ -50,7 +50,7 @@ pub mod base {
     #[target_feature(enable = "neon")]
     fn multiply_add(rounds: usize) -> u64 {
         // SAFETY: the function's features.
-        unsafe { peak::multiply_add::<Widening>(rounds) }
+        unsafe { peak::multiply_add::<Widening, 8>(rounds) }
     }
 
     instantiate!(Neon::new(), #[target_feature(enable = "neon")], 4 x 2, blocks, multiply_add);
@@ -97,7 +97,7 @@ pub mod dotprod {
     #[target_feature(enable = "neon,dotprod")]
     fn multiply_add(rounds: usize) -> u64 {
         // SAFETY: the function's features.
-        unsafe { peak::multiply_add::<Sdot>(rounds) }
+        unsafe { peak::multiply_add::<Sdot, 16>(rounds) }
     }
 
     instantiate!(Neon::new(), #[target_feature(enable = "neon,dotprod")], 4 x 2, blocks, multiply_add);
