@@ -22,7 +22,7 @@ const WIDE: usize = 5;
 /// An instruction set and a pool of threads.
 pub struct Cpu {
     isa: Isa,
-    pool: Pool,
+    pub(crate) pool: Pool,
 }
 
 impl Cpu {
@@ -180,7 +180,7 @@ impl Cpu {
     }
 
     /// The `i`th thread's share of `n` things, cut at multiples of `step`.
-    fn share(&self, n: usize, step: usize, i: usize) -> Range<usize> {
+    pub(crate) fn share(&self, n: usize, step: usize, i: usize) -> Range<usize> {
         let steps = n.div_ceil(step);
         let cut = |i: usize| (steps * i / self.threads() * step).min(n);
         cut(i)..cut(i + 1)

@@ -2,6 +2,7 @@
 
 mod blocks256;
 mod blocks32;
+mod peak;
 
 use crate::table::{Matmul, instantiate};
 use std::arch::x86_64::*;
@@ -167,4 +168,4 @@ fn blocks(ty: GgmlType) -> Option<Matmul> {
     blocks32::product(ty).or_else(|| blocks256::product(ty))
 }
 
-instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, blocks, None);
+instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, blocks, None, peak::multiply_add);

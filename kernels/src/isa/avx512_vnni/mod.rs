@@ -2,6 +2,7 @@
 
 mod blocks256;
 mod blocks32;
+mod peak;
 mod wide;
 
 use super::avx2::sum8;
@@ -150,5 +151,6 @@ instantiate!(
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")],
     4 x 4,
     blocks,
-    Some(wide::WIDE)
+    Some(wide::WIDE),
+    peak::multiply_add
 );
