@@ -148,6 +148,11 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: SSE is part of x86-64; a prefetch reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     fn sum(self, v: Pair) -> f32 {
         // SAFETY: the token proves AVX2; registers only.
         unsafe { sum8(_mm256_add_ps(v.0, v.1)) }
