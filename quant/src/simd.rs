@@ -26,6 +26,8 @@ pub trait Simd: Copy {
     fn load_f16(self, x: &[[u8; 2]; 16]) -> Self::F;
     /// bfloat16 numbers, little endian, widened exactly.
     fn load_bf16(self, x: &[[u8; 2]; 16]) -> Self::F;
+    /// Signed bytes.
+    fn load_i8(self, x: &[u8; 16]) -> Self::F;
     /// `a + b`
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`
@@ -57,6 +59,10 @@ pub trait Simd: Copy {
     fn pow2_of_magic(self, t: Self::F) -> Self::F;
     /// The lanes added in halves: `i` and `i + 8`, then `i` and `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, v: Self::F) -> f32;
+
+    /// Asks for the cache line at an address, which may be any: nothing is read. Does nothing where there is no such instruction.
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
 
     /// Up to 16 values, filled up with `fill`.
     #[inline(always)]
@@ -113,6 +119,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_bf16(self, x: &[[u8; 2]; 16]) -> [f32; 16] {
         lanes!(i => bf16_at(x[i]))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> [f32; 16] {
+        lanes!(i => x[i] as i8 as f32)
     }
     #[inline(always)]
     fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
