@@ -1,7 +1,7 @@
 //! Attention at depth: GB/s of keys and values for one token, their share of what plain reading of the same bytes takes, and
 //! multiply-adds a second for a prompt's sub-batch.
 //!
-//! `cargo bench -p strata-kernels --bench attention [--shape 8b|1b|405b] [--threads N] [--isa NAME] [--depths N,N] [--prompt N]`;
+//! `cargo bench -p strata-kernels --bench attention [--shape 8b|1b|405b] [--threads N] [--isa NAME] [--depths N,N] [--prompt N] [--mb N]`;
 //! medians of alternating runs. The cells of enough layers are walked that none are still in a cache.
 
 use std::hint::black_box;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use strata_kernels::{AttentionScratch, AttentionShape, Cpu, Isa, KvCells, KvLayout, Run};
 use strata_quant::GgmlType;
 
-const BYTES: usize = 1 << 30;
+const MB: usize = 1024;
 const RUNS: usize = 5;
 
 fn main() {
@@ -43,7 +43,7 @@ fn main() {
         let layout = KvLayout::new(ty, ty, kv_heads, head_dim).expect("a type for caches");
         for &depth in &depths {
             let bytes = layout.bytes(depth).expect("no overflow");
-            let layers = BYTES.div_ceil(bytes);
+            let layers = (number("--mb", MB) << 20).div_ceil(bytes);
             let width = kv_heads * head_dim;
             let rows: Vec<f32> = (0..depth * width).map(|_| random()).collect();
             let mut one = vec![0; bytes];

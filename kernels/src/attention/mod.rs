@@ -107,8 +107,8 @@ pub struct Scores<'a> {
     pub q: &'a [f32],
     /// Keys of the span, in tiles.
     pub keys: &'a [u8],
-    /// What will be read next.
-    pub ahead: &'a [u8],
+    /// They are a widened copy.
+    pub copy: bool,
     /// `(rows, SPAN)`
     pub out: &'a mut [f32],
 }
@@ -123,8 +123,8 @@ pub struct Weighted<'a> {
     pub values: &'a [u8],
     /// Values of a head, filled up to whole registers.
     pub width: usize,
-    /// What will be read next.
-    pub ahead: &'a [u8],
+    /// They are a widened copy.
+    pub copy: bool,
     /// `(rows, width)`
     pub out: &'a mut [f32],
 }
@@ -269,10 +269,10 @@ pub fn attention<'a>(
     }
     let parts = SharedSlice::new(aligned(parts, part_rows * stride, 0.0));
     pool.run(&|thread| {
-        // Neighbours in memory: what comes next is known, and asked for early.
-        let (mut work, mine) = (buffers(thread), items * thread / threads..items * (thread + 1) / threads);
-        for item in mine.clone() {
-            call.share(item, mine.contains(&(item + 1)), &parts, left, &mut work);
+        // Neighbours in memory: what is asked for ahead is what comes next.
+        let mut work = buffers(thread);
+        for item in items * thread / threads..items * (thread + 1) / threads {
+            call.share(item, &parts, left, &mut work);
         }
     });
 }
@@ -324,39 +324,28 @@ impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
         all.peaks.fill(f32::NEG_INFINITY);
         self.gather(tile, head, work.q);
         for span in 0..tile.spans() {
-            let next = if span + 1 < tile.spans() { self.block(tile, head, span + 1).0 } else { &[] };
-            self.span(tile, head, span, next, (work.q, work.scores, work.wide), &mut part);
+            self.span(tile, head, span, (work.q, work.scores, work.wide), &mut part);
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().join)(self.rows(tile, span), &part, &mut all) }
         }
         self.finish(tile, head, &all);
     }
 
-    /// One item: a span of a head of a tile. Whoever does the last of these spans joins them all. `more` says that the next item will
-    /// be this thread's too.
-    fn share(&self, item: usize, more: bool, parts: &SharedSlice<'_, f32>, left: &[AtomicUsize], work: &mut Work<'_>) {
+    /// One item: a span of a head of a tile. Whoever does the last of these spans joins them all.
+    fn share(&self, item: usize, parts: &SharedSlice<'_, f32>, left: &[AtomicUsize], work: &mut Work<'_>) {
         let (shape, stride) = (self.shape, Part::stride(self.shape.width()));
-        let place = |item: usize| {
-            let index = self.tiles.partition_point(|tile| tile.item <= item) - 1;
-            let at = item - self.tiles[index].item;
-            (index, &self.tiles[index], at / shape.kv_heads, at % shape.kv_heads)
-        };
-        let (index, tile, span, head) = place(item);
+        let index = self.tiles.partition_point(|tile| tile.item <= item) - 1;
+        let tile = &self.tiles[index];
+        let (span, head) = ((item - tile.item) / shape.kv_heads, (item - tile.item) % shape.kv_heads);
         let n = self.rows(tile, span).rows;
         let floats = |span: usize| {
             let first = tile.part + (span * shape.kv_heads + head) * n;
             first * stride..(first + n) * stride
         };
-        let next = if more {
-            let (_, tile, span, head) = place(item + 1);
-            self.block(tile, head, span).0
-        } else {
-            &[]
-        };
         self.gather(tile, head, work.q);
         // SAFETY: only this item has this range, until it is counted below.
         let mut part = Part::new(unsafe { parts.range(floats(span)) }, n);
-        self.span(tile, head, span, next, (work.q, work.scores, work.wide), &mut part);
+        self.span(tile, head, span, (work.q, work.scores, work.wide), &mut part);
         if left[index * shape.kv_heads + head].fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
@@ -394,13 +383,12 @@ impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
         }
     }
 
-    /// One span: its part. `next` are the keys that this thread will read after it.
+    /// One span: its part.
     fn span(
         &self,
         tile: &Tile,
         head: usize,
         span: usize,
-        next: &[u8],
         (q, scores, wide): (&[f32], &mut [f32], &mut [u8]),
         part: &mut Part<'_>,
     ) {
@@ -416,22 +404,23 @@ impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
         let widen = |ty: GgmlType| ty != GgmlType::F32 && rows.rows >= WIDEN;
         // SAFETY: `Isa` proves the instruction set of its table.
         unsafe {
-            let (k, keys) = if widen(k) {
+            let (copy, scale) = (widen(k), self.shape.scale());
+            let (k, keys) = if copy {
                 ((table.cells)(k).widen_keys)(keys, d, wide_keys);
                 (GgmlType::F32, &*wide_keys)
             } else {
                 (k, keys)
             };
-            let scale = self.shape.scale();
-            ((table.cells)(k).scores)(Scores { rows, d, scale, q, keys, ahead: values, out: scores });
+            ((table.cells)(k).scores)(Scores { rows, d, scale, q, keys, copy, out: scores });
             (table.softmax)(rows, scores, part.peaks, part.sums);
-            let (v, values) = if widen(v) {
+            let copy = widen(v);
+            let (v, values) = if copy {
                 ((table.cells)(v).widen_values)(values, width, wide_values);
                 (GgmlType::F32, &*wide_values)
             } else {
                 (v, values)
             };
-            ((table.cells)(v).weigh)(Weighted { rows, p: scores, values, width, ahead: next, out: part.a });
+            ((table.cells)(v).weigh)(Weighted { rows, p: scores, values, width, copy, out: part.a });
         }
     }
 

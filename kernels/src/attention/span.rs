@@ -11,28 +11,33 @@ use strata_quant::simd::Simd;
 /// Positions whose values are used by all rows before the next are touched: at most half of the first cache.
 const CHUNK: usize = 64;
 
-/// Bytes that will be wanted soon, asked for a few lines at a time.
-struct Ahead<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    step: usize,
+/// How far ahead in memory bytes are asked for, into the second cache. One core reads 10 GB/s of F16 without it where plain reading
+/// gets 14.8; with 4 KiB 11.5, with 16 or 64 KiB 13.4 (Xeon with AVX-512, November 2026). Every second line only: as without.
+const AHEAD: usize = 64 << 10;
+
+/// What will be wanted soon, asked for a few lines at a time.
+struct Ahead {
+    at: *const u8,
+    left: usize, // lines
+    step: usize, // lines at a time
 }
 
-impl<'a> Ahead<'a> {
-    /// The part of `bytes` that belongs to `range` of `n` equal steps, each of which calls [`Ahead::ask`] `calls` times.
+impl Ahead {
+    /// What lies `AHEAD` of `bytes`, in `calls` steps; nothing if they are no cells but their widened copy.
     #[inline(always)]
-    fn new(bytes: &'a [u8], range: std::ops::Range<usize>, n: usize, calls: usize) -> Ahead<'a> {
-        let line = |i: usize| (bytes.len() * i / n).next_multiple_of(64).min(bytes.len());
-        let bytes = &bytes[line(range.start)..line(range.end)];
-        Ahead { bytes, at: 0, step: bytes.len().div_ceil(64 * calls) * 64 }
+    fn new(bytes: &[u8], calls: usize, copy: bool) -> Ahead {
+        let lines = if copy { 0 } else { bytes.len().div_ceil(64) };
+        Ahead { at: bytes.as_ptr().wrapping_add(AHEAD), left: lines, step: lines.div_ceil(calls) }
     }
 
     #[inline(always)]
     fn ask<S: Simd>(&mut self, s: S) {
-        let end = (self.at + self.step).min(self.bytes.len());
-        while self.at < end {
-            s.prefetch(self.bytes.as_ptr().wrapping_add(self.at));
-            self.at += 64;
+        for _ in 0..self.step {
+            if self.left > 0 {
+                s.prefetch(self.at);
+                self.at = self.at.wrapping_add(64);
+                self.left -= 1;
+            }
         }
     }
 }
@@ -56,7 +61,7 @@ macro_rules! tile {
 /// `s_j = (q . k_j) * scale` for every row and every position of the span that it sees; beyond, up to whole 16, numbers without meaning.
 #[inline(always)]
 pub fn scores<S: Simd, P: Cells, const N: usize>(s: S, job: Scores<'_>) {
-    let Scores { rows, d, scale, q, keys, ahead, out } = job;
+    let Scores { rows, d, scale, q, keys, copy, out } = job;
     assert!(q.len() == rows.rows * d && out.len() == rows.rows * SPAN);
     let bytes = P::tile_bytes(d);
     let blocks = rows.most().div_ceil(TILE);
@@ -64,7 +69,7 @@ pub fn scores<S: Simd, P: Cells, const N: usize>(s: S, job: Scores<'_>) {
     while block < blocks {
         let n = if block + N <= blocks { N } else { 1 };
         let keys = &keys[block * bytes..(block + n) * bytes];
-        let mut ahead = Ahead::new(ahead, block..block + n, blocks, d);
+        let mut ahead = Ahead::new(keys, d, copy);
         let mut r = 0;
         while r < rows.rows {
             let m = (rows.rows - r).min(4);
@@ -85,7 +90,7 @@ fn score<S: Simd, P: Cells, const R: usize, const N: usize>(
     q: &[f32],
     d: usize,
     keys: &[u8],
-    ahead: &mut Ahead<'_>,
+    ahead: &mut Ahead,
     scale: f32,
     out: &mut [f32],
 ) {
@@ -163,14 +168,15 @@ pub fn softmax<S: Simd>(s: S, rows: Rows, scores: &mut [f32], peaks: &mut [f32],
 /// `a = sum p_j v_j` for every row, over the positions that it sees.
 #[inline(always)]
 pub fn weigh<S: Simd, P: Cells, const N: usize>(s: S, job: Weighted<'_>) {
-    let Weighted { rows, p, values, width, ahead, out } = job;
+    let Weighted { rows, p, values, width, copy, out } = job;
     assert!(p.len() == rows.rows * SPAN && out.len() == rows.rows * width && width.is_multiple_of(16));
     out.fill(0.0);
     let (most, vectors) = (rows.most(), width / 16);
     let steps = vectors / N + vectors % N;
     for start in (0..most).step_by(CHUNK) {
         let end = (start + CHUNK).min(most);
-        let mut ahead = Ahead::new(ahead, start..end, most, (end - start) * steps);
+        let bytes = P::row_bytes(width);
+        let mut ahead = Ahead::new(&values[start * bytes..end * bytes], (end - start) * steps, copy);
         let mut r = 0;
         while r < rows.rows {
             let m = (rows.rows - r).min(4);
@@ -200,7 +206,7 @@ fn weigh_rows<S: Simd, P: Cells, const N: usize>(
     p: &[f32],
     range: std::ops::Range<usize>,
     values: &[u8],
-    ahead: &mut Ahead<'_>,
+    ahead: &mut Ahead,
     out: &mut [f32],
 ) {
     let width = out.len() / m;
@@ -223,7 +229,7 @@ fn weigh_tile<S: Simd, P: Cells, const R: usize, const N: usize>(
     values: &[u8],
     width: usize,
     first: usize,
-    ahead: &mut Ahead<'_>,
+    ahead: &mut Ahead,
     out: &mut [f32],
 ) {
     let bytes = P::row_bytes(width);
