@@ -19,6 +19,9 @@ const ROW_STEP: usize = 4;
 /// Fewer values than these are handled sooner than other threads are woken.
 const ALONE: usize = 16 << 10;
 
+/// Values that are handled in one go where rows do not matter.
+const PIECE: usize = 1024;
+
 /// An instruction set and a pool of threads.
 pub struct Cpu {
     isa: Isa,
@@ -88,13 +91,16 @@ impl Cpu {
         });
     }
 
-    /// `out = silu(gate) * up`, rows of `d` values.
-    pub fn silu_mul(&self, gate: &[f32], up: &[f32], d: usize, out: &mut [f32]) {
-        assert!(gate.len() == up.len() && gate.len() == out.len() && gate.len().is_multiple_of(d));
-        self.rows_mut(out, d, |row, out| {
-            let range = row * d..(row + 1) * d;
-            // SAFETY: `Isa` proves the instruction set of its table.
-            unsafe { (self.isa.table().silu_mul)(&gate[range.clone()], &up[range], out) }
+    /// `out = silu(gate) * up`, all of one length.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len());
+        let len = out.len();
+        let out = SharedSlice::new(out);
+        // An exponential takes as long as several sums.
+        self.items(len.div_ceil(PIECE), 4 * len, |i| {
+            let range = i * PIECE..((i + 1) * PIECE).min(len);
+            // SAFETY: every item has its own range; `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().silu_mul)(&gate[range.clone()], &up[range.clone()], out.range(range)) }
         });
     }
 

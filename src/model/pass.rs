@@ -214,7 +214,7 @@ impl Model {
         see(Input::Ffn, x);
         let gate = self.linear(w.gate, x, gate);
         let up = self.linear(w.up, x, up);
-        cpu.silu_mul(gate, up, shape.ffn, x.reset(n, shape.ffn));
+        cpu.silu_mul(gate, up, x.reset(n, shape.ffn));
         see(Input::FfnDown, x);
         cpu.add(h, self.linear(w.down, x, y), shape.hidden);
     }
