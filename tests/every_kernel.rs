@@ -285,7 +285,7 @@ const CACHES: [(GgmlType, GgmlType); 5] = [
 #[test]
 fn attention_is_the_same_bits_everywhere_and_right() {
     let mut random = Random(4);
-    for (heads, kv_heads, head_dim) in [(1, 1, 16), (8, 2, 64), (16, 1, 100), (3, 1, 32), (6, 6, 2), (10, 2, 24)] {
+    for (heads, kv_heads, head_dim) in [(1, 1, 16), (8, 2, 64), (16, 1, 40), (3, 1, 32), (6, 6, 2), (10, 2, 24)] {
         let shape = AttentionShape { heads, kv_heads, head_dim };
         for types in CACHES {
             let sequence = Sequence::new(shape, types, TOKENS, &mut random);
