@@ -7,11 +7,13 @@
 //! * [`model`] is the transformer: its shape, weights, cache and forward pass;
 //! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
 //! * [`perplexity`] says how well a model predicts a text;
+//! * [`mod@bench`] measures a model's speed and the limits of the machine, if need be on a [`synthetic`] one;
 //! * [`calibrate`] says which columns of its weights a text needs most, which [`imatrix`] keeps.
 //!
 //! Block layouts are in `strata-quant`, instructions in `strata-kernels`; this crate knows neither.
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod convert;
@@ -25,9 +27,11 @@ pub mod imatrix;
 pub mod model;
 pub mod perplexity;
 pub mod progress;
+mod random;
 pub mod recipe;
 pub mod sampler;
 pub mod split;
+pub mod synthetic;
 pub mod tokenizer;
 pub mod verify;
 

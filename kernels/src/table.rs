@@ -17,10 +17,25 @@ pub type Matmul = unsafe fn(Job<'_>, &Activations, Out<'_>);
 /// The processor has the instruction set whose table the function is in.
 pub type Encode = unsafe fn(GgmlType, &[f32], Option<&[f32]>, &mut [u8]);
 
+/// Products over many columns: see `isa/wide`.
+#[derive(Clone, Copy)]
+pub struct Wide {
+    /// Columns of a tile where there are so many in all: the order in which the activations must lie.
+    pub width: fn(usize) -> usize,
+    /// Rows of a panel: rows are shared out in multiples of it.
+    pub rows: usize,
+    /// What the activations must have too much.
+    pub bias: u8,
+    /// Products by weight format, or `None` for those that have no panels.
+    pub product: fn(GgmlType) -> Option<Matmul>,
+}
+
 /// What an instruction set can do. Every function is unsafe to call without that instruction set, and only for that reason.
 pub struct Table {
     /// Products by weight format; [`crate::matmul::by_dot`] for formats with no kernel of their own.
     pub matmul: fn(GgmlType) -> Matmul,
+    /// Products over many columns, where the set has its own.
+    pub wide: Option<Wide>,
     /// Encodes a row of weights: [`strata_quant::encode`].
     pub encode: Encode,
     /// Fills the 8-bit form of activations.
@@ -41,13 +56,18 @@ pub struct Table {
     pub join: unsafe fn(Rows, &Part<'_>, &mut Part<'_>),
     /// See `attention/span.rs`.
     pub divide: unsafe fn(&[f32], f32, &mut [f32]),
+    /// See `limits.rs`.
+    pub read: unsafe fn(&[u8]) -> u64,
+    /// That many rounds of the set's 8-bit multiply-adds on registers; returns the products. See `limits.rs`.
+    pub multiply_add: unsafe fn(usize) -> u64,
 }
 
 /// Compiles what is written once for all instruction sets for one of them: functions in which the compiler may use its instructions,
 /// and a `BASE` table of them. `$token` is an expression for the token, valid inside such functions; `$r, $c` is the tile of plain
-/// products, `4 x $n` that of attention; `$matmul` names the set's own products.
+/// products, `4 x $n` that of attention; `$matmul` names the set's own products, `$wide` those over many columns, `$peak` its fastest
+/// multiply-adds.
 macro_rules! instantiate {
-    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $n:literal, $matmul:path) => {
+    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $n:literal, $matmul:path, $wide:expr, $peak:path) => {
         mod instances {
             use super::*;
             use crate::attention::{CellOps, Part, Rows, cells, span};
@@ -117,6 +137,10 @@ macro_rules! instantiate {
                     other => panic!("there are no cells of {other}"),
                 }
             }
+            $(#[$feature])?
+            fn read(data: &[u8]) -> u64 {
+                crate::limits::read(data)
+            }
 
             fn matmul(ty: GgmlType) -> Matmul {
                 match ty {
@@ -127,8 +151,22 @@ macro_rules! instantiate {
                 }
             }
 
-            pub static TABLE: Table =
-                Table { matmul, encode, quantize, rms_norm, silu_mul, add, rope, cells, softmax, join, divide };
+            pub static TABLE: Table = Table {
+                matmul,
+                wide: $wide,
+                encode,
+                quantize,
+                rms_norm,
+                silu_mul,
+                add,
+                rope,
+                cells,
+                softmax,
+                join,
+                divide,
+                read,
+                multiply_add: $peak,
+            };
         }
         pub use instances::TABLE;
     };

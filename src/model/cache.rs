@@ -4,8 +4,10 @@
 
 use crate::error::{Error, Result};
 use crate::model::Shape;
+use crate::random;
 use memmap2::MmapMut;
-use strata_kernels::{KvCells, KvLayout};
+use std::ops::Range;
+use strata_kernels::{Cpu, KvCells, KvLayout};
 use strata_quant::GgmlType;
 
 /// The numbers that keys and values are kept as: F32, F16 or Q8_0 each.
@@ -108,6 +110,38 @@ impl KvCache {
     /// Forgets all tokens from position `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+
+    /// Bytes that a token takes in all layers, and that a later token reads of it.
+    pub fn token_bytes(&self) -> usize {
+        self.layers.len() * self.layout.token_bytes()
+    }
+
+    /// Makes up tokens until there are `len`: random keys and values, as a pass would have left them. To measure speed at a depth this is
+    /// as good as a prefill, which takes minutes where it takes moments: attention does the same operations whatever the numbers are,
+    /// as long as they are ordinary ones.
+    ///
+    /// # Panics
+    /// If there is no room for them.
+    pub fn make_up(&mut self, cpu: &Cpu, len: usize) {
+        const ROWS: usize = 7;
+        const PIECE: usize = 256; // tokens
+        assert!(len <= self.capacity);
+        let width = self.layout.width();
+        let mut state = 1;
+        let random: Vec<f32> = (0..ROWS * width).map(|_| random::normal(&mut state)).collect();
+        let rows = |tokens: Range<usize>| -> Vec<f32> {
+            tokens.flat_map(|i| &random[i % ROWS * width..][..width]).copied().collect()
+        };
+        for layer in 0..self.layers.len() {
+            for start in (self.len..len).step_by(PIECE) {
+                let end = (start + PIECE).min(len);
+                let (k, v) = (rows(start..end), rows(start + 1 + layer..end + 1 + layer));
+                let (layout, cells) = self.cells_mut(layer);
+                cpu.remember(layout, start, &k, &v, cells);
+            }
+        }
+        self.len = self.len.max(len);
     }
 
     /// After a pass stored `tokens` more in every layer.

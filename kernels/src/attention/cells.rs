@@ -45,6 +45,16 @@ impl KvLayout {
         positions.div_ceil(SPAN).checked_mul(self.heads)?.checked_mul(self.block_bytes())
     }
 
+    /// Bytes of a position, all heads together.
+    pub fn token_bytes(&self) -> usize {
+        self.heads * self.block_bytes() / SPAN
+    }
+
+    /// Values that a position has of keys, and of values: all heads together.
+    pub fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
     pub(crate) fn heads(&self) -> usize {
         self.heads
     }

@@ -2,6 +2,7 @@
 
 mod blocks256;
 mod blocks32;
+mod peak;
 
 use crate::table::{Matmul, instantiate};
 use std::arch::x86_64::*;
@@ -181,4 +182,4 @@ fn blocks(ty: GgmlType) -> Option<Matmul> {
     blocks32::product(ty).or_else(|| blocks256::product(ty))
 }
 
-instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, 1, blocks);
+instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, 1, blocks, None, peak::multiply_add);

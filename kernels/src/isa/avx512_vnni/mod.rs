@@ -2,6 +2,8 @@
 
 mod blocks256;
 mod blocks32;
+mod peak;
+mod wide;
 
 use super::avx2::sum8;
 use crate::table::{Matmul, instantiate};
@@ -159,5 +161,7 @@ instantiate!(
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")],
     4 x 4,
     4,
-    blocks
+    blocks,
+    Some(wide::WIDE),
+    peak::multiply_add
 );
