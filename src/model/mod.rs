@@ -10,6 +10,6 @@ pub mod pass;
 pub mod shape;
 pub mod store;
 
-pub use cache::KvCache;
+pub use cache::{CacheTypes, KvCache};
 pub use pass::{Input, Model, Scratch, Segment};
 pub use shape::Shape;

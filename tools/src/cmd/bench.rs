@@ -3,7 +3,7 @@
 //! Tests take turns, one run of each a round, so that a busy minute of a shared machine hits all alike; every run is compared with limits
 //! measured right before it (`src/bench.rs` has the formulas), and medians are taken of the shares.
 
-use super::model::CpuArgs;
+use super::model::{CacheArgs, CpuArgs};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output};
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use strata::bench::{Limits, Run, Test, disk_bytes_per_second, run, weights};
 use strata::gguf::Gguf;
-use strata::model::{Model, Scratch};
+use strata::model::{CacheTypes, Model, Scratch};
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
 use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
@@ -62,6 +62,8 @@ pub struct Args {
     runs: u16,
     #[command(flatten)]
     cpu: CpuArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Print JSON
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -162,7 +164,7 @@ impl Bench {
         // This also brings the file into memory.
         self.machine.push(Limits::measure(model.cpu(), weights(model.gguf())));
         let tests = args.tests();
-        fits(&model, &tests)?;
+        fits(&model, &tests, args.cache.types())?;
         let first = self.measured.len();
         self.measured.extend(tests.into_iter().map(|test| Measured {
             model: name.clone(),
@@ -180,7 +182,7 @@ impl Bench {
             for Measured { test, runs, peak_rss, .. } in measured.iter_mut() {
                 shown.step(&test.name());
                 machine::reset_peak_rss();
-                let run = run(&model, test, &mut scratch, &shown)?;
+                let run = run(&model, test, args.cache.types(), &mut scratch, &shown)?;
                 *peak_rss = machine::peak_rss_bytes().max(*peak_rss);
                 self.machine.push(run.machine);
                 runs.push(run);
@@ -312,10 +314,10 @@ fn type_of(gguf: &Gguf) -> Result<String> {
 }
 
 /// Refuses what would drive the machine out of memory, before anything is measured.
-fn fits(model: &Model, tests: &[Test]) -> Result<()> {
+fn fits(model: &Model, tests: &[Test], types: CacheTypes) -> Result<()> {
     let Some(free) = machine::available_bytes() else { return Ok(()) };
     for test in tests {
-        let bytes = test.cache_bytes(model)? as u64;
+        let bytes = test.cache_bytes(model, types)? as u64;
         if bytes > free {
             bail!(
                 "{} at depth {} for {} sequences keeps {} of keys and values, and {} of memory are free; choose a smaller -d or --batch",

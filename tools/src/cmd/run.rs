@@ -1,6 +1,6 @@
 //! `strata run`: continue a prompt.
 
-use super::model::ModelArgs;
+use super::model::{CacheArgs, ModelArgs};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output};
 use anyhow::{Context, Result, bail};
@@ -21,6 +21,8 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// The prompt
     #[arg(short = 'p', long, value_name = "PROMPT")]
     prompt: Option<String>,
@@ -109,7 +111,7 @@ impl Args {
         let prompt = self.prompt(tokenizer.as_ref())?;
         let context = self.context(&model, prompt.len())?;
         let sampling = self.sampling.sampling(model.gguf())?;
-        let mut session = Session::new(&model, context)?;
+        let mut session = Session::with_cache(&model, self.cache.cache(&model, context)?);
         let mut tokens = Vec::new();
         let mut text = tokenizer.as_ref().map(StreamDecoder::new);
         let mut written = String::new();
