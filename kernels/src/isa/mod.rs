@@ -40,6 +40,8 @@ static ROWS: &[Row] = &[
     Row { name: "neon", detected: neon::base::detected, table: &neon::base::TABLE },
     #[cfg(target_arch = "aarch64")]
     Row { name: "neon_dotprod", detected: neon::dotprod::detected, table: &neon::dotprod::TABLE },
+    #[cfg(target_arch = "aarch64")]
+    Row { name: "neon_i8mm", detected: neon::i8mm::detected, table: &neon::i8mm::TABLE },
 ];
 
 impl Isa {
