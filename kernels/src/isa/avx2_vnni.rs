@@ -23,6 +23,8 @@ mod wide {
         Panels<Vnni> = Panels(Vnni::new()),
         #[target_feature(enable = "avx2,fma,f16c,avxvnni")],
         8 lanes x 2 strips,
+        // Measured on a Xeon (2026-11-25), Q4_0, Q8_0 and Q4_K at 512 columns, G multiply-adds/s on two threads: 290, 294 and 268; with four
+        // columns 279, 279 and 257, with six 301, 287 and 252.
         5 columns,
         from 5 columns on
     );

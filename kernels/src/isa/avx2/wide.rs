@@ -15,7 +15,9 @@ crate::isa::wide::instantiate!(
     Panels<Avx2> = Panels(Avx2::new()),
     #[target_feature(enable = "avx2,fma,f16c")],
     8 lanes x 2 strips,
+    // Measured on a Xeon (2026-11-25): Q4_K at 512 columns 229 G multiply-adds/s on two threads, with tiles of three columns 213.
     4 columns,
+    // With 4 columns Q4_K reads 15.2 GB/s without panels, 14.0 with; Q8_0 21.4 and 17.7.
     from 5 columns on
 );
 
