@@ -4,7 +4,7 @@
 
 use crate::attention::{AttentionShape, KvHead};
 use crate::isa::Isa;
-use crate::matmul::{Job, Matrix, Shared};
+use crate::matmul::{Matrix, Shared};
 use crate::pool::Pool;
 use crate::rope::Rotation;
 use std::ops::Range;
@@ -43,10 +43,9 @@ impl Cpu {
         let (x, y) = (&*x, Shared::new(y, x.rows(), w.rows));
         let kernel = (self.isa.table().matmul)(w.format.ty);
         self.pool.run(&|i| {
-            let rows = self.share(w.rows, ROW_STEP, i);
-            if !rows.is_empty() {
+            for (rows, job) in w.jobs(self.share(w.rows, ROW_STEP, i)) {
                 // SAFETY: `Isa` proves the instruction set of its table; the shares of different threads do not overlap.
-                unsafe { kernel(Job::new(w, rows.clone()), x, y.rows(rows)) }
+                unsafe { kernel(job, x, y.rows(rows)) }
             }
         });
     }
