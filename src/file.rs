@@ -48,6 +48,14 @@ impl Mapped {
         &self.map
     }
 
+    /// Gives back the memory of the pages that were touched; they come again when they are touched again.
+    pub fn forget(&self) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: no CPU feature; the map is of a file and read-only, so that what is dropped comes back with the same bytes. Where the
+        // system refuses, nothing is lost but memory.
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+
     /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path

@@ -6,6 +6,7 @@
 //! * [`gguf`] reads and writes the container, [`split`] cuts it into files and joins them;
 //! * [`model`] is the transformer: its shape, weights, cache and forward pass;
 //! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
+//! * [`stream`] runs models that are larger than the memory;
 //! * [`perplexity`] says how well a model predicts a text;
 //! * [`calibrate`] says which columns of its weights a text needs most, which [`imatrix`] keeps.
 //!
@@ -28,6 +29,7 @@ pub mod progress;
 pub mod recipe;
 pub mod sampler;
 pub mod split;
+pub mod stream;
 pub mod tokenizer;
 pub mod verify;
 

@@ -2,7 +2,7 @@
 //! token of each is replaced by BOS, and the second half of each is scored.
 
 use crate::error::{Error, Result};
-use crate::model::{KvCache, Model, Scratch, Segment};
+use crate::model::{KvCache, Model, Need, Scratch, Segment, Shape};
 use crate::progress::Progress;
 use rayon::prelude::*;
 
@@ -24,6 +24,12 @@ pub struct Perplexity {
     pub tokens_scored: usize,
     /// Chunks.
     pub chunks: usize,
+}
+
+/// The memory beside the weights that scoring `tokens` tokens in chunks of `context` takes.
+pub fn need(shape: &Shape, tokens: usize, context: usize, max_chunks: Option<usize>) -> Need {
+    let chunks = tokens.checked_div(context).unwrap_or(0).min(max_chunks.unwrap_or(usize::MAX));
+    Need::batch(shape, CHUNKS_PER_PASS.min(chunks), context, LOGIT_ROWS)
 }
 
 /// Scores `tokens` in chunks of `context`, at most `max_chunks` of them. `bos` replaces the first token of each chunk.
@@ -64,7 +70,7 @@ pub fn perplexity(
                 Segment { tokens, cache }
             })
             .collect();
-        let hidden = model.pass(&mut scratch, &mut segments)?; // (chunks, context, hidden)
+        let hidden = model.watched_pass(&mut scratch, &mut segments, progress)?; // (chunks, context, hidden)
         for (tokens, hidden) in texts.iter().zip(hidden.chunks_exact(context * model.shape().hidden)) {
             score_chunk(model, &mut scratch, tokens, hidden, &mut scores);
             progress.advance(context as u64);

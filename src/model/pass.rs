@@ -13,21 +13,25 @@
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::model::store::{Linear, Store};
-use crate::model::{KvCache, Shape};
-use crate::progress::Progress;
+use crate::model::residence::Streamed;
+use crate::model::store::{Layer, Linear, Store};
+use crate::model::{KvCache, Need, Shape};
+use crate::progress::{Progress, Quiet};
+use crate::stream::{Budget, Options, Plan, Rates, Room, rates};
+use rayon::prelude::*;
 use std::ops::Range;
 use strata_kernels::{Cpu, Rotation};
 use strata_quant::Activations;
 
 /// Tokens that go through a layer's matrices together.
-const SUB_BATCH: usize = 512;
+pub(crate) const SUB_BATCH: usize = 512;
 
 /// A model ready to run.
 pub struct Model {
     shape: Shape,
     store: Store,
     cpu: Cpu,
+    plan: Option<Plan>,
 }
 
 /// New tokens of one sequence, which continue what its cache holds.
@@ -74,7 +78,46 @@ impl Model {
     pub fn new(gguf: Gguf, cpu: Cpu) -> Result<Model> {
         let shape = Shape::read(&gguf)?;
         let store = Store::new(gguf, &shape)?;
-        Ok(Model { shape, store, cpu })
+        Ok(Model { shape, store, cpu, plan: None })
+    }
+
+    /// Makes a model of an open file that keeps within a budget, with what it `need`s beside its weights: what does not fit is read in
+    /// every pass.
+    ///
+    /// # Errors
+    /// As [`Model::new`]; also if it cannot be made to fit, the files cannot be read, or the user stopped.
+    pub fn within(
+        gguf: Gguf,
+        cpu: Cpu,
+        budget: Budget,
+        need: Need,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Model> {
+        let mut model = Model::new(gguf, cpu)?;
+        let room = Room { budget: budget.bytes, fixed: budget.fixed, kv: need.kv, scratch: need.scratch };
+        model.plan = Some(model.store.fit(room, options, progress)?);
+        Ok(model)
+    }
+
+    /// What stays in memory and what is read in every pass; `None` without a budget.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// How fast this machine reads and multiplies the weights; takes a moment.
+    pub fn rates(&self) -> Rates {
+        let streamed = self.store.streamed();
+        Rates {
+            disk: streamed.and_then(|streamed| streamed.way().bytes_per_second).unwrap_or(f64::INFINITY),
+            memory: rates::memory_bytes_per_second(self.cpu.threads(), streamed.map(Streamed::pinned)),
+            macs: rates::macs_per_second(&self.cpu, self.store.main_type()),
+        }
+    }
+
+    /// The weights.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The shape.
@@ -98,12 +141,28 @@ impl Model {
     /// # Errors
     /// If a token is not in the vocabulary or a cache has no room.
     pub fn pass(&self, scratch: &mut Scratch, segments: &mut [Segment<'_>]) -> Result<Vec<f32>> {
+        self.watched_pass(scratch, segments, &Quiet)
+    }
+
+    /// [`Model::pass`], which `progress` can stop between layers and hears of if it is long.
+    ///
+    /// # Errors
+    /// As there; also if weights cannot be read, or the user stopped.
+    pub fn watched_pass(
+        &self,
+        scratch: &mut Scratch,
+        segments: &mut [Segment<'_>],
+        progress: &dyn Progress,
+    ) -> Result<Vec<f32>> {
         let places = self.places(segments)?;
         scratch.rotation.set(places.iter().map(|place| place.position), &self.shape.frequencies, libm::sincos);
         let mut h = self.embed(segments.iter().flat_map(|segment| segment.tokens), places.len())?; // (tokens, hidden)
+        let mut walk = self.store.walk();
         for i in 0..self.shape.layers {
-            self.layer(i, &places, &mut h, scratch, segments, &mut |_, _| ());
+            self.layer(i, &walk.next(progress)?, &places, &mut h, scratch, segments, &mut |_, _| ());
         }
+        drop(walk);
+        self.store.check()?;
         for segment in segments.iter_mut() {
             segment.cache.grow(segment.tokens.len());
         }
@@ -135,19 +194,23 @@ impl Model {
         scratch.rotation.set((0..group * context).map(|t| t % context), &shape.frequencies, libm::sincos);
         let mut h = self.embed(tokens.iter(), tokens.len())?; // (tokens, hidden)
         let mut done = 0;
+        let mut walk = self.store.walk();
         for i in 0..shape.layers {
+            let w = walk.next(progress)?;
             for (tokens, h) in tokens.chunks(group * context).zip(h.chunks_mut(group * context * d)) {
                 progress.check()?;
                 let sequences = tokens.chunks(context).zip(&mut caches);
                 let mut segments: Vec<_> = sequences.map(|(tokens, cache)| Segment { tokens, cache }).collect();
                 let places = self.places(&segments)?;
-                self.layer(i, &places, h, scratch, &mut segments, &mut |input, x| see(i, input, x));
+                self.layer(i, &w, &places, h, scratch, &mut segments, &mut |input, x| see(i, input, x));
                 // A token is done when all layers are.
                 let before = done / shape.layers;
                 done += tokens.len();
                 progress.advance((done / shape.layers - before) as u64);
             }
         }
+        drop(walk);
+        self.store.check()?;
         for h in h.chunks(SUB_BATCH * d) {
             let x = &mut scratch.x;
             self.cpu.rms_norm(h, self.store.output_norm(), shape.norm_eps, x.reset(h.len() / d, d));
@@ -156,10 +219,12 @@ impl Model {
         Ok(())
     }
 
-    /// One layer over all tokens, `places` and `h (tokens, hidden)`, whose angles are the first in `scratch`.
+    /// Layer `i`, whose weights are `w`, over all tokens, `places` and `h (tokens, hidden)`, whose angles are the first in `scratch`.
+    #[allow(clippy::too_many_arguments)]
     fn layer(
         &self,
         i: usize,
+        w: &Layer<'_>,
         places: &[Place],
         h: &mut [f32],
         scratch: &mut Scratch,
@@ -168,7 +233,7 @@ impl Model {
     ) {
         for start in (0..places.len()).step_by(SUB_BATCH) {
             let range = start..(start + SUB_BATCH).min(places.len());
-            self.sub_batch(i, &places[range.clone()], range, h, scratch, segments, see);
+            self.sub_batch(i, w, &places[range.clone()], range, h, scratch, segments, see);
         }
     }
 
@@ -177,6 +242,7 @@ impl Model {
     fn sub_batch(
         &self,
         i: usize,
+        w: &Layer<'_>,
         places: &[Place],
         range: Range<usize>,
         h: &mut [f32],
@@ -184,7 +250,7 @@ impl Model {
         segments: &mut [Segment<'_>],
         see: &mut impl FnMut(Input, &Activations),
     ) {
-        let (shape, cpu, w, n) = (&self.shape, &self.cpu, self.store.layer(i), places.len());
+        let (shape, cpu, n) = (&self.shape, &self.cpu, places.len());
         let Scratch { rotation, x, q, k, v, gate, up, y } = scratch;
         let h = &mut h[range.start * shape.hidden..range.end * shape.hidden]; // (n, hidden)
 
@@ -255,18 +321,18 @@ impl Model {
 
     /// The hidden states before the first layer, `(n, hidden)`, of `n` tokens.
     fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, n: usize) -> Result<Vec<f32>> {
-        let (table, d, vocab) = (self.store.embedding(), self.shape.hidden, self.shape.vocab);
+        let (d, vocab) = (self.shape.hidden, self.shape.vocab);
         let mut h = Vec::new();
         if n.checked_mul(d).and_then(|len| h.try_reserve_exact(len).ok()).is_none() {
             return Err(Error::Request(format!("no memory for {n} tokens of {d} values; take fewer at a time")));
         }
         h.resize(n * d, 0.0);
-        for (&token, h) in tokens.zip(h.chunks_exact_mut(d)) {
-            if token as usize >= vocab {
-                return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
-            }
-            table.decode_row(token as usize, h);
+        let tokens: Vec<u32> = tokens.copied().collect();
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+            return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
         }
+        // In parallel: each may be a read.
+        tokens.par_iter().zip(h.par_chunks_exact_mut(d)).try_for_each(|(&token, h)| self.store.embed(token, h))?;
         Ok(h)
     }
 }
