@@ -98,15 +98,21 @@ pub struct Way {
     pub bytes_per_second: Option<f64>,
 }
 
-/// Requests from 1 to 4 MiB; deeper queues hold no drive back and only use memory of the kernel.
-const REQUESTS: [usize; 3] = [2 << 20, 1 << 20, 4 << 20];
-const DEPTHS: [usize; 5] = [4, 8, 16, 32, 2];
+/// Requests on each drive and their bytes, as they are tried: from 1 to 4 MiB disks are at their best, and some want many at once.
+const SIZES: [(usize, usize); 4] = [(4, 2 << 20), (8, 1 << 20), (16, 2 << 20), (32, 4 << 20)];
 
-/// How long each way is tried.
+/// How long each way is tried, and the chosen one is measured.
 const TRIAL: Duration = Duration::from_millis(120);
+const MEASURE: Duration = Duration::from_millis(500);
+
+/// What a trial reads of a layer at most, so that it ends soon.
+const PART: usize = 64 << 20;
 
 /// A way must be faster by so much to be preferred over one that was tried before.
-const BETTER: f64 = 1.03;
+const BETTER: f64 = 1.05;
+
+/// Bytes a second below which every way is as good: a disk that has no use for many requests.
+const SLOW: f64 = 400e6;
 
 /// Less to read than this is not worth a probe.
 const SMALL: usize = 32 << 20;
@@ -148,30 +154,44 @@ impl Options {
             _ => wishes.iter().copied().filter(|reader| reader.backend(sources, 1).is_ok()).collect(),
         };
         let first = readers.first().copied().unwrap_or(Reader::Buffered);
-        let mut best = way(first, DEPTHS[0], REQUESTS[0]);
+        let mut best = way(first, SIZES[0].0, SIZES[0].1);
         if layouts.iter().map(|(_, layout)| layout.size()).sum::<usize>() < SMALL {
             self.queue(sources, &best)?;
             return Ok(best);
         }
-        let mut start = 0;
-        let mut try_way = |trial: Way, best: &mut Way| -> Result<()> {
-            start = (start + layouts.len() / 3 + 1) % layouts.len();
-            let rate = self.measure(sources, layouts, start, slots, &trial)?;
-            if rate > best.bytes_per_second.unwrap_or(0.0) * BETTER {
-                *best = Way { bytes_per_second: Some(rate), ..trial };
+        // The first touches the memory, which takes its time, too.
+        self.measure(sources, layouts, slots, &best, Duration::ZERO)?;
+        let mut trials: Vec<Way> = SIZES.into_iter().map(|(depth, request)| way(first, depth, request)).collect();
+        let mut others = readers.into_iter().skip(1);
+        loop {
+            for trial in trials.drain(..) {
+                let rate = self.measure(sources, layouts, slots, &trial, TRIAL)?;
+                if rate > best.bytes_per_second.unwrap_or(0.0) * BETTER {
+                    best = Way { bytes_per_second: Some(rate), ..trial };
+                }
+                if rate < SLOW {
+                    return Ok(best);
+                }
             }
-            Ok(())
-        };
-        for depth in DEPTHS {
-            try_way(Way { depth, ..best }, &mut best)?;
+            match others.next() {
+                Some(reader) => trials.push(Way { reader, ..best }),
+                None => return Ok(best),
+            }
         }
-        for request in &REQUESTS[1..] {
-            try_way(Way { request: *request, ..best }, &mut best)?;
-        }
-        for reader in readers.into_iter().skip(1) {
-            try_way(Way { reader, ..best }, &mut best)?;
-        }
-        Ok(best)
+    }
+
+    /// Measures the way again, for longer: what a plan predicts from.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn rate(
+        &self,
+        sources: &Sources,
+        layouts: &[(usize, Layout)],
+        slots: &mut Vec<Buffer>,
+        way: &Way,
+    ) -> Result<f64> {
+        self.measure(sources, layouts, slots, way, MEASURE)
     }
 
     /// Bytes a second of a way, over a moment.
@@ -179,12 +199,12 @@ impl Options {
         &self,
         sources: &Sources,
         layouts: &[(usize, Layout)],
-        start: usize,
         slots: &mut Vec<Buffer>,
         way: &Way,
+        time: Duration,
     ) -> Result<f64> {
         let mut slices = slices(layouts, way.request);
-        slices.rotate_left(start);
+        slices.iter_mut().for_each(|slice| slice.pieces.truncate(PART / way.request));
         if way.reader == Reader::Buffered {
             forget(sources, &slices);
         }
@@ -196,7 +216,7 @@ impl Options {
             let Some(full) = feeder.turn()? else { continue };
             read += bytes[done % bytes.len()];
             done += 1;
-            if begin.elapsed() < TRIAL {
+            if begin.elapsed() < time {
                 feeder.start(full.buffer);
             } else {
                 slots.push(full.buffer);
