@@ -13,8 +13,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-/// The size of a huge page on most systems; buffers are whole ones.
-pub const HUGE: u64 = 2 << 20;
+/// The size of a huge page on most systems. Large buffers are whole ones: what that takes more is little, and a mapping of whole ones is
+/// aligned to them.
+const HUGE: usize = 2 << 20;
 
 /// A mapping of anonymous memory.
 struct Region {
@@ -45,7 +46,7 @@ impl Buffer {
     pub fn new(bytes: usize) -> Result<Buffer> {
         let no_memory =
             |error| Error::Request(format!("no memory for {bytes} bytes of weights ({error}); give less --ram"));
-        let len = bytes.max(1).next_multiple_of(ALIGN);
+        let len = bytes.max(1).next_multiple_of(if bytes < 32 * HUGE { ALIGN } else { HUGE });
         let mut map = memmap2::MmapMut::map_anon(len).map_err(no_memory)?;
         // A wish: small pages do as well, a little slower.
         #[cfg(target_os = "linux")]
