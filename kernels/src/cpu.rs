@@ -7,12 +7,17 @@ use crate::isa::Isa;
 use crate::matmul::{Matrix, Shared};
 use crate::pool::Pool;
 use crate::rope::Rotation;
+use crate::table::{Matmul, Wide};
 use std::ops::Range;
 use std::sync::Mutex;
+use strata_quant::activations::tiled::{TiledPart, Tiling};
 use strata_quant::{ActivationKind, Activations};
 
 /// Rows of weights are shared out in multiples of this, the height of the register tiles.
 const ROW_STEP: usize = 4;
+
+/// From so many columns on, expanding a panel of weights pays.
+const WIDE: usize = 16;
 
 /// An instruction set and a pool of threads.
 pub struct Cpu {
@@ -40,13 +45,42 @@ impl Cpu {
     pub fn matmul(&self, w: Matrix<'_>, x: &mut Activations, y: &mut [f32]) {
         assert!(w.cols == x.cols(), "a product of {} with {} columns", w.cols, x.cols());
         self.prepare(w.format.activation, x);
+        let (kernel, step) = match self.wide(w, x.rows()) {
+            Some((wide, kernel)) => {
+                self.prepare_tiles(Tiling { kind: w.format.activation, columns: wide.columns, bias: wide.bias }, x);
+                (kernel, wide.rows)
+            }
+            None => ((self.isa.table().matmul)(w.format.ty), ROW_STEP),
+        };
         let (x, y) = (&*x, Shared::new(y, x.rows(), w.rows));
-        let kernel = (self.isa.table().matmul)(w.format.ty);
         self.pool.run(&|i| {
-            for (rows, job) in w.jobs(self.share(w.rows, ROW_STEP, i)) {
+            for (rows, job) in w.jobs(self.share(w.rows, step, i)) {
                 // SAFETY: `Isa` proves the instruction set of its table; the shares of different threads do not overlap.
                 unsafe { kernel(job, x, y.rows(rows)) }
             }
+        });
+    }
+
+    /// The product over many columns, if there is one and so many columns are worth it.
+    fn wide(&self, w: Matrix<'_>, columns: usize) -> Option<(Wide, Matmul)> {
+        let wide = self.isa.table().wide.filter(|_| columns >= WIDE)?;
+        Some((wide, (wide.product)(w.format.ty)?))
+    }
+
+    fn prepare_tiles(&self, tiling: Tiling, x: &mut Activations) {
+        if x.tiled(tiling.kind).is(tiling) {
+            return;
+        }
+        let slabs = x.slabs();
+        x.tiled_mut(tiling, |whole| {
+            let mut rest = Some(whole);
+            let mut parts = Vec::with_capacity(self.threads());
+            for i in 0..self.threads() {
+                let (part, others) = rest.take().expect("put back below").split_at(self.share(slabs, 1, i).len());
+                parts.push(Mutex::new(Some(part)));
+                rest = Some(others);
+            }
+            self.each(parts, TiledPart::fill);
         });
     }
 

@@ -17,10 +17,25 @@ pub type Matmul = unsafe fn(Job<'_>, &Activations, Out<'_>);
 /// The processor has the instruction set whose table the function is in.
 pub type Encode = unsafe fn(GgmlType, &[f32], Option<&[f32]>, &mut [u8]);
 
+/// Products over many columns: see `isa/wide`.
+#[derive(Clone, Copy)]
+pub struct Wide {
+    /// Columns of a tile, and with it the order in which the activations must lie.
+    pub columns: usize,
+    /// Rows of a panel: rows are shared out in multiples of it.
+    pub rows: usize,
+    /// What the activations must have too much.
+    pub bias: u8,
+    /// Products by weight format, or `None` for those that have no panels.
+    pub product: fn(GgmlType) -> Option<Matmul>,
+}
+
 /// What an instruction set can do. Every function is unsafe to call without that instruction set, and only for that reason.
 pub struct Table {
     /// Products by weight format; [`crate::matmul::by_dot`] for formats with no kernel of their own.
     pub matmul: fn(GgmlType) -> Matmul,
+    /// Products over many columns, where the set has its own.
+    pub wide: Option<Wide>,
     /// Encodes a row of weights: [`strata_quant::encode`].
     pub encode: Encode,
     /// Fills the 8-bit form of activations.
@@ -39,9 +54,9 @@ pub struct Table {
 
 /// Compiles what is written once for all instruction sets for one of them: functions in which the compiler may use its instructions,
 /// and a `BASE` table of them. `$token` is an expression for the token, valid inside such functions; `$r, $c` is the tile of plain
-/// products; `$matmul` names the set's own products.
+/// products; `$matmul` names the set's own products, `$wide` those over many columns.
 macro_rules! instantiate {
-    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $matmul:path) => {
+    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $matmul:path, $wide:expr) => {
         mod instances {
             use super::*;
             use crate::attention::{AttentionShape, KvHead};
@@ -101,7 +116,7 @@ macro_rules! instantiate {
                 }
             }
 
-            pub static TABLE: Table = Table { matmul, encode, quantize, rms_norm, silu_mul, add, rope, attend };
+            pub static TABLE: Table = Table { matmul, wide: $wide, encode, quantize, rms_norm, silu_mul, add, rope, attend };
         }
         pub use instances::TABLE;
     };

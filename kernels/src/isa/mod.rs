@@ -10,6 +10,8 @@ mod avx512_vnni;
 mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod walk;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

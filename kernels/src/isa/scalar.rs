@@ -9,4 +9,4 @@ fn blocks(_: GgmlType) -> Option<Matmul> {
     None
 }
 
-instantiate!(Scalar, 1 x 1, blocks);
+instantiate!(Scalar, 1 x 1, blocks, None);

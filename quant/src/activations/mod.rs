@@ -5,6 +5,7 @@
 
 mod q8x256;
 mod q8x32;
+pub mod tiled;
 
 pub use q8x32::{BLOCK as Q8_BLOCK, Q8Row, QUAD};
 pub use q8x256::Q8kRow;
@@ -12,6 +13,7 @@ pub use q8x256::Q8kRow;
 use crate::float::round_ties_even;
 use q8x32::Q8x32;
 use q8x256::Q8x256;
+use tiled::Tiled;
 
 /// The form in which a weight format wants the activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,7 @@ pub struct Activations {
     values: Vec<f32>, // (rows, cols)
     q8x32: Form<Q8x32>,
     q8x256: Form<Q8x256>,
+    tiled: [Tiled; 2], // of blocks of 32, of blocks of 256
 }
 
 /// The buffers of an 8-bit form.
@@ -142,6 +145,7 @@ impl Activations {
     pub fn reset(&mut self, rows: usize, cols: usize) -> &mut [f32] {
         (self.rows, self.cols) = (rows, cols);
         (self.q8x32.made, self.q8x256.made) = (false, false);
+        self.tiled.iter_mut().for_each(Tiled::forget);
         if self.values.len() < rows * cols {
             self.values.resize(rows * cols, 0.0);
         }

@@ -167,4 +167,4 @@ fn blocks(ty: GgmlType) -> Option<Matmul> {
     blocks32::product(ty).or_else(|| blocks256::product(ty))
 }
 
-instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, blocks);
+instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, blocks, None);

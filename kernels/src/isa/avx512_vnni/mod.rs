@@ -2,6 +2,7 @@
 
 mod blocks256;
 mod blocks32;
+mod wide;
 
 use super::avx2::sum8;
 use crate::table::{Matmul, instantiate};
@@ -148,5 +149,6 @@ instantiate!(
     Avx512::new(),
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")],
     4 x 4,
-    blocks
+    blocks,
+    Some(wide::WIDE)
 );

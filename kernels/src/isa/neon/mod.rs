@@ -46,7 +46,7 @@ pub mod base {
         blocks32::product::<Widening>(ty).or_else(|| blocks256::product::<Widening>(ty))
     }
 
-    instantiate!(Neon::new(), #[target_feature(enable = "neon")], 4 x 2, blocks);
+    instantiate!(Neon::new(), #[target_feature(enable = "neon")], 4 x 2, blocks, None);
 }
 
 /// With `sdot`.
@@ -87,7 +87,7 @@ pub mod dotprod {
         blocks32::product::<Sdot>(ty).or_else(|| blocks256::product::<Sdot>(ty))
     }
 
-    instantiate!(Neon::new(), #[target_feature(enable = "neon,dotprod")], 4 x 2, blocks);
+    instantiate!(Neon::new(), #[target_feature(enable = "neon,dotprod")], 4 x 2, blocks, None);
 }
 
 impl Acc for float32x4_t {
