@@ -7,6 +7,7 @@
 //! * [`model`] is the transformer: its shape, weights, cache and forward pass;
 //! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
 //! * [`stream`] runs models that are larger than the memory;
+//! * [`synthetic`] makes models of the right shape and speed that say nothing;
 //! * [`perplexity`] says how well a model predicts a text;
 //! * [`calibrate`] says which columns of its weights a text needs most, which [`imatrix`] keeps.
 //!
@@ -26,10 +27,12 @@ pub mod imatrix;
 pub mod model;
 pub mod perplexity;
 pub mod progress;
+mod random;
 pub mod recipe;
 pub mod sampler;
 pub mod split;
 pub mod stream;
+pub mod synthetic;
 pub mod tokenizer;
 pub mod verify;
 

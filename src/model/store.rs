@@ -155,6 +155,11 @@ impl Store {
         &self.gguf
     }
 
+    /// Gives the file back.
+    pub fn into_gguf(self) -> Gguf {
+        self.gguf
+    }
+
     /// How the weights are kept that do not fit, if they do not.
     pub fn streamed(&self) -> Option<&Streamed> {
         self.streamed.as_ref()

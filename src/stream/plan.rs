@@ -8,6 +8,8 @@
 
 use crate::direct::ALIGN;
 use crate::error::{Error, Result};
+use std::collections::HashMap;
+use strata_quant::GgmlType;
 
 /// Matrices of a layer: q, k, v, o, gate, up, down.
 pub const MATRICES: usize = 7;
@@ -62,6 +64,36 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Of tensors that may exist only on paper, with `layers` layers: name, lengths (the fastest first) and type of each.
+    ///
+    /// # Errors
+    /// If a matrix is missing or of rows that are no whole blocks.
+    pub fn of<'t>(layers: usize, tensors: impl Iterator<Item = (&'t str, &'t [u64], GgmlType)>) -> Result<Sizes> {
+        const NAMES: [&str; MATRICES] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+        let mut sizes = HashMap::new();
+        let mut file_bytes = 0;
+        for (name, dims, ty) in tensors {
+            let cols = dims.first().copied().unwrap_or(0);
+            let row_bytes = ty.row_bytes(cols as usize).map(|bytes| bytes as u64);
+            let row_bytes = row_bytes.ok_or_else(|| Error::Request(format!("{name}: {cols} values in {ty}")))?;
+            let size = MatrixSize { rows: dims.iter().skip(1).product(), cols, row_bytes };
+            file_bytes += size.bytes();
+            sizes.insert(name, size);
+        }
+        let find = |name: &str| {
+            sizes.get(name).copied().ok_or_else(|| Error::Request(format!("the model has no tensor {name}")))
+        };
+        let output = find("output.weight").or_else(|_| find("token_embd.weight"))?;
+        let layer = |i: usize| -> Result<[MatrixSize; MATRICES]> {
+            let mut layer = [MatrixSize::default(); MATRICES];
+            for (matrix, name) in layer.iter_mut().zip(NAMES) {
+                *matrix = find(&format!("blk.{i}.{name}.weight"))?;
+            }
+            Ok(layer)
+        };
+        Ok(Sizes { layers: (0..layers).map(layer).collect::<Result<_>>()?, output, file_bytes })
+    }
+
     /// Bytes that a pass reads, from wherever they are.
     pub fn pass_bytes(&self) -> u64 {
         self.layers.iter().map(layer_bytes).sum::<u64>() + self.output.bytes()

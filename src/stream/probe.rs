@@ -2,11 +2,12 @@
 
 use crate::direct::ALIGN;
 use crate::error::{Error, Result};
+use crate::gguf::Gguf;
 use crate::stream::backend::{Backend, Pool};
 use crate::stream::memory::Buffer;
 use crate::stream::queue::{Queue, drives};
 use crate::stream::ring::{Feeder, Slice};
-use crate::stream::source::{Layout, Sources};
+use crate::stream::source::{Layout, Source, Sources};
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -224,6 +225,24 @@ impl Options {
         }
         Ok(read as f64 / begin.elapsed().as_secs_f64())
     }
+}
+
+/// Bytes a second that the drives of a model give, measured on stretches of its tensors; `None` if they are too small to tell.
+///
+/// # Errors
+/// If a file cannot be read, or the way that is wished for is refused.
+pub fn disk_bytes_per_second(gguf: &Gguf, options: &Options) -> Result<Option<f64>> {
+    let sources: Sources = gguf.files().map(Source::open).collect::<Result<Vec<_>>>()?.into();
+    let mut layouts = Vec::new();
+    for (i, tensor) in gguf.tensors().iter().enumerate().filter(|(_, tensor)| tensor.bytes > ALIGN as u64) {
+        let mut layout = Layout::default();
+        layout.add(tensor.part, tensor.offset, tensor.bytes.min(PART as u64));
+        layouts.push((i, layout));
+    }
+    let largest = layouts.iter().map(|(_, layout)| layout.size()).max().unwrap_or(0);
+    let mut slots = (0..3).map(|_| Buffer::new(largest)).collect::<Result<Vec<_>>>()?;
+    let way = options.probe(&sources, &layouts, &mut slots)?;
+    way.bytes_per_second.map(|_| options.rate(&sources, &layouts, &mut slots, &way)).transpose()
 }
 
 /// The slices of these layouts, cut into requests.
