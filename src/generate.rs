@@ -73,7 +73,9 @@ impl<'m> Session<'m> {
         let mut segments = [Segment { tokens, cache: &mut self.cache }];
         let hidden = self.model.watched_pass(&mut self.scratch, &mut segments, progress)?; // (tokens, hidden)
         let last = &hidden[hidden.len() - self.model.shape().hidden..];
-        Ok(self.model.logits(&mut self.scratch, last))
+        let logits = self.model.logits(&mut self.scratch, last);
+        self.model.check()?;
+        Ok(logits)
     }
 
     /// Continues `prompt` by up to `limit` tokens. `on_token` gets each; `is_end` names those that end the text and are not given.

@@ -22,6 +22,7 @@ pub mod error;
 pub mod file;
 pub mod generate;
 pub mod gguf;
+mod guard;
 pub mod hash;
 pub mod imatrix;
 pub mod model;

@@ -75,6 +75,7 @@ pub fn perplexity(
             score_chunk(model, &mut scratch, tokens, hidden, &mut scores);
             progress.advance(context as u64);
         }
+        model.check()?;
     }
     progress.end();
     Ok(scores.finish(chunks))

@@ -205,6 +205,26 @@ fn a_file_that_is_deleted_or_replaced_by_name_does_not_matter() {
     assert!(after(replace).2.is_ok());
 }
 
+#[test]
+fn a_resident_model_whose_file_changes_is_an_error_not_a_crash() {
+    let changes: [fn(&Path); 2] = [
+        |path| OpenOptions::new().write(true).open(path).unwrap().set_len(1_000_000).unwrap(),
+        |path| {
+            std::thread::sleep(Duration::from_millis(50));
+            OpenOptions::new().write(true).open(path).unwrap().write_all_at(&[0; 64], 2_000_000).unwrap();
+        },
+    ];
+    for change in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let path = q8_0(&dir);
+        let model = resident(&path);
+        logits(&model, 1).unwrap();
+        change(&path);
+        let said = logits(&model, 1).unwrap_err().to_string();
+        assert!(said.contains(path.to_str().unwrap()) && said.contains("byte "), "{said}");
+    }
+}
+
 /// What goes wrong with reads.
 #[derive(Clone, Copy)]
 enum Fault {

@@ -115,6 +115,14 @@ impl Model {
         }
     }
 
+    /// That the files are still those that were opened: what was computed from them until now is right.
+    ///
+    /// # Errors
+    /// If one has changed.
+    pub fn check(&self) -> Result<()> {
+        self.store.check()
+    }
+
     /// The weights.
     pub fn store(&self) -> &Store {
         &self.store
