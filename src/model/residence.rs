@@ -53,6 +53,7 @@ impl Streamed {
         options: &Options,
         progress: &dyn Progress,
     ) -> Result<Streamed> {
+        sources.iter().for_each(Source::expect_single_rows);
         let mut stays = Layout::default();
         let output = stays.add(output.part, output.offset, output.bytes);
         let (mut parts, mut comes) = (Vec::new(), Vec::new());

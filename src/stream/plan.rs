@@ -230,7 +230,10 @@ fn pin(layer: &[MatrixSize; MATRICES], wanted: u64) -> [u64; MATRICES] {
 /// Why even `plan`, which takes the least memory, does not fit.
 fn shortage(plan: &Plan) -> Error {
     let Room { budget, fixed, kv, scratch } = plan.room;
-    let gb = |bytes: u64| format!("{:.2} GB", bytes as f64 / 1e9);
+    let gb = |bytes: u64| match bytes {
+        0..1_000_000_000 => format!("{} MB", bytes.div_ceil(1_000_000)),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    };
     let remedy = if kv > budget / 4 { "choose a smaller context (-c) or give more --ram" } else { "give more --ram" };
     Error::Request(format!(
         "a budget of {} is too small: {} for keys and values, {} for activations, {} for the output matrix and what is always there, {} for \

@@ -59,6 +59,13 @@ impl Source {
         }
     }
 
+    /// Single rows will be read through the cache, not what follows them.
+    pub fn expect_single_rows(&self) {
+        #[cfg(target_os = "linux")]
+        // A hint.
+        let _ = rustix::fs::fadvise(&self.ordinary, 0, None, rustix::fs::Advice::Random);
+    }
+
     /// From now on all requests go through the cache.
     pub fn refuse_direct(&self) {
         self.refuses.store(true, Ordering::Relaxed);
