@@ -14,7 +14,7 @@ use crate::guard::Guard;
 /// A whole file, mapped read-only: opening costs nothing, pages are read as they are touched.
 ///
 /// Nobody may shorten or rewrite the file while it is mapped; Strata itself never does (see [`AtomicFile`]). Where somebody does all the
-/// same, zeros stand in for what is gone ([`crate::guard`]), and whoever uses the bytes for long asks now and then whether the file is
+/// same, zeros stand in for what is gone (`guard.rs`), and whoever uses the bytes for long asks now and then whether the file is
 /// still the one that was opened.
 #[derive(Debug)]
 pub struct Mapped {
