@@ -7,13 +7,14 @@
 //! * [`model`] is the transformer: its shape, weights, cache and forward pass;
 //! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
 //! * [`stream`] runs models that are larger than the memory;
-//! * [`synthetic`] makes models of the right shape and speed that say nothing;
 //! * [`perplexity`] says how well a model predicts a text;
+//! * [`mod@bench`] measures a model's speed and the limits of the machine, if need be on a [`synthetic`] one;
 //! * [`calibrate`] says which columns of its weights a text needs most, which [`imatrix`] keeps.
 //!
 //! Block layouts are in `strata-quant`, instructions in `strata-kernels`; this crate knows neither.
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod convert;

@@ -3,6 +3,8 @@
 //! The chain is llama.cpp's, in its order and with its defaults: top-k, top-p, min-p, temperature. All arithmetic after the logits is
 //! in `f64` with exponentials that are the same on every platform, so a seed gives the same text everywhere.
 
+use crate::random::uniform;
+
 /// How to choose.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
@@ -75,15 +77,6 @@ impl Sampler {
         }
         candidates.last().map(|c| c.1)
     }
-}
-
-/// The next number in 0..1 (SplitMix64: Steele, Lea and Flood, 2014).
-fn uniform(state: &mut u64) -> f64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! pair is the same whatever the tile. Its size is the instruction set's: as many accumulators as it has registers for.
 
 use crate::matmul::{Job, Out};
+use std::ops::Range;
 use strata_quant::Activations;
 use strata_quant::simd::Simd;
 
@@ -50,47 +51,121 @@ impl Plain for Bf16 {
     }
 }
 
-/// All rows of the job times all rows of the activations, in tiles of `R` rows by `C` columns.
+/// Columns up to which memory counts more than arithmetic.
+const FEW: usize = 8;
+
+/// Row groups of a block of rows: its weights and its sums stay in the second cache while all columns pass.
+const GROUPS: usize = 16;
+
+/// Bytes of weights of such a block, at most.
+const BLOCK: usize = 512 << 10;
+
+/// Values of k that a tile takes at a time, so that those of its columns stay in the first cache from one group of rows to the next.
+const SLICE: usize = 1024;
+
+/// All rows of the job times all rows of the activations, in tiles of `R` rows by up to `C` columns.
 #[inline(always)]
 pub fn matmul<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
-    let (rows, cols) = (job.rows(), x.rows());
-    let mut c = 0;
-    while c < cols {
-        let wide = c + C <= cols;
-        let mut r = 0;
-        while r < rows {
-            match (wide, r + R <= rows) {
-                (true, true) => tile::<S, P, R, C>(s, job, x, out, r, c),
-                (true, false) => tile::<S, P, 1, C>(s, job, x, out, r, c),
-                (false, true) => tile::<S, P, R, 1>(s, job, x, out, r, c),
-                (false, false) => tile::<S, P, 1, 1>(s, job, x, out, r, c),
+    if x.rows() <= FEW { few::<S, P, R>(s, job, x, out) } else { many::<S, P, R, C>(s, job, x, out) }
+}
+
+/// `R` rows at a time, as far apart as they can be, so that each is a long run of memory from row to row.
+#[inline(always)]
+fn few<S: Simd, P: Plain, const R: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
+    let stride = job.rows().div_ceil(R);
+    for r in 0..stride {
+        let place = |i: usize| r + i * stride;
+        let w = rows::<P, R>(job, place, 0..x.cols());
+        for c in (0..x.rows()).step_by(4) {
+            macro_rules! columns {
+                ($n:literal) => {{
+                    let mut acc = [[s.splat(0.0); $n]; R];
+                    tile::<S, P, R, $n, true>(s, w, columns(x, c, 0..x.cols()), &mut acc);
+                    write(s, job, place, c, &acc, out);
+                }};
             }
-            r += if r + R <= rows { R } else { 1 };
+            match x.rows() - c {
+                1 => columns!(1),
+                2 => columns!(2),
+                3 => columns!(3),
+                _ => columns!(4),
+            }
         }
-        c += if wide { C } else { 1 };
     }
 }
 
+/// ```text
+/// for each block of rows, for each C columns:
+///     acc (groups, R, C) = 0
+///     for each slice of k, for each group of R rows:  acc += w (R, slice) x (slice, C)
+/// ```
 #[inline(always)]
-fn tile<S: Simd, P: Plain, const R: usize, const C: usize>(
-    s: S,
-    job: Job<'_>,
-    x: &Activations,
-    out: Out<'_>,
-    r0: usize,
-    c0: usize,
-) {
+fn many<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
     let k = x.cols();
+    let groups = (BLOCK / (R * k * P::BYTES).max(1)).clamp(1, GROUPS);
+    for block in (0..job.rows()).step_by(groups * R) {
+        let groups = groups.min((job.rows() - block).div_ceil(R));
+        let place = |group: usize| move |i: usize| block + group * R + i;
+        let mut c = 0;
+        while c + C <= x.rows() {
+            let mut acc = [[[s.splat(0.0); C]; R]; GROUPS];
+            for from in (0..k).step_by(SLICE) {
+                let slice = from..k.min(from + SLICE);
+                let x = columns::<C>(x, c, slice.clone());
+                for (group, acc) in acc[..groups].iter_mut().enumerate() {
+                    tile::<S, P, R, C, false>(s, rows::<P, R>(job, place(group), slice.clone()), x, acc);
+                }
+            }
+            for (group, acc) in acc[..groups].iter().enumerate() {
+                write(s, job, place(group), c, acc, out);
+            }
+            c += C;
+        }
+        for c in c..x.rows() {
+            for group in 0..groups {
+                let mut acc = [[s.splat(0.0)]; R];
+                let w = rows::<P, R>(job, place(group), 0..k);
+                tile::<S, P, R, 1, false>(s, w, columns(x, c, 0..k), &mut acc);
+                write(s, job, place(group), c, &acc, out);
+            }
+        }
+    }
+}
+
+/// The bytes of some values of `R` rows; past the last row the last again.
+#[inline(always)]
+fn rows<'a, P: Plain, const R: usize>(job: Job<'a>, place: impl Fn(usize) -> usize, k: Range<usize>) -> [&'a [u8]; R] {
     let mut w: [&[u8]; R] = [&[]; R];
+    for i in 0..R {
+        w[i] = &job.row(place(i).min(job.rows() - 1))[k.start * P::BYTES..k.end * P::BYTES];
+    }
+    w
+}
+
+/// Some values of `C` columns.
+#[inline(always)]
+fn columns<const C: usize>(x: &Activations, first: usize, k: Range<usize>) -> [&[f32]; C] {
     let mut xs: [&[f32]; C] = [&[]; C];
-    for (r, w) in w.iter_mut().enumerate() {
-        *w = &job.row(r0 + r)[..k * P::BYTES];
+    for c in 0..C {
+        xs[c] = &x.values()[(first + c) * x.cols()..][k.clone()];
     }
-    for (c, x_row) in xs.iter_mut().enumerate() {
-        *x_row = &x.values()[(c0 + c) * k..(c0 + c + 1) * k];
-    }
-    let mut acc = [[s.splat(0.0); C]; R];
+    xs
+}
+
+/// Bytes ahead in each row.
+const AHEAD: usize = 2048;
+
+/// `acc += w (R, k) x (k, C)`, a lane for each k modulo 16. `FAR`: the weights come from memory.
+#[inline(always)]
+fn tile<S: Simd, P: Plain, const R: usize, const C: usize, const FAR: bool>(
+    s: S,
+    w: [&[u8]; R],
+    xs: [&[f32]; C],
+    acc: &mut [[S::F; C]; R],
+) {
+    let k = xs[0].len();
     let whole = k / 16 * 16;
+    let mut sums = *acc;
     let mut i = 0;
     while i < whole {
         let mut columns = [s.splat(0.0); C];
@@ -98,9 +173,12 @@ fn tile<S: Simd, P: Plain, const R: usize, const C: usize>(
             columns[c] = s.load(xs[c][i..i + 16].as_array().expect("16 values"));
         }
         for r in 0..R {
+            if FAR {
+                s.prefetch(w[r].as_ptr().wrapping_add(i * P::BYTES + AHEAD));
+            }
             let w = P::widen(s, &w[r][i * P::BYTES..(i + 16) * P::BYTES]);
             for c in 0..C {
-                acc[r][c] = s.fma(w, columns[c], acc[r][c]);
+                sums[r][c] = s.fma(w, columns[c], sums[r][c]);
             }
         }
         i += 16;
@@ -111,13 +189,28 @@ fn tile<S: Simd, P: Plain, const R: usize, const C: usize>(
             bytes[..(k - whole) * P::BYTES].copy_from_slice(&w[r][whole * P::BYTES..]);
             let w = P::widen(s, &bytes[..16 * P::BYTES]);
             for c in 0..C {
-                acc[r][c] = s.fma(w, s.load_part(&xs[c][whole..], 0.0), acc[r][c]);
+                sums[r][c] = s.fma(w, s.load_part(&xs[c][whole..], 0.0), sums[r][c]);
             }
         }
     }
+    *acc = sums;
+}
+
+/// Adds the lanes and writes the results of the rows that are there.
+#[inline(always)]
+fn write<S: Simd, const R: usize, const C: usize>(
+    s: S,
+    job: Job<'_>,
+    place: impl Fn(usize) -> usize,
+    first: usize,
+    acc: &[[S::F; C]; R],
+    out: Out<'_>,
+) {
     for r in 0..R {
-        for c in 0..C {
-            out.set(c0 + c, r0 + r, s.sum(acc[r][c]));
+        if place(r) < job.rows() {
+            for c in 0..C {
+                out.set(first + c, place(r), s.sum(acc[r][c]));
+            }
         }
     }
 }

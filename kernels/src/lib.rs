@@ -29,6 +29,7 @@ mod exp;
 mod floats;
 mod glu;
 mod isa;
+mod limits;
 mod matmul;
 mod norm;
 mod pool;

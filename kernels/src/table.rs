@@ -20,8 +20,8 @@ pub type Encode = unsafe fn(GgmlType, &[f32], Option<&[f32]>, &mut [u8]);
 /// Products over many columns: see `isa/wide`.
 #[derive(Clone, Copy)]
 pub struct Wide {
-    /// Columns of a tile, and with it the order in which the activations must lie.
-    pub columns: usize,
+    /// Columns of a tile where there are so many in all: the order in which the activations must lie.
+    pub width: fn(usize) -> usize,
     /// Rows of a panel: rows are shared out in multiples of it.
     pub rows: usize,
     /// What the activations must have too much.
@@ -50,13 +50,17 @@ pub struct Table {
     pub rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
     /// See `attention.rs`.
     pub attend: unsafe fn(AttentionShape, &[f32], KvHead<'_>, &mut [f32], &mut Vec<f32>),
+    /// See `limits.rs`.
+    pub read: unsafe fn(&[u8]) -> u64,
+    /// That many rounds of the set's 8-bit multiply-adds on registers; returns the products. See `limits.rs`.
+    pub multiply_add: unsafe fn(usize) -> u64,
 }
 
 /// Compiles what is written once for all instruction sets for one of them: functions in which the compiler may use its instructions,
 /// and a `BASE` table of them. `$token` is an expression for the token, valid inside such functions; `$r, $c` is the tile of plain
-/// products; `$matmul` names the set's own products, `$wide` those over many columns.
+/// products; `$matmul` names the set's own products, `$wide` those over many columns, `$peak` its fastest multiply-adds.
 macro_rules! instantiate {
-    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $matmul:path, $wide:expr) => {
+    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $matmul:path, $wide:expr, $peak:path) => {
         mod instances {
             use super::*;
             use crate::attention::{AttentionShape, KvHead};
@@ -106,6 +110,10 @@ macro_rules! instantiate {
             fn attend(shape: AttentionShape, q: &[f32], kv: KvHead<'_>, out: &mut [f32], scratch: &mut Vec<f32>) {
                 crate::attention::attend($token, shape, q, kv, out, scratch)
             }
+            $(#[$feature])?
+            fn read(data: &[u8]) -> u64 {
+                crate::limits::read(data)
+            }
 
             fn matmul(ty: GgmlType) -> Matmul {
                 match ty {
@@ -116,7 +124,19 @@ macro_rules! instantiate {
                 }
             }
 
-            pub static TABLE: Table = Table { matmul, wide: $wide, encode, quantize, rms_norm, silu_mul, add, rope, attend };
+            pub static TABLE: Table = Table {
+                matmul,
+                wide: $wide,
+                encode,
+                quantize,
+                rms_norm,
+                silu_mul,
+                add,
+                rope,
+                attend,
+                read,
+                multiply_add: $peak,
+            };
         }
         pub use instances::TABLE;
     };

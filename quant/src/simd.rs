@@ -58,6 +58,10 @@ pub trait Simd: Copy {
     /// The lanes added in halves: `i` and `i + 8`, then `i` and `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, v: Self::F) -> f32;
 
+    /// Asks for the line of memory at `at`, which need not be there; nothing where the set has no such instruction.
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
+
     /// Up to 16 values, filled up with `fill`.
     #[inline(always)]
     fn load_part(self, x: &[f32], fill: f32) -> Self::F {

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::Shape;
+use crate::random;
 use strata_kernels::KvHead;
 use strata_quant::{Format, GgmlType};
 
@@ -85,6 +86,32 @@ impl KvCache {
     /// Forgets all tokens from position `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+
+    /// Bytes that a token takes in all layers, and that a later token reads of it.
+    pub fn token_bytes(&self) -> usize {
+        2 * self.layers.len() * self.kv_heads * self.padded_dim * self.format.ty.block_bytes()
+            / self.format.ty.block_len()
+    }
+
+    /// Makes up tokens until there are `len`: random keys and values, as a pass would have left them. To measure speed at a depth this is
+    /// as good as a prefill, which takes minutes where it takes moments: attention does the same operations whatever the numbers are,
+    /// as long as they are ordinary ones.
+    ///
+    /// # Panics
+    /// If there is no room for them.
+    pub fn make_up(&mut self, len: usize) {
+        const ROWS: usize = 7;
+        let width = self.kv_heads * self.head_dim;
+        let mut state = 1;
+        let random: Vec<f32> = (0..ROWS * width).map(|_| random::normal(&mut state)).collect();
+        let row = |i: usize| &random[i % ROWS * width..][..width];
+        for layer in 0..self.layers.len() {
+            for position in self.len..len {
+                self.store(layer, position, row(position), row(position + 1 + layer));
+            }
+        }
+        self.len = self.len.max(len);
     }
 
     /// After a pass stored `tokens` more in every layer.

@@ -32,6 +32,17 @@ pub fn peak_rss_bytes() -> u64 {
     field("/proc/self/status", "VmHWM:").map_or(0, |kib| kib * 1024)
 }
 
+/// Starts [`peak_rss_bytes`] again from what is resident now; where the system does not allow it, the peak stays that of the process.
+pub fn reset_peak_rss() {
+    // 5 is the kernel's number for it; see proc(5).
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Bytes that programs may still use without swapping; `None` where the system does not tell.
+pub fn available_bytes() -> Option<u64> {
+    field("/proc/meminfo", "MemAvailable:").map(|kib| kib * 1024)
+}
+
 /// Bytes that this process had read from storage so far; 0 where the system does not tell.
 pub fn bytes_read() -> u64 {
     field("/proc/self/io", "read_bytes:").unwrap_or(0)

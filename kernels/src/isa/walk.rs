@@ -79,13 +79,17 @@ pub unsafe fn matmul<F: Steps<N>, const N: usize>(job: Job<'_>, x: &Activations,
         let rows = [row(0), row(1), row(2), row(3)];
         let mut c = 0;
         while c < x.rows() {
-            let step = if c + 4 <= x.rows() { 4 } else { 1 };
+            let step = match x.rows() - c {
+                4.. => 4,
+                left => left,
+            };
             // SAFETY: the caller's promise.
             unsafe {
-                if step == 4 {
-                    tile::<F, N, 4>(rows, x, c, out, places, job.rows());
-                } else {
-                    tile::<F, N, 1>(rows, x, c, out, places, job.rows());
+                match step {
+                    1 => tile::<F, N, 1>(rows, x, c, out, places, job.rows()),
+                    2 => tile::<F, N, 2>(rows, x, c, out, places, job.rows()),
+                    3 => tile::<F, N, 3>(rows, x, c, out, places, job.rows()),
+                    _ => tile::<F, N, 4>(rows, x, c, out, places, job.rows()),
                 }
             }
             c += step;

@@ -14,13 +14,17 @@ use super::{ActivationKind, Activations};
 /// Values of k in a slab.
 pub const SLAB: usize = 256;
 
+/// Sums of a column of a slab: of 32 codes each, eight of them; where blocks have 256, of two times 16 codes, 16 bits each, the lower half
+/// first, eight of them, and of two times 32 codes, four of them.
+pub const SUMS: usize = 12;
+
 /// The forms of one matrix of activations as tiles; the buffers are kept and reused.
 #[derive(Default)]
 pub struct Tiled {
     made: Option<Tiling>,
     codes: Vec<[u8; SLAB]>, // (slabs, columns): the columns of a tile lie woven together
     scales: Vec<f32>,       // (slabs, tiles, blocks of a slab, C)
-    sums: Vec<i32>,         // (slabs, tiles, 8, C): sums of 32 codes, or pairs of sums of 16 codes
+    sums: Vec<i32>,         // (slabs, tiles, SUMS, C)
 }
 
 /// How a [`Tiled`] was cut.
@@ -51,7 +55,7 @@ pub struct XTile<'a> {
     pub codes: &'a [[u8; 4]],
     /// `(blocks of the slab, c)`
     pub scales: &'a [f32],
-    /// `(8, c)`: sums of 32 codes; where blocks have 256, two sums of 16 codes, the lower half first.
+    /// `(SUMS, c)`
     pub sums: &'a [i32],
 }
 
@@ -74,7 +78,7 @@ impl Tiled {
         XTile {
             codes: self.codes[at..at + c].as_flattened().as_chunks().0,
             scales: &self.scales[at * blocks..(at + c) * blocks],
-            sums: &self.sums[at * 8..(at + c) * 8],
+            sums: &self.sums[at * SUMS..(at + c) * SUMS],
         }
     }
 }
@@ -127,10 +131,10 @@ impl Activations {
         let n = slabs * m;
         if codes.len() < n {
             codes.resize(n, [0; SLAB]);
-            sums.resize(n * 8, 0);
+            sums.resize(n * SUMS, 0);
             scales.resize(n * tiling.blocks(), 0.0);
         }
-        let (scales, sums) = (&mut scales[..n * tiling.blocks()], &mut sums[..n * 8]);
+        let (scales, sums) = (&mut scales[..n * tiling.blocks()], &mut sums[..n * SUMS]);
         fill(TiledPart { x: &Source { m, cols, form }, tiling, first_slab: 0, codes: &mut codes[..n], scales, sums })
     }
 }
@@ -140,7 +144,7 @@ impl<'a> TiledPart<'a> {
     pub fn split_at(self, slabs: usize) -> (TiledPart<'a>, TiledPart<'a>) {
         let n = slabs * self.x.m;
         let (codes, scales) = (self.codes.split_at_mut(n), self.scales.split_at_mut(n * self.tiling.blocks()));
-        let sums = self.sums.split_at_mut(n * 8);
+        let sums = self.sums.split_at_mut(n * SUMS);
         let (x, tiling, first_slab) = (self.x, self.tiling, self.first_slab);
         (
             TiledPart { x, tiling, first_slab, codes: codes.0, scales: scales.0, sums: sums.0 },
@@ -152,9 +156,9 @@ impl<'a> TiledPart<'a> {
     pub fn fill(self) {
         let (m, blocks, width) = (self.x.m, self.tiling.blocks(), self.tiling.columns);
         let slabs = self.codes.chunks_exact_mut(m).zip(self.scales.chunks_exact_mut(m * blocks));
-        for (i, ((codes, scales), sums)) in slabs.zip(self.sums.chunks_exact_mut(m * 8)).enumerate() {
+        for (i, ((codes, scales), sums)) in slabs.zip(self.sums.chunks_exact_mut(m * SUMS)).enumerate() {
             let tiles = codes.chunks_mut(width).zip(scales.chunks_mut(width * blocks));
-            for (t, ((codes, scales), sums)) in tiles.zip(sums.chunks_mut(width * 8)).enumerate() {
+            for (t, ((codes, scales), sums)) in tiles.zip(sums.chunks_mut(width * SUMS)).enumerate() {
                 let codes = codes.as_flattened_mut().as_chunks_mut::<4>().0; // (64, c)
                 self.x.tile(self.first_slab + i, t * width, self.tiling.bias, codes, scales, sums);
             }
@@ -164,10 +168,10 @@ impl<'a> TiledPart<'a> {
 
 impl Source<'_> {
     fn tile(&self, slab: usize, first: usize, bias: u8, codes: &mut [[u8; 4]], scales: &mut [f32], sums: &mut [i32]) {
-        let c = sums.len() / 8;
+        let c = sums.len() / SUMS;
         for column in 0..c {
             // What a last, partial slab lacks stays zero.
-            let (mut row, mut d, mut s) = ([0; SLAB], [0.0; 8], [0; 8]);
+            let (mut row, mut d, mut s) = ([0; SLAB], [0.0; 8], [0; SUMS]);
             match self.form {
                 Rows::Q8x32(form) => {
                     let (quads, all_scales, all_sums) = form.row(first + column, self.cols);
@@ -184,8 +188,12 @@ impl Source<'_> {
                 Rows::Q8x256(form) => {
                     let (all_codes, all_scales, all_sums) = form.row(first + column, self.cols);
                     (row, d[0]) = (all_codes[slab], all_scales[slab]);
+                    let both = |low: i16, high: i16| i32::from(low as u16) | i32::from(high) << 16;
                     for (s, pair) in s.iter_mut().zip(all_sums[slab].as_chunks::<2>().0) {
-                        *s = pair[0] as u16 as i32 | (pair[1] as i32) << 16;
+                        *s = both(pair[0], pair[1]);
+                    }
+                    for (s, four) in s[8..].iter_mut().zip(all_sums[slab].as_chunks::<4>().0) {
+                        *s = both(four[0] + four[1], four[2] + four[3]);
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! The subcommands, in the order of the way from a checkpoint to text.
 
+mod bench;
 mod calibrate;
 mod convert;
 mod demo;
@@ -31,6 +32,7 @@ pub enum Command {
     Merge(merge::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
+    Bench(bench::Args),
     Demo(demo::Args),
     Info(info::Args),
 }
@@ -49,6 +51,7 @@ impl Command {
             Command::Merge(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Verify(args) => args.run(),
+            Command::Bench(args) => args.run(),
             Command::Demo(args) => args.run(),
             Command::Info(args) => args.run(),
         }

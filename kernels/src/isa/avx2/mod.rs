@@ -2,6 +2,7 @@
 
 mod blocks256;
 mod blocks32;
+mod peak;
 
 use crate::table::{Matmul, instantiate};
 use std::arch::x86_64::*;
@@ -147,6 +148,11 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: SSE is part of x86-64; a prefetch reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     fn sum(self, v: Pair) -> f32 {
         // SAFETY: the token proves AVX2; registers only.
         unsafe { sum8(_mm256_add_ps(v.0, v.1)) }
@@ -167,4 +173,4 @@ fn blocks(ty: GgmlType) -> Option<Matmul> {
     blocks32::product(ty).or_else(|| blocks256::product(ty))
 }
 
-instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, blocks, None);
+instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, blocks, None, peak::multiply_add);

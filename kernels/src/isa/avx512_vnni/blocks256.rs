@@ -18,13 +18,11 @@ use strata_quant::{Activations, GgmlType};
 struct Of<F>(PhantomData<F>);
 
 /// A format of blocks of 256.
-pub trait Block<const BYTES: usize>: Scales<BYTES> {
+trait Block<const BYTES: usize>: Scales<BYTES> {
     /// What the unsigned codes have too much.
     const ZERO: i32 = 0;
     /// True if four products of a code and an activation may pass 16 bits.
     const WIDE: bool = false;
-    /// Products whose sum is multiplied with a scale at a time in a panel; see [`Expand::STEP`](super::super::wide::panel::Expand::STEP).
-    const STEP: usize;
     /// 256 unsigned codes in the order of k.
     fn codes(block: &[u8; BYTES]) -> [__m512i; 4];
 }
@@ -84,7 +82,6 @@ fn pairs(bytes: &[u8; 64]) -> [__m512i; 4] {
 }
 
 impl Block<84> for Q2K {
-    const STEP: usize = 16;
     #[inline(always)]
     fn codes(block: &[u8; 84]) -> [__m512i; 4] {
         on_this_set!(pairs(array(block, 16)))
@@ -92,7 +89,6 @@ impl Block<84> for Q2K {
 }
 
 impl Block<110> for Q3K {
-    const STEP: usize = 16;
     const ZERO: i32 = 4;
     #[inline(always)]
     fn codes(block: &[u8; 110]) -> [__m512i; 4] {
@@ -101,7 +97,6 @@ impl Block<110> for Q3K {
 }
 
 impl Block<144> for Q4K {
-    const STEP: usize = 16;
     #[inline(always)]
     fn codes(block: &[u8; 144]) -> [__m512i; 4] {
         on_this_set!(group_nibbles(array(block, 16)))
@@ -109,7 +104,6 @@ impl Block<144> for Q4K {
 }
 
 impl Block<176> for Q5K {
-    const STEP: usize = 32;
     #[inline(always)]
     fn codes(block: &[u8; 176]) -> [__m512i; 4] {
         on_this_set!(add_bits(group_nibbles(array(block, 48)), array(block, 16), 16))
@@ -117,7 +111,6 @@ impl Block<176> for Q5K {
 }
 
 impl Block<210> for Q6K {
-    const STEP: usize = 8;
     const ZERO: i32 = 32;
     #[inline(always)]
     fn codes(block: &[u8; 210]) -> [__m512i; 4] {
@@ -139,7 +132,6 @@ impl Block<210> for Q6K {
 }
 
 impl Block<136> for Iq4Xs {
-    const STEP: usize = 32;
     const ZERO: i32 = 128;
     const WIDE: bool = true;
     #[inline(always)]

@@ -13,7 +13,7 @@ use strata_quant::{Activations, GgmlType};
 struct Of<F>(PhantomData<F>);
 
 /// A format of blocks of 32; a block begins with its scale and its least value if there is one.
-pub trait Blocks<const QUAD_BYTES: usize> {
+trait Blocks<const QUAD_BYTES: usize> {
     /// What the unsigned codes have too much: the block sum is `dot - ZERO * sum(x)`.
     const ZERO: i32;
     /// True if every weight has the block's least value added.
@@ -65,7 +65,7 @@ macro_rules! unpack {
     };
 }
 
-pub struct Q4_0;
+struct Q4_0;
 impl Blocks<72> for Q4_0 {
     const ZERO: i32 = 8;
     #[inline(always)]
@@ -74,7 +74,7 @@ impl Blocks<72> for Q4_0 {
     }
 }
 
-pub struct Q4_1;
+struct Q4_1;
 impl Blocks<80> for Q4_1 {
     const ZERO: i32 = 0;
     const MIN: bool = true;
@@ -84,7 +84,7 @@ impl Blocks<80> for Q4_1 {
     }
 }
 
-pub struct Q5_0;
+struct Q5_0;
 impl Blocks<88> for Q5_0 {
     const ZERO: i32 = 16;
     #[inline(always)]
@@ -93,7 +93,7 @@ impl Blocks<88> for Q5_0 {
     }
 }
 
-pub struct Q5_1;
+struct Q5_1;
 impl Blocks<96> for Q5_1 {
     const ZERO: i32 = 0;
     const MIN: bool = true;
@@ -103,7 +103,7 @@ impl Blocks<96> for Q5_1 {
     }
 }
 
-pub struct Iq4Nl;
+struct Iq4Nl;
 impl Blocks<72> for Iq4Nl {
     const ZERO: i32 = 128;
     #[inline(always)]
@@ -124,7 +124,7 @@ pub fn levels() -> __m512i {
     _mm512_xor_si512(levels, _mm512_set1_epi8(-128))
 }
 
-pub struct Q8_0;
+struct Q8_0;
 impl Blocks<136> for Q8_0 {
     const ZERO: i32 = 128;
     /// Signed codes become unsigned by adding 128, which flips the top bit.

@@ -2,6 +2,7 @@
 
 mod blocks256;
 mod blocks32;
+mod peak;
 mod wide;
 
 use super::avx2::sum8;
@@ -135,6 +136,11 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: SSE is part of x86-64; a prefetch reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         op!(sum8(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))))
     }
@@ -148,7 +154,8 @@ fn blocks(ty: GgmlType) -> Option<Matmul> {
 instantiate!(
     Avx512::new(),
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")],
-    4 x 4,
+    4 x 6,
     blocks,
-    Some(wide::WIDE)
+    Some(wide::WIDE),
+    peak::multiply_add
 );

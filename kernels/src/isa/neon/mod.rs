@@ -4,6 +4,7 @@
 mod blocks256;
 mod blocks32;
 mod lanes;
+mod peak;
 
 use super::walk::Acc;
 use std::arch::aarch64::*;
@@ -18,7 +19,7 @@ pub trait Products {
 /// The set of every aarch64 processor.
 pub mod base {
     use super::lanes::Neon;
-    use super::{Products, blocks32, blocks256};
+    use super::{Products, blocks32, blocks256, peak};
     use crate::table::{Matmul, instantiate};
     use std::arch::aarch64::*;
     use strata_quant::GgmlType;
@@ -46,13 +47,19 @@ pub mod base {
         blocks32::product::<Widening>(ty).or_else(|| blocks256::product::<Widening>(ty))
     }
 
-    instantiate!(Neon::new(), #[target_feature(enable = "neon")], 4 x 2, blocks, None);
+    #[target_feature(enable = "neon")]
+    fn multiply_add(rounds: usize) -> u64 {
+        // SAFETY: the function's features.
+        unsafe { peak::multiply_add::<Widening, 8>(rounds) }
+    }
+
+    instantiate!(Neon::new(), #[target_feature(enable = "neon")], 4 x 2, blocks, None, multiply_add);
 }
 
 /// With `sdot`.
 pub mod dotprod {
     use super::lanes::Neon;
-    use super::{Products, blocks32, blocks256};
+    use super::{Products, blocks32, blocks256, peak};
     use crate::table::{Matmul, instantiate};
     use std::arch::{aarch64::*, is_aarch64_feature_detected};
     use strata_quant::GgmlType;
@@ -87,7 +94,13 @@ pub mod dotprod {
         blocks32::product::<Sdot>(ty).or_else(|| blocks256::product::<Sdot>(ty))
     }
 
-    instantiate!(Neon::new(), #[target_feature(enable = "neon,dotprod")], 4 x 2, blocks, None);
+    #[target_feature(enable = "neon,dotprod")]
+    fn multiply_add(rounds: usize) -> u64 {
+        // SAFETY: the function's features.
+        unsafe { peak::multiply_add::<Sdot, 16>(rounds) }
+    }
+
+    instantiate!(Neon::new(), #[target_feature(enable = "neon,dotprod")], 4 x 2, blocks, None, multiply_add);
 }
 
 impl Acc for float32x4_t {

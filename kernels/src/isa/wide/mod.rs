@@ -12,47 +12,81 @@
 //! What is computed for a row and a column is exactly what the narrow products compute, in the same order of k: a lane is a row, so that
 //! no sum ever crosses lanes. See [`panel`] for the picture, [`tile`] for the innermost loops.
 
+pub mod formats;
 pub mod panel;
 pub mod tile;
 
 use crate::matmul::{Job, Out};
-use panel::{Expand, Panel, Strip};
+use panel::{Expand, Panel, Rows, Strip};
 use strata_quant::activations::tiled::SLAB;
 use strata_quant::{ActivationKind, Activations};
 
 /// Columns that go through a panel together: as many whole tiles as the forward pass has tokens in a sub-batch. 66 KB of results.
 const COLUMNS: usize = 516;
 
-/// All rows of the job times all columns. The activations must be there as tiles of `C` columns.
+/// Columns up to which memory counts more than arithmetic.
+const FEW: usize = 16;
+
+/// All rows of the job times all columns. The activations must be there as tiles of `C` columns, or of what [`width`] says.
+///
+/// With few columns memory is what counts: the rows of a panel are as far apart as they can be, so that each lane reads a long run of
+/// memory from row to row, which the processor's prefetchers follow. With many, the results are: rows that are neighbours share their lines.
 #[inline(always)]
 pub fn matmul<T, F, const L: usize, const S: usize, const C: usize>(t: T, job: Job<'_>, x: &Activations, out: Out<'_>)
 where
     T: Strip<L>,
-    F: Expand<T>,
+    F: Expand,
 {
-    let (m, slabs, rows) = (x.rows(), x.slabs(), L * S);
-    let tiled = x.tiled(if F::BLOCK == SLAB { ActivationKind::Q8x256 } else { ActivationKind::Q8x32 });
+    let m = x.rows();
+    let (tiled, width) =
+        (x.tiled(if F::BLOCK == SLAB { ActivationKind::Q8x256 } else { ActivationKind::Q8x32 }), width(m, C));
+    let bytes = SLAB / F::BLOCK * F::BYTES; // of a slab of a row
+    let panels = job.rows().div_ceil(L * S);
     let mut panel = Panel::<L, S>::new();
     let mut acc = [[[0.0; L]; S]; COLUMNS]; // (columns, rows)
-    for r in (0..job.rows()).step_by(rows) {
-        let live = rows.min(job.rows() - r);
+    for p in 0..panels {
+        let place = |s: usize, lane: usize| match m {
+            0..=FEW => p + (s * L + lane) * panels,
+            _ => (p * S + s) * L + lane,
+        };
+        let mut rows = [[job.row(0); L]; S];
+        for s in 0..S {
+            for lane in 0..L {
+                // Past the last row the last is computed again, and dropped.
+                rows[s][lane] = job.row(place(s, lane).min(job.rows() - 1));
+            }
+        }
         for first in (0..m).step_by(COLUMNS) {
             let n = COLUMNS.min(m - first);
             acc[..n].fill([[0.0; L]; S]);
-            for slab in 0..slabs {
-                panel.expand::<T, F>(t, |i| job.row(r + i), live, slab);
-                for c in (0..n).step_by(C) {
-                    let width = C.min(n - c);
+            for slab in 0..x.slabs() {
+                let mut slabs = [Rows::new(&rows[0], slab * bytes, bytes); S];
+                for s in 1..S {
+                    slabs[s] = Rows::new(&rows[s], slab * bytes, bytes);
+                }
+                panel.expand::<T, F>(t, &slabs);
+                let mut ahead = (first == 0).then_some(&slabs);
+                for c in (0..n).step_by(width) {
+                    let width = width.min(n - c);
                     let (x, acc) = (tiled.tile(m, slab, first + c, width), &mut acc[c..c + width]);
-                    tile::run::<T, F, L, S>(t, &panel, x, acc);
+                    tile::run::<T, F, L, S>(t, &panel, x, acc, ahead.take());
                 }
             }
+            // Columns outermost: neighbouring rows are neighbours in a column.
             for c in 0..n {
-                let acc = acc[c].as_flattened();
-                for i in 0..live {
-                    out.set(first + c, r + i, acc[i]);
+                for s in 0..S {
+                    for lane in 0..L {
+                        if place(s, lane) < job.rows() {
+                            out.set(first + c, place(s, lane), acc[c][s][lane]);
+                        }
+                    }
                 }
             }
         }
     }
+}
+
+/// The columns of a tile where it may have up to `most`: one width for all as far as it goes, since narrow ones make less of each load.
+pub fn width(columns: usize, most: usize) -> usize {
+    if columns <= COLUMNS { columns.div_ceil(columns.div_ceil(most)) } else { most }
 }

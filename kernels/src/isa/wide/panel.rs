@@ -9,45 +9,51 @@
 //! One register holds four values of k of L rows; a dword of activations, the same four values of a column, goes to all lanes. Beside the
 //! codes lie what turns their sums into results: scales and offsets of groups as integers, scales of blocks as floats, a lane a row.
 //!
+//! The blocks' bytes are turned first, 16 bytes of L rows at a time ([`Strip::turn`]), and decoded then, a lane a row: what would be a
+//! shuffle within a row is a shift of all rows, written once for all instruction sets (`formats.rs`).
+//!
 //! Where the instructions multiply unsigned with signed bytes, the activations carry a bias of 128, and a sum begins with what the bias adds
 //! too much: `-128 * (sum of the weights)`, exactly.
 
 use strata_quant::activations::tiled::SLAB;
 
 /// Groups of 16 in a slab.
-const GROUPS: usize = SLAB / 16;
+pub const GROUPS: usize = SLAB / 16;
 
 /// Operations on a strip of `L` lanes, each a row. A value of this type is the proof that the processor has the instructions.
 pub trait Strip<const L: usize>: Copy {
     /// What the activations have too much.
     const BIAS: u8;
-    /// Which bits of a group's scale [`Strip::scaled`] wants.
-    const SCALE: i32;
-    /// Integers of 32 bits.
+    /// True if [`Strip::scaled`] wants sums that fit 16 bits: their scales are then under a mask of 16 bits.
+    const NARROW: bool;
+    /// Integers of 32 bits, or four of 8.
     type I: Copy;
     /// Floats.
     type F: Copy;
 
     /// Lane i is `v[i]`.
     fn ints(self, v: &[i32; L]) -> Self::I;
+    /// The inverse of [`Strip::ints`].
+    fn store_ints(self, v: Self::I, out: &mut [i32; L]);
     /// Lane i is `v[i]`.
     fn floats(self, v: &[f32; L]) -> Self::F;
+    /// The inverse of [`Strip::floats`].
+    fn store_floats(self, v: Self::F, out: &mut [f32; L]);
     /// Lane i is `v[i]`.
     fn codes(self, v: &[[i8; 4]; L]) -> Self::I;
-    /// The inverse of [`Strip::floats`].
-    fn store(self, v: Self::F, out: &mut [f32; L]);
+    /// The inverse of [`Strip::codes`].
+    fn store_codes(self, v: Self::I, out: &mut [[i8; 4]; L]);
     /// All lanes `v`.
-    fn spread(self, v: &[u8; 4]) -> Self::I;
+    fn spread(self, v: u32) -> Self::I;
     /// All lanes `v`.
-    fn spread_int(self, v: &i32) -> Self::I;
-    /// All lanes `v`.
-    fn spread_float(self, v: &f32) -> Self::F;
+    fn spread_float(self, v: f32) -> Self::F;
+
     /// `acc` plus the four products of the codes `w` with the biased activations `x`.
     fn dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// `acc + sum * scale`, `|sum| < 2^15`, scales under the mask [`Strip::SCALE`].
+    /// `acc + sum * scale`; see [`Strip::NARROW`].
     fn scaled(self, acc: Self::I, sum: Self::I, scale: Self::I) -> Self::I;
-    /// `acc + sum * scale`
-    fn scaled_wide(self, acc: Self::I, sum: Self::I, scale: Self::I) -> Self::I;
+    /// `a * b`, the low 32 bits.
+    fn mul_ints(self, a: Self::I, b: Self::I) -> Self::I;
     /// `acc` plus the products of the two halves of 16 bits.
     fn pairs(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
     /// Rounded to nearest, once.
@@ -58,51 +64,111 @@ pub trait Strip<const L: usize>: Copy {
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once.
     fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// The `i`th 64 values of `L` rows to 16 steps of the tile's order.
+
+    /// `a + b`
+    fn add(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `a - b`
+    fn sub(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `a - b`, byte by byte.
+    fn sub_bytes(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Bit by bit.
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Bit by bit.
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Every lane times 2^n.
+    fn shl(self, v: Self::I, n: u32) -> Self::I;
+    /// Every lane shifted down, zeros on top.
+    fn shr(self, v: Self::I, n: u32) -> Self::I;
+    /// Every lane shifted down, its sign on top.
+    fn sar(self, v: Self::I, n: u32) -> Self::I;
+    /// Every byte, of 0..16, replaced by what the table says.
+    fn look_up(self, table: &[i8; 16], v: Self::I) -> Self::I;
+    /// The half-precision numbers in the low halves of the lanes.
+    fn halves(self, v: Self::I) -> Self::F;
+    /// Asks for the line of memory at `at`, which need not be there.
+    fn prefetch(self, _at: *const u8) {}
+    /// The half-precision numbers `v`.
+    fn load_halves(self, v: &[u16; L]) -> Self::F;
+    /// The dwords at `at`, `at + 4`, `at + 8` and `at + 12` of every row.
+    fn turn(self, rows: &Rows<'_, L>, at: usize) -> [Self::I; 4];
+}
+
+/// A slab of `L` rows, as it lies in the file.
+#[derive(Clone, Copy)]
+pub struct Rows<'a, const L: usize> {
+    rows: &'a [&'a [u8]; L],
+    from: usize,
+    len: usize,
+}
+
+impl<'a, const L: usize> Rows<'a, L> {
+    /// Up to `len` bytes of every row, from byte `from` on. The rows have one length.
     #[inline(always)]
-    fn weave(self, rows: &[Slab; L], i: usize) -> [[[i8; 4]; L]; 16] {
-        let mut out = [[[0; 4]; L]; 16];
+    pub fn new(rows: &'a [&'a [u8]; L], from: usize, len: usize) -> Rows<'a, L> {
+        Rows { rows, from, len: len.min(rows[0].len() - from) }
+    }
+
+    /// Bytes of a row.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Byte `at` of row `lane`, counted from the slab's first; it need not be there.
+    #[inline(always)]
+    pub fn place(&self, lane: usize, at: usize) -> *const u8 {
+        self.rows[lane].as_ptr().wrapping_add(self.from + at)
+    }
+
+    /// The 16 bytes at `at` of each row.
+    #[inline(always)]
+    pub fn sixteen(&self, at: usize) -> [&'a [u8; 16]; L] {
+        let mut out = [&[0; 16]; L];
         for lane in 0..L {
-            let codes = &rows[lane].codes.as_chunks::<4>().0[i * 16..];
-            for step in 0..16 {
-                out[step][lane] = codes[step];
+            out[lane] = self.rows[lane][self.from + at..][..16].as_array().expect("16 bytes");
+        }
+        out
+    }
+
+    /// The 16-bit numbers at `at`, `at + stride` and so on of every row, `N` of them at most, zeros beyond the row: `(N, lanes)`.
+    #[inline(always)]
+    pub fn words<const N: usize>(&self, at: usize, stride: usize) -> [[u16; L]; N] {
+        let mut out = [[0; L]; N];
+        for lane in 0..L {
+            let row = &self.rows[lane][self.from..self.from + self.len];
+            for (out, block) in out.iter_mut().zip(row.chunks_exact(stride)) {
+                out[lane] = u16::from_le_bytes([block[at], block[at + 1]]);
             }
         }
         out
     }
 }
 
-/// A slab of one row, decoded to integers.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub struct Slab {
-    /// The codes, less their zero point, in the order of k.
-    pub codes: [i8; SLAB],
-    /// Of groups of 16.
-    pub scales: [i16; GROUPS],
-    /// Offsets of groups of 16.
-    pub mins: [i16; GROUPS],
-    /// Scales of the blocks: 8 of 32 weights, or one.
-    pub d: [f32; 8],
-    /// What the blocks' weights have added: least values, or the scale of the offsets.
-    pub m: [f32; 8],
-}
-
-/// What a slab of zeros is.
-pub const EMPTY: Slab = Slab { codes: [0; SLAB], scales: [0; GROUPS], mins: [0; GROUPS], d: [0.0; 8], m: [0.0; 8] };
-
-/// A block format that can be expanded with the instructions of `T`.
-pub trait Expand<T> {
+/// A block format that can be expanded.
+pub trait Expand {
     /// Weights in a block: 32 or 256.
     const BLOCK: usize;
     /// Bytes of a block.
     const BYTES: usize;
+    /// Weights that share an integer scale; those of a block of 32.
+    const GROUP: usize = 32;
     /// True if blocks or groups have offsets.
-    const MIN: bool;
-    /// Values of k whose dot product is multiplied with a group's scale at a time; its magnitude fits 16 bits if this is below 32.
-    const STEP: usize;
-    /// Decodes up to a slab: whole blocks. What is beyond them is as it was.
-    fn slab(t: T, blocks: &[u8], slab: &mut Slab);
+    const MIN: bool = false;
+    /// The largest magnitude of a code.
+    const PEAK: i32;
+    /// Decodes up to a slab of `L` rows, whole blocks, into strip `s`.
+    fn expand<T: Strip<L>, const L: usize, const S: usize>(t: T, rows: &Rows<'_, L>, panel: &mut Panel<L, S>, s: usize);
+}
+
+/// Values of k whose sum is multiplied with a group's scale at a time: a group, or as much of it as fits 16 bits where that is wanted and
+/// costs less than a product of 32 bits.
+pub const fn step<T: Strip<L>, F: Expand, const L: usize>() -> usize {
+    match F::GROUP {
+        _ if F::BLOCK < SLAB || !T::NARROW => F::GROUP,
+        _ if F::PEAK * 127 * 16 <= i16::MAX as i32 => 16,
+        16 => 8,
+        group => group,
+    }
 }
 
 /// `S` strips of `L` rows of a slab. A last index counts lanes, the one before strips.
@@ -110,11 +176,11 @@ pub trait Expand<T> {
 pub struct Panel<const L: usize, const S: usize> {
     /// (64 steps of four values of k)
     pub codes: [[[[i8; 4]; L]; S]; 64],
-    /// Where the sums of 8, 16 or 32 values begin.
+    /// Where the sums of [`step`] values begin.
     pub start: [[[i32; L]; S]; 32],
-    /// Of groups of 16.
+    /// Of groups.
     pub scales: [[[i32; L]; S]; GROUPS],
-    /// Offsets of two groups of 16, 16 bits each.
+    /// Offsets of two groups, 16 bits each.
     pub mins: [[[i32; L]; S]; GROUPS / 2],
     /// Scales of blocks.
     pub d: [[[f32; L]; S]; 8],
@@ -135,68 +201,77 @@ impl<const L: usize, const S: usize> Panel<L, S> {
         }
     }
 
-    /// Slab `slab` of the first `live` rows that `row` gives; the others are zero.
+    /// The slab of all strips' rows.
     #[inline(always)]
-    pub fn expand<'a, T: Strip<L>, F: Expand<T>>(
-        &mut self,
-        t: T,
-        row: impl Fn(usize) -> &'a [u8],
-        live: usize,
-        slab: usize,
-    ) {
-        let bytes = SLAB / F::BLOCK * F::BYTES;
-        for strip in 0..S {
-            let mut rows = [EMPTY; L];
-            for lane in 0..L.min(live.saturating_sub(strip * L)) {
-                let row = row(strip * L + lane);
-                let rest = &row[slab * bytes..];
-                F::slab(t, &rest[..rest.len().min(bytes)], &mut rows[lane]);
+    pub fn expand<T: Strip<L>, F: Expand>(&mut self, t: T, rows: &[Rows<'_, L>; S]) {
+        for s in 0..S {
+            F::expand(t, &rows[s], self, s);
+            if T::BIAS > 0 {
+                self.begin::<T, F>(t, s);
             }
-            self.weave::<T, F>(t, &rows, strip);
         }
     }
 
     #[inline(always)]
-    fn weave<T: Strip<L>, F: Expand<T>>(&mut self, t: T, rows: &[Slab; L], strip: usize) {
-        for i in 0..4 {
-            let woven = t.weave(rows, i);
-            for step in 0..16 {
-                self.codes[i * 16 + step][strip] = woven[step];
+    fn begin<T: Strip<L>, F: Expand>(&mut self, t: T, s: usize) {
+        let steps = const { step::<T, F, L>() } / 4;
+        let (zero, bias) = (t.spread(0), t.spread(u32::from_ne_bytes([T::BIAS; 4])));
+        for i in 0..64 / steps {
+            let mut sum = zero;
+            for j in 0..steps {
+                sum = t.dot(sum, t.codes(&self.codes[i * steps + j][s]), bias);
+            }
+            t.store_ints(t.sub(zero, sum), &mut self.start[i][s]);
+        }
+    }
+
+    /// Four codes of every row.
+    #[inline(always)]
+    pub fn put<T: Strip<L>>(&mut self, t: T, step: usize, s: usize, codes: T::I) {
+        t.store_codes(codes, &mut self.codes[step][s]);
+    }
+
+    /// The scale of a group of every row.
+    #[inline(always)]
+    pub fn put_scale<T: Strip<L>, F: Expand>(&mut self, t: T, group: usize, s: usize, scale: T::I) {
+        let masked = T::NARROW && const { step::<T, F, L>() } < 32;
+        let scale = if masked { t.and(scale, t.spread(0xffff)) } else { scale };
+        t.store_ints(scale, &mut self.scales[group][s]);
+    }
+
+    /// The offsets of groups `2 * pair` and `2 * pair + 1`: bytes `at` and `at + 1` of every lane.
+    #[inline(always)]
+    pub fn put_mins<T: Strip<L>>(&mut self, t: T, pair: usize, s: usize, bytes: T::I, at: u32) {
+        let two = t.shr(bytes, at * 8);
+        let high = t.shl(t.and(two, t.spread(0xff00)), 8);
+        t.store_ints(t.or(t.and(two, t.spread(0xff)), high), &mut self.mins[pair][s]);
+    }
+
+    /// The scale of a block of every row, in the low halves of the lanes.
+    #[inline(always)]
+    pub fn put_d<T: Strip<L>>(&mut self, t: T, block: usize, s: usize, half: T::I) {
+        t.store_floats(t.halves(half), &mut self.d[block][s]);
+    }
+
+    /// The scales of all blocks of 32, their first two bytes, and the least values, the next two, where they have some. What a last, partial
+    /// slab lacks counts as zero.
+    #[inline(always)]
+    pub fn put_all<T: Strip<L>>(&mut self, t: T, rows: &Rows<'_, L>, bytes: usize, s: usize, min: bool) {
+        let d = rows.words::<8>(0, bytes);
+        for b in 0..8 {
+            t.store_floats(t.load_halves(&d[b]), &mut self.d[b][s]);
+        }
+        if min {
+            let m = rows.words::<8>(2, bytes);
+            for b in 0..8 {
+                t.store_floats(t.load_halves(&m[b]), &mut self.m[b][s]);
             }
         }
-        let (grouped, per) = (F::BLOCK == SLAB, F::STEP / 4);
-        if T::BIAS > 0 {
-            for sum in 0..SLAB / F::STEP {
-                let start = &mut self.start[sum][strip];
-                *start = [0; L];
-                for step in sum * per..(sum + 1) * per {
-                    let codes = &self.codes[step][strip];
-                    for lane in 0..L {
-                        let [a, b, c, d] = codes[lane].map(i32::from);
-                        start[lane] -= i32::from(T::BIAS) * (a + b + c + d);
-                    }
-                }
-            }
-        }
-        for lane in 0..L {
-            let Slab { scales, mins, d, m, .. } = &rows[lane];
-            if grouped {
-                let mask = if F::STEP < 32 { T::SCALE } else { -1 };
-                for group in 0..GROUPS {
-                    self.scales[group][strip][lane] = i32::from(scales[group]) & mask;
-                }
-                if F::MIN {
-                    for (pair, mins) in mins.as_chunks::<2>().0.iter().enumerate() {
-                        self.mins[pair][strip][lane] = i32::from(mins[0] as u16) | i32::from(mins[1]) << 16;
-                    }
-                }
-            }
-            for block in 0..SLAB / F::BLOCK {
-                self.d[block][strip][lane] = d[block];
-                if F::MIN {
-                    self.m[block][strip][lane] = m[block];
-                }
-            }
-        }
+    }
+
+    /// The least value, or the scale of the offsets, of a block of every row, in the low halves of the lanes.
+    #[inline(always)]
+    pub fn put_m<T: Strip<L>>(&mut self, t: T, block: usize, s: usize, half: T::I) {
+        t.store_floats(t.halves(half), &mut self.m[block][s]);
     }
 }

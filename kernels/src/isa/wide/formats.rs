@@ -1,0 +1,348 @@
+//! Each block format as a panel: its bytes, turned so that a lane is a row, taken apart with shifts and masks. The pictures of the blocks
+//! are in the files of `strata-quant`; the order of k is theirs.
+
+use super::panel::{Expand, Panel, Rows, Strip};
+use strata_quant::formats::iq4_nl::LEVELS;
+
+/// Nibbles.
+const LOW: u32 = 0x0f0f_0f0f;
+/// Pairs of bits.
+const TWO: u32 = 0x0303_0303;
+/// Bits.
+const ONE: u32 = 0x0101_0101;
+
+/// `v >> n & mask`
+#[inline(always)]
+fn bits<T: Strip<L>, const L: usize>(t: T, v: T::I, n: u32, mask: u32) -> T::I {
+    let v = if n == 0 { v } else { t.shr(v, n) };
+    t.and(v, t.spread(mask))
+}
+
+/// `v - zero`, byte by byte.
+#[inline(always)]
+fn less<T: Strip<L>, const L: usize>(t: T, v: T::I, zero: u8) -> T::I {
+    t.sub_bytes(v, t.spread(u32::from_ne_bytes([zero; 4])))
+}
+
+/// Byte `i` of every lane, with its sign.
+#[inline(always)]
+fn signed_byte<T: Strip<L>, const L: usize>(t: T, v: T::I, i: usize) -> T::I {
+    t.sar(t.shl(v, 24 - 8 * i as u32), 24)
+}
+
+/// A format of blocks of 32 with nibbles at byte `$at`, and maybe fifth bits at byte `$high`: `$codes` makes signed codes of four of them
+/// of every row.
+macro_rules! blocks_of_32 {
+    ($($name:ident: $bytes:literal bytes, min $min:literal, peak $peak:literal, nibbles at $at:literal,
+       $(fifth bits at $high:literal,)? |$t:ident, $v:ident| $codes:expr;)*) => {$(
+        #[doc = stringify!($name)]
+        pub struct $name;
+        impl Expand for $name {
+            const BLOCK: usize = 32;
+            const BYTES: usize = $bytes;
+            const MIN: bool = $min;
+            const PEAK: i32 = $peak;
+            #[inline(always)]
+            fn expand<T: Strip<L>, const L: usize, const S: usize>(
+                $t: T,
+                rows: &Rows<'_, L>,
+                panel: &mut Panel<L, S>,
+                s: usize,
+            ) {
+                for b in 0..rows.len() / $bytes {
+                    let block = b * $bytes;
+                    let nibbles = $t.turn(rows, block + $at);
+                    $(let high = $t.turn(rows, block + $high)[0];)?
+                    for four in 0..8 {
+                        let $v = bits($t, nibbles[four % 4], four as u32 / 4 * 4, LOW);
+                        $(let $v = fifth::<T, L, $high>($t, high, four, $v);)?
+                        panel.put($t, b * 8 + four, s, $codes);
+                    }
+                }
+                panel.put_all($t, rows, $bytes, s, $min);
+            }
+        }
+    )*};
+}
+
+blocks_of_32! {
+    Q4_0: 18 bytes, min false, peak 8, nibbles at 2, |t, v| less(t, v, 8);
+    Q4_1: 20 bytes, min true, peak 15, nibbles at 4, |t, v| v;
+    Q5_0: 22 bytes, min false, peak 16, nibbles at 6, fifth bits at 2, |t, v| less(t, v, 16);
+    Q5_1: 24 bytes, min true, peak 31, nibbles at 8, fifth bits at 4, |t, v| v;
+    Iq4Nl: 18 bytes, min false, peak 127, nibbles at 2, |t, v| t.look_up(&LEVELS, v);
+}
+
+/// Four nibbles with their fifth bits: the `four`th four of 32. `AT` only tells the formats apart that have such bits.
+#[inline(always)]
+fn fifth<T: Strip<L>, const L: usize, const AT: usize>(t: T, high: T::I, four: usize, v: T::I) -> T::I {
+    let high = bits(t, high, 4 * four as u32, 15);
+    // Bit j of four goes to bit 8 j: shifts by 0, 7, 14 and 21 at once.
+    let spread = t.and(t.mul_ints(high, t.spread(0x0020_4081)), t.spread(ONE));
+    t.or(v, t.shl(spread, 4))
+}
+
+/// Q8_0
+pub struct Q8_0;
+
+impl Expand for Q8_0 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 34;
+    const PEAK: i32 = 128;
+    #[inline(always)]
+    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+        t: T,
+        rows: &Rows<'_, L>,
+        panel: &mut Panel<L, S>,
+        s: usize,
+    ) {
+        for b in 0..rows.len() / 34 {
+            for half in 0..2 {
+                let four = t.turn(rows, b * 34 + 2 + half * 16);
+                for i in 0..4 {
+                    panel.put(t, b * 8 + half * 4 + i, s, four[i]);
+                }
+            }
+        }
+        panel.put_all(t, rows, 34, s, false);
+    }
+}
+
+/// The header of Q4_K and Q5_K: `d`, `dmin`, and scales and offsets of six bits; see `pack_six_bits` in `strata-quant`.
+#[inline(always)]
+fn six_bits<T: Strip<L>, F: Expand, const L: usize, const S: usize>(
+    t: T,
+    rows: &Rows<'_, L>,
+    panel: &mut Panel<L, S>,
+    s: usize,
+) {
+    let [d, a, b, c] = t.turn(rows, 0);
+    panel.put_d(t, 0, s, d);
+    panel.put_m(t, 0, s, t.shr(d, 16));
+    let high = |v: T::I| t.shl(bits(t, v, 6, TWO), 4);
+    let scales = [bits(t, a, 0, 0x3f3f_3f3f), t.or(bits(t, c, 0, LOW), high(a))];
+    let mins = [bits(t, b, 0, 0x3f3f_3f3f), t.or(bits(t, c, 4, LOW), high(b))];
+    for group in 0..8 {
+        panel.put_scale::<T, F>(t, group, s, bits(t, scales[group / 4], group as u32 % 4 * 8, 0xff));
+    }
+    for pair in 0..4 {
+        panel.put_mins(t, pair, s, mins[pair / 2], pair as u32 % 2 * 2);
+    }
+}
+
+/// Q4_K
+pub struct Q4K;
+
+impl Expand for Q4K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 144;
+    const MIN: bool = true;
+    const PEAK: i32 = 15;
+    #[inline(always)]
+    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+        t: T,
+        rows: &Rows<'_, L>,
+        panel: &mut Panel<L, S>,
+        s: usize,
+    ) {
+        six_bits::<T, Q4K, L, S>(t, rows, panel, s);
+        for part in 0..8 {
+            let four = t.turn(rows, 16 + part * 16);
+            for i in 0..4 {
+                let step = part / 2 * 16 + part % 2 * 4 + i;
+                panel.put(t, step, s, bits(t, four[i], 0, LOW));
+                panel.put(t, step + 8, s, bits(t, four[i], 4, LOW));
+            }
+        }
+    }
+}
+
+/// Q5_K
+pub struct Q5K;
+
+impl Expand for Q5K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 176;
+    const MIN: bool = true;
+    const PEAK: i32 = 31;
+    #[inline(always)]
+    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+        t: T,
+        rows: &Rows<'_, L>,
+        panel: &mut Panel<L, S>,
+        s: usize,
+    ) {
+        six_bits::<T, Q5K, L, S>(t, rows, panel, s);
+        for half in 0..2 {
+            let high = t.turn(rows, 16 + half * 16);
+            for pair in 0..4 {
+                let four = t.turn(rows, 48 + pair * 32 + half * 16);
+                for i in 0..4 {
+                    let step = pair * 16 + half * 4 + i;
+                    for group in 0..2 {
+                        let fifth = t.shl(bits(t, high[i], (pair * 2 + group) as u32, ONE), 4);
+                        let code = t.or(bits(t, four[i], group as u32 * 4, LOW), fifth);
+                        panel.put(t, step + group * 8, s, code);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Q6_K
+pub struct Q6K;
+
+impl Expand for Q6K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 210;
+    const GROUP: usize = 16;
+    const PEAK: i32 = 32;
+    #[inline(always)]
+    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+        t: T,
+        rows: &Rows<'_, L>,
+        panel: &mut Panel<L, S>,
+        s: usize,
+    ) {
+        for half in 0..2 {
+            for part in 0..2 {
+                // Pairs of bits of the values part * 16.. of each 32.
+                let high = t.turn(rows, 128 + half * 32 + part * 16);
+                for quarter in 0..2 {
+                    let four = t.turn(rows, half * 64 + quarter * 32 + part * 16);
+                    for i in 0..4 {
+                        for nibble in 0..2 {
+                            let of_32 = nibble * 2 + quarter;
+                            let two = t.shl(bits(t, high[i], of_32 as u32 * 2, TWO), 4);
+                            let code = t.or(bits(t, four[i], nibble as u32 * 4, LOW), two);
+                            panel.put(t, half * 32 + of_32 * 8 + part * 4 + i, s, less(t, code, 32));
+                        }
+                    }
+                }
+            }
+        }
+        let scales = t.turn(rows, 192);
+        for group in 0..16 {
+            panel.put_scale::<T, Q6K>(t, group, s, signed_byte(t, scales[group / 4], group % 4));
+        }
+        panel.put_d(t, 0, s, t.shr(t.turn(rows, 194)[3], 16));
+    }
+}
+
+/// The pairs of bits of Q2_K and Q3_K at byte `at`: `code(half, of 32, four, pair)` makes codes of them.
+#[inline(always)]
+fn two_bits<T: Strip<L>, const L: usize, const S: usize>(
+    t: T,
+    rows: &Rows<'_, L>,
+    at: usize,
+    panel: &mut Panel<L, S>,
+    s: usize,
+    code: impl Fn(usize, usize, T::I) -> T::I,
+) {
+    for half in 0..2 {
+        for part in 0..2 {
+            let four = t.turn(rows, at + half * 32 + part * 16);
+            for i in 0..4 {
+                for of_32 in 0..4 {
+                    let (l, two) = (part * 4 + i, bits(t, four[i], of_32 as u32 * 2, TWO));
+                    panel.put(t, half * 32 + of_32 * 8 + l, s, code(half * 4 + of_32, l, two));
+                }
+            }
+        }
+    }
+}
+
+/// Q2_K
+pub struct Q2K;
+
+impl Expand for Q2K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 84;
+    const GROUP: usize = 16;
+    const MIN: bool = true;
+    const PEAK: i32 = 3;
+    #[inline(always)]
+    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+        t: T,
+        rows: &Rows<'_, L>,
+        panel: &mut Panel<L, S>,
+        s: usize,
+    ) {
+        two_bits(t, rows, 16, panel, s, |_, _, two| two);
+        let both = t.turn(rows, 0);
+        for group in 0..16 {
+            panel.put_scale::<T, Q2K>(t, group, s, bits(t, both[group / 4], group as u32 % 4 * 8, 15));
+        }
+        for pair in 0..8 {
+            panel.put_mins(t, pair, s, bits(t, both[pair / 2], 4, LOW), pair as u32 % 2 * 2);
+        }
+        let d = t.turn(rows, 68)[3];
+        panel.put_d(t, 0, s, d);
+        panel.put_m(t, 0, s, t.shr(d, 16));
+    }
+}
+
+/// Q3_K
+pub struct Q3K;
+
+impl Expand for Q3K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 110;
+    const GROUP: usize = 16;
+    const PEAK: i32 = 4;
+    #[inline(always)]
+    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+        t: T,
+        rows: &Rows<'_, L>,
+        panel: &mut Panel<L, S>,
+        s: usize,
+    ) {
+        let high = [t.turn(rows, 0), t.turn(rows, 16)];
+        two_bits(t, rows, 32, panel, s, |of_32, l, two| {
+            let third = t.shl(bits(t, high[l / 4][l % 4], of_32 as u32, ONE), 2);
+            less(t, t.or(two, third), 4)
+        });
+        // Bytes 94..110: two of the codes, three dwords of scales, the scale of the block.
+        let w = t.turn(rows, 94);
+        let dword = |i: usize| t.or(t.shr(w[i], 16), t.shl(w[i + 1], 16));
+        let (low, high) = ([dword(0), dword(1)], dword(2));
+        for four in 0..4 {
+            let nibbles = bits(t, low[four % 2], four as u32 / 2 * 4, LOW);
+            let scales = t.or(nibbles, t.shl(bits(t, high, four as u32 * 2, TWO), 4));
+            for i in 0..4 {
+                panel.put_scale::<T, Q3K>(t, four * 4 + i, s, signed_byte(t, less(t, scales, 32), i));
+            }
+        }
+        panel.put_d(t, 0, s, t.shr(w[3], 16));
+    }
+}
+
+/// IQ4_XS
+pub struct Iq4Xs;
+
+impl Expand for Iq4Xs {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 136;
+    const PEAK: i32 = 127;
+    #[inline(always)]
+    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+        t: T,
+        rows: &Rows<'_, L>,
+        panel: &mut Panel<L, S>,
+        s: usize,
+    ) {
+        let [d, low, _, _] = t.turn(rows, 0);
+        panel.put_d(t, 0, s, d);
+        for group in 0..8 {
+            let two = t.shl(bits(t, d, 16 + 2 * group as u32, 3), 4);
+            let scale = t.or(bits(t, low, 4 * group as u32, 15), two);
+            panel.put_scale::<T, Iq4Xs>(t, group, s, t.sub(scale, t.spread(32)));
+            let four = t.turn(rows, 8 + group * 16);
+            for i in 0..4 {
+                panel.put(t, group * 8 + i, s, t.look_up(&LEVELS, bits(t, four[i], 0, LOW)));
+                panel.put(t, group * 8 + 4 + i, s, t.look_up(&LEVELS, bits(t, four[i], 4, LOW)));
+            }
+        }
+    }
+}

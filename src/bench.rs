@@ -1,0 +1,215 @@
+//! How fast a model runs, and how fast it could: a *test* is so many passes of so many tokens at some depth, and its limit follows from
+//! what a pass must read and multiply at least.
+//!
+//! ```text
+//! bytes  = weights of all layers + output matrix + keys and values of all tokens that the pass attends to
+//! macs   = tokens * weights in the layers' matrices + rows of logits * weights in the output matrix
+//! limit  = tokens / max(bytes / read bandwidth, macs / int8 peak)
+//! ```
+//! The embedding counts only where it is the output matrix, too. Arithmetic outside the matrices counts nothing, and weights of F16, BF16
+//! and F32 are held to the int8 peak as well: one measure for all. The two limits of the machine are measured right before each run,
+//! over the model's own weights, because they move where others share the machine.
+
+use crate::error::Result;
+use crate::gguf::Gguf;
+use crate::model::{KvCache, Model, Scratch, Segment};
+use crate::progress::Progress;
+use crate::random;
+use std::time::Instant;
+
+pub use crate::direct::disk_bytes_per_second;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// `ppN`: a prompt of `tokens` tokens in one pass, and the logits of its last.
+    Prefill {
+        /// N
+        tokens: usize,
+        /// Tokens in the cache before.
+        depth: usize,
+    },
+    /// `tgN`: `passes` passes, each with the next token of `batch` sequences of their own, and the logits of all.
+    Decode {
+        /// N
+        passes: usize,
+        /// Tokens in the cache of each sequence before.
+        depth: usize,
+        /// Sequences.
+        batch: usize,
+    },
+}
+
+impl Test {
+    /// Its name: `pp512`, `tg128`.
+    pub fn name(&self) -> String {
+        match self {
+            Test::Prefill { tokens, .. } => format!("pp{tokens}"),
+            Test::Decode { passes, .. } => format!("tg{passes}"),
+        }
+    }
+
+    /// Tokens in the cache of each sequence before it.
+    pub fn depth(&self) -> usize {
+        match *self {
+            Test::Prefill { depth, .. } | Test::Decode { depth, .. } => depth,
+        }
+    }
+
+    /// Sequences.
+    pub fn batch(&self) -> usize {
+        match *self {
+            Test::Prefill { .. } => 1,
+            Test::Decode { batch, .. } => batch,
+        }
+    }
+
+    /// Passes, and the tokens of each sequence in one.
+    fn passes(&self) -> (usize, usize) {
+        match *self {
+            Test::Prefill { tokens, .. } => (1, tokens),
+            Test::Decode { passes, .. } => (passes, 1),
+        }
+    }
+
+    /// Tokens that go through the model.
+    pub fn tokens(&self) -> usize {
+        let (passes, tokens) = self.passes();
+        passes * tokens * self.batch()
+    }
+
+    /// Bytes of keys and values that it keeps.
+    ///
+    /// # Errors
+    /// None but those of [`KvCache::new`] for one token.
+    pub fn cache_bytes(&self, model: &Model) -> Result<usize> {
+        let (passes, tokens) = self.passes();
+        let positions = self.depth().saturating_add(passes.saturating_mul(tokens)).saturating_mul(self.batch());
+        Ok(KvCache::new(model.shape(), 1)?.token_bytes().saturating_mul(positions))
+    }
+}
+
+/// What one run of a test took, beside what it could have taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Tokens a second.
+    pub tokens_per_second: f64,
+    /// Tokens a second at the limit of the machine.
+    pub limit_tokens_per_second: f64,
+    /// Bytes of weights, keys and values for each token.
+    pub bytes_per_token: f64,
+    /// The machine, right before.
+    pub machine: Limits,
+}
+
+/// What the machine can do with all threads of a [`Cpu`](crate::Cpu).
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes that are read in a second.
+    pub read_bytes_per_second: f64,
+    /// Products of 8-bit numbers that are added up in a second.
+    pub int8_macs_per_second: f64,
+}
+
+impl Limits {
+    /// Measures them, over `data`, which should be far larger than the caches.
+    pub fn measure(cpu: &crate::Cpu, data: &[u8]) -> Limits {
+        Limits {
+            read_bytes_per_second: cpu.read_bytes_per_second(data),
+            int8_macs_per_second: cpu.int8_macs_per_second(),
+        }
+    }
+
+    /// Seconds that this much work takes at least.
+    fn seconds(&self, bytes: f64, macs: f64) -> f64 {
+        (bytes / self.read_bytes_per_second).max(macs / self.int8_macs_per_second)
+    }
+}
+
+/// Bytes of the file that are read to measure bandwidth: enough to be beyond all caches.
+const READ: usize = 2 << 30;
+
+/// The weights that bandwidth is measured over: a stretch of the model's file.
+pub fn weights(gguf: &Gguf) -> &[u8] {
+    let largest = gguf.files().map(|file| file.bytes()).max_by_key(|bytes| bytes.len()).unwrap_or_default();
+    // From the end, where the layers are.
+    &largest[largest.len().saturating_sub(READ)..]
+}
+
+/// One run of a test: measures the limits, makes up the depth, times the passes. `progress` counts tokens and can stop between passes.
+///
+/// # Errors
+/// If there is no memory for the keys and values, or the user stopped.
+pub fn run(model: &Model, test: &Test, scratch: &mut Scratch, progress: &dyn Progress) -> Result<Run> {
+    let (passes, tokens) = test.passes();
+    let capacity = test.depth() + passes * tokens;
+    let new_cache = || -> Result<KvCache> {
+        progress.check()?;
+        let mut cache = KvCache::new(model.shape(), capacity)?;
+        cache.make_up(test.depth());
+        Ok(cache)
+    };
+    let mut caches: Vec<KvCache> = (0..test.batch()).map(|_| new_cache()).collect::<Result<_>>()?;
+    let machine = Limits::measure(model.cpu(), weights(model.gguf()));
+    let cost = Cost::of(model.gguf());
+    let (hidden, vocab) = (model.shape().hidden, model.shape().vocab);
+    let mut state = 1;
+    let mut random = || (random::uniform(&mut state) * vocab as f64) as u32;
+    let (mut seconds, mut least, mut bytes) = (0.0, 0.0, 0.0);
+    for _ in 0..passes {
+        progress.check()?;
+        let prompts: Vec<Vec<u32>> = caches.iter().map(|_| (0..tokens).map(|_| random()).collect()).collect();
+        let mut segments: Vec<_> =
+            caches.iter_mut().zip(&prompts).map(|(cache, tokens)| Segment { tokens, cache }).collect();
+        let start = Instant::now();
+        let states = model.pass(scratch, &mut segments)?; // (tokens of all sequences, hidden)
+        let logits = model.logits(scratch, &states[states.len() - test.batch() * hidden..]);
+        seconds += start.elapsed().as_secs_f64();
+        std::hint::black_box(logits);
+        let attended: usize = caches.iter().map(|cache| cache.len() * cache.token_bytes()).sum();
+        let pass = cost.pass(tokens * test.batch(), test.batch(), attended);
+        least += machine.seconds(pass.0, pass.1);
+        bytes += pass.0;
+        progress.advance((tokens * test.batch()) as u64);
+    }
+    let all = test.tokens() as f64;
+    Ok(Run {
+        tokens_per_second: all / seconds,
+        limit_tokens_per_second: all / least,
+        bytes_per_token: bytes / all,
+        machine,
+    })
+}
+
+/// What a pass must read and multiply.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Cost {
+    layer_bytes: f64,
+    output_bytes: f64,
+    layer_macs: f64,  // a token
+    output_macs: f64, // a row of logits
+}
+
+impl Cost {
+    fn of(gguf: &Gguf) -> Cost {
+        let output = if gguf.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
+        let mut cost = Cost::default();
+        for tensor in gguf.tensors() {
+            let macs = if tensor.rows() > 1 { tensor.rows() as f64 * tensor.cols() as f64 } else { 0.0 };
+            if tensor.name.starts_with("blk.") {
+                cost.layer_bytes += tensor.bytes as f64;
+                cost.layer_macs += macs;
+            } else if tensor.name == output {
+                cost.output_bytes += tensor.bytes as f64;
+                cost.output_macs += macs;
+            }
+        }
+        cost
+    }
+
+    /// Bytes and multiply-adds of a pass that attends to `attended` bytes of keys and values.
+    fn pass(&self, tokens: usize, logits: usize, attended: usize) -> (f64, f64) {
+        let bytes = self.layer_bytes + self.output_bytes + attended as f64;
+        (bytes, tokens as f64 * self.layer_macs + logits as f64 * self.output_macs)
+    }
+}
