@@ -4,7 +4,7 @@
 //! ```text
 //! bytes  = weights of all layers + output matrix + keys and values of all tokens that the pass attends to
 //! macs   = tokens * weights in the layers' matrices + rows of logits * weights in the output matrix
-//! limit  = tokens / max(bytes / read bandwidth, macs / int8 peak)
+//! limit  = tokens / max(bytes / read bandwidth, macs / int8 peak, bytes from disk / disk bandwidth)
 //! ```
 //! The embedding counts only where it is the output matrix, too. Arithmetic outside the matrices counts nothing, and weights of F16, BF16
 //! and F32 are held to the int8 peak as well: one measure for all. The two limits of the machine are measured right before each run,
@@ -12,7 +12,7 @@
 
 use crate::error::Result;
 use crate::gguf::Gguf;
-use crate::model::{KvCache, Model, Scratch, Segment};
+use crate::model::{KvCache, Model, Scratch, Segment, Shape};
 use crate::progress::Progress;
 use crate::random;
 use std::time::Instant;
@@ -78,14 +78,19 @@ impl Test {
         passes * tokens * self.batch()
     }
 
+    /// Tokens in one pass.
+    pub fn pass_tokens(&self) -> usize {
+        self.passes().1 * self.batch()
+    }
+
     /// Bytes of keys and values that it keeps.
     ///
     /// # Errors
     /// None but those of [`KvCache::new`] for one token.
-    pub fn cache_bytes(&self, model: &Model) -> Result<usize> {
+    pub fn cache_bytes(&self, shape: &Shape) -> Result<usize> {
         let (passes, tokens) = self.passes();
         let positions = self.depth().saturating_add(passes.saturating_mul(tokens)).saturating_mul(self.batch());
-        Ok(KvCache::new(model.shape(), 1)?.token_bytes().saturating_mul(positions))
+        Ok(KvCache::new(shape, 1)?.token_bytes().saturating_mul(positions))
     }
 }
 
@@ -129,9 +134,12 @@ impl Limits {
 /// Bytes of the file that are read to measure bandwidth: enough to be beyond all caches.
 const READ: usize = 2 << 30;
 
-/// The weights that bandwidth is measured over: a stretch of the model's file.
-pub fn weights(gguf: &Gguf) -> &[u8] {
-    let largest = gguf.files().map(|file| file.bytes()).max_by_key(|bytes| bytes.len()).unwrap_or_default();
+/// The weights that bandwidth is measured over: a stretch of the model's file, or of what stays of it in memory.
+pub fn weights(model: &Model) -> &[u8] {
+    if let Some(streamed) = model.store().streamed() {
+        return streamed.pinned();
+    }
+    let largest = model.gguf().files().map(|file| file.bytes()).max_by_key(|bytes| bytes.len()).unwrap_or_default();
     // From the end, where the layers are.
     &largest[largest.len().saturating_sub(READ)..]
 }
@@ -150,8 +158,9 @@ pub fn run(model: &Model, test: &Test, scratch: &mut Scratch, progress: &dyn Pro
         Ok(cache)
     };
     let mut caches: Vec<KvCache> = (0..test.batch()).map(|_| new_cache()).collect::<Result<_>>()?;
-    let machine = Limits::measure(model.cpu(), weights(model.gguf()));
+    let machine = Limits::measure(model.cpu(), weights(model));
     let cost = Cost::of(model.gguf());
+    let from_disk = disk_seconds(model);
     let (hidden, vocab) = (model.shape().hidden, model.shape().vocab);
     let mut state = 1;
     let mut random = || (random::uniform(&mut state) * vocab as f64) as u32;
@@ -168,7 +177,7 @@ pub fn run(model: &Model, test: &Test, scratch: &mut Scratch, progress: &dyn Pro
         std::hint::black_box(logits);
         let attended: usize = caches.iter().map(|cache| cache.len() * cache.token_bytes()).sum();
         let pass = cost.pass(tokens * test.batch(), test.batch(), attended);
-        least += machine.seconds(pass.0, pass.1);
+        least += machine.seconds(pass.0, pass.1).max(from_disk);
         bytes += pass.0;
         progress.advance((tokens * test.batch()) as u64);
     }
@@ -179,6 +188,15 @@ pub fn run(model: &Model, test: &Test, scratch: &mut Scratch, progress: &dyn Pro
         bytes_per_token: bytes / all,
         machine,
     })
+}
+
+/// Seconds that a pass waits for weights that do not stay in memory, at least.
+fn disk_seconds(model: &Model) -> f64 {
+    let rate = model.store().streamed().and_then(|streamed| streamed.way().bytes_per_second);
+    match (model.plan(), rate) {
+        (Some(plan), Some(rate)) => plan.streamed_bytes as f64 / rate,
+        _ => 0.0,
+    }
 }
 
 /// What a pass must read and multiply.

@@ -263,7 +263,9 @@ impl Backend for Faulty {
                 let half = result? / 2;
                 Ok(Some((read, Ok(half.max(4096)))))
             }
-            Fault::Interrupted if self.count.is_multiple_of(2) => Ok(Some((read, Err(io::ErrorKind::Interrupted.into())))),
+            Fault::Interrupted if self.count.is_multiple_of(2) => {
+                Ok(Some((read, Err(io::ErrorKind::Interrupted.into()))))
+            }
             Fault::Interrupted => Ok(Some((read, result))),
             Fault::NeverComes => {
                 self.kept.push(read);

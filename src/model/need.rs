@@ -24,6 +24,11 @@ impl Need {
         Need { kv: kv(shape, shape.layers, tokens), scratch: scratch(shape, tokens, rows) }
     }
 
+    /// What `kv` bytes of keys and values and passes of `tokens` tokens that end in `rows` rows of logits take.
+    pub fn passes(shape: &Shape, kv: u64, tokens: usize, rows: usize) -> Need {
+        Need { kv, scratch: scratch(shape, tokens, rows) }
+    }
+
     /// All `tokens` in every layer before the next, in sequences of `context` tokens, as [`crate::model::Model::observe`] does.
     pub fn layer_by_layer(shape: &Shape, tokens: usize, context: usize) -> Need {
         let group = (SUB_BATCH / context.max(1)).max(1).saturating_mul(context);
@@ -40,8 +45,8 @@ fn kv(shape: &Shape, layers: usize, tokens: usize) -> u64 {
 /// The hidden states of all `tokens` of a pass, before and after the last norm, the buffers of a sub-batch of them, and rows of logits.
 fn scratch(shape: &Shape, tokens: usize, rows: usize) -> u64 {
     let widest = shape.hidden.max(shape.q_width()).max(shape.ffn);
-    // A value as it is takes 4 bytes, in either 8-bit form 1 and its part of scales and sums: below 1.5.
-    let x = 7 * widest;
+    // A value as it is takes 4 bytes; in either 8-bit form, by rows and by tiles, 1 and its part of scales and sums: below 1.5.
+    let x = 10 * widest;
     let others = 4 * (shape.q_width() + 2 * shape.kv_width() + 2 * shape.ffn + shape.hidden);
     let batch = product([x + others, tokens.min(SUB_BATCH)]);
     let states = product([4, 2 * shape.hidden + shape.head_dim, tokens]);

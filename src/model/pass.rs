@@ -110,7 +110,7 @@ impl Model {
         let streamed = self.store.streamed();
         Rates {
             disk: streamed.and_then(|streamed| streamed.way().bytes_per_second).unwrap_or(f64::INFINITY),
-            memory: rates::memory_bytes_per_second(self.cpu.threads(), streamed.map(Streamed::pinned)),
+            memory: rates::memory_bytes_per_second(&self.cpu, streamed.map(Streamed::pinned)),
             macs: rates::macs_per_second(&self.cpu, self.store.main_type()),
         }
     }

@@ -1,55 +1,21 @@
 //! How fast this machine's memory and processor are, measured in a moment: what a plan predicts from.
 
-use std::hint::black_box;
-use std::thread;
 use std::time::{Duration, Instant};
 use strata_kernels::{Cpu, Matrix};
 use strata_quant::{Activations, GgmlType};
 
-/// How long each is measured.
+/// How long products are measured.
 const TRIAL: Duration = Duration::from_millis(60);
 
-/// Memory that few caches hold, for where nothing else is at hand.
-const PROBE_BYTES: usize = 128 << 20;
+/// Memory that few caches hold.
+const PROBE_BYTES: usize = 256 << 20;
 
-/// Bytes a second that `threads` threads read from memory: from `bytes`, which is not empty, or from memory of its own.
-pub fn memory_bytes_per_second(threads: usize, bytes: Option<&[u8]>) -> f64 {
-    let own;
-    let bytes = match bytes {
-        Some(bytes) => bytes,
-        None => {
-            own = vec![1u8; PROBE_BYTES];
-            &own
-        }
-    };
-    let begin = Instant::now();
-    let work = |part: &[u8]| {
-        let mut read = 0;
-        while begin.elapsed() < TRIAL {
-            for block in part.chunks(1 << 20).take_while(|_| begin.elapsed() < TRIAL) {
-                black_box(sum(block));
-                read += block.len();
-            }
-        }
-        read
-    };
-    let read: usize = thread::scope(|scope| {
-        let parts = bytes.chunks(bytes.len().div_ceil(threads.max(1)));
-        let threads: Vec<_> = parts.map(|part| scope.spawn(|| work(part))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
-    });
-    read as f64 / begin.elapsed().as_secs_f64()
-}
-
-/// In eight lanes, so that the compiler takes the widest loads that it knows.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut lanes = [0u64; 8];
-    for words in bytes.as_chunks::<64>().0 {
-        for (lane, word) in lanes.iter_mut().zip(words.as_chunks::<8>().0) {
-            *lane = lane.wrapping_add(u64::from_le_bytes(*word));
-        }
+/// Bytes a second that all threads read from memory: from the end of `bytes`, or from memory of its own.
+pub fn memory_bytes_per_second(cpu: &Cpu, bytes: Option<&[u8]>) -> f64 {
+    match bytes {
+        Some(bytes) => cpu.read_bytes_per_second(&bytes[bytes.len().saturating_sub(PROBE_BYTES)..]),
+        None => cpu.read_bytes_per_second(&vec![1; PROBE_BYTES]),
     }
-    lanes.iter().fold(0, |a, b| a.wrapping_add(*b))
 }
 
 /// Multiplications a second of products of weights of type `ty` with many tokens at once.

@@ -3,7 +3,7 @@
 //! Tests take turns, one run of each a round, so that a busy minute of a shared machine hits all alike; every run is compared with limits
 //! measured right before it (`src/bench.rs` has the formulas), and medians are taken of the shares.
 
-use super::model::CpuArgs;
+use super::model::{CpuArgs, RamArgs};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output};
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use strata::bench::{Limits, Run, Test, disk_bytes_per_second, run, weights};
 use strata::gguf::Gguf;
-use strata::model::{Model, Scratch};
+use strata::model::{Need, Scratch, Shape};
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
 use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
@@ -62,6 +62,8 @@ pub struct Args {
     runs: u16,
     #[command(flatten)]
     cpu: CpuArgs,
+    #[command(flatten)]
+    ram: RamArgs,
     /// Print JSON
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -158,11 +160,11 @@ impl Bench {
     /// All tests on a model, in rounds.
     fn model(&mut self, gguf: Gguf, cpu: Cpu, args: &Args) -> Result<()> {
         let name = gguf.path().file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let (ty, model) = (type_of(&gguf)?, Model::new(gguf, cpu)?);
+        let (ty, tests, shape) = (type_of(&gguf)?, args.tests(), Shape::read(&gguf)?);
+        fits(&shape, &tests)?;
+        let model = args.ram.load(gguf, cpu, need(&shape, &tests)?)?;
         // This also brings the file into memory.
-        self.machine.push(Limits::measure(model.cpu(), weights(model.gguf())));
-        let tests = args.tests();
-        fits(&model, &tests)?;
+        self.machine.push(Limits::measure(model.cpu(), weights(&model)));
         let first = self.measured.len();
         self.measured.extend(tests.into_iter().map(|test| Measured {
             model: name.clone(),
@@ -311,11 +313,22 @@ fn type_of(gguf: &Gguf) -> Result<String> {
     Ok(mix.filter(|_| bytes.len() > 1).map_or(most.name(), |mix| mix.name).to_owned())
 }
 
+/// The most that one of the tests takes beside the weights.
+fn need(shape: &Shape, tests: &[Test]) -> Result<Need> {
+    let mut most = Need::default();
+    for test in tests {
+        let (tokens, rows) = (test.pass_tokens(), test.batch());
+        let need = Need::passes(shape, test.cache_bytes(shape)? as u64, tokens, rows);
+        most = Need { kv: most.kv.max(need.kv), scratch: most.scratch.max(need.scratch) };
+    }
+    Ok(most)
+}
+
 /// Refuses what would drive the machine out of memory, before anything is measured.
-fn fits(model: &Model, tests: &[Test]) -> Result<()> {
+fn fits(shape: &Shape, tests: &[Test]) -> Result<()> {
     let Some(free) = machine::available_bytes() else { return Ok(()) };
     for test in tests {
-        let bytes = test.cache_bytes(model)? as u64;
+        let bytes = test.cache_bytes(shape)? as u64;
         if bytes > free {
             bail!(
                 "{} at depth {} for {} sequences keeps {} of keys and values, and {} of memory are free; choose a smaller -d or --batch",

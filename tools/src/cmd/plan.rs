@@ -132,7 +132,7 @@ impl Args {
         };
         Ok(Rates {
             disk,
-            memory: self.memory_bandwidth.unwrap_or_else(|| rates::memory_bytes_per_second(cpu.threads(), None)),
+            memory: self.memory_bandwidth.unwrap_or_else(|| rates::memory_bytes_per_second(&cpu, None)),
             macs: self.macs.unwrap_or_else(|| rates::macs_per_second(&cpu, subject.main_type)),
         })
     }
