@@ -12,7 +12,7 @@
 
 use crate::error::Result;
 use crate::gguf::Gguf;
-use crate::model::{KvCache, Model, Scratch, Segment, Shape};
+use crate::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment, Shape};
 use crate::progress::Progress;
 use crate::random;
 use std::time::Instant;
@@ -78,19 +78,14 @@ impl Test {
         passes * tokens * self.batch()
     }
 
-    /// Tokens in one pass.
-    pub fn pass_tokens(&self) -> usize {
-        self.passes().1 * self.batch()
-    }
-
-    /// Bytes of keys and values that it keeps.
+    /// What it keeps beside the weights.
     ///
     /// # Errors
-    /// None but those of [`KvCache::new`] for one token.
-    pub fn cache_bytes(&self, shape: &Shape) -> Result<usize> {
+    /// If a cache cannot be of these types.
+    pub fn need(&self, shape: &Shape, types: CacheTypes) -> Result<Need> {
         let (passes, tokens) = self.passes();
         let positions = self.depth().saturating_add(passes.saturating_mul(tokens)).saturating_mul(self.batch());
-        Ok(KvCache::new(shape, 1)?.token_bytes().saturating_mul(positions))
+        Need::passes(shape, positions, types, tokens.saturating_mul(self.batch()), self.batch())
     }
 }
 
@@ -148,20 +143,26 @@ pub fn weights(model: &Model) -> &[u8] {
 ///
 /// # Errors
 /// If there is no memory for the keys and values, or the user stopped.
-pub fn run(model: &Model, test: &Test, scratch: &mut Scratch, progress: &dyn Progress) -> Result<Run> {
+pub fn run(
+    model: &Model,
+    test: &Test,
+    types: CacheTypes,
+    scratch: &mut Scratch,
+    progress: &dyn Progress,
+) -> Result<Run> {
     let (passes, tokens) = test.passes();
     let capacity = test.depth() + passes * tokens;
     let new_cache = || -> Result<KvCache> {
         progress.check()?;
-        let mut cache = KvCache::new(model.shape(), capacity)?;
-        cache.make_up(test.depth());
+        let mut cache = KvCache::with_types(model.shape(), capacity, types)?;
+        cache.make_up(model.cpu(), test.depth());
         Ok(cache)
     };
     let mut caches: Vec<KvCache> = (0..test.batch()).map(|_| new_cache()).collect::<Result<_>>()?;
     let machine = Limits::measure(model.cpu(), weights(model));
     let cost = Cost::of(model.gguf());
     let from_disk = disk_seconds(model);
-    let (hidden, vocab) = (model.shape().hidden, model.shape().vocab);
+    let vocab = model.shape().vocab;
     let mut state = 1;
     let mut random = || (random::uniform(&mut state) * vocab as f64) as u32;
     let (mut seconds, mut least, mut bytes) = (0.0, 0.0, 0.0);
@@ -171,10 +172,10 @@ pub fn run(model: &Model, test: &Test, scratch: &mut Scratch, progress: &dyn Pro
         let mut segments: Vec<_> =
             caches.iter_mut().zip(&prompts).map(|(cache, tokens)| Segment { tokens, cache }).collect();
         let start = Instant::now();
-        let states = model.pass(scratch, &mut segments)?; // (tokens of all sequences, hidden)
-        let logits = model.logits(scratch, &states[states.len() - test.batch() * hidden..]);
+        model.pass(scratch, &mut segments)?;
+        let all = tokens * test.batch();
+        std::hint::black_box(model.logits(scratch, all - test.batch()..all));
         seconds += start.elapsed().as_secs_f64();
-        std::hint::black_box(logits);
         let attended: usize = caches.iter().map(|cache| cache.len() * cache.token_bytes()).sum();
         let pass = cost.pass(tokens * test.batch(), test.batch(), attended);
         least += machine.seconds(pass.0, pass.1).max(from_disk);

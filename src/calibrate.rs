@@ -33,7 +33,10 @@ pub struct Options {
 }
 
 /// The memory beside the weights that measuring `tokens` tokens takes.
-pub fn need(shape: &Shape, tokens: usize, options: &Options) -> Need {
+///
+/// # Errors
+/// As [`Need::layer_by_layer`].
+pub fn need(shape: &Shape, tokens: usize, options: &Options) -> Result<Need> {
     let chunks = tokens.checked_div(options.context).unwrap_or(0).min(options.max_chunks.unwrap_or(usize::MAX));
     Need::layer_by_layer(shape, chunks * options.context, options.context)
 }

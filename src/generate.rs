@@ -58,22 +58,21 @@ impl<'m> Session<'m> {
         Session { model, cache, scratch: Scratch::default() }
     }
 
-    /// Appends tokens in one pass; the logits `(vocab)` after the last.
+    /// Appends tokens in one pass; the logits `(vocab)` after the last, until the next call.
     ///
     /// # Errors
     /// If there is no token, one is not in the vocabulary, or the context is full.
-    pub fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+    pub fn append(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         self.watched_append(tokens, &Quiet)
     }
 
-    fn watched_append(&mut self, tokens: &[u32], progress: &dyn Progress) -> Result<Vec<f32>> {
+    fn watched_append(&mut self, tokens: &[u32], progress: &dyn Progress) -> Result<&[f32]> {
         if tokens.is_empty() {
             return Err(Error::Request("nothing to continue: the prompt has no token; give one with -p".into()));
         }
         let mut segments = [Segment { tokens, cache: &mut self.cache }];
-        let hidden = self.model.watched_pass(&mut self.scratch, &mut segments, progress)?; // (tokens, hidden)
-        let last = &hidden[hidden.len() - self.model.shape().hidden..];
-        let logits = self.model.logits(&mut self.scratch, last);
+        self.model.watched_pass(&mut self.scratch, &mut segments, progress)?;
+        let logits = self.model.logits(&mut self.scratch, tokens.len() - 1..tokens.len());
         self.model.check()?;
         Ok(logits)
     }
@@ -96,7 +95,7 @@ impl<'m> Session<'m> {
         let mut timings = Timings { prefill: start.elapsed(), decode: Duration::ZERO, decoded: 0, end: End::Length };
         for i in 0..limit {
             progress.check()?;
-            let token = sampler.sample(&logits).ok_or_else(|| {
+            let token = sampler.sample(logits).ok_or_else(|| {
                 Error::Request(
                     "the logits are not numbers: the weights are damaged; check them with strata verify".into(),
                 )

@@ -2,7 +2,7 @@
 //! token of each is replaced by BOS, and the second half of each is scored.
 
 use crate::error::{Error, Result};
-use crate::model::{KvCache, Model, Need, Scratch, Segment, Shape};
+use crate::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment, Shape};
 use crate::progress::Progress;
 use rayon::prelude::*;
 
@@ -27,12 +27,23 @@ pub struct Perplexity {
 }
 
 /// The memory beside the weights that scoring `tokens` tokens in chunks of `context` takes.
-pub fn need(shape: &Shape, tokens: usize, context: usize, max_chunks: Option<usize>) -> Need {
+///
+/// # Errors
+/// If a cache cannot be of these types.
+pub fn need(
+    shape: &Shape,
+    tokens: usize,
+    context: usize,
+    max_chunks: Option<usize>,
+    types: CacheTypes,
+) -> Result<Need> {
     let chunks = tokens.checked_div(context).unwrap_or(0).min(max_chunks.unwrap_or(usize::MAX));
-    Need::batch(shape, CHUNKS_PER_PASS.min(chunks), context, LOGIT_ROWS)
+    let tokens = CHUNKS_PER_PASS.min(chunks).saturating_mul(context);
+    Need::passes(shape, tokens, types, tokens, LOGIT_ROWS)
 }
 
-/// Scores `tokens` in chunks of `context`, at most `max_chunks` of them. `bos` replaces the first token of each chunk.
+/// Scores `tokens` in chunks of `context`, at most `max_chunks` of them. `bos` replaces the first token of each chunk;
+/// `types` are those of the cache.
 ///
 /// # Errors
 /// If the tokens do not fill one chunk, the context is too small or too long, or the user stopped.
@@ -42,6 +53,7 @@ pub fn perplexity(
     context: usize,
     max_chunks: Option<usize>,
     bos: Option<u32>,
+    types: CacheTypes,
     progress: &dyn Progress,
 ) -> Result<Perplexity> {
     if context < 4 {
@@ -56,8 +68,8 @@ pub fn perplexity(
     }
     progress.begin("perplexity", (chunks * context) as u64);
     let (mut scratch, mut scores) = (Scratch::default(), Scores::default());
-    let mut caches: Vec<KvCache> =
-        (0..CHUNKS_PER_PASS.min(chunks)).map(|_| KvCache::new(model.shape(), context)).collect::<Result<_>>()?;
+    let cache = |_| KvCache::with_types(model.shape(), context, types);
+    let mut caches: Vec<KvCache> = (0..CHUNKS_PER_PASS.min(chunks)).map(cache).collect::<Result<_>>()?;
     for group in tokens[..chunks * context].chunks(CHUNKS_PER_PASS * context) {
         progress.check()?;
         let texts: Vec<Vec<u32>> = group
@@ -70,9 +82,9 @@ pub fn perplexity(
                 Segment { tokens, cache }
             })
             .collect();
-        let hidden = model.watched_pass(&mut scratch, &mut segments, progress)?; // (chunks, context, hidden)
-        for (tokens, hidden) in texts.iter().zip(hidden.chunks_exact(context * model.shape().hidden)) {
-            score_chunk(model, &mut scratch, tokens, hidden, &mut scores);
+        model.watched_pass(&mut scratch, &mut segments, progress)?;
+        for (i, tokens) in texts.iter().enumerate() {
+            score_chunk(model, &mut scratch, i * context, tokens, &mut scores);
             progress.advance(context as u64);
         }
         model.check()?;
@@ -81,14 +93,15 @@ pub fn perplexity(
     Ok(scores.finish(chunks))
 }
 
-/// Scores positions `context / 2 .. context - 1` of one chunk against the tokens that follow them.
-fn score_chunk(model: &Model, scratch: &mut Scratch, tokens: &[u32], hidden: &[f32], scores: &mut Scores) {
-    let (d, vocab) = (model.shape().hidden, model.shape().vocab);
-    let scored = tokens.len() / 2..tokens.len() - 1;
-    let targets = &tokens[scored.start + 1..];
-    let hidden = &hidden[scored.start * d..scored.end * d];
-    for (hidden, targets) in hidden.chunks(LOGIT_ROWS * d).zip(targets.chunks(LOGIT_ROWS)) {
-        let logits = model.logits(scratch, hidden); // (rows, vocab)
+/// Scores positions `context / 2 .. context - 1` of one chunk, whose first token is the pass's `first`th, against the tokens that follow
+/// them.
+fn score_chunk(model: &Model, scratch: &mut Scratch, first: usize, tokens: &[u32], scores: &mut Scores) {
+    let vocab = model.shape().vocab;
+    let end = tokens.len() - 1;
+    for start in (tokens.len() / 2..end).step_by(LOGIT_ROWS) {
+        let rows = start..(start + LOGIT_ROWS).min(end);
+        let targets = &tokens[rows.start + 1..rows.end + 1];
+        let logits = model.logits(scratch, first + rows.start..first + rows.end); // (rows, vocab)
         let nlls: Vec<f64> = logits.par_chunks_exact(vocab).zip(targets).map(|(l, t)| nll(l, *t)).collect();
         nlls.into_iter().for_each(|nll| scores.add(nll));
     }

@@ -1,7 +1,7 @@
 //! Walks formats x instruction sets x shapes x threads: every cell gives the bits of the scalar set, and the scalar set agrees with a
 //! naive product in `f64` that shares no code with it. A new format or instruction set is tested with no edit here.
 
-use strata_kernels::{AttentionShape, Cpu, Isa, KvHead, Matrix, Rotation};
+use strata_kernels::{AttentionScratch, AttentionShape, Cpu, Isa, KvCells, KvLayout, Matrix, Rotation, Run};
 use strata_quant::{ActivationKind, Activations, Format, GgmlType};
 
 /// Reproducible numbers (SplitMix64).
@@ -227,7 +227,8 @@ fn rows_of_the_result_do_not_depend_on_the_batch() {
 #[test]
 fn elementwise_operations_are_the_same_bits_everywhere_and_right() {
     let mut random = Random(3);
-    for (rows, d) in [(1, 1), (2, 15), (3, 16), (5, 17), (4, 100), (7, 256)] {
+    // The last is large enough to be shared out.
+    for (rows, d) in [(1, 1), (2, 15), (3, 16), (5, 17), (4, 100), (7, 256), (9, 2048)] {
         let x: Vec<f32> = random.values(rows * d).iter().map(|v| v * 8.0).collect();
         let (y, w) = (random.values(rows * d), random.values(d));
         let mut expected: Option<[Vec<f32>; 4]> = None;
@@ -236,10 +237,15 @@ fn elementwise_operations_are_the_same_bits_everywhere_and_right() {
                 let cpu = Cpu::new(isa, threads);
                 let (mut norm, mut glu) = (vec![f32::NAN; rows * d], vec![f32::NAN; rows * d]);
                 cpu.rms_norm(&x, &w, 1e-5, &mut norm);
-                cpu.silu_mul(&x, &y, d, &mut glu);
+                cpu.silu_mul(&x, &y, &mut glu);
                 let (mut sum, mut biased) = (x.clone(), x.clone());
                 cpu.add(&mut sum, &y, d);
                 cpu.add_bias(&mut biased, &w);
+                let (mut both, mut normed) = (x.clone(), vec![f32::NAN; rows * d]);
+                cpu.add_rms_norm(&mut both, &y, &w, 1e-5, &mut normed);
+                let mut again = vec![f32::NAN; rows * d];
+                cpu.rms_norm(&sum, &w, 1e-5, &mut again);
+                assert!(same_bits(&both, &sum) && same_bits(&normed, &again), "a sum and its norm in one step");
                 let got = [norm, glu, sum, biased];
                 match &expected {
                     None => {
@@ -272,41 +278,86 @@ fn check_elementwise(x: &[f32], y: &[f32], w: &[f32], d: usize, got: &[Vec<f32>;
     }
 }
 
+/// One sequence to attend to: everything by rows, and the cells made of it.
+struct Sequence {
+    shape: AttentionShape,
+    types: (GgmlType, GgmlType),
+    layout: KvLayout,
+    q: Vec<f32>, // (tokens, heads, head_dim)
+    k: Vec<f32>, // (tokens, kv_heads, head_dim)
+    v: Vec<f32>, // (tokens, kv_heads, head_dim)
+    cells: Vec<u8>,
+}
+
+impl Sequence {
+    fn new(shape: AttentionShape, types: (GgmlType, GgmlType), tokens: usize, random: &mut Random) -> Sequence {
+        let layout = KvLayout::new(types.0, types.1, shape.kv_heads, shape.head_dim).unwrap();
+        let width = shape.kv_heads * shape.head_dim;
+        let q = random.values(tokens * shape.heads * shape.head_dim);
+        let (k, v) = (random.values(tokens * width), random.values(tokens * width));
+        let mut sequence = Sequence { shape, types, layout, q, k, v, cells: Vec::new() };
+        sequence.cells = sequence.remembered(Isa::named("scalar").unwrap(), 1, tokens);
+        sequence
+    }
+
+    fn tokens(&self) -> usize {
+        self.q.len() / (self.shape.heads * self.shape.head_dim)
+    }
+
+    /// The cells as they are when the tokens come in pieces. What nobody has written is no number, so that nobody reads it unseen.
+    fn remembered(&self, isa: Isa, threads: usize, piece: usize) -> Vec<u8> {
+        let cpu = Cpu::new(isa, threads);
+        let width = self.shape.kv_heads * self.shape.head_dim;
+        let mut cells = vec![0xff; self.layout.bytes(self.tokens() + 1).unwrap()];
+        for (i, (k, v)) in self.k.chunks(piece * width).zip(self.v.chunks(piece * width)).enumerate() {
+            cpu.remember(self.layout, i * piece, k, v, &mut cells);
+        }
+        cells
+    }
+
+    fn queries(&self, tokens: std::ops::Range<usize>) -> &[f32] {
+        let width = self.shape.heads * self.shape.head_dim;
+        &self.q[tokens.start * width..tokens.end * width]
+    }
+
+    fn attended(&self, isa: Isa, threads: usize, tokens: std::ops::Range<usize>) -> Vec<f32> {
+        let q = self.queries(tokens.clone());
+        let mut out = vec![f32::NAN; q.len()];
+        let runs = [Run { sequence: 0, tokens: tokens.len(), position: tokens.start }];
+        let cells = |_| KvCells { layout: self.layout, bytes: &self.cells };
+        Cpu::new(isa, threads).attention(&mut AttentionScratch::default(), self.shape, q, &runs, cells, &mut out);
+        out
+    }
+}
+
+const CACHES: [(GgmlType, GgmlType); 5] = [
+    (GgmlType::F16, GgmlType::F16),
+    (GgmlType::F32, GgmlType::F32),
+    (GgmlType::Q8_0, GgmlType::Q8_0),
+    (GgmlType::F16, GgmlType::Q8_0),
+    (GgmlType::Q8_0, GgmlType::F32),
+];
+
 #[test]
 fn attention_is_the_same_bits_everywhere_and_right() {
     let mut random = Random(4);
-    for (heads, kv_heads, head_dim) in [(1, 1, 16), (4, 2, 64), (8, 1, 100), (6, 6, 2)] {
-        for tokens in [1, 2, 300, 513] {
-            let shape = AttentionShape { heads, kv_heads, head_dim };
-            let dp = shape.padded_dim();
-            for ty in [GgmlType::F16, GgmlType::F32] {
-                let (format, row) = (ty.format().unwrap(), dp * ty.block_bytes());
-                let mut cache = || -> Vec<u8> {
-                    let mut cells = vec![0; kv_heads * tokens * row];
-                    for cells in cells.chunks_exact_mut(row) {
-                        (format.encode)(&random.values(head_dim), None, &mut cells[..head_dim * ty.block_bytes()]);
-                    }
-                    cells
-                };
-                let (k, v) = (cache(), cache()); // (kv_heads, tokens, padded_dim)
-                let q = random.values(tokens * heads * head_dim);
-                let kv = |token: usize, head: usize| {
-                    let range = head * tokens * row..(head * tokens + token + 1) * row;
-                    KvHead { ty, k: &k[range.clone()], v: &v[range] }
-                };
-                let mut expected: Option<Vec<f32>> = None;
-                for isa in Isa::available() {
-                    for threads in [1, 3] {
-                        let mut out = vec![f32::NAN; q.len()];
-                        Cpu::new(isa, threads).attention(shape, &q, kv, &mut out);
-                        match &expected {
-                            None => {
-                                check_attention(shape, &q, kv, &out);
-                                expected = Some(out);
-                            }
-                            Some(expected) => {
-                                assert!(same_bits(&out, expected), "{} {heads}/{kv_heads}x{head_dim}", isa.name())
-                            }
+    for (heads, kv_heads, head_dim) in [(1, 1, 16), (8, 2, 64), (16, 1, 40), (3, 1, 32), (6, 6, 2), (10, 2, 24)] {
+        let shape = AttentionShape { heads, kv_heads, head_dim };
+        for types in CACHES {
+            let sequence = Sequence::new(shape, types, TOKENS, &mut random);
+            let expected = sequence.attended(Isa::named("scalar").unwrap(), 1, 0..TOKENS);
+            check_attention(&sequence, &expected);
+            for isa in Isa::available() {
+                for threads in [1, 3] {
+                    for (piece, firsts) in PIECES {
+                        for &first in *firsts {
+                            let width = heads * head_dim;
+                            let got = sequence.attended(isa, threads, first..first + piece);
+                            assert!(
+                                same_bits(&got, &expected[first * width..(first + piece) * width]),
+                                "{} {types:?} {heads}/{kv_heads}x{head_dim}: {piece} tokens from {first}, {threads} threads",
+                                isa.name()
+                            );
                         }
                     }
                 }
@@ -315,30 +366,88 @@ fn attention_is_the_same_bits_everywhere_and_right() {
     }
 }
 
-fn check_attention<'a>(shape: AttentionShape, q: &[f32], kv: impl Fn(usize, usize) -> KvHead<'a>, out: &[f32]) {
-    let (d, dp) = (shape.head_dim, shape.padded_dim());
-    let wide = |ty: GgmlType, cells: &[u8]| -> Vec<f64> {
-        let mut values = vec![0.0; cells.len() / ty.block_bytes()];
-        (ty.format().unwrap().decode)(cells, &mut values);
-        values.into_iter().map(f64::from).collect()
+/// Tokens of the sequence: two spans and some.
+const TOKENS: usize = 530;
+/// How many tokens at a time, and from where: about the ends of tiles of keys, spans and tiles of rows.
+const PIECES: &[(usize, &[usize])] = &[
+    (1, &[0, 1, 14, 15, 16, 254, 255, 256, 257, 510, 511, 512, 529]),
+    (2, &[0, 15, 254, 255, 256]),
+    (9, &[0, 250, 521]),
+    (70, &[0, 230]),
+    (TOKENS, &[0]),
+];
+
+#[test]
+fn cells_do_not_depend_on_who_writes_them() {
+    let mut random = Random(6);
+    for types in CACHES {
+        for head_dim in [2, 32, 72] {
+            let shape = AttentionShape { heads: 3, kv_heads: 3, head_dim };
+            let sequence = Sequence::new(shape, types, 530, &mut random);
+            for isa in Isa::available() {
+                for (threads, piece) in [(1, 1), (2, 15), (3, 300), (2, 530)] {
+                    let what = format!("{} {types:?} x{head_dim}: {piece} at a time, {threads} threads", isa.name());
+                    assert!(sequence.remembered(isa, threads, piece) == sequence.cells, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_in_one_batch_see_only_themselves() {
+    let mut random = Random(7);
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 48 };
+    let sequences = CACHES.map(|types| Sequence::new(shape, types, 300, &mut random));
+    let ranges = [250..270, 0..3, 299..300, 0..300, 7..8];
+    let mut q = Vec::new();
+    for (sequence, tokens) in sequences.iter().zip(&ranges) {
+        q.extend_from_slice(sequence.queries(tokens.clone()));
+    }
+    let runs: Vec<Run> = (ranges.iter().enumerate())
+        .map(|(sequence, tokens)| Run { sequence, tokens: tokens.len(), position: tokens.start })
+        .collect();
+    for isa in Isa::available() {
+        let mut out = vec![f32::NAN; q.len()];
+        let cells = |i: usize| KvCells { layout: sequences[i].layout, bytes: &sequences[i].cells };
+        Cpu::new(isa, 2).attention(&mut AttentionScratch::default(), shape, &q, &runs, cells, &mut out);
+        let alone =
+            sequences.iter().zip(&ranges).flat_map(|(sequence, tokens)| sequence.attended(isa, 1, tokens.clone()));
+        assert!(same_bits(&out, &alone.collect::<Vec<_>>()), "{}", isa.name());
+    }
+}
+
+/// Against the definition of softmax, in `f64`, over the values that the cache's types can hold.
+fn check_attention(sequence: &Sequence, out: &[f32]) {
+    let Sequence { shape, q, k, v, .. } = sequence;
+    let (d, kv_heads) = (shape.head_dim, shape.kv_heads);
+    let held = |ty: GgmlType, values: &[f32]| -> Vec<f64> {
+        let mut padded = values.to_vec();
+        padded.resize(d.next_multiple_of(32), 0.0);
+        let (format, mut cells) = (ty.format().unwrap(), vec![0; ty.row_bytes(padded.len()).unwrap()]);
+        (format.encode)(&padded, None, &mut cells);
+        (format.decode)(&cells, &mut padded);
+        padded[..d].iter().map(|&v| v as f64).collect()
     };
+    let (k_type, v_type) = sequence.types;
+    let k: Vec<Vec<f64>> = k.chunks(d).map(|k| held(k_type, k)).collect(); // (tokens, kv_heads), (head_dim)
+    let v: Vec<Vec<f64>> = v.chunks(d).map(|v| held(v_type, v)).collect();
     let rows = q.len() / d;
     for i in (0..rows).step_by(rows.div_ceil(40)) {
         let (token, head) = (i / shape.heads, i % shape.heads);
-        let kv = kv(token, head / shape.group());
-        let (k, v) = (wide(kv.ty, kv.k), wide(kv.ty, kv.v));
-        let scores: Vec<f64> = k
-            .chunks(dp)
-            .map(|k| k.iter().zip(&q[i * d..]).take(d).map(|(k, q)| k * *q as f64).sum::<f64>() / (d as f64).sqrt())
-            .collect();
+        let cell = |j: usize| j * kv_heads + head / shape.group();
+        let score = |j: usize| -> f64 {
+            k[cell(j)].iter().zip(&q[i * d..]).map(|(k, q)| k * *q as f64).sum::<f64>() / (d as f64).sqrt()
+        };
+        let scores: Vec<f64> = (0..=token).map(score).collect();
         let peak = scores.iter().cloned().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - peak).exp()).collect();
         let total: f64 = weights.iter().sum();
-        for j in 0..d {
-            let truth: f64 = weights.iter().zip(v.chunks(dp)).map(|(w, v)| w * v[j]).sum::<f64>() / total;
-            let size: f64 = weights.iter().zip(v.chunks(dp)).map(|(w, v)| (w * v[j]).abs()).sum::<f64>() / total;
+        for c in 0..d {
+            let terms = || weights.iter().enumerate().map(|(j, w)| w * v[cell(j)][c] / total);
+            let (truth, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
             let bound = (scores.len() as f64 + 64.0) * f64::from(f32::EPSILON) * size + 1e-30;
-            let got = out[i * d + j] as f64;
+            let got = out[i * d + c] as f64;
             assert!((got - truth).abs() <= bound, "token {token} head {head}: {got} instead of {truth}");
         }
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use strata::convert::{Input, Options, Target, convert};
 use strata::generate::Session;
 use strata::gguf::Gguf;
-use strata::model::{KvCache, Model, Scratch, Segment};
+use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment};
 use strata::perplexity::perplexity;
 use strata::progress::Quiet;
 use strata::recipe::Recipe;
@@ -73,16 +73,16 @@ fn logits_are_those_of_transformers() {
         };
         let ((shape, ids), (_, positions)) = (integers("input_ids"), integers("positions"));
         let expected = numbers(file.tensor("logits").unwrap().data());
-        let (d, vocab) = (model.shape().hidden, model.shape().vocab);
+        let vocab = model.shape().vocab;
         let mut worst = 0f32;
         for (s, ids) in ids.chunks(shape[1]).enumerate() {
             let tokens: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
-            let mut cache = KvCache::with_type(model.shape(), tokens.len(), GgmlType::F32).unwrap();
+            let mut cache = KvCache::with_types(model.shape(), tokens.len(), CacheTypes::both(GgmlType::F32)).unwrap();
             let mut scratch = Scratch::default();
-            let hidden = model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut cache }]).unwrap();
+            model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut cache }]).unwrap();
             for (p, &position) in positions.iter().enumerate() {
-                let at = position as usize * d;
-                let logits = model.logits(&mut scratch, &hidden[at..at + d]);
+                let position = position as usize;
+                let logits = model.logits(&mut scratch, position..position + 1);
                 let start = (s * positions.len() + p) * vocab;
                 for (ours, theirs) in logits.iter().zip(&expected[start..start + vocab]) {
                     worst = worst.max((ours - theirs).abs());
@@ -114,7 +114,8 @@ fn greedy_text_is_that_of_transformers() {
             let expected = ids("ids");
             let mut session = Session::with_cache(
                 &model,
-                KvCache::with_type(model.shape(), prompt.len() + expected.len(), GgmlType::F32).unwrap(),
+                KvCache::with_types(model.shape(), prompt.len() + expected.len(), CacheTypes::both(GgmlType::F32))
+                    .unwrap(),
             );
             let mut tokens = Vec::new();
             let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
@@ -137,7 +138,7 @@ fn perplexity_is_that_of_transformers() {
         let expected = json(golden.join("perplexity.json"));
         let text = include_str!("data/valid.txt");
         let tokens = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false }).unwrap();
-        let result = perplexity(&model, &tokens, 512, None, tokenizer.bos(), &Quiet).unwrap();
+        let result = perplexity(&model, &tokens, 512, None, tokenizer.bos(), CacheTypes::default(), &Quiet).unwrap();
         assert_eq!(result.chunks as u64, expected["chunks"].as_u64().unwrap());
         assert_eq!(result.tokens_scored as u64, expected["scored_tokens"].as_u64().unwrap());
         let ratio = result.perplexity / expected["perplexity"].as_f64().unwrap();

@@ -4,7 +4,7 @@
 use std::path::Path;
 use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::Gguf;
-use strata::model::{KvCache, Model, Scratch, Segment};
+use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment};
 use strata::progress::Quiet;
 use strata::recipe::Recipe;
 use strata::{Cpu, GgmlType, Isa};
@@ -14,12 +14,16 @@ const TOKENS: [u32; 21] =
 
 /// Logits after every token `(tokens, vocab)`, sent through the model in pieces of the given length.
 fn logits(model: &Model, tokens: &[u32], piece: usize) -> Vec<f32> {
-    let mut cache = KvCache::new(model.shape(), tokens.len()).unwrap();
+    logits_with(model, tokens, piece, CacheTypes::default())
+}
+
+fn logits_with(model: &Model, tokens: &[u32], piece: usize, types: CacheTypes) -> Vec<f32> {
+    let mut cache = KvCache::with_types(model.shape(), tokens.len(), types).unwrap();
     let mut scratch = Scratch::default();
     let mut logits = Vec::new();
     for tokens in tokens.chunks(piece) {
-        let hidden = model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }]).unwrap();
-        logits.extend(model.logits(&mut scratch, &hidden));
+        model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }]).unwrap();
+        logits.extend(model.logits(&mut scratch, 0..tokens.len()));
     }
     logits
 }
@@ -71,8 +75,8 @@ fn sequences_in_one_pass_do_not_disturb_each_other() {
     let [a, b] = &mut caches;
     let mut scratch = Scratch::default();
     let mut segments = [Segment { tokens: short, cache: a }, Segment { tokens: long, cache: b }];
-    let hidden = model.pass(&mut scratch, &mut segments).unwrap();
-    let together = model.logits(&mut scratch, &hidden);
+    model.pass(&mut scratch, &mut segments).unwrap();
+    let together = model.logits(&mut scratch, 0..short.len() + long.len());
     let (first, second) = together.split_at(short.len() * model.shape().vocab);
     assert_same_bits(first, &logits(&model, short, short.len()), "the short sequence");
     assert_same_bits(second, &logits(&model, long, 1), "the long sequence");
@@ -90,11 +94,19 @@ fn a_long_prompt_crosses_sub_batches_and_spans_unchanged() {
         &Quiet,
     )
     .unwrap();
-    let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
     let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 3840).collect();
-    let last = |piece| {
-        let all = logits(&model, &tokens, piece);
-        all[all.len() - model.shape().vocab..].to_vec()
-    };
-    assert_same_bits(&last(700), &last(33), "700 tokens");
+    for (k, v) in [(GgmlType::F16, GgmlType::F16), (GgmlType::Q8_0, GgmlType::Q8_0), (GgmlType::F32, GgmlType::Q8_0)] {
+        let last = |isa, threads, piece| {
+            let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(isa, threads)).unwrap();
+            let all = logits_with(&model, &tokens, piece, CacheTypes { k, v });
+            all[all.len() - model.shape().vocab..].to_vec()
+        };
+        let expected = last(Isa::best(), 2, 700);
+        for isa in Isa::available().filter(|isa| isa.name() != "scalar") {
+            for (threads, piece) in [(2, 33), (1, 1), (3, 300)] {
+                let what = format!("{} {k} {v}: {piece} of 700 tokens, {threads} threads", isa.name());
+                assert_same_bits(&last(isa, threads, piece), &expected, &what);
+            }
+        }
+    }
 }

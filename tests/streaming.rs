@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use strata::calibrate::{self, calibrate};
 use strata::convert::{Input, Options as ConvertOptions, Target, convert};
 use strata::gguf::Gguf;
-use strata::model::{KvCache, Model, Need, Scratch, Segment};
+use strata::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment};
 use strata::perplexity::perplexity;
 use strata::progress::{Progress, Quiet};
 use strata::recipe::{Mix, Recipe};
@@ -68,8 +68,8 @@ fn logits(model: &Model, piece: usize) -> Result<Vec<u32>> {
     let mut cache = KvCache::new(model.shape(), TOKENS.len())?;
     let (mut scratch, mut logits) = (Scratch::default(), Vec::new());
     for tokens in TOKENS.chunks(piece) {
-        let hidden = model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }])?;
-        logits.extend(model.logits(&mut scratch, &hidden).iter().map(|l| l.to_bits()));
+        model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }])?;
+        logits.extend(model.logits(&mut scratch, 0..tokens.len()).iter().map(|l| l.to_bits()));
     }
     Ok(logits)
 }
@@ -123,7 +123,9 @@ fn evaluations_read_the_same() {
     let tokens: Vec<u32> = (0..4 * 64).map(|i| i * 37 % 3840).collect();
     let options = calibrate::Options { context: 64, max_chunks: None, process_output: true, dataset: "numbers".into() };
     let (resident, streamed) = (resident(&path), streamed(&path, 0.1));
-    let nll = |model| perplexity(model, &tokens, 64, None, Some(3840), &Quiet).unwrap().mean_nll.to_bits();
+    let nll = |model| {
+        perplexity(model, &tokens, 64, None, Some(3840), CacheTypes::default(), &Quiet).unwrap().mean_nll.to_bits()
+    };
     assert_eq!(nll(&resident), nll(&streamed));
     let sums = |model| calibrate(model, &tokens, None, &options, &Quiet).unwrap().entries;
     assert!(sums(&resident) == sums(&streamed));

@@ -2,11 +2,13 @@
 //!
 //! Work is cut into ranges that depend only on its shape and the number of threads; what each range computes depends on neither.
 
-use crate::attention::{AttentionShape, KvHead};
+use crate::attention::cells::SPAN;
+use crate::attention::{self, AttentionScratch, AttentionShape, KvCells, KvLayout, Run};
 use crate::isa::Isa;
 use crate::matmul::{Matrix, Shared};
 use crate::pool::Pool;
 use crate::rope::Rotation;
+use crate::shared::SharedSlice;
 use crate::table::{Matmul, Wide};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -15,6 +17,12 @@ use strata_quant::{ActivationKind, Activations};
 
 /// Rows of weights are shared out in multiples of this, the height of the register tiles.
 const ROW_STEP: usize = 4;
+
+/// Fewer values than these are handled sooner than other threads are woken.
+const ALONE: usize = 16 << 10;
+
+/// Values that are handled in one go where rows do not matter.
+const PIECE: usize = 1024;
 
 /// From so many columns on, expanding a panel of weights pays: measured on a Xeon with AVX-512 (2026-11-25), all formats.
 const WIDE: usize = 5;
@@ -90,6 +98,10 @@ impl Cpu {
             return;
         }
         let rows = x.rows();
+        if rows * x.cols() < ALONE {
+            // SAFETY: `Isa` proves the instruction set of its table.
+            return unsafe { (self.isa.table().quantize)(x.form_mut(kind)) };
+        }
         let mut rest = Some(x.form_mut(kind));
         let mut parts = Vec::with_capacity(self.threads());
         for i in 0..self.threads() {
@@ -113,13 +125,16 @@ impl Cpu {
         });
     }
 
-    /// `out = silu(gate) * up`, rows of `d` values.
-    pub fn silu_mul(&self, gate: &[f32], up: &[f32], d: usize, out: &mut [f32]) {
-        assert!(gate.len() == up.len() && gate.len() == out.len() && gate.len().is_multiple_of(d));
-        self.rows_mut(out, d, |row, out| {
-            let range = row * d..(row + 1) * d;
-            // SAFETY: `Isa` proves the instruction set of its table.
-            unsafe { (self.isa.table().silu_mul)(&gate[range.clone()], &up[range], out) }
+    /// `out = silu(gate) * up`, all of one length.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len());
+        let len = out.len();
+        let out = SharedSlice::new(out);
+        // An exponential takes as long as several sums.
+        self.items(len.div_ceil(PIECE), 4 * len, |i| {
+            let range = i * PIECE..((i + 1) * PIECE).min(len);
+            // SAFETY: every item has its own range; `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().silu_mul)(&gate[range.clone()], &up[range.clone()], out.range(range)) }
         });
     }
 
@@ -129,6 +144,21 @@ impl Cpu {
         self.rows_mut(x, d, |row, x| {
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().add)(x, &y[row * d..(row + 1) * d]) }
+        });
+    }
+
+    /// `x += y`, then every row of `x (m, d)` normalized into `out`; see `norm.rs`. `w` is `(d)`.
+    pub fn add_rms_norm(&self, x: &mut [f32], y: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+        let d = w.len();
+        assert!(x.len() == y.len() && x.len() == out.len() && x.len().is_multiple_of(d));
+        let x = SharedSlice::new(x);
+        self.rows_mut(out, d, |row, out| {
+            // SAFETY: every item has its own row; `Isa` proves the instruction set of its table.
+            unsafe {
+                let x = x.range(row * d..(row + 1) * d);
+                (self.isa.table().add)(x, &y[row * d..(row + 1) * d]);
+                (self.isa.table().rms_norm)(x, w, eps, out);
+            }
         });
     }
 
@@ -152,30 +182,38 @@ impl Cpu {
         });
     }
 
-    /// Attention of every token of `q (tokens, heads, head_dim)` into `out` of the same shape. `kv(token, kv_head)` gives what the
-    /// token sees of a head.
+    /// Attention of the tokens of the runs, in their order: `q (tokens, heads, head_dim)` into `out` of the same shape.
+    /// `cells(sequence)` are the layer's cells of a sequence, those of the tokens themselves included.
     pub fn attention<'a>(
         &self,
+        scratch: &mut AttentionScratch,
         shape: AttentionShape,
         q: &[f32],
-        kv: impl Fn(usize, usize) -> KvHead<'a> + Sync,
+        runs: &[Run],
+        cells: impl Fn(usize) -> KvCells<'a> + Sync,
         out: &mut [f32],
     ) {
-        let d = shape.group() * shape.head_dim;
-        assert!(q.len() == out.len() && q.len().is_multiple_of(shape.kv_heads * d));
-        // Dealt out like cards: later tokens see more positions.
-        let mut hands: Vec<Vec<(usize, &mut [f32])>> = (0..self.threads()).map(|_| Vec::new()).collect();
-        for (i, out) in out.chunks_exact_mut(d).enumerate() {
-            hands[i % self.threads()].push((i, out));
-        }
-        self.each(hands.into_iter().map(|hand| Mutex::new(Some(hand))).collect(), |hand| {
-            let mut scratch = Vec::new();
-            for (i, out) in hand {
-                let kv = kv(i / shape.kv_heads, i % shape.kv_heads);
-                // SAFETY: `Isa` proves the instruction set of its table.
-                unsafe { (self.isa.table().attend)(shape, &q[i * d..(i + 1) * d], kv, out, &mut scratch) }
+        attention::attention((self.isa, &self.pool), scratch, shape, q, runs, cells, out);
+    }
+
+    /// Writes the keys and values `(tokens, kv_heads, head_dim)` of tokens from `position` on into a layer's cells.
+    pub fn remember(&self, layout: KvLayout, position: usize, k: &[f32], v: &[f32], cells: &mut [u8]) {
+        let (d, heads) = (layout.head_dim(), layout.heads());
+        let tokens = k.len() / (heads * d);
+        assert!(k.len() == tokens * heads * d && v.len() == k.len());
+        let spans = position / SPAN..(position + tokens).div_ceil(SPAN);
+        let cells = SharedSlice::new(cells);
+        let write = |i: usize| {
+            let (span, head) = (spans.start + i / heads, i % heads);
+            let start = layout.block(span, head);
+            // SAFETY: every item has its own block.
+            let block = unsafe { cells.range(start..start + layout.block_bytes()) };
+            for at in position.max(span * SPAN)..(position + tokens).min((span + 1) * SPAN) {
+                let row = ((at - position) * heads + head) * d..((at - position) * heads + head + 1) * d;
+                layout.store(self.isa, at % SPAN, &k[row.clone()], &v[row], block);
             }
-        });
+        };
+        self.items(spans.len() * heads, k.len(), write);
     }
 
     /// The `i`th thread's share of `n` things, cut at multiples of `step`.
@@ -187,21 +225,18 @@ impl Cpu {
 
     /// Calls `work(row, values)` for every row of `d` values.
     fn rows_mut(&self, x: &mut [f32], d: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-        let rows = x.len() / d;
-        if rows == 1 || self.threads() == 1 {
-            return x.chunks_exact_mut(d).enumerate().for_each(|(row, x)| work(row, x));
+        let (rows, len) = (x.len() / d, x.len());
+        let x = SharedSlice::new(x);
+        // SAFETY: every item has its own row.
+        self.items(rows, len, |row| work(row, unsafe { x.range(row * d..(row + 1) * d) }));
+    }
+
+    /// Calls `work(i)` for `n` items, which handle `values` values in all: on this thread alone where waking the others takes longer.
+    fn items(&self, n: usize, values: usize, work: impl Fn(usize) + Sync) {
+        if n < 2 || values < ALONE {
+            return (0..n).for_each(work);
         }
-        let mut rest = x;
-        let mut parts = Vec::with_capacity(self.threads());
-        for i in 0..self.threads() {
-            let share = self.share(rows, 1, i);
-            let (part, others) = rest.split_at_mut(share.len() * d);
-            parts.push(Mutex::new(Some((share.start, part))));
-            rest = others;
-        }
-        self.each(parts, |(first, part): (usize, &mut [f32])| {
-            part.chunks_exact_mut(d).enumerate().for_each(|(i, x)| work(first + i, x));
-        });
+        self.pool.run(&|thread| self.share(n, 1, thread).for_each(&work));
     }
 
     /// Gives each thread its part.

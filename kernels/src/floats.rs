@@ -174,7 +174,7 @@ fn tile<S: Simd, P: Plain, const R: usize, const C: usize, const FAR: bool>(
         }
         for r in 0..R {
             if FAR {
-                s.prefetch(w[r].as_ptr().wrapping_add(i * P::BYTES + AHEAD));
+                s.prefetch_near(w[r].as_ptr().wrapping_add(i * P::BYTES + AHEAD));
             }
             let w = P::widen(s, &w[r][i * P::BYTES..(i + 16) * P::BYTES]);
             for c in 0..C {

@@ -34,9 +34,10 @@ mod matmul;
 mod norm;
 mod pool;
 mod rope;
+mod shared;
 mod table;
 
-pub use attention::{AttentionShape, KvHead};
+pub use attention::{AttentionScratch, AttentionShape, KvCells, KvLayout, Run};
 pub use cpu::Cpu;
 pub use isa::Isa;
 pub use matmul::Matrix;

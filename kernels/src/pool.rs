@@ -4,31 +4,75 @@
 //! operation finds it awake, and an idle program uses no processor.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-/// Rounds of spinning before a thread sleeps: some tens of microseconds.
-const SPINS: usize = 4000;
+/// Looks at a number that another thread will change before the processor is offered to whoever else wants it: some microseconds.
+const SPINS: usize = 300;
+/// Offers of the processor before a thread sleeps: some tens of microseconds, if nobody wants it.
+const YIELDS: usize = 100;
 
 /// An operation: called once on each thread with the thread's number. It lives on the stack of `Pool::run`, which outwaits its use.
 type Work = *const (dyn Fn(usize) + Sync);
 
-struct Shared {
+/// What the caller writes and the threads watch, in lines of the cache of its own.
+#[repr(align(128))]
+struct Round {
     /// Counts operations; a change wakes the threads.
-    round: AtomicUsize,
+    number: AtomicUsize,
+    /// The operation; null for the last, which ends the threads.
+    work: AtomicPtr<Work>,
+    /// Threads asleep, or about to be. Only they need the lock, and only for them is it taken.
+    asleep: AtomicUsize,
+}
+
+/// What the threads write and the caller watches.
+#[repr(align(128))]
+struct Done {
     /// Threads still at work.
     busy: AtomicUsize,
     panicked: AtomicBool,
-    stop: AtomicBool,
-    work: Mutex<Option<SendWork>>,
+}
+
+struct Shared {
+    round: Round,
+    done: Done,
+    lock: Mutex<()>,
     wake: Condvar,
 }
 
-#[derive(Clone, Copy)]
-struct SendWork(Work);
-// SAFETY: the closure behind the pointer is `Sync`, and `Pool::run` keeps it alive until all threads are done with it.
-unsafe impl Send for SendWork {}
+impl Shared {
+    /// Starts a round.
+    fn publish(&self, work: *mut Work) {
+        self.round.work.store(work, Ordering::Relaxed);
+        // Either this sees that a thread is about to sleep, or that thread sees the new round: both are in the one order of `SeqCst`.
+        self.round.number.fetch_add(1, Ordering::SeqCst);
+        if self.round.asleep.load(Ordering::SeqCst) > 0 {
+            // Whoever has seen the old round under the lock is waiting once the lock is had.
+            drop(self.lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+            self.wake.notify_all();
+        }
+    }
+
+    /// Waits for a round after `seen`; its number.
+    fn next_round(&self, seen: usize) -> usize {
+        for i in 0..SPINS + YIELDS {
+            let round = self.round.number.load(Ordering::Acquire);
+            if round != seen {
+                return round;
+            }
+            pause(i);
+        }
+        self.round.asleep.fetch_add(1, Ordering::SeqCst);
+        let mut guard = self.lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while self.round.number.load(Ordering::SeqCst) == seen {
+            guard = self.wake.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        self.round.asleep.fetch_sub(1, Ordering::SeqCst);
+        self.round.number.load(Ordering::Acquire)
+    }
+}
 
 /// Persistent threads; the caller of [`Pool::run`] is one of them.
 pub struct Pool {
@@ -41,11 +85,13 @@ impl Pool {
     /// A pool of `threads` threads in all, at least one.
     pub fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
-            round: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            work: Mutex::new(None),
+            round: Round {
+                number: AtomicUsize::new(0),
+                work: AtomicPtr::new(std::ptr::null_mut()),
+                asleep: AtomicUsize::new(0),
+            },
+            done: Done { busy: AtomicUsize::new(0), panicked: AtomicBool::new(false) },
+            lock: Mutex::new(()),
             wake: Condvar::new(),
         });
         // Where the system refuses a thread, the pool is that much smaller: what is computed does not depend on it.
@@ -65,69 +111,54 @@ impl Pool {
 
     /// Calls `work(i)` for every thread `i` at the same time; returns when all are done. Panics if one of them did.
     pub fn run(&self, work: &(dyn Fn(usize) + Sync)) {
+        if self.threads.is_empty() {
+            return work(0);
+        }
         let _one_at_a_time = self.running.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let shared = &*self.shared;
-        if !self.threads.is_empty() {
-            // SAFETY: only the lifetime is erased; this function does not return, nor unwind, before `busy` is zero.
-            let work = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Work>(work) };
-            shared.busy.store(self.threads.len(), Ordering::Relaxed);
-            let mut slot = shared.work.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            *slot = Some(SendWork(work));
-            shared.round.fetch_add(1, Ordering::Release);
-            drop(slot);
-            shared.wake.notify_all();
-        }
+        // SAFETY: only the lifetime is erased; this function does not return, nor unwind, before `busy` is zero.
+        let mut published = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Work>(work) };
+        shared.done.busy.store(self.threads.len(), Ordering::Relaxed);
+        shared.publish(&mut published);
         let mine = catch_unwind(AssertUnwindSafe(|| work(0)));
         let mut spins = 0;
-        while shared.busy.load(Ordering::Acquire) > 0 {
+        while shared.done.busy.load(Ordering::Acquire) > 0 {
+            pause(spins);
             spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
         if let Err(panic) = mine {
             resume_unwind(panic);
         }
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a thread of the pool panicked");
+        assert!(!shared.done.panicked.swap(false, Ordering::Relaxed), "a thread of the pool panicked");
     }
+}
+
+/// The `i`th wait in a row.
+fn pause(i: usize) {
+    if i < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
 }
 
 fn serve(shared: &Shared, index: usize) {
     let mut seen = 0;
     loop {
-        let mut spins = 0;
-        while shared.round.load(Ordering::Acquire) == seen && spins < SPINS {
-            spins += 1;
-            std::hint::spin_loop();
-        }
-        let mut slot = shared.work.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        while shared.round.load(Ordering::Acquire) == seen {
-            slot = shared.wake.wait(slot).unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
-        seen = shared.round.load(Ordering::Acquire);
-        let work = *slot;
-        drop(slot);
-        if shared.stop.load(Ordering::Relaxed) {
+        seen = shared.next_round(seen);
+        let work = shared.round.work.load(Ordering::Relaxed);
+        if work.is_null() {
             return;
         }
-        if let Some(SendWork(work)) = work {
-            // SAFETY: `Pool::run` waits until `busy` is zero, which this thread brings about only after its last use.
-            let work = unsafe { &*work };
-            if catch_unwind(AssertUnwindSafe(|| work(index))).is_err() {
-                shared.panicked.store(true, Ordering::Relaxed);
-            }
-            shared.busy.fetch_sub(1, Ordering::Release);
+        // SAFETY: `Pool::run` has both the pointer and the operation on its stack, and waits until `busy` is zero, which this thread
+        // brings about only after its last use.
+        let work = unsafe { &**work };
+        if catch_unwind(AssertUnwindSafe(|| work(index))).is_err() {
+            shared.done.panicked.store(true, Ordering::Relaxed);
         }
+        shared.done.busy.fetch_sub(1, Ordering::Release);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        {
-            let mut slot = self.shared.work.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            *slot = None;
-            self.shared.stop.store(true, Ordering::Relaxed);
-            self.shared.round.fetch_add(1, Ordering::Release);
-        }
-        self.shared.wake.notify_all();
+        self.shared.publish(std::ptr::null_mut());
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so already.
             let _ = thread.join();
@@ -149,6 +180,21 @@ mod tests {
             });
         }
         assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 2000));
+    }
+
+    #[test]
+    fn sleepers_are_woken() {
+        let pool = Pool::new(3);
+        let count = AtomicUsize::new(0);
+        for _ in 0..20 {
+            while pool.shared.round.asleep.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+            pool.run(&|_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(count.load(Ordering::Relaxed), 60);
     }
 
     #[test]

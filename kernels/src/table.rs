@@ -1,6 +1,6 @@
 //! The table of function pointers: one for each instruction set, no cell ever empty.
 
-use crate::attention::{AttentionShape, KvHead};
+use crate::attention::{CellOps, Part, Rows};
 use crate::matmul::{Job, Out};
 use strata_quant::activations::FormBuffers;
 use strata_quant::{Activations, GgmlType};
@@ -48,8 +48,14 @@ pub struct Table {
     pub add: unsafe fn(&mut [f32], &[f32]),
     /// See `rope.rs`.
     pub rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
-    /// See `attention.rs`.
-    pub attend: unsafe fn(AttentionShape, &[f32], KvHead<'_>, &mut [f32], &mut Vec<f32>),
+    /// What attention does with cells of a type; see `attention/span.rs`.
+    pub cells: fn(GgmlType) -> &'static CellOps,
+    /// See `attention/span.rs`.
+    pub softmax: unsafe fn(Rows, &mut [f32], &mut [f32], &mut [f32]),
+    /// See `attention/span.rs`.
+    pub join: unsafe fn(Rows, &Part<'_>, &mut Part<'_>),
+    /// See `attention/span.rs`.
+    pub divide: unsafe fn(&[f32], f32, &mut [f32]),
     /// See `limits.rs`.
     pub read: unsafe fn(&[u8]) -> u64,
     /// That many rounds of the set's 8-bit multiply-adds on registers; returns the products. See `limits.rs`.
@@ -58,12 +64,13 @@ pub struct Table {
 
 /// Compiles what is written once for all instruction sets for one of them: functions in which the compiler may use its instructions,
 /// and a `BASE` table of them. `$token` is an expression for the token, valid inside such functions; `$r, $c` is the tile of plain
-/// products; `$matmul` names the set's own products, `$wide` those over many columns, `$peak` its fastest multiply-adds.
+/// products, `4 x $n` that of attention; `$matmul` names the set's own products, `$wide` those over many columns, `$peak` its fastest
+/// multiply-adds.
 macro_rules! instantiate {
-    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $matmul:path, $wide:expr, $peak:path) => {
+    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $n:literal, $matmul:path, $wide:expr, $peak:path) => {
         mod instances {
             use super::*;
-            use crate::attention::{AttentionShape, KvHead};
+            use crate::attention::{CellOps, Part, Rows, cells, span};
             use crate::floats::{Bf16, F16, F32};
             use crate::matmul::{Job, Out};
             use crate::table::{Matmul, Table};
@@ -107,8 +114,28 @@ macro_rules! instantiate {
                 crate::rope::rope(x, head_dim, cos, sin)
             }
             $(#[$feature])?
-            fn attend(shape: AttentionShape, q: &[f32], kv: KvHead<'_>, out: &mut [f32], scratch: &mut Vec<f32>) {
-                crate::attention::attend($token, shape, q, kv, out, scratch)
+            fn softmax(rows: Rows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) {
+                span::softmax($token, rows, scores, peaks, sums)
+            }
+            $(#[$feature])?
+            fn join(rows: Rows, part: &Part<'_>, all: &mut Part<'_>) {
+                span::join($token, rows, part, all)
+            }
+            $(#[$feature])?
+            fn divide(x: &[f32], by: f32, out: &mut [f32]) {
+                span::divide($token, x, by, out)
+            }
+            $crate::table::cells!($token, $(#[$feature],)? $n, f32_cells, cells::F32);
+            $crate::table::cells!($token, $(#[$feature],)? $n, f16_cells, cells::F16);
+            $crate::table::cells!($token, $(#[$feature],)? $n, q8_0_cells, cells::Q8_0);
+
+            fn cells(ty: GgmlType) -> &'static CellOps {
+                match ty {
+                    GgmlType::F32 => &f32_cells::OPS,
+                    GgmlType::F16 => &f16_cells::OPS,
+                    GgmlType::Q8_0 => &q8_0_cells::OPS,
+                    other => panic!("there are no cells of {other}"),
+                }
             }
             $(#[$feature])?
             fn read(data: &[u8]) -> u64 {
@@ -133,7 +160,10 @@ macro_rules! instantiate {
                 silu_mul,
                 add,
                 rope,
-                attend,
+                cells,
+                softmax,
+                join,
+                divide,
                 read,
                 multiply_add: $peak,
             };
@@ -142,3 +172,33 @@ macro_rules! instantiate {
     };
 }
 pub(crate) use instantiate;
+
+/// What attention does with cells of one type, for [`instantiate`].
+macro_rules! cells {
+    ($token:expr, $(#[$feature:meta],)? $n:literal, $name:ident, $cells:path) => {
+        mod $name {
+            use super::*;
+            use crate::attention::{CellOps, Scores, Weighted, span};
+
+            $(#[$feature])?
+            fn scores(job: Scores<'_>) {
+                span::scores::<_, $cells, $n>($token, job)
+            }
+            $(#[$feature])?
+            fn weigh(job: Weighted<'_>) {
+                span::weigh::<_, $cells, $n>($token, job)
+            }
+            $(#[$feature])?
+            fn widen_keys(keys: &[u8], d: usize, out: &mut [u8]) {
+                span::widen_keys::<_, $cells>($token, keys, d, out)
+            }
+            $(#[$feature])?
+            fn widen_values(values: &[u8], width: usize, out: &mut [u8]) {
+                span::widen_values::<_, $cells>($token, values, width, out)
+            }
+
+            pub static OPS: CellOps = CellOps { scores, weigh, widen_keys, widen_values };
+        }
+    };
+}
+pub(crate) use cells;

@@ -26,6 +26,8 @@ pub trait Simd: Copy {
     fn load_f16(self, x: &[[u8; 2]; 16]) -> Self::F;
     /// bfloat16 numbers, little endian, widened exactly.
     fn load_bf16(self, x: &[[u8; 2]; 16]) -> Self::F;
+    /// Signed bytes.
+    fn load_i8(self, x: &[u8; 16]) -> Self::F;
     /// `a + b`
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`
@@ -58,9 +60,14 @@ pub trait Simd: Copy {
     /// The lanes added in halves: `i` and `i + 8`, then `i` and `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, v: Self::F) -> f32;
 
-    /// Asks for the line of memory at `at`, which need not be there; nothing where the set has no such instruction.
+    /// Asks for the line of memory at an address, which may be any, to the second cache. Nothing is read, and nothing done where there is no such
+    /// instruction.
     #[inline(always)]
     fn prefetch(self, _at: *const u8) {}
+
+    /// As [`Simd::prefetch`], into the cache next to the processor.
+    #[inline(always)]
+    fn prefetch_near(self, _at: *const u8) {}
 
     /// Up to 16 values, filled up with `fill`.
     #[inline(always)]
@@ -117,6 +124,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_bf16(self, x: &[[u8; 2]; 16]) -> [f32; 16] {
         lanes!(i => bf16_at(x[i]))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> [f32; 16] {
+        lanes!(i => x[i] as i8 as f32)
     }
     #[inline(always)]
     fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {

@@ -14,7 +14,7 @@ pub mod residence;
 pub mod shape;
 pub mod store;
 
-pub use cache::KvCache;
+pub use cache::{CacheTypes, KvCache};
 pub use need::Need;
 pub use pass::{Input, Model, Scratch, Segment};
 pub use shape::Shape;

@@ -1,7 +1,8 @@
 //! What a model needs beside its weights: keys and values, and the buffers between the matrices.
 
-use crate::model::Shape;
+use crate::error::Result;
 use crate::model::pass::SUB_BATCH;
+use crate::model::{CacheTypes, KvCache, Shape};
 
 /// Bytes beside the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,43 +14,34 @@ pub struct Need {
 }
 
 impl Need {
-    /// One sequence of `context` tokens, of which `prompt` come in one pass.
-    pub fn session(shape: &Shape, context: usize, prompt: usize) -> Need {
-        Need { kv: kv(shape, shape.layers, context), scratch: scratch(shape, prompt.max(1), 1) }
-    }
-
-    /// `sequences` of `context` tokens each in one pass, and `rows` rows of logits at a time.
-    pub fn batch(shape: &Shape, sequences: usize, context: usize, rows: usize) -> Need {
-        let tokens = sequences.saturating_mul(context);
-        Need { kv: kv(shape, shape.layers, tokens), scratch: scratch(shape, tokens, rows) }
-    }
-
-    /// What `kv` bytes of keys and values and passes of `tokens` tokens that end in `rows` rows of logits take.
-    pub fn passes(shape: &Shape, kv: u64, tokens: usize, rows: usize) -> Need {
-        Need { kv, scratch: scratch(shape, tokens, rows) }
+    /// Caches of these types for `positions` tokens in all, and passes of up to `tokens` tokens that end in `rows` rows of logits.
+    ///
+    /// # Errors
+    /// If a cache cannot be of these types.
+    pub fn passes(shape: &Shape, positions: usize, types: CacheTypes, tokens: usize, rows: usize) -> Result<Need> {
+        let token = KvCache::with_types(shape, 1, types)?.token_bytes();
+        Ok(Need { kv: product([token, positions]), scratch: scratch(shape, tokens.max(1), rows) })
     }
 
     /// All `tokens` in every layer before the next, in sequences of `context` tokens, as [`crate::model::Model::observe`] does.
-    pub fn layer_by_layer(shape: &Shape, tokens: usize, context: usize) -> Need {
+    ///
+    /// # Errors
+    /// None: the cache is of the usual types.
+    pub fn layer_by_layer(shape: &Shape, tokens: usize, context: usize) -> Result<Need> {
         let group = (SUB_BATCH / context.max(1)).max(1).saturating_mul(context);
-        Need { kv: kv(shape, 1, group), scratch: scratch(shape, tokens, 0) }
+        let token = KvCache::one_layer(shape, 1)?.token_bytes();
+        Ok(Need { kv: product([token, group]), scratch: scratch(shape, tokens, 0) })
     }
 }
 
-/// Keys and values of `tokens` tokens in so many layers, in half precision.
-fn kv(shape: &Shape, layers: usize, tokens: usize) -> u64 {
-    let values = 2 * shape.kv_heads * shape.attention().padded_dim();
-    product([values, 2, layers, tokens])
-}
-
-/// The hidden states of all `tokens` of a pass, before and after the last norm, the buffers of a sub-batch of them, and rows of logits.
+/// The hidden states of all `tokens` of a pass, their angles, the buffers of a sub-batch of them, and rows of logits.
 fn scratch(shape: &Shape, tokens: usize, rows: usize) -> u64 {
     let widest = shape.hidden.max(shape.q_width()).max(shape.ffn);
     // A value as it is takes 4 bytes; in either 8-bit form, by rows and by tiles, 1 and its part of scales and sums: below 1.5.
     let x = 10 * widest;
     let others = 4 * (shape.q_width() + 2 * shape.kv_width() + 2 * shape.ffn + shape.hidden);
     let batch = product([x + others, tokens.min(SUB_BATCH)]);
-    let states = product([4, 2 * shape.hidden + shape.head_dim, tokens]);
+    let states = product([4, shape.hidden + shape.head_dim, tokens]);
     // The sampler sorts one row.
     let logits = product([4, shape.vocab, rows + 4]);
     batch.saturating_add(states).saturating_add(logits)

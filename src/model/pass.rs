@@ -18,9 +18,8 @@ use crate::model::store::{Layer, Linear, Store};
 use crate::model::{KvCache, Need, Shape};
 use crate::progress::{Progress, Quiet};
 use crate::stream::{Budget, Options, Plan, Rates, Room, rates};
-use rayon::prelude::*;
 use std::ops::Range;
-use strata_kernels::{Cpu, Rotation};
+use strata_kernels::{AttentionScratch, Cpu, Rotation, Run};
 use strata_quant::Activations;
 
 /// Tokens that go through a layer's matrices together.
@@ -57,9 +56,12 @@ pub enum Input {
     Output,
 }
 
-/// Buffers that passes reuse.
+/// Buffers that passes reuse: after the first pass of a shape, the next allocates nothing.
 #[derive(Default)]
 pub struct Scratch {
+    h: Vec<f32>,        // (tokens, hidden): the hidden states after the last layer of the last pass
+    logits: Vec<f32>,   // (rows, vocab): the logits asked for last
+    runs: Vec<Run>,     // of the sub-batch
     rotation: Rotation, // of all tokens of the pass
     x: Activations,     // (sub-batch, hidden or q width or ffn): what the next matrix reads
     q: Vec<f32>,        // (sub-batch, heads, head_dim)
@@ -68,6 +70,7 @@ pub struct Scratch {
     gate: Vec<f32>,     // (sub-batch, ffn)
     up: Vec<f32>,       // (sub-batch, ffn)
     y: Vec<f32>,        // (sub-batch, hidden)
+    attention: AttentionScratch,
 }
 
 impl Model {
@@ -143,12 +146,12 @@ impl Model {
         &self.cpu
     }
 
-    /// Sends the new tokens of all segments through all layers; their caches then hold them. Returns the hidden states after the last
-    /// norm, `(tokens of all segments, hidden)`, from which [`Model::logits`] makes logits where they are wanted.
+    /// Sends the new tokens of all segments through all layers; their caches then hold them. [`Model::logits`] makes logits of those
+    /// where they are wanted.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary or a cache has no room.
-    pub fn pass(&self, scratch: &mut Scratch, segments: &mut [Segment<'_>]) -> Result<Vec<f32>> {
+    /// If a token is not in the vocabulary, a cache has no room, or the memory cannot be had.
+    pub fn pass(&self, scratch: &mut Scratch, segments: &mut [Segment<'_>]) -> Result<()> {
         self.watched_pass(scratch, segments, &Quiet)
     }
 
@@ -161,22 +164,23 @@ impl Model {
         scratch: &mut Scratch,
         segments: &mut [Segment<'_>],
         progress: &dyn Progress,
-    ) -> Result<Vec<f32>> {
-        let places = self.places(segments)?;
-        scratch.rotation.set(places.iter().map(|place| place.position), &self.shape.frequencies, libm::sincos);
-        let mut h = self.embed(segments.iter().flat_map(|segment| segment.tokens), places.len())?; // (tokens, hidden)
+    ) -> Result<()> {
+        let n = room(segments)?;
+        let positions = segments.iter().flat_map(|Segment { tokens, cache }| cache.len()..cache.len() + tokens.len());
+        scratch.rotation.set(positions, &self.shape.frequencies, libm::sincos);
+        let mut h = std::mem::take(&mut scratch.h); // (tokens, hidden)
+        self.embed(segments.iter().flat_map(|segment| segment.tokens), n, &mut h)?;
         let mut walk = self.store.walk();
         for i in 0..self.shape.layers {
-            self.layer(i, &walk.next(progress)?, &places, &mut h, scratch, segments, &mut |_, _| ());
+            self.layer(i, &walk.next(progress)?, &mut h, scratch, segments, &mut |_, _| ());
         }
         drop(walk);
         self.store.check()?;
         for segment in segments.iter_mut() {
             segment.cache.grow(segment.tokens.len());
         }
-        let mut normed = vec![0.0; h.len()];
-        self.cpu.rms_norm(&h, self.store.output_norm(), self.shape.norm_eps, &mut normed);
-        Ok(normed)
+        scratch.h = h;
+        Ok(())
     }
 
     /// Sends sequences of `context` tokens each, at least 1, `tokens (sequences, context)`, through all layers and
@@ -200,7 +204,8 @@ impl Model {
         let group = (SUB_BATCH / context).max(1); // sequences
         let mut caches: Vec<KvCache> = (0..group).map(|_| KvCache::one_layer(shape, context)).collect::<Result<_>>()?;
         scratch.rotation.set((0..group * context).map(|t| t % context), &shape.frequencies, libm::sincos);
-        let mut h = self.embed(tokens.iter(), tokens.len())?; // (tokens, hidden)
+        let mut h = Vec::new(); // (tokens, hidden)
+        self.embed(tokens.iter(), tokens.len(), &mut h)?;
         let mut done = 0;
         let mut walk = self.store.walk();
         for i in 0..shape.layers {
@@ -209,8 +214,7 @@ impl Model {
                 progress.check()?;
                 let sequences = tokens.chunks(context).zip(&mut caches);
                 let mut segments: Vec<_> = sequences.map(|(tokens, cache)| Segment { tokens, cache }).collect();
-                let places = self.places(&segments)?;
-                self.layer(i, &w, &places, h, scratch, &mut segments, &mut |input, x| see(i, input, x));
+                self.layer(i, &w, h, scratch, &mut segments, &mut |input, x| see(i, input, x));
                 // A token is done when all layers are.
                 let before = done / shape.layers;
                 done += tokens.len();
@@ -227,39 +231,36 @@ impl Model {
         Ok(())
     }
 
-    /// Layer `i`, whose weights are `w`, over all tokens, `places` and `h (tokens, hidden)`, whose angles are the first in `scratch`.
-    #[allow(clippy::too_many_arguments)]
+    /// Layer `i`, whose weights are `w`, over the tokens of all segments, `h (tokens, hidden)`, whose angles are the first in `scratch`.
     fn layer(
         &self,
         i: usize,
         w: &Layer<'_>,
-        places: &[Place],
         h: &mut [f32],
         scratch: &mut Scratch,
         segments: &mut [Segment<'_>],
         see: &mut impl FnMut(Input, &Activations),
     ) {
-        for start in (0..places.len()).step_by(SUB_BATCH) {
-            let range = start..(start + SUB_BATCH).min(places.len());
-            self.sub_batch(i, w, &places[range.clone()], range, h, scratch, segments, see);
+        let tokens = h.len() / self.shape.hidden;
+        for start in (0..tokens).step_by(SUB_BATCH) {
+            self.sub_batch(i, w, start..(start + SUB_BATCH).min(tokens), h, scratch, segments, see);
         }
     }
 
-    /// One layer over one sub-batch: `range` of the tokens, whose segments and positions are `places`.
+    /// One layer over one sub-batch: `range` of the tokens of all segments.
     #[allow(clippy::too_many_arguments)]
     fn sub_batch(
         &self,
         i: usize,
         w: &Layer<'_>,
-        places: &[Place],
         range: Range<usize>,
         h: &mut [f32],
         scratch: &mut Scratch,
         segments: &mut [Segment<'_>],
         see: &mut impl FnMut(Input, &Activations),
     ) {
-        let (shape, cpu, n) = (&self.shape, &self.cpu, places.len());
-        let Scratch { rotation, x, q, k, v, gate, up, y } = scratch;
+        let (shape, cpu, n) = (&self.shape, &self.cpu, range.len());
+        let Scratch { rotation, x, q, k, v, gate, up, y, runs, attention, .. } = scratch;
         let h = &mut h[range.start * shape.hidden..range.end * shape.hidden]; // (n, hidden)
 
         cpu.rms_norm(h, w.attn_norm, shape.norm_eps, x.reset(n, shape.hidden));
@@ -269,33 +270,38 @@ impl Model {
         let v = self.linear(w.v, x, v);
         cpu.rope(q, shape.heads, shape.head_dim, rotation, range.start);
         cpu.rope(k, shape.kv_heads, shape.head_dim, rotation, range.start);
-        for ((place, k), v) in places.iter().zip(k.chunks(shape.kv_width())).zip(v.chunks(shape.kv_width())) {
-            segments[place.segment].cache.store(i, place.position, k, v);
+        runs_of(segments, range, runs);
+        let (mut keys, mut values) = (&*k, &*v);
+        for run in &*runs {
+            let (layout, cells) = segments[run.sequence].cache.cells_mut(i);
+            let len = run.tokens * shape.kv_width();
+            cpu.remember(layout, run.position, &keys[..len], &values[..len], cells);
+            (keys, values) = (&keys[len..], &values[len..]);
         }
-        let seen = |token: usize, head: usize| {
-            let Place { segment, position } = places[token];
-            segments[segment].cache.head(i, head, position)
-        };
-        cpu.attention(shape.attention(), q, seen, x.reset(n, shape.q_width()));
+        let cells = |sequence: usize| segments[sequence].cache.cells(i);
+        cpu.attention(attention, shape.attention(), q, runs, cells, x.reset(n, shape.q_width()));
         see(Input::AttentionOutput, x);
-        cpu.add(h, self.linear(w.o, x, y), shape.hidden);
+        let attended = self.linear(w.o, x, y);
 
-        cpu.rms_norm(h, w.ffn_norm, shape.norm_eps, x.reset(n, shape.hidden));
+        cpu.add_rms_norm(h, attended, w.ffn_norm, shape.norm_eps, x.reset(n, shape.hidden));
         see(Input::Ffn, x);
         let gate = self.linear(w.gate, x, gate);
         let up = self.linear(w.up, x, up);
-        cpu.silu_mul(gate, up, shape.ffn, x.reset(n, shape.ffn));
+        cpu.silu_mul(gate, up, x.reset(n, shape.ffn));
         see(Input::FfnDown, x);
         cpu.add(h, self.linear(w.down, x, y), shape.hidden);
     }
 
-    /// The logits `(rows, vocab)` of rows of hidden states `(rows, hidden)`.
-    pub fn logits(&self, scratch: &mut Scratch, hidden: &[f32]) -> Vec<f32> {
-        let rows = hidden.len() / self.shape.hidden;
-        scratch.x.reset(rows, self.shape.hidden).copy_from_slice(hidden);
-        let mut logits = Vec::new();
-        self.linear(self.store.output(), &mut scratch.x, &mut logits);
-        logits
+    /// The logits `(rows, vocab)` after `rows` of the tokens of the last pass of `scratch`, all segments counted through.
+    ///
+    /// # Panics
+    /// If it had fewer tokens.
+    pub fn logits<'s>(&self, scratch: &'s mut Scratch, rows: Range<usize>) -> &'s [f32] {
+        let (d, n) = (self.shape.hidden, rows.len());
+        let Scratch { h, x, logits, .. } = scratch;
+        let h = &h[rows.start * d..rows.end * d];
+        self.cpu.rms_norm(h, self.store.output_norm(), self.shape.norm_eps, x.reset(n, d));
+        self.linear(self.store.output(), x, logits)
     }
 
     /// `W x + b` into the front of `y`, `(rows of x, rows of W)`.
@@ -312,42 +318,46 @@ impl Model {
         y
     }
 
-    /// Where each token of the batch belongs, after checking that its cache has room.
-    fn places(&self, segments: &[Segment<'_>]) -> Result<Vec<Place>> {
-        let mut places = Vec::new();
-        for (segment, Segment { tokens, cache }) in segments.iter().enumerate() {
-            if cache.len() + tokens.len() > cache.capacity() {
-                let (have, more, room) = (cache.len(), tokens.len(), cache.capacity());
-                return Err(Error::Request(format!(
-                    "{have} tokens and {more} more do not fit into a context of {room}; choose a larger -c"
-                )));
-            }
-            places.extend((0..tokens.len()).map(|t| Place { segment, position: cache.len() + t }));
-        }
-        Ok(places)
-    }
-
     /// The hidden states before the first layer, `(n, hidden)`, of `n` tokens.
-    fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, n: usize) -> Result<Vec<f32>> {
+    fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, n: usize, h: &mut Vec<f32>) -> Result<()> {
         let (d, vocab) = (self.shape.hidden, self.shape.vocab);
-        let mut h = Vec::new();
+        h.clear();
         if n.checked_mul(d).and_then(|len| h.try_reserve_exact(len).ok()).is_none() {
             return Err(Error::Request(format!("no memory for {n} tokens of {d} values; take fewer at a time")));
         }
         h.resize(n * d, 0.0);
-        let tokens: Vec<u32> = tokens.copied().collect();
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
-            return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
+        for (&token, h) in tokens.zip(h.chunks_exact_mut(d)) {
+            if token as usize >= vocab {
+                return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
+            }
+            self.store.embed(token, h)?;
         }
-        // In parallel: each may be a read.
-        tokens.par_iter().zip(h.par_chunks_exact_mut(d)).try_for_each(|(&token, h)| self.store.embed(token, h))?;
-        Ok(h)
+        Ok(())
     }
 }
 
-/// A token's sequence and its position in it.
-#[derive(Clone, Copy)]
-struct Place {
-    segment: usize,
-    position: usize,
+/// How many tokens the segments have, after checking that their caches have room.
+fn room(segments: &[Segment<'_>]) -> Result<usize> {
+    for Segment { tokens, cache } in segments {
+        if cache.len() + tokens.len() > cache.capacity() {
+            let (have, more, room) = (cache.len(), tokens.len(), cache.capacity());
+            return Err(Error::Request(format!(
+                "{have} tokens and {more} more do not fit into a context of {room}; choose a larger -c"
+            )));
+        }
+    }
+    Ok(segments.iter().map(|segment| segment.tokens.len()).sum())
+}
+
+/// Which tokens of which segments are in `range` of all of them.
+fn runs_of(segments: &[Segment<'_>], range: Range<usize>, runs: &mut Vec<Run>) {
+    runs.clear();
+    let mut first = 0;
+    for (sequence, Segment { tokens, cache }) in segments.iter().enumerate() {
+        let (start, end) = (range.start.max(first), range.end.min(first + tokens.len()));
+        if start < end {
+            runs.push(Run { sequence, tokens: end - start, position: cache.len() + start - first });
+        }
+        first += tokens.len();
+    }
 }

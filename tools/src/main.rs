@@ -22,7 +22,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(std::env::args_os().map(cmd::long_name));
     progress::watch_signals();
     match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,4 +24,4 @@ fn multiply_add(rounds: usize) -> u64 {
     (rounds * sums.len()) as u64
 }
 
-instantiate!(Scalar, 1 x 1, blocks, None, multiply_add);
+instantiate!(Scalar, 1 x 1, 1, blocks, None, multiply_add);

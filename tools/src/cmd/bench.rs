@@ -3,7 +3,7 @@
 //! Tests take turns, one run of each a round, so that a busy minute of a shared machine hits all alike; every run is compared with limits
 //! measured right before it (`src/bench.rs` has the formulas), and medians are taken of the shares.
 
-use super::model::{CpuArgs, RamArgs};
+use super::model::{CacheArgs, CpuArgs, RamArgs};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output};
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use strata::bench::{Limits, Run, Test, disk_bytes_per_second, run, weights};
 use strata::gguf::Gguf;
-use strata::model::{Need, Scratch, Shape};
+use strata::model::{CacheTypes, Need, Scratch, Shape};
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
 use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
@@ -62,6 +62,8 @@ pub struct Args {
     runs: u16,
     #[command(flatten)]
     cpu: CpuArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     ram: RamArgs,
     /// Print JSON
@@ -160,9 +162,9 @@ impl Bench {
     /// All tests on a model, in rounds.
     fn model(&mut self, gguf: Gguf, cpu: Cpu, args: &Args) -> Result<()> {
         let name = gguf.path().file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let (ty, tests, shape) = (type_of(&gguf)?, args.tests(), Shape::read(&gguf)?);
-        fits(&shape, &tests)?;
-        let model = args.ram.load(gguf, cpu, need(&shape, &tests)?)?;
+        let (ty, tests) = (type_of(&gguf)?, args.tests());
+        let need = need(&Shape::read(&gguf)?, &tests, args.cache.types())?;
+        let model = args.ram.load(gguf, cpu, need)?;
         // This also brings the file into memory.
         self.machine.push(Limits::measure(model.cpu(), weights(&model)));
         let first = self.measured.len();
@@ -182,7 +184,7 @@ impl Bench {
             for Measured { test, runs, peak_rss, .. } in measured.iter_mut() {
                 shown.step(&test.name());
                 machine::reset_peak_rss();
-                let run = run(&model, test, &mut scratch, &shown)?;
+                let run = run(&model, test, args.cache.types(), &mut scratch, &shown)?;
                 *peak_rss = machine::peak_rss_bytes().max(*peak_rss);
                 self.machine.push(run.machine);
                 runs.push(run);
@@ -313,34 +315,25 @@ fn type_of(gguf: &Gguf) -> Result<String> {
     Ok(mix.filter(|_| bytes.len() > 1).map_or(most.name(), |mix| mix.name).to_owned())
 }
 
-/// The most that one of the tests takes beside the weights.
-fn need(shape: &Shape, tests: &[Test]) -> Result<Need> {
+/// The most that one of the tests keeps beside the weights. Refuses what would drive the machine out of memory, before anything is
+/// measured.
+fn need(shape: &Shape, tests: &[Test], types: CacheTypes) -> Result<Need> {
     let mut most = Need::default();
     for test in tests {
-        let (tokens, rows) = (test.pass_tokens(), test.batch());
-        let need = Need::passes(shape, test.cache_bytes(shape)? as u64, tokens, rows);
-        most = Need { kv: most.kv.max(need.kv), scratch: most.scratch.max(need.scratch) };
-    }
-    Ok(most)
-}
-
-/// Refuses what would drive the machine out of memory, before anything is measured.
-fn fits(shape: &Shape, tests: &[Test]) -> Result<()> {
-    let Some(free) = machine::available_bytes() else { return Ok(()) };
-    for test in tests {
-        let bytes = test.cache_bytes(shape)? as u64;
-        if bytes > free {
+        let need = test.need(shape, types)?;
+        if let Some(free) = machine::available_bytes().filter(|&free| need.kv > free) {
             bail!(
                 "{} at depth {} for {} sequences keeps {} of keys and values, and {} of memory are free; choose a smaller -d or --batch",
                 test.name(),
                 test.depth(),
                 test.batch(),
-                output::bytes(bytes),
+                output::bytes(need.kv),
                 output::bytes(free)
             );
         }
+        most = Need { kv: most.kv.max(need.kv), scratch: most.scratch.max(need.scratch) };
     }
-    Ok(())
+    Ok(most)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -114,7 +114,7 @@ impl Args {
             process_output: self.process_output,
             dataset: text.display().to_string(),
         };
-        let need = need(&Shape::read(&gguf)?, tokens.len(), &options);
+        let need = need(&Shape::read(&gguf)?, tokens.len(), &options)?;
         let model = self.ram.load(gguf, self.cpu.cpu()?, need)?;
         Ok(calibrate(&model, &tokens, tokenizer.bos(), &options, &Shown::new(Unit::Tokens))?)
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use strata::convert::{Input, Options, Target, convert};
 use strata::generate::Session;
 use strata::gguf::Gguf;
-use strata::model::Model;
+use strata::model::{CacheTypes, Model};
 use strata::perplexity::perplexity;
 use strata::recipe::{Mix, Recipe};
 use strata::sampler::{Sampler, Sampling};
@@ -60,7 +60,7 @@ impl Args {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        let mut last = None;
+        let (mut last, shown) = (None, Shown::new(Unit::Tokens));
         for name in ["BF16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0"] {
             let path = folder.path().join(format!("demo-{name}.gguf"));
             let target = Target::new(&path, Recipe::new(Mix::from_name(name)?));
@@ -70,7 +70,7 @@ impl Args {
             let tokenizer = Tokenizer::from_gguf(model.gguf())?;
             let tokens = tokenizer.encode(TEXT, EncodeOptions { add_special: true, parse_special: false })?;
             let measured =
-                perplexity(&model, &tokens, 512, Some(self.chunks), tokenizer.bos(), &Shown::new(Unit::Tokens))?;
+                perplexity(&model, &tokens, 512, Some(self.chunks), tokenizer.bos(), CacheTypes::default(), &shown)?;
             table.add_row([
                 name.to_owned(),
                 output::bytes(report.bytes),

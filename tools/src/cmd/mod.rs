@@ -16,6 +16,8 @@ mod run;
 mod split;
 mod verify;
 
+pub use model::long_name;
+
 use anyhow::Result;
 use clap::Subcommand;
 

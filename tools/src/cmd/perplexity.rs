@@ -1,6 +1,6 @@
 //! `strata perplexity`: how well a model predicts a text.
 
-use super::model::ModelArgs;
+use super::model::{CacheArgs, ModelArgs};
 use crate::output;
 use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result};
@@ -15,6 +15,8 @@ use strata::tokenizer::{EncodeOptions, Tokenizer};
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// The text, UTF-8
     #[arg(short = 'f', long = "file", value_name = "TEXT")]
     text: PathBuf,
@@ -37,10 +39,10 @@ impl Args {
         let text = std::fs::read_to_string(&self.text)
             .with_context(|| format!("cannot read {} as UTF-8 text", self.text.display()))?;
         let tokens = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
-        let need = need(&Shape::read(&gguf)?, tokens.len(), self.context, self.chunks);
+        let (types, shown) = (self.cache.types(), Shown::new(Unit::Tokens));
+        let need = need(&Shape::read(&gguf)?, tokens.len(), self.context, self.chunks, types)?;
         let model = self.model.load(gguf, need)?;
-        let result =
-            perplexity(&model, &tokens, self.context, self.chunks, tokenizer.bos(), &Shown::new(Unit::Tokens))?;
+        let result = perplexity(&model, &tokens, self.context, self.chunks, tokenizer.bos(), types, &shown)?;
         if self.json {
             return output::print_json(&json!({
                 "perplexity": result.perplexity,

@@ -1,6 +1,6 @@
 //! `strata plan`: what of a model stays in memory, what is read from disk, and how fast that is, before it runs or is even there.
 
-use super::model::CpuArgs;
+use super::model::{CacheArgs, CpuArgs};
 use crate::output;
 use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, presets};
@@ -51,6 +51,8 @@ pub struct Args {
     #[arg(short = 'p', long = "prompt-tokens", value_name = "TOKENS", default_value_t = 512, value_parser = parse_tokens)]
     prompt: usize,
     #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
     cpu: CpuArgs,
     /// Print JSON
     #[arg(long)]
@@ -90,7 +92,7 @@ impl Args {
         let budget = self.ram.unwrap_or_default().budget()?;
         let Budget { bytes, .. } =
             budget.context("this system does not tell how much memory it has; give --ram 64G")?;
-        let need = Need::session(shape, self.context, prompt);
+        let need = Need::passes(shape, self.context, self.cache.types(), prompt, 1)?;
         let room = Room { budget: bytes, fixed: PROGRAM, kv: need.kv, scratch: need.scratch };
         let planned = plan::plan(&subject.sizes, room)?;
         let rates = self.rates(&subject)?;

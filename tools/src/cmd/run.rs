@@ -1,6 +1,6 @@
 //! `strata run`: continue a prompt.
 
-use super::model::ModelArgs;
+use super::model::{CacheArgs, ModelArgs};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output};
 use anyhow::{Context, Result, bail};
@@ -22,6 +22,8 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// The prompt
     #[arg(short = 'p', long, value_name = "PROMPT")]
     prompt: Option<String>,
@@ -109,11 +111,12 @@ impl Args {
         let prompt = self.prompt(tokenizer.as_ref())?;
         let shape = Shape::read(&gguf)?;
         let context = self.context(&shape, prompt.len())?;
-        let model = self.model.load(gguf, Need::session(&shape, context, prompt.len()))?;
+        let need = Need::passes(&shape, context, self.cache.types(), prompt.len(), 1)?;
+        let model = self.model.load(gguf, need)?;
         let predicted = predict(&model);
         let load = start.elapsed();
         let sampling = self.sampling.sampling(model.gguf())?;
-        let mut session = Session::new(&model, context)?;
+        let mut session = Session::with_cache(&model, self.cache.cache(&model, context)?);
         let read_to_load = machine::bytes_read();
         let mut tokens = Vec::new();
         let mut text = tokenizer.as_ref().map(StreamDecoder::new);

@@ -75,6 +75,20 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> Pair {
+        let p = x.as_ptr();
+        // SAFETY: the token proves AVX2; both loads are inside the 16 bytes.
+        unsafe {
+            let widen = |p: *const u8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())));
+            (widen(p), widen(p.add(8)))
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: every x86-64 processor has SSE; a prefetch reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     fn add(self, a: Pair, b: Pair) -> Pair {
         both!(_mm256_add_ps(a, b))
     }
@@ -148,7 +162,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn prefetch(self, at: *const u8) {
+    fn prefetch_near(self, at: *const u8) {
         // SAFETY: SSE is part of x86-64; a prefetch reads nothing and may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
@@ -173,4 +187,4 @@ fn blocks(ty: GgmlType) -> Option<Matmul> {
     blocks32::product(ty).or_else(|| blocks256::product(ty))
 }
 
-instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, blocks, None, peak::multiply_add);
+instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, 1, blocks, None, peak::multiply_add);

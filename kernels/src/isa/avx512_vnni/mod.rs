@@ -73,6 +73,16 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> __m512 {
+        // SAFETY: the token proves AVX-512; the load is the 16 bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: every x86-64 processor has SSE; a prefetch reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_add_ps(a, b))
     }
@@ -136,7 +146,7 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
-    fn prefetch(self, at: *const u8) {
+    fn prefetch_near(self, at: *const u8) {
         // SAFETY: SSE is part of x86-64; a prefetch reads nothing and may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
@@ -155,6 +165,7 @@ instantiate!(
     Avx512::new(),
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")],
     4 x 6,
+    4,
     blocks,
     Some(wide::WIDE),
     peak::multiply_add

@@ -63,6 +63,27 @@ impl Simd for Neon {
         each!(i => vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i)))))
     }
     #[inline(always)]
+    fn load_i8(self, x: &[u8; 16]) -> Four {
+        // SAFETY: the token proves NEON; the load is the 16 bytes.
+        unsafe {
+            let v = vld1q_s8(x.as_ptr().cast());
+            let (low, high) = (vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v));
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                vcvtq_f32_s32(vmovl_high_s16(low)),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                vcvtq_f32_s32(vmovl_high_s16(high)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: the instruction is part of aarch64, reads nothing and may name any address.
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly))
+        }
+    }
+    #[inline(always)]
     fn add(self, a: Four, b: Four) -> Four {
         each!(i => vaddq_f32(a[i], b[i]))
     }

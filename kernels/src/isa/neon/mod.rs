@@ -53,7 +53,7 @@ pub mod base {
         unsafe { peak::multiply_add::<Widening, 8>(rounds) }
     }
 
-    instantiate!(Neon::new(), #[target_feature(enable = "neon")], 4 x 2, blocks, None, multiply_add);
+    instantiate!(Neon::new(), #[target_feature(enable = "neon")], 4 x 2, 1, blocks, None, multiply_add);
 }
 
 /// With `sdot`.
@@ -100,7 +100,7 @@ pub mod dotprod {
         unsafe { peak::multiply_add::<Sdot, 16>(rounds) }
     }
 
-    instantiate!(Neon::new(), #[target_feature(enable = "neon,dotprod")], 4 x 2, blocks, None, multiply_add);
+    instantiate!(Neon::new(), #[target_feature(enable = "neon,dotprod")], 4 x 2, 1, blocks, None, multiply_add);
 }
 
 impl Acc for float32x4_t {

@@ -1,0 +1,437 @@
+//! Attention of tokens to the positions before them: `softmax(q k^T / sqrt(d)) v`, grouped heads, one result.
+//!
+//! The positions are walked in *spans* of 256, whatever the batch and the number of threads. Within a span, for one query head of one
+//! token:
+//! ```text
+//! s_j = (q . k_j) * scale          the values of the head in order, a fused multiply-add each
+//! m   = max s_j
+//! p_j = exp(s_j - m)
+//! l   = sum p_j                    lane j % 16, added by the fixed tree
+//! a   = sum p_j v_j                j increasing, a fused multiply-add each
+//! ```
+//! and the spans are joined in order by the online softmax (Milakov and Gimelshein, 2018): with `M = max(m1, m2)`,
+//! `l = l1 exp(m1 - M) + l2 exp(m2 - M)`, `a` likewise; at the end `a / l`. A later span never changes what an earlier one gave, so
+//! spans may be computed anywhere and joined in order.
+//!
+//! What makes it fast is that keys and values are read once for many rows. The rows of a *tile* are the query heads that share a key
+//! and value head, of one token or of some that follow each other. Where there are many tiles (a prompt), a thread walks the spans of
+//! one tile and joins as it goes. Where there are few (a token), threads share out the spans, and whoever ends the last of a tile
+//! joins them.
+
+pub mod cells;
+pub mod span;
+
+pub use cells::{KvCells, KvLayout};
+
+use crate::isa::Isa;
+use crate::pool::Pool;
+use crate::shared::SharedSlice;
+use cells::{SPAN, TILE};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use strata_quant::GgmlType;
+
+/// The shape of an attention.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, which divide the query heads.
+    pub kv_heads: usize,
+    /// Values in a query or key head.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// Query heads that share a key and value head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Values of a head, filled up to whole registers.
+    fn width(&self) -> usize {
+        self.head_dim.next_multiple_of(16)
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
+/// Tokens of one sequence that follow each other, in the batch as in the sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// The sequence, by the caller's number.
+    pub sequence: usize,
+    /// How many.
+    pub tokens: usize,
+    /// The place of the first in its sequence.
+    pub position: usize,
+}
+
+/// The rows of a tile, in the order of tokens, then heads, and the span that they look at.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    /// `tokens * group`
+    pub rows: usize,
+    /// Rows of a token.
+    pub group: usize,
+    /// The place of the first token in its sequence.
+    pub position: usize,
+    /// The first position of the span.
+    pub start: usize,
+}
+
+impl Rows {
+    /// How many positions of the span row `r` sees.
+    #[inline(always)]
+    pub fn sees(&self, r: usize) -> usize {
+        (self.position + r / self.group + 1).saturating_sub(self.start).min(SPAN)
+    }
+
+    /// How many the last row sees, which sees most.
+    #[inline(always)]
+    pub fn most(&self) -> usize {
+        self.sees(self.rows - 1)
+    }
+}
+
+/// See [`span::scores`].
+pub struct Scores<'a> {
+    /// What sees what.
+    pub rows: Rows,
+    /// Values of a head.
+    pub d: usize,
+    /// `1 / sqrt(d)`
+    pub scale: f32,
+    /// `(rows, d)`
+    pub q: &'a [f32],
+    /// Keys of the span, in tiles.
+    pub keys: &'a [u8],
+    /// They are a widened copy.
+    pub copy: bool,
+    /// `(rows, SPAN)`
+    pub out: &'a mut [f32],
+}
+
+/// See [`span::weigh`].
+pub struct Weighted<'a> {
+    /// What sees what.
+    pub rows: Rows,
+    /// `(rows, SPAN)`
+    pub p: &'a [f32],
+    /// Values of the span, in rows.
+    pub values: &'a [u8],
+    /// Values of a head, filled up to whole registers.
+    pub width: usize,
+    /// They are a widened copy.
+    pub copy: bool,
+    /// `(rows, width)`
+    pub out: &'a mut [f32],
+}
+
+/// What one span gave, or all spans joined so far.
+pub struct Part<'a> {
+    /// `m (rows)`; minus infinity where nothing was seen yet.
+    pub peaks: &'a mut [f32],
+    /// `l (rows)`
+    pub sums: &'a mut [f32],
+    /// `a (rows, width)`
+    pub a: &'a mut [f32],
+}
+
+impl<'a> Part<'a> {
+    /// Floats that a row takes.
+    fn stride(width: usize) -> usize {
+        width + 16
+    }
+
+    /// In `floats (rows, stride)`.
+    fn new(floats: &'a mut [f32], rows: usize) -> Part<'a> {
+        let (front, a) = floats.split_at_mut(16 * rows);
+        let (peaks, sums) = front.split_at_mut(8 * rows);
+        Part { peaks: &mut peaks[..rows], sums: &mut sums[..rows], a }
+    }
+}
+
+/// What is done with cells of one type. Unsafe to call without the instruction set, and only for that reason.
+pub struct CellOps {
+    /// See [`span::scores`].
+    pub scores: unsafe fn(Scores<'_>),
+    /// See [`span::weigh`].
+    pub weigh: unsafe fn(Weighted<'_>),
+    /// See [`span::widen_keys`].
+    pub widen_keys: unsafe fn(&[u8], usize, &mut [u8]),
+    /// See [`span::widen_values`].
+    pub widen_values: unsafe fn(&[u8], usize, &mut [u8]),
+}
+
+/// Rows of a tile: so many that what is read of keys and values is little beside what is computed.
+const ROWS: usize = 64;
+/// From so many rows on, cells are widened to floats once for all of them.
+const WIDEN: usize = 9;
+/// With fewer tiles than so many for each thread, threads share spans.
+const TILES: usize = 16;
+/// The most results of spans that wait to be joined, in rows.
+const PARTS: usize = 1 << 16;
+
+/// Some tokens of a run.
+#[derive(Clone, Copy)]
+struct Tile {
+    sequence: usize,
+    token: usize, // in the batch
+    tokens: usize,
+    position: usize,
+    item: usize, // its first among all spans of all heads of all tiles
+    part: usize, // its first row among those of all items
+}
+
+impl Tile {
+    /// Spans that its last token sees.
+    fn spans(&self) -> usize {
+        (self.position + self.tokens).div_ceil(SPAN)
+    }
+}
+
+/// Buffers that are reused between calls.
+#[derive(Default)]
+pub struct AttentionScratch {
+    tiles: Vec<Tile>,
+    work: Vec<f32>,         // for each thread: see `Work`
+    wide: Vec<u8>,          // for each thread: see `Work`
+    parts: Vec<f32>,        // for each item: a `Part`
+    left: Vec<AtomicUsize>, // for each head of each tile: spans that are not done
+}
+
+/// One thread's buffers.
+struct Work<'a> {
+    q: &'a mut [f32],      // (rows, head_dim)
+    scores: &'a mut [f32], // (rows, SPAN)
+    part: &'a mut [f32],   // (rows, stride)
+    all: &'a mut [f32],    // (rows, stride)
+    wide: &'a mut [u8],    // keys (SPAN / 16, head_dim, 16) and values (SPAN, width) as F32
+}
+
+/// Attention of all tokens of the runs: `q` and `out` are `(tokens, heads, head_dim)`. `cells(sequence)` are a layer's.
+pub fn attention<'a>(
+    (isa, pool): (Isa, &Pool),
+    scratch: &mut AttentionScratch,
+    shape: AttentionShape,
+    q: &[f32],
+    runs: &[Run],
+    cells: impl Fn(usize) -> KvCells<'a> + Sync,
+    out: &mut [f32],
+) {
+    let (d, width, threads) = (shape.head_dim, shape.width(), pool.threads());
+    let AttentionScratch { tiles, work, wide, parts, left } = scratch;
+    let tile_tokens = (ROWS / shape.group()).max(1);
+    let (tokens, items, part_rows) = cut(tiles, runs, tile_tokens, shape);
+    assert!(q.len() == out.len() && q.len() == tokens * shape.heads * d);
+
+    let (rows, stride) = (tile_tokens * shape.group(), Part::stride(width));
+    let lens = [rows * d.next_multiple_of(16), rows * SPAN, rows * stride, rows * stride];
+    let (work_len, wide_len) = (lens.iter().sum::<usize>(), 4 * SPAN * (d + width));
+    let work = SharedSlice::new(aligned(work, work_len * threads, 0.0));
+    let wide = SharedSlice::new(aligned(wide, wide_len * threads, 0));
+    let buffers = |thread: usize| {
+        // SAFETY: every thread has its own ranges.
+        let (work, wide) = unsafe {
+            (
+                work.range(thread * work_len..(thread + 1) * work_len),
+                wide.range(thread * wide_len..(thread + 1) * wide_len),
+            )
+        };
+        let (q, work) = work.split_at_mut(lens[0]);
+        let (scores, work) = work.split_at_mut(lens[1]);
+        let (part, all) = work.split_at_mut(lens[2]);
+        Work { q, scores, part, all, wide }
+    };
+    let call = Call { isa, shape, q, tiles, cells, out: SharedSlice::new(out) };
+
+    let pairs = tiles.len() * shape.kv_heads;
+    if pairs >= TILES * threads || part_rows > PARTS {
+        let taken = AtomicUsize::new(0);
+        pool.run(&|thread| {
+            let mut work = buffers(thread);
+            loop {
+                let i = taken.fetch_add(1, Ordering::Relaxed);
+                if i >= pairs {
+                    return;
+                }
+                // The longest first, so that no thread is left with one at the end.
+                call.walk(tiles.len() - 1 - i / shape.kv_heads, i % shape.kv_heads, &mut work);
+            }
+        });
+        return;
+    }
+    left.resize_with(pairs.max(left.len()), AtomicUsize::default);
+    for (tile, left) in tiles.iter().zip(left.chunks_mut(shape.kv_heads)) {
+        left.iter_mut().for_each(|left| *left.get_mut() = tile.spans());
+    }
+    let parts = SharedSlice::new(aligned(parts, part_rows * stride, 0.0));
+    pool.run(&|thread| {
+        // Neighbours in memory: what is asked for ahead is what comes next.
+        let mut work = buffers(thread);
+        for item in items * thread / threads..items * (thread + 1) / threads {
+            call.share(item, &parts, left, &mut work);
+        }
+    });
+}
+
+/// Cuts the runs into tiles. Returns how many tokens, items and rows of items there are.
+fn cut(tiles: &mut Vec<Tile>, runs: &[Run], most: usize, shape: AttentionShape) -> (usize, usize, usize) {
+    let (mut token, mut item, mut part) = (0, 0, 0);
+    tiles.clear();
+    for &Run { sequence, tokens, position } in runs {
+        for first in (0..tokens).step_by(most) {
+            let tokens = (tokens - first).min(most);
+            let tile = Tile { sequence, token: token + first, tokens, position: position + first, item, part };
+            item += tile.spans() * shape.kv_heads;
+            part += tile.spans() * shape.heads * tokens;
+            tiles.push(tile);
+        }
+        token += tokens;
+    }
+    (token, item, part)
+}
+
+/// The front of a buffer, grown if it must be, from the start of a cache line.
+fn aligned<T: Copy>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
+    let more = 64 / size_of::<T>();
+    if buffer.len() < len + more {
+        buffer.resize(len + more, zero);
+    }
+    let start = buffer.as_ptr().align_offset(64).min(more);
+    &mut buffer[start..start + len]
+}
+
+/// One attention: what all its threads read, and where they write.
+struct Call<'a, F> {
+    isa: Isa,
+    shape: AttentionShape,
+    q: &'a [f32],
+    tiles: &'a [Tile],
+    cells: F,
+    out: SharedSlice<'a, f32>,
+}
+
+impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
+    /// All spans of a head of a tile, joined as they come.
+    fn walk(&self, tile: usize, head: usize, work: &mut Work<'_>) {
+        let tile = &self.tiles[tile];
+        let n = self.rows(tile, 0).rows;
+        let len = n * Part::stride(self.shape.width());
+        let (mut part, mut all) = (Part::new(&mut work.part[..len], n), Part::new(&mut work.all[..len], n));
+        all.peaks.fill(f32::NEG_INFINITY);
+        self.gather(tile, head, work.q);
+        for span in 0..tile.spans() {
+            self.span(tile, head, span, (work.q, work.scores, work.wide), &mut part);
+            // SAFETY: `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().join)(self.rows(tile, span), &part, &mut all) }
+        }
+        self.finish(tile, head, &all);
+    }
+
+    /// One item: a span of a head of a tile. Whoever does the last of these spans joins them all.
+    fn share(&self, item: usize, parts: &SharedSlice<'_, f32>, left: &[AtomicUsize], work: &mut Work<'_>) {
+        let (shape, stride) = (self.shape, Part::stride(self.shape.width()));
+        let index = self.tiles.partition_point(|tile| tile.item <= item) - 1;
+        let tile = &self.tiles[index];
+        let (span, head) = ((item - tile.item) / shape.kv_heads, (item - tile.item) % shape.kv_heads);
+        let n = self.rows(tile, span).rows;
+        let floats = |span: usize| {
+            let first = tile.part + (span * shape.kv_heads + head) * n;
+            first * stride..(first + n) * stride
+        };
+        self.gather(tile, head, work.q);
+        // SAFETY: only this item has this range, until it is counted below.
+        let mut part = Part::new(unsafe { parts.range(floats(span)) }, n);
+        self.span(tile, head, span, (work.q, work.scores, work.wide), &mut part);
+        if left[index * shape.kv_heads + head].fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let mut all = Part::new(&mut work.all[..n * stride], n);
+        all.peaks.fill(f32::NEG_INFINITY);
+        for span in 0..tile.spans() {
+            // SAFETY: all spans of this head of this tile have been counted; nobody else touches their ranges any more.
+            let part = Part::new(unsafe { parts.range(floats(span)) }, n);
+            // SAFETY: `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().join)(self.rows(tile, span), &part, &mut all) }
+        }
+        self.finish(tile, head, &all);
+    }
+
+    fn rows(&self, tile: &Tile, span: usize) -> Rows {
+        let group = self.shape.group();
+        Rows { rows: tile.tokens * group, group, position: tile.position, start: span * SPAN }
+    }
+
+    /// Keys and values of a span of a head, as far as the tile sees them.
+    fn block(&self, tile: &Tile, head: usize, span: usize) -> (&'c [u8], &'c [u8]) {
+        let KvCells { layout, bytes } = (self.cells)(tile.sequence);
+        let most = self.rows(tile, span).most();
+        let start = layout.block(span, head);
+        let (keys, values) = bytes[start..start + layout.block_bytes()].split_at(layout.key_bytes());
+        (&keys[..most.div_ceil(TILE) * (keys.len() / (SPAN / TILE))], &values[..most * layout.row_bytes()])
+    }
+
+    /// The queries of a head of a tile, `(rows, head_dim)`.
+    fn gather(&self, tile: &Tile, head: usize, q: &mut [f32]) {
+        let len = self.shape.group() * self.shape.head_dim;
+        for (t, q) in q.chunks_exact_mut(len).take(tile.tokens).enumerate() {
+            let start = ((tile.token + t) * self.shape.kv_heads + head) * len;
+            q.copy_from_slice(&self.q[start..start + len]);
+        }
+    }
+
+    /// One span: its part.
+    fn span(
+        &self,
+        tile: &Tile,
+        head: usize,
+        span: usize,
+        (q, scores, wide): (&[f32], &mut [f32], &mut [u8]),
+        part: &mut Part<'_>,
+    ) {
+        let (d, width, rows) = (self.shape.head_dim, self.shape.width(), self.rows(tile, span));
+        let (keys, values) = self.block(tile, head, span);
+        let layout = (self.cells)(tile.sequence).layout;
+        assert!(layout.heads() == self.shape.kv_heads && layout.head_dim() == d, "cells of another shape");
+        let (table, (k, v)) = (self.isa.table(), layout.types());
+        let (q, scores) = (&q[..rows.rows * d], &mut scores[..rows.rows * SPAN]);
+        let (wide_keys, wide_values) = wide.split_at_mut(4 * SPAN * d);
+        let wide_keys = &mut wide_keys[..4 * d * rows.most().next_multiple_of(TILE)];
+        let wide_values = &mut wide_values[..4 * width * rows.most()];
+        let widen = |ty: GgmlType| ty != GgmlType::F32 && rows.rows >= WIDEN;
+        // SAFETY: `Isa` proves the instruction set of its table.
+        unsafe {
+            let (copy, scale) = (widen(k), self.shape.scale());
+            let (k, keys) = if copy {
+                ((table.cells)(k).widen_keys)(keys, d, wide_keys);
+                (GgmlType::F32, &*wide_keys)
+            } else {
+                (k, keys)
+            };
+            ((table.cells)(k).scores)(Scores { rows, d, scale, q, keys, copy, out: scores });
+            (table.softmax)(rows, scores, part.peaks, part.sums);
+            let copy = widen(v);
+            let (v, values) = if copy {
+                ((table.cells)(v).widen_values)(values, width, wide_values);
+                (GgmlType::F32, &*wide_values)
+            } else {
+                (v, values)
+            };
+            ((table.cells)(v).weigh)(Weighted { rows, p: scores, values, width, copy, out: part.a });
+        }
+    }
+
+    /// Divides by the sums and writes the result.
+    fn finish(&self, tile: &Tile, head: usize, all: &Part<'_>) {
+        let (d, width, group) = (self.shape.head_dim, self.shape.width(), self.shape.group());
+        for (r, (a, &sum)) in all.a.chunks_exact(width).zip(all.sums.iter()).enumerate() {
+            let (token, head) = (tile.token + r / group, head * group + r % group);
+            let start = (token * self.shape.heads + head) * d;
+            // SAFETY: `Isa` proves the instruction set of its table; only this head of this tile has this range.
+            unsafe { (self.isa.table().divide)(&a[..d], sum, self.out.range(start..start + d)) }
+        }
+    }
+}
