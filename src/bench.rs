@@ -4,7 +4,7 @@
 //! ```text
 //! bytes  = weights of all layers + output matrix + keys and values of all tokens that the pass attends to
 //! macs   = tokens * weights in the layers' matrices + rows of logits * weights in the output matrix
-//! limit  = tokens / max(bytes / read bandwidth, macs / int8 peak)
+//! limit  = tokens / max(bytes / read bandwidth, macs / int8 peak, bytes from disk / disk bandwidth)
 //! ```
 //! The embedding counts only where it is the output matrix, too. Arithmetic outside the matrices counts nothing, and weights of F16, BF16
 //! and F32 are held to the int8 peak as well: one measure for all. The two limits of the machine are measured right before each run,
@@ -12,7 +12,7 @@
 
 use crate::error::Result;
 use crate::gguf::Gguf;
-use crate::model::{CacheTypes, KvCache, Model, Scratch, Segment};
+use crate::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment, Shape};
 use crate::progress::Progress;
 use crate::random;
 use std::time::Instant;
@@ -78,14 +78,14 @@ impl Test {
         passes * tokens * self.batch()
     }
 
-    /// Bytes of keys and values that it keeps.
+    /// What it keeps beside the weights.
     ///
     /// # Errors
-    /// None but those of [`KvCache::with_types`] for one token.
-    pub fn cache_bytes(&self, model: &Model, types: CacheTypes) -> Result<usize> {
+    /// If a cache cannot be of these types.
+    pub fn need(&self, shape: &Shape, types: CacheTypes) -> Result<Need> {
         let (passes, tokens) = self.passes();
         let positions = self.depth().saturating_add(passes.saturating_mul(tokens)).saturating_mul(self.batch());
-        Ok(KvCache::with_types(model.shape(), 1, types)?.token_bytes().saturating_mul(positions))
+        Need::passes(shape, positions, types, tokens.saturating_mul(self.batch()), self.batch())
     }
 }
 
@@ -129,9 +129,12 @@ impl Limits {
 /// Bytes of the file that are read to measure bandwidth: enough to be beyond all caches.
 const READ: usize = 2 << 30;
 
-/// The weights that bandwidth is measured over: a stretch of the model's file.
-pub fn weights(gguf: &Gguf) -> &[u8] {
-    let largest = gguf.files().map(|file| file.bytes()).max_by_key(|bytes| bytes.len()).unwrap_or_default();
+/// The weights that bandwidth is measured over: a stretch of the model's file, or of what stays of it in memory.
+pub fn weights(model: &Model) -> &[u8] {
+    if let Some(streamed) = model.store().streamed() {
+        return streamed.pinned();
+    }
+    let largest = model.gguf().files().map(|file| file.bytes()).max_by_key(|bytes| bytes.len()).unwrap_or_default();
     // From the end, where the layers are.
     &largest[largest.len().saturating_sub(READ)..]
 }
@@ -156,8 +159,9 @@ pub fn run(
         Ok(cache)
     };
     let mut caches: Vec<KvCache> = (0..test.batch()).map(|_| new_cache()).collect::<Result<_>>()?;
-    let machine = Limits::measure(model.cpu(), weights(model.gguf()));
+    let machine = Limits::measure(model.cpu(), weights(model));
     let cost = Cost::of(model.gguf());
+    let from_disk = disk_seconds(model);
     let vocab = model.shape().vocab;
     let mut state = 1;
     let mut random = || (random::uniform(&mut state) * vocab as f64) as u32;
@@ -174,7 +178,7 @@ pub fn run(
         seconds += start.elapsed().as_secs_f64();
         let attended: usize = caches.iter().map(|cache| cache.len() * cache.token_bytes()).sum();
         let pass = cost.pass(tokens * test.batch(), test.batch(), attended);
-        least += machine.seconds(pass.0, pass.1);
+        least += machine.seconds(pass.0, pass.1).max(from_disk);
         bytes += pass.0;
         progress.advance((tokens * test.batch()) as u64);
     }
@@ -185,6 +189,15 @@ pub fn run(
         bytes_per_token: bytes / all,
         machine,
     })
+}
+
+/// Seconds that a pass waits for weights that do not stay in memory, at least.
+fn disk_seconds(model: &Model) -> f64 {
+    let rate = model.store().streamed().and_then(|streamed| streamed.way().bytes_per_second);
+    match (model.plan(), rate) {
+        (Some(plan), Some(rate)) => plan.streamed_bytes as f64 / rate,
+        _ => 0.0,
+    }
 }
 
 /// What a pass must read and multiply.

@@ -13,7 +13,7 @@ use strata_quant::Activations;
 
 use crate::error::{Error, Result};
 use crate::imatrix::{Entry, Imatrix};
-use crate::model::{Input, Model, Scratch};
+use crate::model::{Input, Model, Need, Scratch, Shape};
 use crate::progress::Progress;
 
 /// Columns that a thread adds up together: sums that stay in the first cache.
@@ -30,6 +30,15 @@ pub struct Options {
     pub process_output: bool,
     /// What the matrix says it was made from.
     pub dataset: String,
+}
+
+/// The memory beside the weights that measuring `tokens` tokens takes.
+///
+/// # Errors
+/// As [`Need::layer_by_layer`].
+pub fn need(shape: &Shape, tokens: usize, options: &Options) -> Result<Need> {
+    let chunks = tokens.checked_div(options.context).unwrap_or(0).min(options.max_chunks.unwrap_or(usize::MAX));
+    Need::layer_by_layer(shape, chunks * options.context, options.context)
 }
 
 /// The importance matrix of `tokens`. `bos` replaces the first token of each chunk. The same bits with any number of

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// What places, lengths and memory of direct requests are multiples of: the page, which no disk's block exceeds.
-const ALIGN: usize = 4096;
+pub const ALIGN: usize = 4096;
 
 /// Bytes of a request where memory allows: from 1 to 4 MiB disks are at their best.
 const REQUEST: usize = 4 << 20;
@@ -60,7 +60,7 @@ impl Buffer {
 
 /// A second handle for direct requests of the file that `file` is, if there can be one.
 #[cfg(target_os = "linux")]
-fn open(path: &Path, file: &File, write: bool) -> Option<File> {
+pub fn open(path: &Path, file: &File, write: bool) -> Option<File> {
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
     let direct = OpenOptions::new().read(!write).write(write).custom_flags(flags).open(path).ok()?;
@@ -69,7 +69,7 @@ fn open(path: &Path, file: &File, write: bool) -> Option<File> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open(_: &Path, _: &File, _: bool) -> Option<File> {
+pub fn open(_: &Path, _: &File, _: bool) -> Option<File> {
     None
 }
 

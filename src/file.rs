@@ -9,14 +9,18 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::guard::Guard;
 
 /// A whole file, mapped read-only: opening costs nothing, pages are read as they are touched.
 ///
-/// Nobody may shorten or rewrite the file while it is mapped; Strata itself never does (see [`AtomicFile`]).
+/// Nobody may shorten or rewrite the file while it is mapped; Strata itself never does (see [`AtomicFile`]). Where somebody does all the
+/// same, zeros stand in for what is gone (`guard.rs`), and whoever uses the bytes for long asks now and then whether the file is
+/// still the one that was opened.
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
     file: File,
+    _guard: Guard, // dropped before the map
     map: memmap2::Mmap,
 }
 
@@ -40,12 +44,20 @@ impl Mapped {
         // that another process changes the file meanwhile, which no program on this system can prevent: Strata replaces files by
         // renaming, never in place, so an old map keeps its old bytes, and the doc comment forbids the rest.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(Mapped { path: path.to_owned(), file, map })
+        Ok(Mapped { path: path.to_owned(), file, _guard: Guard::new(&map), map })
     }
 
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Gives back the memory of the pages that were touched; they come again when they are touched again.
+    pub fn forget(&self) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: no CPU feature; the map is of a file and read-only, so that what is dropped comes back with the same bytes. Where the
+        // system refuses, nothing is lost but memory.
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
     }
 
     /// The path that was opened.

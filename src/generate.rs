@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::{KvCache, Model, Scratch, Segment};
-use crate::progress::Progress;
+use crate::progress::{Progress, Quiet};
 use crate::sampler::Sampler;
 use std::time::{Duration, Instant};
 
@@ -63,12 +63,18 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If there is no token, one is not in the vocabulary, or the context is full.
     pub fn append(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        self.watched_append(tokens, &Quiet)
+    }
+
+    fn watched_append(&mut self, tokens: &[u32], progress: &dyn Progress) -> Result<&[f32]> {
         if tokens.is_empty() {
             return Err(Error::Request("nothing to continue: the prompt has no token; give one with -p".into()));
         }
         let mut segments = [Segment { tokens, cache: &mut self.cache }];
-        self.model.pass(&mut self.scratch, &mut segments)?;
-        Ok(self.model.logits(&mut self.scratch, tokens.len() - 1..tokens.len()))
+        self.model.watched_pass(&mut self.scratch, &mut segments, progress)?;
+        let logits = self.model.logits(&mut self.scratch, tokens.len() - 1..tokens.len());
+        self.model.check()?;
+        Ok(logits)
     }
 
     /// Continues `prompt` by up to `limit` tokens. `on_token` gets each; `is_end` names those that end the text and are not given.
@@ -85,7 +91,7 @@ impl<'m> Session<'m> {
         progress: &dyn Progress,
     ) -> std::result::Result<Timings, E> {
         let start = Instant::now();
-        let mut logits = self.append(prompt)?;
+        let mut logits = self.watched_append(prompt, progress)?;
         let mut timings = Timings { prefill: start.elapsed(), decode: Duration::ZERO, decoded: 0, end: End::Length };
         for i in 0..limit {
             progress.check()?;
@@ -107,7 +113,7 @@ impl<'m> Session<'m> {
                 break;
             }
             let start = Instant::now();
-            logits = self.append(&[token])?;
+            logits = self.watched_append(&[token], progress)?;
             timings.decode += start.elapsed();
             timings.decoded += 1;
         }

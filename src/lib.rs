@@ -6,6 +6,7 @@
 //! * [`gguf`] reads and writes the container, [`split`] cuts it into files and joins them;
 //! * [`model`] is the transformer: its shape, weights, cache and forward pass;
 //! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
+//! * [`stream`] runs models that are larger than the memory;
 //! * [`perplexity`] says how well a model predicts a text;
 //! * [`mod@bench`] measures a model's speed and the limits of the machine, if need be on a [`synthetic`] one;
 //! * [`calibrate`] says which columns of its weights a text needs most, which [`imatrix`] keeps.
@@ -22,6 +23,7 @@ pub mod error;
 pub mod file;
 pub mod generate;
 pub mod gguf;
+mod guard;
 pub mod hash;
 pub mod imatrix;
 pub mod model;
@@ -31,6 +33,7 @@ mod random;
 pub mod recipe;
 pub mod sampler;
 pub mod split;
+pub mod stream;
 pub mod synthetic;
 pub mod tokenizer;
 pub mod verify;

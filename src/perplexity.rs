@@ -2,7 +2,7 @@
 //! token of each is replaced by BOS, and the second half of each is scored.
 
 use crate::error::{Error, Result};
-use crate::model::{CacheTypes, KvCache, Model, Scratch, Segment};
+use crate::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment, Shape};
 use crate::progress::Progress;
 use rayon::prelude::*;
 
@@ -24,6 +24,22 @@ pub struct Perplexity {
     pub tokens_scored: usize,
     /// Chunks.
     pub chunks: usize,
+}
+
+/// The memory beside the weights that scoring `tokens` tokens in chunks of `context` takes.
+///
+/// # Errors
+/// If a cache cannot be of these types.
+pub fn need(
+    shape: &Shape,
+    tokens: usize,
+    context: usize,
+    max_chunks: Option<usize>,
+    types: CacheTypes,
+) -> Result<Need> {
+    let chunks = tokens.checked_div(context).unwrap_or(0).min(max_chunks.unwrap_or(usize::MAX));
+    let tokens = CHUNKS_PER_PASS.min(chunks).saturating_mul(context);
+    Need::passes(shape, tokens, types, tokens, LOGIT_ROWS)
 }
 
 /// Scores `tokens` in chunks of `context`, at most `max_chunks` of them. `bos` replaces the first token of each chunk;
@@ -66,11 +82,12 @@ pub fn perplexity(
                 Segment { tokens, cache }
             })
             .collect();
-        model.pass(&mut scratch, &mut segments)?;
+        model.watched_pass(&mut scratch, &mut segments, progress)?;
         for (i, tokens) in texts.iter().enumerate() {
             score_chunk(model, &mut scratch, i * context, tokens, &mut scores);
             progress.advance(context as u64);
         }
+        model.check()?;
     }
     progress.end();
     Ok(scores.finish(chunks))

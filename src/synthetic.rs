@@ -74,10 +74,13 @@ impl LlamaShape {
 }
 
 /// A tensor of the file.
-struct Planned {
-    name: String,
-    dims: Vec<u64>, // the fastest first
-    ty: GgmlType,
+pub struct Planned {
+    /// Its name.
+    pub name: String,
+    /// Its lengths, the fastest dimension first.
+    pub dims: Vec<u64>,
+    /// The type of its blocks.
+    pub ty: GgmlType,
 }
 
 impl Synthetic {
@@ -121,7 +124,7 @@ impl Synthetic {
     }
 
     /// The tensors, in file order.
-    fn tensors(&self) -> Vec<Planned> {
+    pub fn tensors(&self) -> Vec<Planned> {
         let LlamaShape { layers, hidden, ffn, heads, kv_heads, tied, .. } = self.shape;
         let (d, ffn, kv) = (hidden as u64, ffn as u64, (hidden / heads * kv_heads) as u64);
         let vocab = self.vocab as u64;

@@ -114,6 +114,43 @@ fn products_are_the_same_bits_everywhere_and_right() {
     }
 }
 
+#[test]
+fn where_the_rows_lie_does_not_matter() {
+    let mut random = Random(7);
+    for format in GgmlType::with_format() {
+        let (rows, cols) = (39, 2 * format.ty.block_len().max(16));
+        let (row, bytes) = (format.ty.row_bytes(cols).unwrap(), weights(format, rows, cols, 0, &mut random));
+        let whole = Matrix::new(format.ty, rows, cols, &bytes).unwrap();
+        for cut in [0, 1, 4, 32, 38, rows] {
+            let (head, tail) = (bytes[..cut * row].to_vec(), bytes[cut * row..].to_vec());
+            let parts = Matrix::in_parts(format.ty, rows, cols, &head, &tail).unwrap();
+            for isa in Isa::available() {
+                for (m, threads) in [(1, 1), (1, 2), (5, 3)] {
+                    let mut x = activations(m, cols, false, &mut random);
+                    let (mut y, mut expected) = (vec![f32::NAN; m * rows], vec![f32::NAN; m * rows]);
+                    Cpu::new(isa, threads).matmul(whole, &mut x, &mut expected);
+                    Cpu::new(isa, threads).matmul(parts, &mut x, &mut y);
+                    assert!(same_bits(&y, &expected), "{}/{}/matmul cut at {cut}", isa.name(), format.ty);
+                }
+            }
+            let (mut y, mut expected) = (vec![f32::NAN; cols], vec![f32::NAN; cols]);
+            for r in [0, cut.saturating_sub(1), cut.min(rows - 1), rows - 1] {
+                parts.decode_row(r, &mut y);
+                whole.decode_row(r, &mut expected);
+                assert!(same_bits(&y, &expected));
+            }
+            // Half a row, and a row too few.
+            assert!(
+                Matrix::in_parts(format.ty, rows, cols, &head, &tail[tail.len().min(row)..]).is_none() || cut == rows
+            );
+            if cut > 0 {
+                let (head, tail) = bytes.split_at(cut * row - 1);
+                assert!(Matrix::in_parts(format.ty, rows, cols, head, tail).is_none());
+            }
+        }
+    }
+}
+
 /// The error a float dot product may have: k roundings of the sum of magnitudes.
 fn check_against_f64(format: &Format, bytes: &[u8], rows: usize, cols: usize, x: &Activations, y: &[f32]) {
     let mut w = vec![0.0; rows * cols];

@@ -5,7 +5,7 @@
 use crate::attention::cells::SPAN;
 use crate::attention::{self, AttentionScratch, AttentionShape, KvCells, KvLayout, Run};
 use crate::isa::Isa;
-use crate::matmul::{Job, Matrix, Shared};
+use crate::matmul::{Matrix, Shared};
 use crate::pool::Pool;
 use crate::rope::Rotation;
 use crate::shared::SharedSlice;
@@ -60,10 +60,9 @@ impl Cpu {
         };
         let (x, y) = (&*x, Shared::new(y, x.rows(), w.rows));
         self.pool.run(&|i| {
-            let rows = self.share(w.rows, step, i);
-            if !rows.is_empty() {
+            for (rows, job) in w.jobs(self.share(w.rows, step, i)) {
                 // SAFETY: `Isa` proves the instruction set of its table; the shares of different threads do not overlap.
-                unsafe { kernel(Job::new(w, rows.clone()), x, y.rows(rows)) }
+                unsafe { kernel(job, x, y.rows(rows)) }
             }
         });
     }

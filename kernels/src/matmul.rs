@@ -1,6 +1,7 @@
 //! The shapes of a matrix product `y = x w^T`: weights `(n, k)` as they lie in the file, activations `(m, k)`, results `(m, n)`.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use strata_quant::{Activations, Format, GgmlType};
 
 /// A weight matrix: `rows` rows of `cols` values in blocks, as they lie in the file.
@@ -9,15 +10,24 @@ pub struct Matrix<'a> {
     pub(crate) format: &'static Format,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    pub(crate) row_bytes: usize,
-    pub(crate) data: &'a [u8],
+    row_bytes: usize,
+    head: &'a [u8], // the first rows
+    tail: &'a [u8], // those after them, which may lie elsewhere
 }
 
 impl<'a> Matrix<'a> {
     /// `None` if Strata has no code for the type, the columns are no whole blocks, or `data` is not exactly the rows.
     pub fn new(ty: GgmlType, rows: usize, cols: usize, data: &'a [u8]) -> Option<Matrix<'a>> {
+        Matrix::in_parts(ty, rows, cols, data, &[])
+    }
+
+    /// A matrix whose first rows lie in one place, `head`, and the others in another, `tail`; either may be empty. `None` as in
+    /// [`Matrix::new`], or if `head` is no whole rows.
+    pub fn in_parts(ty: GgmlType, rows: usize, cols: usize, head: &'a [u8], tail: &'a [u8]) -> Option<Matrix<'a>> {
         let (format, row_bytes) = (ty.format()?, ty.row_bytes(cols)?);
-        (row_bytes.checked_mul(rows)? == data.len()).then_some(Matrix { format, rows, cols, row_bytes, data })
+        let whole = row_bytes.checked_mul(rows)? == head.len().checked_add(tail.len())?;
+        let cut = head.len().is_multiple_of(row_bytes);
+        (whole && cut).then_some(Matrix { format, rows, cols, row_bytes, head, tail })
     }
 
     /// n
@@ -32,7 +42,23 @@ impl<'a> Matrix<'a> {
 
     /// Decodes row `r` to `(cols)` values.
     pub fn decode_row(&self, r: usize, values: &mut [f32]) {
-        (self.format.decode)(&self.data[r * self.row_bytes..(r + 1) * self.row_bytes], values);
+        for (_, job) in self.jobs(r..r + 1) {
+            (self.format.decode)(job.row(0), values);
+        }
+    }
+
+    /// The rows `range` as jobs, one for each place that they lie in, with the rows that each is.
+    pub(crate) fn jobs(&self, range: Range<usize>) -> impl Iterator<Item = (Range<usize>, Job<'a>)> + use<'a> {
+        let Matrix { format, row_bytes, head, tail, .. } = *self;
+        let cut = head.len().checked_div(row_bytes).unwrap_or(0);
+        let parts = [
+            (0, head, range.start.min(cut)..range.end.min(cut)),
+            (cut, tail, range.start.max(cut)..range.end.max(cut)),
+        ];
+        parts.into_iter().filter(|(_, _, rows)| !rows.is_empty()).map(move |(first, data, rows)| {
+            let data = &data[(rows.start - first) * row_bytes..(rows.end - first) * row_bytes];
+            (rows.clone(), Job { data, row_bytes, rows: rows.len(), format })
+        })
     }
 }
 
@@ -46,15 +72,6 @@ pub struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    pub(crate) fn new(w: Matrix<'a>, rows: std::ops::Range<usize>) -> Job<'a> {
-        Job {
-            data: &w.data[rows.start * w.row_bytes..rows.end * w.row_bytes],
-            row_bytes: w.row_bytes,
-            rows: rows.len(),
-            format: w.format,
-        }
-    }
-
     /// Rows.
     #[inline(always)]
     pub fn rows(&self) -> usize {
@@ -114,7 +131,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Safety
     /// Ranges handed out at the same time must not overlap.
-    pub unsafe fn rows(&self, range: std::ops::Range<usize>) -> Out<'_> {
+    pub unsafe fn rows(&self, range: Range<usize>) -> Out<'_> {
         assert!(range.start <= range.end && range.end <= self.n);
         // SAFETY: no CPU feature; the range is inside a row of the result by the assertion.
         let base = unsafe { self.base.add(range.start) };

@@ -2,14 +2,19 @@
 //!
 //! * [`shape`]: the numbers in the file's metadata, checked once;
 //! * [`store`]: the weights of one layer at a time, as the bytes that lie in the file;
+//! * [`residence`]: where they are if they do not fit into the memory;
+//! * [`need`]: the memory for everything else;
 //! * [`cache`]: the keys and values of a sequence;
 //! * [`pass`]: the forward pass.
 
 pub mod cache;
+pub mod need;
 pub mod pass;
+pub mod residence;
 pub mod shape;
 pub mod store;
 
 pub use cache::{CacheTypes, KvCache};
+pub use need::Need;
 pub use pass::{Input, Model, Scratch, Segment};
 pub use shape::Shape;

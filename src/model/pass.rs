@@ -13,21 +13,24 @@
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::model::store::{Linear, Store};
-use crate::model::{KvCache, Shape};
-use crate::progress::Progress;
+use crate::model::residence::Streamed;
+use crate::model::store::{Layer, Linear, Store};
+use crate::model::{KvCache, Need, Shape};
+use crate::progress::{Progress, Quiet};
+use crate::stream::{Budget, Options, Plan, Rates, Room, rates};
 use std::ops::Range;
 use strata_kernels::{AttentionScratch, Cpu, Rotation, Run};
 use strata_quant::Activations;
 
 /// Tokens that go through a layer's matrices together.
-const SUB_BATCH: usize = 512;
+pub(crate) const SUB_BATCH: usize = 512;
 
 /// A model ready to run.
 pub struct Model {
     shape: Shape,
     store: Store,
     cpu: Cpu,
+    plan: Option<Plan>,
 }
 
 /// New tokens of one sequence, which continue what its cache holds.
@@ -78,7 +81,54 @@ impl Model {
     pub fn new(gguf: Gguf, cpu: Cpu) -> Result<Model> {
         let shape = Shape::read(&gguf)?;
         let store = Store::new(gguf, &shape)?;
-        Ok(Model { shape, store, cpu })
+        Ok(Model { shape, store, cpu, plan: None })
+    }
+
+    /// Makes a model of an open file that keeps within a budget, with what it `need`s beside its weights: what does not fit is read in
+    /// every pass.
+    ///
+    /// # Errors
+    /// As [`Model::new`]; also if it cannot be made to fit, the files cannot be read, or the user stopped.
+    pub fn within(
+        gguf: Gguf,
+        cpu: Cpu,
+        budget: Budget,
+        need: Need,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Model> {
+        let mut model = Model::new(gguf, cpu)?;
+        let room = Room { budget: budget.bytes, fixed: budget.fixed, kv: need.kv, scratch: need.scratch };
+        model.plan = Some(model.store.fit(room, options, progress)?);
+        Ok(model)
+    }
+
+    /// What stays in memory and what is read in every pass; `None` without a budget.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// How fast this machine reads and multiplies the weights; takes a moment.
+    pub fn rates(&self) -> Rates {
+        let streamed = self.store.streamed();
+        Rates {
+            disk: streamed.and_then(|streamed| streamed.way().bytes_per_second).unwrap_or(f64::INFINITY),
+            memory: rates::memory_bytes_per_second(&self.cpu, streamed.map(Streamed::pinned)),
+            macs: rates::macs_per_second(&self.cpu, self.store.main_type()),
+        }
+    }
+
+    /// That the files are still those that were opened: what was computed from them until now is right.
+    ///
+    /// # Errors
+    /// If one has changed.
+    pub fn check(&self) -> Result<()> {
+        self.store.check()
+    }
+
+    /// The weights.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The shape.
@@ -102,14 +152,30 @@ impl Model {
     /// # Errors
     /// If a token is not in the vocabulary, a cache has no room, or the memory cannot be had.
     pub fn pass(&self, scratch: &mut Scratch, segments: &mut [Segment<'_>]) -> Result<()> {
+        self.watched_pass(scratch, segments, &Quiet)
+    }
+
+    /// [`Model::pass`], which `progress` can stop between layers and hears of if it is long.
+    ///
+    /// # Errors
+    /// As there; also if weights cannot be read, or the user stopped.
+    pub fn watched_pass(
+        &self,
+        scratch: &mut Scratch,
+        segments: &mut [Segment<'_>],
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let n = room(segments)?;
         let positions = segments.iter().flat_map(|Segment { tokens, cache }| cache.len()..cache.len() + tokens.len());
         scratch.rotation.set(positions, &self.shape.frequencies, libm::sincos);
         let mut h = std::mem::take(&mut scratch.h); // (tokens, hidden)
         self.embed(segments.iter().flat_map(|segment| segment.tokens), n, &mut h)?;
+        let mut walk = self.store.walk();
         for i in 0..self.shape.layers {
-            self.layer(i, &mut h, scratch, segments, &mut |_, _| ());
+            self.layer(i, &walk.next(progress)?, &mut h, scratch, segments, &mut |_, _| ());
         }
+        drop(walk);
+        self.store.check()?;
         for segment in segments.iter_mut() {
             segment.cache.grow(segment.tokens.len());
         }
@@ -141,18 +207,22 @@ impl Model {
         let mut h = Vec::new(); // (tokens, hidden)
         self.embed(tokens.iter(), tokens.len(), &mut h)?;
         let mut done = 0;
+        let mut walk = self.store.walk();
         for i in 0..shape.layers {
+            let w = walk.next(progress)?;
             for (tokens, h) in tokens.chunks(group * context).zip(h.chunks_mut(group * context * d)) {
                 progress.check()?;
                 let sequences = tokens.chunks(context).zip(&mut caches);
                 let mut segments: Vec<_> = sequences.map(|(tokens, cache)| Segment { tokens, cache }).collect();
-                self.layer(i, h, scratch, &mut segments, &mut |input, x| see(i, input, x));
+                self.layer(i, &w, h, scratch, &mut segments, &mut |input, x| see(i, input, x));
                 // A token is done when all layers are.
                 let before = done / shape.layers;
                 done += tokens.len();
                 progress.advance((done / shape.layers - before) as u64);
             }
         }
+        drop(walk);
+        self.store.check()?;
         for h in h.chunks(SUB_BATCH * d) {
             let x = &mut scratch.x;
             self.cpu.rms_norm(h, self.store.output_norm(), shape.norm_eps, x.reset(h.len() / d, d));
@@ -161,10 +231,11 @@ impl Model {
         Ok(())
     }
 
-    /// One layer over the tokens of all segments, `h (tokens, hidden)`, whose angles are the first in `scratch`.
+    /// Layer `i`, whose weights are `w`, over the tokens of all segments, `h (tokens, hidden)`, whose angles are the first in `scratch`.
     fn layer(
         &self,
         i: usize,
+        w: &Layer<'_>,
         h: &mut [f32],
         scratch: &mut Scratch,
         segments: &mut [Segment<'_>],
@@ -172,21 +243,23 @@ impl Model {
     ) {
         let tokens = h.len() / self.shape.hidden;
         for start in (0..tokens).step_by(SUB_BATCH) {
-            self.sub_batch(i, start..(start + SUB_BATCH).min(tokens), h, scratch, segments, see);
+            self.sub_batch(i, w, start..(start + SUB_BATCH).min(tokens), h, scratch, segments, see);
         }
     }
 
     /// One layer over one sub-batch: `range` of the tokens of all segments.
+    #[allow(clippy::too_many_arguments)]
     fn sub_batch(
         &self,
         i: usize,
+        w: &Layer<'_>,
         range: Range<usize>,
         h: &mut [f32],
         scratch: &mut Scratch,
         segments: &mut [Segment<'_>],
         see: &mut impl FnMut(Input, &Activations),
     ) {
-        let (shape, cpu, w, n) = (&self.shape, &self.cpu, self.store.layer(i), range.len());
+        let (shape, cpu, n) = (&self.shape, &self.cpu, range.len());
         let Scratch { rotation, x, q, k, v, gate, up, y, runs, attention, .. } = scratch;
         let h = &mut h[range.start * shape.hidden..range.end * shape.hidden]; // (n, hidden)
 
@@ -247,7 +320,7 @@ impl Model {
 
     /// The hidden states before the first layer, `(n, hidden)`, of `n` tokens.
     fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, n: usize, h: &mut Vec<f32>) -> Result<()> {
-        let (table, d, vocab) = (self.store.embedding(), self.shape.hidden, self.shape.vocab);
+        let (d, vocab) = (self.shape.hidden, self.shape.vocab);
         h.clear();
         if n.checked_mul(d).and_then(|len| h.try_reserve_exact(len).ok()).is_none() {
             return Err(Error::Request(format!("no memory for {n} tokens of {d} values; take fewer at a time")));
@@ -257,7 +330,7 @@ impl Model {
             if token as usize >= vocab {
                 return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
             }
-            table.decode_row(token as usize, h);
+            self.store.embed(token, h)?;
         }
         Ok(())
     }

@@ -1,11 +1,20 @@
 //! The weights, one layer at a time, as the bytes that lie in the file.
 //!
-//! All tensors are found and their shapes checked when the store is made; after that a layer is a handful of slices. Norms and biases
-//! are small: they are kept decoded.
+//! All tensors are found and their shapes checked when the store is made; after that a layer is a handful of slices, of the mapped file
+//! or of the memory that a model larger than its budget is read to. Norms and biases are small: they are kept decoded. A pass takes the
+//! layers by a [`Walk`], which waits for what comes from disk.
 
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::model::Shape;
+use crate::model::residence::{self, Streamed};
+use crate::progress::Progress;
+use crate::stream::plan::{MATRICES, MatrixSize, plan};
+use crate::stream::ring::{Full, Ring};
+use crate::stream::source::Sources;
+use crate::stream::{Options, Plan, Room, Sizes};
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
 use strata_kernels::Matrix;
 use strata_quant::GgmlType;
 
@@ -58,17 +67,26 @@ struct LayerAt {
     down: LinearAt,
 }
 
+impl LayerAt {
+    /// The matrices in the order of a plan.
+    fn matrices(&self) -> [&TensorInfo; MATRICES] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down].map(|at| &at.weight)
+    }
+}
+
 /// A model's weights.
 pub struct Store {
     gguf: Gguf,
+    sources: Sources,
     embedding: TensorInfo,
     output_norm: Vec<f32>,
     output: LinearAt,
     layers: Vec<LayerAt>,
+    streamed: Option<Streamed>, // unless the map serves
 }
 
 impl Store {
-    /// Finds every tensor that `shape` calls for.
+    /// Finds every tensor that `shape` calls for. The weights stay mapped.
     ///
     /// # Errors
     /// Names a tensor that is missing, misshapen, or of a type that Strata cannot run.
@@ -96,7 +114,40 @@ impl Store {
         };
         let layers = (0..shape.layers).map(layer).collect::<Result<_>>()?;
         let output_norm = vector(&gguf, "output_norm.weight", d)?;
-        Ok(Store { embedding, output_norm, output, layers, gguf })
+        Ok(Store { sources: residence::sources(&gguf)?, embedding, output_norm, output, layers, gguf, streamed: None })
+    }
+
+    /// Fits the weights into a room: where they do not fit as they are mapped, part of them is read now and the rest in every pass.
+    ///
+    /// # Errors
+    /// If they cannot be made to fit, a file cannot be read, the memory cannot be had, or the user stopped.
+    pub fn fit(&mut self, room: Room, options: &Options, progress: &dyn Progress) -> Result<Plan> {
+        let plan = plan(&self.sizes(), room)?;
+        if !plan.mapped {
+            if self.sources.is_empty() {
+                return Err(Error::Request("a model in memory cannot be streamed; write it to a file".to_owned()));
+            }
+            self.gguf.files().for_each(|file| file.forget());
+            let layers: Vec<_> = self.layers.iter().map(LayerAt::matrices).collect();
+            let output = &self.output.weight;
+            self.streamed =
+                Some(Streamed::load(self.sources.clone(), plan.clone(), &layers, output, options, progress)?);
+        }
+        Ok(plan)
+    }
+
+    /// What a plan wants to know of the weights.
+    pub fn sizes(&self) -> Sizes {
+        let size = |tensor: &TensorInfo| MatrixSize {
+            rows: tensor.rows(),
+            cols: tensor.cols(),
+            row_bytes: tensor.bytes / tensor.rows(),
+        };
+        Sizes {
+            layers: self.layers.iter().map(|layer| layer.matrices().map(size)).collect(),
+            output: size(&self.output.weight),
+            file_bytes: self.gguf.file_bytes(),
+        }
     }
 
     /// The file.
@@ -104,25 +155,66 @@ impl Store {
         &self.gguf
     }
 
-    /// The weights of layer `i`.
-    pub fn layer(&self, i: usize) -> Layer<'_> {
+    /// Gives the file back.
+    pub fn into_gguf(self) -> Gguf {
+        self.gguf
+    }
+
+    /// How the weights are kept that do not fit, if they do not.
+    pub fn streamed(&self) -> Option<&Streamed> {
+        self.streamed.as_ref()
+    }
+
+    /// The type of most weights.
+    pub fn main_type(&self) -> GgmlType {
+        self.layers[0].gate.weight.ty
+    }
+
+    /// A walk through all layers; one at a time, where they come from disk.
+    pub fn walk(&self) -> Walk<'_> {
+        let ring = self.streamed.as_ref().and_then(Streamed::ring);
+        let ring = ring.map(|ring| ring.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let now = Instant::now();
+        Walk { store: self, ring, slot: None, done: 0, streamed: 0, begin: now, said: now }
+    }
+
+    /// Layer `i`, whose slot is `slot`.
+    fn layer<'a>(&'a self, i: usize, slot: &'a [u8]) -> Layer<'a> {
         let at = &self.layers[i];
+        let linear = |m: usize, linear: &'a LinearAt| {
+            let weight = match &self.streamed {
+                Some(streamed) => streamed.matrix(i, m, &linear.weight, slot),
+                None => self.mapped(&linear.weight),
+            };
+            Linear { weight, bias: linear.bias.as_deref() }
+        };
         Layer {
             attn_norm: &at.attn_norm,
-            q: self.linear(&at.q),
-            k: self.linear(&at.k),
-            v: self.linear(&at.v),
-            o: self.linear(&at.o),
+            q: linear(0, &at.q),
+            k: linear(1, &at.k),
+            v: linear(2, &at.v),
+            o: linear(3, &at.o),
             ffn_norm: &at.ffn_norm,
-            gate: self.linear(&at.gate),
-            up: self.linear(&at.up),
-            down: self.linear(&at.down),
+            gate: linear(4, &at.gate),
+            up: linear(5, &at.up),
+            down: linear(6, &at.down),
         }
     }
 
-    /// `(vocab, hidden)`
-    pub fn embedding(&self) -> Matrix<'_> {
-        self.matrix(&self.embedding)
+    /// The embedding `(hidden)` of a token of the vocabulary.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn embed(&self, token: u32, values: &mut [f32]) -> Result<()> {
+        match &self.streamed {
+            Some(streamed) => {
+                let row = streamed.read_row(&self.embedding, token as u64)?;
+                let format = self.embedding.ty.format().expect("`find` checked the type");
+                (format.decode)(&row, values);
+            }
+            None => self.mapped(&self.embedding).decode_row(token as usize, values),
+        }
+        Ok(())
     }
 
     /// `(hidden)`
@@ -132,16 +224,93 @@ impl Store {
 
     /// Hidden state to logits.
     pub fn output(&self) -> Linear<'_> {
-        self.linear(&self.output)
+        let weight = match &self.streamed {
+            Some(streamed) => streamed.output(&self.output.weight),
+            None => self.mapped(&self.output.weight),
+        };
+        Linear { weight, bias: self.output.bias.as_deref() }
     }
 
-    fn linear<'a>(&'a self, at: &'a LinearAt) -> Linear<'a> {
-        Linear { weight: self.matrix(&at.weight), bias: at.bias.as_deref() }
+    /// That the files are still those that were opened.
+    ///
+    /// # Errors
+    /// If they have changed: what was computed may be wrong.
+    pub fn check(&self) -> Result<()> {
+        self.sources.iter().try_for_each(|source| source.check(0))
     }
 
-    fn matrix(&self, at: &TensorInfo) -> Matrix<'_> {
+    fn mapped(&self, at: &TensorInfo) -> Matrix<'_> {
         Matrix::new(at.ty, at.rows() as usize, at.cols() as usize, self.gguf.data(at))
             .expect("the reader checked the size, `matrix` the type")
+    }
+}
+
+/// A walk through the layers in their order.
+pub struct Walk<'s> {
+    store: &'s Store,
+    ring: Option<MutexGuard<'s, Ring>>,
+    slot: Option<Full>, // that of the layer in hand
+    done: usize,        // layers
+    streamed: u64,      // bytes of them that came from disk
+    begin: Instant,
+    said: Instant,
+}
+
+/// How long a walk may take before it says where it is, and how often it does then.
+const SAY_AFTER: Duration = Duration::from_secs(2);
+const SAY_EVERY: Duration = Duration::from_millis(500);
+
+impl Walk<'_> {
+    /// The next layer, when it is there; the one before is given back. `progress` may end the walk, and hears of it where it is long.
+    ///
+    /// # Errors
+    /// If the weights cannot be read, or the user stopped.
+    pub fn next(&mut self, progress: &dyn Progress) -> Result<Layer<'_>> {
+        progress.check()?;
+        self.give_back();
+        let i = self.done;
+        self.say(i, progress);
+        if let (Some(ring), Some(streamed)) = (&mut self.ring, &self.store.streamed)
+            && streamed.is_streamed(i)
+        {
+            self.slot = Some(ring.take(i, &mut || progress.check())?);
+            self.streamed += streamed.streamed_bytes(i);
+        }
+        self.done += 1;
+        Ok(self.store.layer(i, self.slot.as_ref().map_or(&[], |full| full.buffer.bytes())))
+    }
+
+    fn give_back(&mut self) {
+        if let (Some(ring), Some(full)) = (&mut self.ring, self.slot.take()) {
+            ring.give(full.buffer);
+        }
+    }
+
+    /// Before layer `i`: `layer 17 of 126, 6.9 GB/s from disk, 24 s left`.
+    fn say(&mut self, i: usize, progress: &dyn Progress) {
+        let (taken, layers) = (self.begin.elapsed(), self.store.layers.len());
+        if i == 0 || taken < SAY_AFTER || self.said.elapsed() < SAY_EVERY {
+            return;
+        }
+        self.said = Instant::now();
+        let seconds = taken.as_secs_f64();
+        let disk = match self.streamed {
+            0 => String::new(),
+            bytes => format!("{:.1} GB/s from disk, ", bytes as f64 / 1e9 / seconds),
+        };
+        let left = seconds * (layers - i) as f64 / i as f64;
+        progress.step(&format!("layer {} of {layers}, {disk}{left:.0} s left", i + 1));
+    }
+}
+
+impl Drop for Walk<'_> {
+    fn drop(&mut self) {
+        self.give_back();
+        if let Some(ring) = &mut self.ring
+            && self.done < self.store.layers.len()
+        {
+            ring.restart();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 
 /// Writes text at once.
 pub fn print(text: &str) -> Result<()> {
+    crate::progress::clear_status();
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)

@@ -1,7 +1,7 @@
 //! Progress on stderr, with rate and time left: a bar on a terminal, plain lines elsewhere. And Ctrl-C, which stops the work cleanly.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +18,39 @@ pub fn watch_signals() {
     };
     if let Err(error) = ctrlc::set_handler(stop) {
         eprintln!("warning: Ctrl-C will end the program at once: {error}");
+    }
+}
+
+/// True while a status stands where the next text will.
+static STATUS: AtomicBool = AtomicBool::new(false);
+
+/// When a status last went to a file.
+static LAST_STATUS: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// How often a status goes to where lines stay.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows, between two pieces of text, where the work on the next is: on a terminal after the text, until more comes; elsewhere in lines.
+fn status(what: &str) {
+    let mut out = std::io::stderr().lock();
+    // Where nobody sees it, nothing is lost.
+    if std::io::stderr().is_terminal() {
+        STATUS.store(true, Ordering::Relaxed);
+        let _ = write!(out, "\x1b7 ({what})\x1b[K\x1b8");
+    } else {
+        let mut last = LAST_STATUS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if last.is_none_or(|last| last.elapsed() > STATUS_EVERY) {
+            *last = Some(Instant::now());
+            let _ = writeln!(out, "{what}");
+        }
+    }
+    let _ = out.flush();
+}
+
+/// Takes the status away: text comes.
+pub fn clear_status() {
+    if STATUS.swap(false, Ordering::Relaxed) {
+        eprint!("\x1b[J");
     }
 }
 
@@ -76,7 +109,7 @@ impl Progress for Shown {
 
     fn step(&self, what: &str) {
         self.with_work(|slot| {
-            let Some(work) = slot else { return };
+            let Some(work) = slot else { return status(what) };
             work.step = what.to_owned();
             if let Some(bar) = &work.bar {
                 bar.set_message(format!("{} {what}", work.what));

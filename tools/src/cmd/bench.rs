@@ -3,7 +3,7 @@
 //! Tests take turns, one run of each a round, so that a busy minute of a shared machine hits all alike; every run is compared with limits
 //! measured right before it (`src/bench.rs` has the formulas), and medians are taken of the shares.
 
-use super::model::{CacheArgs, CpuArgs};
+use super::model::{CacheArgs, CpuArgs, RamArgs};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output};
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use strata::bench::{Limits, Run, Test, disk_bytes_per_second, run, weights};
 use strata::gguf::Gguf;
-use strata::model::{CacheTypes, Model, Scratch};
+use strata::model::{CacheTypes, Need, Scratch, Shape};
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
 use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
@@ -64,6 +64,8 @@ pub struct Args {
     cpu: CpuArgs,
     #[command(flatten)]
     cache: CacheArgs,
+    #[command(flatten)]
+    ram: RamArgs,
     /// Print JSON
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -160,11 +162,11 @@ impl Bench {
     /// All tests on a model, in rounds.
     fn model(&mut self, gguf: Gguf, cpu: Cpu, args: &Args) -> Result<()> {
         let name = gguf.path().file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let (ty, model) = (type_of(&gguf)?, Model::new(gguf, cpu)?);
+        let (ty, tests) = (type_of(&gguf)?, args.tests());
+        let need = need(&Shape::read(&gguf)?, &tests, args.cache.types())?;
+        let model = args.ram.load(gguf, cpu, need)?;
         // This also brings the file into memory.
-        self.machine.push(Limits::measure(model.cpu(), weights(model.gguf())));
-        let tests = args.tests();
-        fits(&model, &tests, args.cache.types())?;
+        self.machine.push(Limits::measure(model.cpu(), weights(&model)));
         let first = self.measured.len();
         self.measured.extend(tests.into_iter().map(|test| Measured {
             model: name.clone(),
@@ -313,23 +315,25 @@ fn type_of(gguf: &Gguf) -> Result<String> {
     Ok(mix.filter(|_| bytes.len() > 1).map_or(most.name(), |mix| mix.name).to_owned())
 }
 
-/// Refuses what would drive the machine out of memory, before anything is measured.
-fn fits(model: &Model, tests: &[Test], types: CacheTypes) -> Result<()> {
-    let Some(free) = machine::available_bytes() else { return Ok(()) };
+/// The most that one of the tests keeps beside the weights. Refuses what would drive the machine out of memory, before anything is
+/// measured.
+fn need(shape: &Shape, tests: &[Test], types: CacheTypes) -> Result<Need> {
+    let mut most = Need::default();
     for test in tests {
-        let bytes = test.cache_bytes(model, types)? as u64;
-        if bytes > free {
+        let need = test.need(shape, types)?;
+        if let Some(free) = machine::available_bytes().filter(|&free| need.kv > free) {
             bail!(
                 "{} at depth {} for {} sequences keeps {} of keys and values, and {} of memory are free; choose a smaller -d or --batch",
                 test.name(),
                 test.depth(),
                 test.batch(),
-                output::bytes(bytes),
+                output::bytes(need.kv),
                 output::bytes(free)
             );
         }
+        most = Need { kv: most.kv.max(need.kv), scratch: most.scratch.max(need.scratch) };
     }
-    Ok(())
+    Ok(most)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

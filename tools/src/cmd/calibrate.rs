@@ -1,15 +1,15 @@
 //! `strata calibrate`: the importance matrix of a model and a text.
 
-use super::model::CpuArgs;
+use super::model::{CpuArgs, RamArgs};
 use crate::output;
 use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use strata::calibrate::{Options, calibrate};
+use strata::calibrate::{Options, calibrate, need};
 use strata::gguf::Gguf;
 use strata::imatrix::{Format, Imatrix};
-use strata::model::Model;
+use strata::model::Shape;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
 
 /// Measure which columns of a model's weights a text needs most: an importance matrix, as llama-imatrix makes it
@@ -24,6 +24,8 @@ pub struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     cpu: CpuArgs,
+    #[command(flatten)]
+    ram: RamArgs,
     /// The text, UTF-8
     #[arg(short = 'f', long = "file", value_name = "TEXT", requires = "model", required_unless_present = "in_files")]
     text: Option<PathBuf>,
@@ -97,11 +99,11 @@ impl Args {
     }
 
     fn measure(&self, model: &Path, text: &Path) -> Result<Imatrix> {
-        let model = Model::new(Gguf::open(model)?, self.cpu.cpu()?)?;
-        if self.process_output && model.gguf().tensor("output.weight").is_none() {
+        let gguf = Gguf::open(model)?;
+        if self.process_output && gguf.tensor("output.weight").is_none() {
             eprintln!("note: --process-output has no effect, the model uses its embedding as output matrix");
         }
-        let tokenizer = Tokenizer::from_gguf(model.gguf())?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let words =
             std::fs::read_to_string(text).with_context(|| format!("cannot read {} as UTF-8 text", text.display()))?;
         let options = EncodeOptions { add_special: true, parse_special: self.parse_special };
@@ -112,6 +114,8 @@ impl Args {
             process_output: self.process_output,
             dataset: text.display().to_string(),
         };
+        let need = need(&Shape::read(&gguf)?, tokens.len(), &options)?;
+        let model = self.ram.load(gguf, self.cpu.cpu()?, need)?;
         Ok(calibrate(&model, &tokens, tokenizer.bos(), &options, &Shown::new(Unit::Tokens))?)
     }
 }

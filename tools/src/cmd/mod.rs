@@ -9,6 +9,7 @@ mod inspect;
 mod merge;
 mod model;
 mod perplexity;
+mod plan;
 mod quantize;
 mod recipe;
 mod run;
@@ -27,6 +28,7 @@ pub enum Command {
     Quantize(quantize::Args),
     Run(run::Args),
     Perplexity(perplexity::Args),
+    Plan(plan::Args),
     Calibrate(calibrate::Args),
     Split(split::Args),
     Merge(merge::Args),
@@ -45,6 +47,7 @@ impl Command {
             Command::Quantize(args) => args.run(),
             Command::Run(args) => args.run(),
             Command::Perplexity(args) => args.run(),
+            Command::Plan(args) => args.run(),
             Command::Calibrate(args) => args.run(),
             Command::Split(args) => args.run(),
             Command::Merge(args) => args.run(),

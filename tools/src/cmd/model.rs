@@ -1,10 +1,14 @@
 //! Arguments that every command that runs a model shares.
 
+use crate::output;
+use crate::progress::{Shown, Unit};
 use anyhow::{Result, anyhow};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 use strata::gguf::Gguf;
-use strata::model::{CacheTypes, KvCache, Model};
+use strata::model::{CacheTypes, KvCache, Model, Need};
+use strata::stream::{Options, Ram, Reader, budget};
 use strata::{Cpu, GgmlType, Isa};
 
 /// Which model, on what.
@@ -15,6 +19,23 @@ pub struct ModelArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub cpu: CpuArgs,
+    #[command(flatten)]
+    pub ram: RamArgs,
+}
+
+/// In how much memory.
+#[derive(clap::Args)]
+pub struct RamArgs {
+    /// The most memory for everything, as 64G, 500M (thousands) or 80%: of a model that does not fit, the rest is read from disk in
+    /// every pass [default: what is free, less a reserve]
+    #[arg(long, value_name = "SIZE")]
+    ram: Option<Ram>,
+    /// How to read it: auto, uring, pread or buffered [default: the fastest]
+    #[arg(long, value_name = "WAY")]
+    reader: Option<Reader>,
+    /// Seconds that a disk may give no answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    patience: u64,
 }
 
 /// On how many threads.
@@ -63,9 +84,64 @@ pub fn long_name(arg: OsString) -> OsString {
 }
 
 impl ModelArgs {
-    /// Opens it.
-    pub fn open(&self) -> Result<Model> {
-        Ok(Model::new(Gguf::open(&self.model)?, self.cpu.cpu()?)?)
+    /// Opens the file.
+    pub fn gguf(&self) -> Result<Gguf> {
+        Ok(Gguf::open(&self.model)?)
+    }
+
+    /// Makes a model of it, with what it `need`s beside its weights.
+    pub fn load(&self, gguf: Gguf, need: Need) -> Result<Model> {
+        self.ram.load(gguf, self.cpu.cpu()?, need)
+    }
+}
+
+impl RamArgs {
+    /// Makes a model of an open file within the memory that it may have; says what that means where it does not fit, or the user asks.
+    pub fn load(&self, gguf: Gguf, cpu: Cpu, need: Need) -> Result<Model> {
+        let Some(budget) = self.ram.unwrap_or_default().budget()? else { return Ok(Model::new(gguf, cpu)?) };
+        let free = budget::memory().map_or(u64::MAX, |memory| memory.available + budget.fixed);
+        if budget.bytes > free {
+            eprintln!(
+                "warning: the budget is {}, but only {} are free: others will be pushed out",
+                output::bytes(budget.bytes),
+                output::bytes(free)
+            );
+        }
+        let reader = self.reader.unwrap_or_default();
+        let options = Options { reader, patience: Duration::from_secs(self.patience), wrap: None };
+        let model = Model::within(gguf, cpu, budget, need, &options, &Shown::new(Unit::Bytes))?;
+        if let Some(plan) = model.plan()
+            && (self.ram.is_some() || !plan.mapped)
+        {
+            say(&model);
+        }
+        Ok(model)
+    }
+}
+
+/// The budget and where it goes.
+fn say(model: &Model) {
+    let Some(plan) = model.plan() else { return };
+    let room = plan.room;
+    eprintln!(
+        "budget {}: weights {}, ring {}, keys and values {}, activations {}, program {}",
+        output::bytes(room.budget),
+        output::bytes(plan.pinned_bytes),
+        output::bytes(plan.ring_bytes()),
+        output::bytes(room.kv),
+        output::bytes(room.scratch),
+        output::bytes(room.fixed),
+    );
+    if let Some(streamed) = model.store().streamed() {
+        let way = streamed.way();
+        let rate = way.bytes_per_second.map_or(String::new(), |rate| format!(", {:.2} GB/s", rate / 1e9));
+        eprintln!(
+            "{} of weights come from disk in every pass: {}, {} requests of {} MiB{rate}",
+            output::bytes(plan.streamed_bytes),
+            way.reader.name(),
+            way.depth,
+            way.request >> 20,
+        );
     }
 }
 

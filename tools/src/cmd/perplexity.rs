@@ -6,7 +6,8 @@ use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::PathBuf;
-use strata::perplexity::perplexity;
+use strata::model::Shape;
+use strata::perplexity::{need, perplexity};
 use strata::tokenizer::{EncodeOptions, Tokenizer};
 
 /// Measure the perplexity of a text, with llama.cpp's definition
@@ -33,12 +34,14 @@ pub struct Args {
 impl Args {
     /// Measures it.
     pub fn run(self) -> Result<()> {
-        let model = self.model.open()?;
-        let tokenizer = Tokenizer::from_gguf(model.gguf())?;
+        let gguf = self.model.gguf()?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let text = std::fs::read_to_string(&self.text)
             .with_context(|| format!("cannot read {} as UTF-8 text", self.text.display()))?;
         let tokens = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
         let (types, shown) = (self.cache.types(), Shown::new(Unit::Tokens));
+        let need = need(&Shape::read(&gguf)?, tokens.len(), self.context, self.chunks, types)?;
+        let model = self.model.load(gguf, need)?;
         let result = perplexity(&model, &tokens, self.context, self.chunks, tokenizer.bos(), types, &shown)?;
         if self.json {
             return output::print_json(&json!({

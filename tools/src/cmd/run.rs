@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 use strata::generate::{End, Session};
 use strata::gguf::Gguf;
-use strata::model::Model;
+use strata::model::{Model, Need, Shape};
 use strata::sampler::{Sampler, Sampling};
+use strata::stream::plan::Estimate;
 use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
 
 /// The largest context that is made without being asked for.
@@ -102,16 +103,21 @@ impl Args {
     /// Continues it.
     pub fn run(self) -> Result<()> {
         let start = Instant::now();
-        let model = self.model.open()?;
-        let tokenizer = match (&self.tokens, model.gguf().str("tokenizer.ggml.model")?) {
+        let gguf = self.model.gguf()?;
+        let tokenizer = match (&self.tokens, gguf.str("tokenizer.ggml.model")?) {
             (Some(_), None | Some("no_vocab" | "none")) => None,
-            _ => Some(Tokenizer::from_gguf(model.gguf())?),
+            _ => Some(Tokenizer::from_gguf(&gguf)?),
         };
-        let load = start.elapsed();
         let prompt = self.prompt(tokenizer.as_ref())?;
-        let context = self.context(&model, prompt.len())?;
+        let shape = Shape::read(&gguf)?;
+        let context = self.context(&shape, prompt.len())?;
+        let need = Need::passes(&shape, context, self.cache.types(), prompt.len(), 1)?;
+        let model = self.model.load(gguf, need)?;
+        let predicted = predict(&model);
+        let load = start.elapsed();
         let sampling = self.sampling.sampling(model.gguf())?;
         let mut session = Session::with_cache(&model, self.cache.cache(&model, context)?);
+        let read_to_load = machine::bytes_read();
         let mut tokens = Vec::new();
         let mut text = tokenizer.as_ref().map(StreamDecoder::new);
         let mut written = String::new();
@@ -153,8 +159,13 @@ impl Args {
                 "prefill_tokens_per_second": prefill_rate,
                 "decode_tokens_per_second": decode_rate,
                 "seconds_per_token": if timings.decoded == 0 { 0.0 } else { 1.0 / decode_rate },
-                "predicted_seconds_per_token": null,
+                "predicted_seconds_per_token": predicted.map(|estimate| estimate.seconds),
+                "bound_by": predicted.map(|estimate| estimate.bound.name()),
+                "streamed_bytes_per_pass": model.plan().map(|plan| plan.streamed_bytes),
+                "disk_bytes_per_second": model.store().streamed().and_then(|streamed| streamed.way().bytes_per_second),
+                "reader": model.store().streamed().map(|streamed| streamed.way().reader.name()),
                 "bytes_read": machine::bytes_read(),
+                "bytes_read_before_prompt": read_to_load,
                 "peak_rss_bytes": machine::peak_rss_bytes(),
             }));
         }
@@ -172,6 +183,14 @@ impl Args {
                 String::new()
             }
         );
+        if let (Some(estimate), 1..) = (predicted, timings.decoded) {
+            eprintln!(
+                "{:.3} s a token; {:.3} s were predicted, bound by the {}",
+                1.0 / decode_rate,
+                estimate.seconds,
+                estimate.bound.name()
+            );
+        }
         Ok(())
     }
 
@@ -191,8 +210,8 @@ impl Args {
         }
     }
 
-    fn context(&self, model: &Model, prompt: usize) -> Result<usize> {
-        let trained = model.shape().context;
+    fn context(&self, shape: &Shape, prompt: usize) -> Result<usize> {
+        let trained = shape.context;
         let wanted = self.predict.map(|n| prompt.saturating_add(n));
         let context = match self.context {
             Some(0) => trained,
@@ -209,4 +228,10 @@ impl Args {
         }
         Ok(context)
     }
+}
+
+/// How long a token should take; `None` without a budget.
+fn predict(model: &Model) -> Option<Estimate> {
+    let plan = model.plan()?;
+    Some(plan.pass(&model.store().sizes(), &model.rates(), 1))
 }

@@ -1,0 +1,126 @@
+//! Ways to have many reads under way at once.
+
+use crate::stream::memory::Target;
+use crate::stream::source::Sources;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// A read that is under way: the bytes of a file from `offset` on, as many as `target` takes.
+pub struct Read {
+    /// Which file.
+    pub file: usize,
+    /// From where.
+    pub offset: u64,
+    /// How many bytes must come.
+    pub needed: usize,
+    /// To where.
+    pub target: Target,
+    /// The number of what it belongs to.
+    pub ticket: u64,
+}
+
+/// A read that came to its end, and how many bytes it brought.
+pub type Done = (Read, io::Result<usize>);
+
+/// A way to have many reads under way at once.
+pub trait Backend: Send {
+    /// Starts a read, or queues it.
+    fn submit(&mut self, read: Read);
+
+    /// Waits for a read to end, at most so long.
+    ///
+    /// # Errors
+    /// If reads can no longer be waited for.
+    fn wait(&mut self, patience: Duration) -> io::Result<Option<Done>>;
+}
+
+/// Threads that read with positioned reads.
+pub struct Pool {
+    reads: Sender<Read>,
+    done: Receiver<Done>,
+}
+
+impl Pool {
+    /// `threads` threads; they end with the pool, each after the read that it is at.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn new(sources: Sources, direct: bool, threads: usize) -> io::Result<Pool> {
+        let ((reads, queue), (to, done)) = (channel(), channel());
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..threads.max(1) {
+            let (sources, queue, to) = (sources.clone(), queue.clone(), to.clone());
+            let work = move || serve(&sources, direct, &queue, &to);
+            thread::Builder::new().name("strata-read".to_owned()).spawn(work)?;
+        }
+        Ok(Pool { reads, done })
+    }
+}
+
+fn serve(sources: &Sources, direct: bool, queue: &Mutex<Receiver<Read>>, to: &Sender<Done>) {
+    let next = || queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv().ok();
+    while let Some(mut read) = next() {
+        let (file, aligned) = sources[read.file].handle(direct);
+        if !aligned {
+            advise(file, &read, Want::Ahead);
+        }
+        let result = read_once(file, read.target.bytes(), read.offset);
+        if !aligned {
+            advise(file, &read, Want::Forget);
+        }
+        if to.send((read, result)).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(unix)]
+fn read_once(file: &std::fs::File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+#[cfg(not(unix))]
+fn read_once(file: &std::fs::File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    crate::file::read_at(file, buffer, offset).map(|()| buffer.len())
+}
+
+/// What the cache should do with the bytes of a read.
+enum Want {
+    /// Read all of them now: it would take them in small portions.
+    Ahead,
+    /// Drop them: they will not be wanted before the whole model has passed.
+    Forget,
+}
+
+#[cfg(target_os = "linux")]
+fn advise(file: &std::fs::File, read: &Read, want: Want) {
+    let advice = match want {
+        Want::Ahead => rustix::fs::Advice::WillNeed,
+        Want::Forget => rustix::fs::Advice::DontNeed,
+    };
+    // A hint: where it fails, nothing is lost but speed.
+    let _ = rustix::fs::fadvise(file, read.offset, std::num::NonZeroU64::new(read.target.len() as u64), advice);
+}
+#[cfg(not(target_os = "linux"))]
+fn advise(_: &std::fs::File, _: &Read, want: Want) {
+    match want {
+        Want::Ahead | Want::Forget => {}
+    }
+}
+
+impl Backend for Pool {
+    fn submit(&mut self, read: Read) {
+        // The threads outlive every read: they end when this sender is gone.
+        let _ = self.reads.send(read);
+    }
+
+    fn wait(&mut self, patience: Duration) -> io::Result<Option<Done>> {
+        match self.done.recv_timeout(patience) {
+            Ok(done) => Ok(Some(done)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the threads that read have ended")),
+        }
+    }
+}

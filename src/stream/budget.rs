@@ -1,0 +1,277 @@
+//! How much memory there is, and how much of it a model may have.
+//!
+//! What the kernel says is free, no more than every control group above this process allows (containers), less a reserve for others; or
+//! what the user says.
+
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// What the user gives a model: `--ram`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Ram {
+    /// What is free, less a reserve.
+    #[default]
+    Free,
+    /// So many bytes.
+    Bytes(u64),
+    /// This part of all memory, above 0 and at most 1.
+    Share(f64),
+}
+
+/// What the system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it, or what the tightest control group allows.
+    pub total: u64,
+    /// What can be had without pushing others out.
+    pub available: u64,
+}
+
+/// The memory that a model may have, everything included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// All of it.
+    pub bytes: u64,
+    /// What the process has already: its code, the vocabulary.
+    pub fixed: u64,
+}
+
+/// Part of the memory that the default leaves to others: a sixteenth, within these bounds.
+const RESERVE: std::ops::RangeInclusive<u64> = 256_000_000..=4_000_000_000;
+
+/// What a process gathers beside its buffers while it runs: stacks, the allocator's and the kernel's rounding.
+const GROWTH: u64 = 8_000_000;
+
+impl FromStr for Ram {
+    type Err = String;
+
+    /// `64G`, `1.5T`, `500M` (thousands), plain bytes, or a share: `80%`.
+    fn from_str(text: &str) -> std::result::Result<Ram, String> {
+        let wrong = || format!("{text:?} is no amount of memory; give it as 64G, 500M (thousands) or 80%");
+        let number = |digits: &str| -> std::result::Result<f64, String> {
+            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+            digits.parse().ok().filter(|n: &f64| plain && n.is_finite() && *n > 0.0).ok_or_else(wrong)
+        };
+        if let Some(share) = text.strip_suffix('%') {
+            let share = number(share)? / 100.0;
+            return if share <= 1.0 { Ok(Ram::Share(share)) } else { Err(wrong()) };
+        }
+        let units = [('K', 1e3), ('M', 1e6), ('G', 1e9), ('T', 1e12)];
+        let unit = units.iter().find(|(name, _)| text.ends_with([*name, name.to_ascii_lowercase()]));
+        let bytes = match unit {
+            Some((_, factor)) => number(&text[..text.len() - 1])? * factor,
+            None => number(text)?,
+        };
+        if (1.0..1e18).contains(&bytes) { Ok(Ram::Bytes(bytes as u64)) } else { Err(wrong()) }
+    }
+}
+
+impl Ram {
+    /// The budget of this process, or `None` where neither the user nor the system says anything.
+    ///
+    /// # Errors
+    /// If the user gives a share and the system does not tell of what.
+    pub fn budget(self) -> Result<Option<Budget>> {
+        let bytes = match (self, memory()) {
+            (Ram::Bytes(bytes), _) => bytes,
+            (Ram::Share(share), Some(memory)) => (memory.total as f64 * share) as u64,
+            (Ram::Share(_), None) => {
+                let problem = "this system does not tell how much memory it has; give --ram in bytes, as 64G";
+                return Err(Error::Request(problem.to_owned()));
+            }
+            // What the process has is not free, yet its own.
+            (Ram::Free, Some(memory)) => {
+                let reserve = (memory.total / 16).clamp(*RESERVE.start(), *RESERVE.end());
+                (memory.available + resident_bytes()).saturating_sub(reserve)
+            }
+            (Ram::Free, None) => return Ok(None),
+        };
+        Ok(Some(Budget { bytes, fixed: resident_bytes() + GROWTH }))
+    }
+}
+
+/// The memory of this system and of the control groups of this process; `None` where it does not tell.
+pub fn memory() -> Option<Memory> {
+    memory_under(Path::new("/"))
+}
+
+/// The resident size of this process; 0 where the system does not tell.
+pub fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    kibibytes(&status, "VmRSS:").unwrap_or(0)
+}
+
+fn memory_under(root: &Path) -> Option<Memory> {
+    let info = fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let mut memory = Memory { total: kibibytes(&info, "MemTotal:")?, available: kibibytes(&info, "MemAvailable:")? };
+    for group in control_groups(root) {
+        let Some((limit, used)) = group.limit() else { continue };
+        memory.total = memory.total.min(limit);
+        memory.available = memory.available.min(limit.saturating_sub(used));
+    }
+    Some(memory)
+}
+
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The files of a control group.
+struct Group {
+    folder: PathBuf,
+    limit: &'static str,
+    used: &'static str,
+    cached: &'static str, // a line of memory.stat: what of it the kernel drops first
+}
+
+impl Group {
+    /// Its limit, and what is used of it and cannot be dropped; `None` without a limit.
+    fn limit(&self) -> Option<(u64, u64)> {
+        let read = |name: &str| fs::read_to_string(self.folder.join(name)).ok();
+        let limit = read(self.limit)?.trim().parse().ok()?; // version 2 says "max" where there is none
+        let used: u64 = read(self.used)?.trim().parse().ok()?;
+        let stat = read("memory.stat").unwrap_or_default();
+        let cached = stat.lines().find_map(|line| line.strip_prefix(self.cached)?.trim().parse().ok());
+        Some((limit, used.saturating_sub(cached.unwrap_or(0))))
+    }
+}
+
+/// The memory groups that this process is in, of both versions, the innermost first.
+fn control_groups(root: &Path) -> Vec<Group> {
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_default();
+    let (own, mounts) = (read("proc/self/cgroup"), read("proc/self/mountinfo"));
+    let mut groups = Vec::new();
+    // 4:memory:/path or 0::/path
+    for line in own.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (kind, limit, used, cached) = match controllers {
+            "" => ("cgroup2", "memory.max", "memory.current", "inactive_file "),
+            c if c.split(',').any(|c| c == "memory") => {
+                ("cgroup", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+            }
+            _ => continue,
+        };
+        let Some((shown, place)) = mounts.lines().find_map(|line| mount(line, kind)) else { continue };
+        let place = root.join(place.trim_start_matches('/'));
+        // In a container the mount shows a part of the tree; where it is not ours, what is shown is what we have.
+        let inside = Path::new(path).strip_prefix(shown).unwrap_or(Path::new(""));
+        let folders = inside.ancestors().map(|inside| place.join(inside));
+        groups.extend(folders.map(|folder| Group { folder, limit, used, cached }));
+    }
+    groups
+}
+
+/// Of a line `36 35 0:31 /shown /place options - kind source superoptions`: what of the tree of memory groups is shown where.
+fn mount<'a>(line: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
+    let (left, right) = line.split_once(" - ")?;
+    let (left, right): (Vec<&str>, Vec<&str>) = (left.split(' ').collect(), right.split(' ').collect());
+    let memory = || right.get(2).is_some_and(|options| options.split(',').any(|o| o == "memory"));
+    (right.first() == Some(&kind) && (kind == "cgroup2" || memory())).then_some((*left.get(3)?, *left.get(4)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_read_and_nonsense_is_not() {
+        for (text, ram) in [
+            ("64G", Ram::Bytes(64_000_000_000)),
+            ("1.5g", Ram::Bytes(1_500_000_000)),
+            ("500M", Ram::Bytes(500_000_000)),
+            ("2T", Ram::Bytes(2_000_000_000_000)),
+            ("8k", Ram::Bytes(8_000)),
+            ("123456", Ram::Bytes(123_456)),
+            ("80%", Ram::Share(0.8)),
+            ("100%", Ram::Share(1.0)),
+            ("0.5%", Ram::Share(0.005)),
+        ] {
+            assert_eq!(text.parse(), Ok(ram), "{text}");
+        }
+        for text in [
+            "",
+            "G",
+            "%",
+            "0",
+            "0G",
+            "-1G",
+            "+1G",
+            "101%",
+            "0%",
+            "nan",
+            "inf",
+            "infG",
+            "1e3G",
+            "64GB",
+            "64 G",
+            "G64",
+            "1.2.3G",
+            ".",
+            "99999999999999999999G",
+            "0.1",
+            "1_000",
+            "٣G",
+            "64Ğ",
+            "5%%",
+            "80%G",
+        ] {
+            assert!(text.parse::<Ram>().is_err(), "{text}");
+        }
+    }
+
+    /// A file tree with these files.
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:  2000 kB\nMemFree: 1 kB\nMemAvailable:   1000 kB\n");
+
+    #[test]
+    fn without_groups_the_kernel_has_the_word() {
+        let root = tree(&[MEMINFO, ("proc/self/cgroup", "0::/\n")]);
+        assert_eq!(memory_under(root.path()), Some(Memory { total: 2_048_000, available: 1_024_000 }));
+        assert_eq!(memory_under(tree(&[]).path()), None);
+        assert_eq!(memory_under(tree(&[("proc/meminfo", "MemTotal: many kB\n")]).path()), None);
+    }
+
+    #[test]
+    fn every_group_above_the_process_counts() {
+        let mounts = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        let root = tree(&[
+            MEMINFO,
+            ("proc/self/cgroup", "0::/a/b\n"),
+            ("proc/self/mountinfo", mounts),
+            ("sys/fs/cgroup/a/memory.max", "700000\n"),
+            ("sys/fs/cgroup/a/memory.current", "500000\n"),
+            ("sys/fs/cgroup/a/memory.stat", "anon 400000\ninactive_file 90000\nactive_file 1\n"),
+            ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+            ("sys/fs/cgroup/a/b/memory.current", "500000\n"),
+        ]);
+        assert_eq!(memory_under(root.path()), Some(Memory { total: 700_000, available: 290_000 }));
+    }
+
+    #[test]
+    fn version_one_and_containers() {
+        let mounts = "40 24 0:33 /docker/x /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n\
+                      41 24 0:34 /docker/x /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu\n";
+        let root = tree(&[
+            MEMINFO,
+            ("proc/self/cgroup", "5:cpu:/docker/x\n4:hugetlb,memory:/docker/x\n"),
+            ("proc/self/mountinfo", mounts),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "900000\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "1000000\n"),
+            ("sys/fs/cgroup/memory/memory.stat", "total_inactive_file 300000\n"),
+        ]);
+        assert_eq!(memory_under(root.path()), Some(Memory { total: 900_000, available: 200_000 }));
+    }
+}

@@ -1,0 +1,265 @@
+//! Which way of reading is the fastest here: each is tried for a moment on the model's own files, into the memory that it will use.
+
+use crate::direct::ALIGN;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::stream::backend::{Backend, Pool};
+use crate::stream::memory::Buffer;
+use crate::stream::queue::{Queue, drives};
+use crate::stream::ring::{Feeder, Slice};
+use crate::stream::source::{Layout, Source, Sources};
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A way of reading, or the wish for the fastest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reader {
+    /// The fastest.
+    #[default]
+    Auto,
+    /// Direct requests through io_uring.
+    Uring,
+    /// Direct requests by threads with positioned reads.
+    Pread,
+    /// Through the page cache, whose pages are dropped again.
+    Buffered,
+}
+
+impl FromStr for Reader {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Reader, String> {
+        let all = [Reader::Auto, Reader::Uring, Reader::Pread, Reader::Buffered];
+        let names = all.map(Reader::name).join(", ");
+        all.into_iter().find(|reader| reader.name() == name).ok_or(format!("choose one of {names}"))
+    }
+}
+
+impl Reader {
+    /// Its name, as `--reader` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reader::Auto => "auto",
+            Reader::Uring => "uring",
+            Reader::Pread => "pread",
+            Reader::Buffered => "buffered",
+        }
+    }
+
+    fn is_direct(self) -> bool {
+        self != Reader::Buffered
+    }
+
+    fn backend(self, sources: &Sources, depth: usize) -> io::Result<Box<dyn Backend>> {
+        let (all, direct) = (depth * drives(sources).0.len(), self.is_direct());
+        match self {
+            #[cfg(target_os = "linux")]
+            Reader::Auto | Reader::Uring => {
+                Ok(Box::new(crate::stream::uring::Uring::new(sources.clone(), direct, all)?))
+            }
+            #[cfg(not(target_os = "linux"))]
+            Reader::Auto | Reader::Uring => Err(io::ErrorKind::Unsupported.into()),
+            Reader::Pread | Reader::Buffered => Ok(Box::new(Pool::new(sources.clone(), direct, all)?)),
+        }
+    }
+}
+
+/// Puts something between the queue and its backend: how tests break reads.
+pub type Wrap = Arc<dyn Fn(Box<dyn Backend>) -> Box<dyn Backend> + Send + Sync>;
+
+/// How to read.
+#[derive(Clone)]
+pub struct Options {
+    /// The way.
+    pub reader: Reader,
+    /// How long a drive may give no answer.
+    pub patience: Duration,
+    /// What comes between.
+    pub wrap: Option<Wrap>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { reader: Reader::Auto, patience: Duration::from_secs(30), wrap: None }
+    }
+}
+
+/// The way that was found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Way {
+    /// The way.
+    pub reader: Reader,
+    /// Requests under way on each drive.
+    pub depth: usize,
+    /// Bytes of a request.
+    pub request: usize,
+    /// Bytes a second from all drives, if it was measured.
+    pub bytes_per_second: Option<f64>,
+}
+
+/// Requests on each drive and their bytes, as they are tried: from 1 to 4 MiB disks are at their best, and some want many at once.
+const SIZES: [(usize, usize); 4] = [(4, 2 << 20), (8, 1 << 20), (16, 2 << 20), (32, 4 << 20)];
+
+/// How long each way is tried, and the chosen one is measured.
+const TRIAL: Duration = Duration::from_millis(120);
+const MEASURE: Duration = Duration::from_millis(500);
+
+/// What a trial reads of a layer at most, so that it ends soon.
+const PART: usize = 64 << 20;
+
+/// A way must be faster by so much to be preferred over one that was tried before.
+const BETTER: f64 = 1.05;
+
+/// Bytes a second below which every way is as good: a disk that has no use for many requests.
+const SLOW: f64 = 400e6;
+
+/// Less to read than this is not worth a probe.
+const SMALL: usize = 32 << 20;
+
+impl Options {
+    /// A queue for this way.
+    ///
+    /// # Errors
+    /// If the system refuses it.
+    pub fn queue(&self, sources: &Sources, way: &Way) -> Result<Queue> {
+        let backend = way.reader.backend(sources, way.depth).map_err(|error| {
+            let name = way.reader.name();
+            Error::Request(format!("this system refuses --reader {name} ({error}); choose another, or auto"))
+        })?;
+        let backend = match &self.wrap {
+            Some(wrap) => wrap(backend),
+            None => backend,
+        };
+        Ok(Queue::new(backend, sources.clone(), way.reader.is_direct(), way.depth, self.patience))
+    }
+
+    /// Finds the fastest way to read `layouts` again and again. `slots`, at least one, are used for it and given back.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the way that is wished for is refused.
+    pub fn probe(&self, sources: &Sources, layouts: &[(usize, Layout)], slots: &mut Vec<Buffer>) -> Result<Way> {
+        let way = |reader, depth, request| Way { reader, depth, request, bytes_per_second: None };
+        let can_direct = sources.iter().any(|source| source.handle(true).1);
+        let wishes: &[Reader] = match self.reader {
+            Reader::Auto if can_direct => &[Reader::Uring, Reader::Pread, Reader::Buffered],
+            Reader::Auto => &[Reader::Buffered],
+            Reader::Uring => &[Reader::Uring],
+            Reader::Pread => &[Reader::Pread],
+            Reader::Buffered => &[Reader::Buffered],
+        };
+        // What is refused is not tried, unless it is the only wish.
+        let readers: Vec<Reader> = match wishes {
+            [only] => vec![*only],
+            _ => wishes.iter().copied().filter(|reader| reader.backend(sources, 1).is_ok()).collect(),
+        };
+        let first = readers.first().copied().unwrap_or(Reader::Buffered);
+        let mut best = way(first, SIZES[0].0, SIZES[0].1);
+        if layouts.iter().map(|(_, layout)| layout.size()).sum::<usize>() < SMALL {
+            self.queue(sources, &best)?;
+            return Ok(best);
+        }
+        // The first touches the memory, which takes its time, too.
+        self.measure(sources, layouts, slots, &best, Duration::ZERO)?;
+        let mut trials: Vec<Way> = SIZES.into_iter().map(|(depth, request)| way(first, depth, request)).collect();
+        let mut others = readers.into_iter().skip(1);
+        loop {
+            for trial in trials.drain(..) {
+                let rate = self.measure(sources, layouts, slots, &trial, TRIAL)?;
+                if rate > best.bytes_per_second.unwrap_or(0.0) * BETTER {
+                    best = Way { bytes_per_second: Some(rate), ..trial };
+                }
+                if rate < SLOW {
+                    return Ok(best);
+                }
+            }
+            match others.next() {
+                Some(reader) => trials.push(Way { reader, ..best }),
+                None => return Ok(best),
+            }
+        }
+    }
+
+    /// Measures the way again, for longer: what a plan predicts from.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn rate(
+        &self,
+        sources: &Sources,
+        layouts: &[(usize, Layout)],
+        slots: &mut Vec<Buffer>,
+        way: &Way,
+    ) -> Result<f64> {
+        self.measure(sources, layouts, slots, way, MEASURE)
+    }
+
+    /// Bytes a second of a way, over a moment.
+    fn measure(
+        &self,
+        sources: &Sources,
+        layouts: &[(usize, Layout)],
+        slots: &mut Vec<Buffer>,
+        way: &Way,
+        time: Duration,
+    ) -> Result<f64> {
+        let mut slices = slices(layouts, way.request);
+        slices.iter_mut().for_each(|slice| slice.pieces.truncate(PART / way.request));
+        if way.reader == Reader::Buffered {
+            forget(sources, &slices);
+        }
+        let bytes: Vec<usize> = slices.iter().map(|slice| slice.pieces.iter().map(|p| p.needed).sum()).collect();
+        let mut feeder = Feeder::new(self.queue(sources, way)?, slices);
+        let (begin, mut read, mut done) = (Instant::now(), 0, 0);
+        slots.drain(..).for_each(|slot| feeder.start(slot));
+        while !feeder.is_idle() {
+            let Some(full) = feeder.turn()? else { continue };
+            read += bytes[done % bytes.len()];
+            done += 1;
+            if begin.elapsed() < time {
+                feeder.start(full.buffer);
+            } else {
+                slots.push(full.buffer);
+            }
+        }
+        Ok(read as f64 / begin.elapsed().as_secs_f64())
+    }
+}
+
+/// Bytes a second that the drives of a model give, measured on stretches of its tensors; `None` if they are too small to tell.
+///
+/// # Errors
+/// If a file cannot be read, or the way that is wished for is refused.
+pub fn disk_bytes_per_second(gguf: &Gguf, options: &Options) -> Result<Option<f64>> {
+    let sources: Sources = gguf.files().map(Source::open).collect::<Result<Vec<_>>>()?.into();
+    let mut layouts = Vec::new();
+    for (i, tensor) in gguf.tensors().iter().enumerate().filter(|(_, tensor)| tensor.bytes > ALIGN as u64) {
+        let mut layout = Layout::default();
+        layout.add(tensor.part, tensor.offset, tensor.bytes.min(PART as u64));
+        layouts.push((i, layout));
+    }
+    let largest = layouts.iter().map(|(_, layout)| layout.size()).max().unwrap_or(0);
+    let mut slots = (0..3).map(|_| Buffer::new(largest)).collect::<Result<Vec<_>>>()?;
+    let way = options.probe(&sources, &layouts, &mut slots)?;
+    way.bytes_per_second.map(|_| options.rate(&sources, &layouts, &mut slots, &way)).transpose()
+}
+
+/// The slices of these layouts, cut into requests.
+pub fn slices(layouts: &[(usize, Layout)], request: usize) -> Vec<Slice> {
+    assert!(request.is_multiple_of(ALIGN));
+    layouts.iter().map(|(layer, layout)| Slice { layer: *layer, pieces: layout.pieces(request) }).collect()
+}
+
+/// Drops what the page cache has of these slices: it would be measured instead of the drive.
+#[cfg(target_os = "linux")]
+fn forget(sources: &Sources, slices: &[Slice]) {
+    for piece in slices.iter().flat_map(|slice| &slice.pieces) {
+        let (file, _) = sources[piece.file].handle(false);
+        let len = std::num::NonZeroU64::new(piece.len as u64);
+        // A hint.
+        let _ = rustix::fs::fadvise(file, piece.offset, len, rustix::fs::Advice::DontNeed);
+    }
+}
+#[cfg(not(target_os = "linux"))]
+fn forget(_: &Sources, _: &[Slice]) {}

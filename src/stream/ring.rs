@@ -1,0 +1,201 @@
+//! The ring: slots that a thread fills with the streamed part of one layer after the other, round and round, ahead of the pass.
+//!
+//! After the last layer comes the first of the next pass, so the drives work while the processor makes logits and the sampler chooses.
+//! A pass takes the slots in order and gives each back when its layer is done. Nothing is copied: a slot changes hands.
+
+use crate::error::{Error, Result};
+use crate::stream::memory::Buffer;
+use crate::stream::queue::Queue;
+use crate::stream::source::Piece;
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How often one who waits for a slot looks around.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
+
+/// The streamed part of a layer.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// Whose.
+    pub layer: usize,
+    /// Where it is.
+    pub pieces: Vec<Piece>,
+}
+
+/// A slot with the streamed part of a layer in it.
+pub struct Full {
+    /// Whose.
+    pub layer: usize,
+    /// The bytes.
+    pub buffer: Buffer,
+}
+
+/// Fills buffers with slices, in order.
+pub struct Feeder {
+    queue: Queue,
+    slices: Vec<Slice>,
+    next: usize,                // the slice that the next buffer gets
+    filling: VecDeque<Filling>, // in the order of their slices
+    first: u64,                 // the ticket of the first of them
+}
+
+struct Filling {
+    slice: usize,
+    buffer: Buffer,
+    left: usize, // pieces
+}
+
+impl Feeder {
+    /// Starts with the first of `slices`, of which there is at least one.
+    pub fn new(queue: Queue, slices: Vec<Slice>) -> Feeder {
+        Feeder { queue, slices, next: 0, filling: VecDeque::new(), first: 0 }
+    }
+
+    /// Starts to fill `buffer`.
+    pub fn start(&mut self, mut buffer: Buffer) {
+        let slice = self.next;
+        self.next = (self.next + 1) % self.slices.len();
+        let pieces = &self.slices[slice].pieces;
+        let targets = buffer.carve(pieces.iter().map(|piece| piece.at..piece.at + piece.len));
+        let ticket = self.first + self.filling.len() as u64;
+        self.filling.push_back(Filling { slice, buffer, left: pieces.len() });
+        self.queue.push(pieces, targets, ticket);
+    }
+
+    /// True if nothing is being filled.
+    pub fn is_idle(&self) -> bool {
+        self.filling.is_empty()
+    }
+
+    /// Waits for a piece; the oldest buffer, if that completes it.
+    ///
+    /// # Errors
+    /// As [`Queue::finish_one`]; also if a file has changed.
+    pub fn turn(&mut self) -> Result<Option<Full>> {
+        if self.filling.front().is_some_and(|filling| filling.left > 0) {
+            let ticket = self.queue.finish_one()?;
+            self.filling[(ticket - self.first) as usize].left -= 1;
+        }
+        if self.filling.front().is_none_or(|filling| filling.left > 0) {
+            return Ok(None);
+        }
+        let Some(Filling { slice, buffer, .. }) = self.filling.pop_front() else { return Ok(None) };
+        self.first += 1;
+        let Slice { layer, pieces } = &self.slices[slice];
+        // Checked when all of it has come: what was changed before that is found.
+        let mut before = None;
+        for piece in pieces.iter().filter(|piece| before.replace(piece.file) != Some(piece.file)) {
+            self.queue.sources()[piece.file].check(piece.offset)?;
+        }
+        Ok(Some(Full { layer: *layer, buffer }))
+    }
+}
+
+/// What the pass says to the thread.
+enum Order {
+    /// Here is a slot.
+    Fill(Buffer),
+    /// The next slot gets the first slice.
+    Restart,
+}
+
+/// The pass's end of the ring.
+pub struct Ring {
+    full: Receiver<Result<Full>>,
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    failed: bool,
+}
+
+impl Ring {
+    /// Starts to fill `slots`.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(feeder: Feeder, slots: Vec<Buffer>) -> Result<Ring> {
+        let ((orders, from), (to, full)) = (channel(), channel());
+        let thread = thread::Builder::new().name("strata-ring".to_owned()).spawn(move || feed(feeder, &from, &to));
+        let thread = thread.map_err(|error| Error::Request(format!("no thread to read weights: {error}")))?;
+        let mut ring = Ring { full, orders: Some(orders), thread: Some(thread), failed: false };
+        slots.into_iter().for_each(|slot| ring.give(slot));
+        Ok(ring)
+    }
+
+    /// The slot with the slice of `layer`. `look` is called now and then while it waits, and may end it.
+    ///
+    /// # Errors
+    /// What the reads met, or the error of `look`.
+    pub fn take(&mut self, layer: usize, look: &mut dyn FnMut() -> Result<()>) -> Result<Full> {
+        loop {
+            match self.full.recv_timeout(LOOK_AROUND) {
+                Ok(Ok(full)) if full.layer == layer => return Ok(full),
+                // From before a restart.
+                Ok(Ok(full)) => self.give(full.buffer),
+                Ok(Err(error)) => {
+                    self.failed = true;
+                    return Err(error);
+                }
+                Err(RecvTimeoutError::Timeout) => look()?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    let when = if self.failed { "after an error" } else { "unexpectedly" };
+                    return Err(Error::Request(format!("reading of weights has ended {when}; open the model again")));
+                }
+            }
+        }
+    }
+
+    /// Gives a slot back to be filled.
+    pub fn give(&mut self, slot: Buffer) {
+        self.send(Order::Fill(slot));
+    }
+
+    /// The next pass starts with the first layer, though this one has not come to the last.
+    pub fn restart(&mut self) {
+        self.send(Order::Restart);
+    }
+
+    fn send(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // Without a receiver there has been an error, which `take` tells.
+            let _ = orders.send(order);
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // Its memory is free when it has ended; it does not panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread: fills slots until there is nobody to give them to.
+fn feed(mut feeder: Feeder, orders: &Receiver<Order>, to: &Sender<Result<Full>>) {
+    loop {
+        let order = match feeder.is_idle() {
+            true => orders.recv().map_err(|_| TryRecvError::Disconnected),
+            false => orders.try_recv(),
+        };
+        match order {
+            Ok(Order::Fill(buffer)) => feeder.start(buffer),
+            Ok(Order::Restart) => feeder.next = 0,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                let full = match feeder.turn() {
+                    Ok(None) => continue,
+                    Ok(Some(full)) => Ok(full),
+                    Err(error) => Err(error),
+                };
+                let failed = full.is_err();
+                if to.send(full).is_err() || failed {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The files that weights are read from, and what is read of them.
+
+use crate::direct::{self, ALIGN};
+use crate::error::{Error, Result};
+use crate::file::Mapped;
+use std::fs::{File, Metadata};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+/// A file, open for as long as the model is: one that is renamed or deleted meanwhile keeps its bytes.
+pub struct Source {
+    path: PathBuf,
+    ordinary: File,
+    direct: Option<File>,
+    refuses: AtomicBool, // direct requests, though it could be opened for them
+    bytes: u64,
+    modified: Option<SystemTime>,
+    drive: u64,
+}
+
+impl Source {
+    /// Opens again what is mapped.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn open(mapped: &Mapped) -> Result<Source> {
+        let path = mapped.path();
+        let ordinary = mapped.file().try_clone().map_err(Error::io("open", path))?;
+        let about = ordinary.metadata().map_err(Error::io("open", path))?;
+        Ok(Source {
+            path: path.to_owned(),
+            direct: direct::open(path, &ordinary, false),
+            ordinary,
+            refuses: AtomicBool::new(false),
+            bytes: about.len(),
+            modified: about.modified().ok(),
+            drive: drive(&about),
+        })
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The drive that it lies on: a number.
+    pub fn drive(&self) -> u64 {
+        self.drive
+    }
+
+    /// What to read from; true if that wants aligned requests.
+    pub fn handle(&self, direct: bool) -> (&File, bool) {
+        match &self.direct {
+            Some(file) if direct && !self.refuses.load(Ordering::Relaxed) => (file, true),
+            _ => (&self.ordinary, false),
+        }
+    }
+
+    /// Single rows will be read through the cache, not what follows them.
+    pub fn expect_single_rows(&self) {
+        #[cfg(target_os = "linux")]
+        // A hint.
+        let _ = rustix::fs::fadvise(&self.ordinary, 0, None, rustix::fs::Advice::Random);
+    }
+
+    /// From now on all requests go through the cache.
+    pub fn refuse_direct(&self) {
+        self.refuses.store(true, Ordering::Relaxed);
+    }
+
+    /// That it is still the file that was opened.
+    ///
+    /// # Errors
+    /// If it has another length or was written to: what has been read of it before `offset` may not belong to what follows.
+    pub fn check(&self, offset: u64) -> Result<()> {
+        let about = self.ordinary.metadata().map_err(Error::io("look at", &self.path))?;
+        let changed = |what: String| {
+            Err(Error::invalid(
+                &self.path,
+                format!("byte {offset}"),
+                what,
+                "start again when nothing writes to the file",
+            ))
+        };
+        if about.len() != self.bytes {
+            return changed(format!(
+                "the file had {} bytes when it was opened and has {} now",
+                self.bytes,
+                about.len()
+            ));
+        }
+        if about.modified().ok() != self.modified {
+            return changed("the file has been written to since it was opened".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn drive(about: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::dev(about)
+}
+#[cfg(not(unix))]
+fn drive(_: &Metadata) -> u64 {
+    0
+}
+
+/// All files of a model.
+pub type Sources = Arc<[Source]>;
+
+/// One request: `len` bytes of a file to a place in a buffer, all of it aligned; `needed` of them are wanted, and must come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Which file.
+    pub file: usize,
+    /// From where.
+    pub offset: u64,
+    /// To where.
+    pub at: usize,
+    /// How many.
+    pub len: usize,
+    /// How many at least: the file may end there.
+    pub needed: usize,
+}
+
+/// What a buffer is filled with.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    extents: Vec<Piece>, // of any length
+    len: usize,
+}
+
+impl Layout {
+    /// Adds the `bytes` of a file that start at `offset`; says where they will be.
+    pub fn add(&mut self, file: usize, offset: u64, bytes: u64) -> Range<usize> {
+        if bytes == 0 {
+            return 0..0;
+        }
+        let (skipped, bytes) = ((offset % ALIGN as u64) as usize, bytes as usize);
+        let (at, needed) = (self.len, skipped + bytes);
+        let len = needed.next_multiple_of(ALIGN);
+        self.extents.push(Piece { file, offset: offset - skipped as u64, at, len, needed });
+        self.len += len;
+        at + skipped..at + needed
+    }
+
+    /// The size of the buffer.
+    pub fn size(&self) -> usize {
+        self.len
+    }
+
+    /// The requests that fill it, of at most `request` bytes, a multiple of the alignment.
+    pub fn pieces(&self, request: usize) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        for extent in &self.extents {
+            for start in (0..extent.len).step_by(request) {
+                pieces.push(Piece {
+                    file: extent.file,
+                    offset: extent.offset + start as u64,
+                    at: extent.at + start,
+                    len: request.min(extent.len - start),
+                    needed: request.min(extent.needed - start),
+                });
+            }
+        }
+        pieces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_are_rounded_out_and_found_again() {
+        let mut layout = Layout::default();
+        assert_eq!(layout.add(0, 10_000, 20_000), 1808..21_808);
+        assert_eq!(layout.add(0, 77, 0), 0..0);
+        assert_eq!(layout.add(1, 8192, 4096), 24_576..28_672);
+        assert_eq!(layout.size(), 28_672);
+        let piece = |file, offset, at, len, needed| Piece { file, offset, at, len, needed };
+        assert_eq!(
+            layout.pieces(16_384),
+            [
+                piece(0, 8192, 0, 16_384, 16_384),
+                piece(0, 24_576, 16_384, 8192, 5424),
+                piece(1, 8192, 24_576, 4096, 4096)
+            ]
+        );
+    }
+}

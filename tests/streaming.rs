@@ -1,0 +1,369 @@
+//! Models larger than their budget: the same bits as resident, for every type and budget; and what happens to the files meanwhile is an
+//! error that says where, or does not matter.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use strata::calibrate::{self, calibrate};
+use strata::convert::{Input, Options as ConvertOptions, Target, convert};
+use strata::gguf::Gguf;
+use strata::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment};
+use strata::perplexity::perplexity;
+use strata::progress::{Progress, Quiet};
+use strata::recipe::{Mix, Recipe};
+use strata::split::{self, SplitLimit};
+use strata::stream::backend::{Backend, Done, Read};
+use strata::stream::{Budget, Options, Plan, Reader};
+use strata::{Cpu, Error, GgmlType, Isa, Result};
+use tempfile::TempDir;
+
+const TOKENS: [u32; 9] = [3840, 533, 1381, 1375, 260, 317, 303, 348, 603];
+
+/// The small model that Strata carries, in one type.
+fn model(dir: &TempDir, recipe: Recipe) -> PathBuf {
+    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
+    let path = dir.path().join("model.gguf");
+    convert(&Input::open(&checkpoint).unwrap(), &[Target::new(&path, recipe)], &ConvertOptions::default(), &Quiet)
+        .unwrap();
+    path
+}
+
+fn q8_0(dir: &TempDir) -> PathBuf {
+    model(dir, Recipe::pure(GgmlType::Q8_0).unwrap())
+}
+
+fn cpu() -> Cpu {
+    Cpu::new(Isa::best(), 2)
+}
+
+fn resident(path: &Path) -> Model {
+    Model::new(Gguf::open(path).unwrap(), cpu()).unwrap()
+}
+
+/// The model with so much memory for its weights that `share` of what could be read from disk stays.
+fn streamed_with(path: &Path, share: f64, options: &Options) -> Result<Model> {
+    let sizes = resident(path).store().sizes();
+    let layer = |i: usize| sizes.layers[i].iter().map(|m| m.bytes()).sum::<u64>();
+    let layers: Vec<u64> = (0..sizes.layers.len()).map(layer).collect();
+    let least = sizes.output.bytes() + 2 * layers.iter().max().unwrap() + 200_000;
+    let rest = layers.iter().sum::<u64>() - 2 * layers.iter().min().unwrap();
+    let budget = Budget { bytes: least + (rest as f64 * share) as u64, fixed: 0 };
+    Model::within(Gguf::open(path)?, cpu(), budget, Need::default(), options, &Quiet)
+}
+
+fn streamed(path: &Path, share: f64) -> Model {
+    streamed_with(path, share, &Options::default()).unwrap()
+}
+
+fn plan(model: &Model) -> &Plan {
+    model.plan().unwrap()
+}
+
+/// Logits after every token `(tokens, vocab)`, in passes of `piece` tokens.
+fn logits(model: &Model, piece: usize) -> Result<Vec<u32>> {
+    let mut cache = KvCache::new(model.shape(), TOKENS.len())?;
+    let (mut scratch, mut logits) = (Scratch::default(), Vec::new());
+    for tokens in TOKENS.chunks(piece) {
+        model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }])?;
+        logits.extend(model.logits(&mut scratch, 0..tokens.len()).iter().map(|l| l.to_bits()));
+    }
+    Ok(logits)
+}
+
+#[test]
+fn every_type_gives_the_same_bits_at_every_budget() {
+    for format in GgmlType::with_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = model(&dir, Recipe::pure(format.ty).unwrap());
+        let expected = logits(&resident(&path), TOKENS.len()).unwrap();
+        let mut before = u64::MAX;
+        for share in [0.0, 0.3, 0.8] {
+            let model = streamed(&path, share);
+            assert!(!plan(&model).mapped && plan(&model).streamed_bytes > 0 && plan(&model).streamed_bytes < before);
+            before = plan(&model).streamed_bytes;
+            for piece in [1, TOKENS.len()] {
+                assert!(logits(&model, piece).unwrap() == expected, "{} with {share} of the weights", format.ty);
+            }
+        }
+    }
+}
+
+#[test]
+fn mixes_and_readers_and_split_files_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = model(&dir, Recipe::new(Mix::from_name("q4_k_m").unwrap()));
+    let expected = logits(&resident(&path), 4).unwrap();
+    let tensors = SplitLimit::Tensors(20);
+    let options = split::Options { limit: tensors, first_without_tensors: false };
+    let parts = split::split(&Gguf::open(&path).unwrap(), &dir.path().join("part"), &options, &Quiet).unwrap();
+    assert!(parts.len() > 2);
+    for path in [&path, &parts[1].path] {
+        for reader in [Reader::Auto, Reader::Uring, Reader::Pread, Reader::Buffered] {
+            let options = Options { reader, ..Options::default() };
+            let model = match streamed_with(path, 0.2, &options) {
+                // Not every kernel has it; every other way is everywhere.
+                Err(Error::Request(why)) if reader == Reader::Uring && why.contains("refuses --reader uring") => {
+                    continue;
+                }
+                model => model.unwrap(),
+            };
+            assert!(logits(&model, 4).unwrap() == expected, "{}", reader.name());
+        }
+    }
+}
+
+#[test]
+fn evaluations_read_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = q8_0(&dir);
+    let tokens: Vec<u32> = (0..4 * 64).map(|i| i * 37 % 3840).collect();
+    let options = calibrate::Options { context: 64, max_chunks: None, process_output: true, dataset: "numbers".into() };
+    let (resident, streamed) = (resident(&path), streamed(&path, 0.1));
+    let nll = |model| {
+        perplexity(model, &tokens, 64, None, Some(3840), CacheTypes::default(), &Quiet).unwrap().mean_nll.to_bits()
+    };
+    assert_eq!(nll(&resident), nll(&streamed));
+    let sums = |model| calibrate(model, &tokens, None, &options, &Quiet).unwrap().entries;
+    assert!(sums(&resident) == sums(&streamed));
+}
+
+/// Stops after so many looks.
+struct StopsAfter(AtomicUsize);
+
+impl Progress for StopsAfter {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
+    }
+}
+
+#[test]
+fn a_pass_can_be_stopped_between_layers_and_the_next_is_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = q8_0(&dir);
+    let model = streamed(&path, 0.1);
+    let expected = logits(&resident(&path), TOKENS.len()).unwrap();
+    for looks in 0..model.shape().layers {
+        let mut cache = KvCache::new(model.shape(), TOKENS.len()).unwrap();
+        let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
+        let stops = StopsAfter(AtomicUsize::new(looks));
+        let stopped = model.watched_pass(&mut Scratch::default(), &mut segments, &stops);
+        assert!(matches!(stopped, Err(Error::Cancelled)), "after {looks} layers");
+        assert!(cache.is_empty());
+        assert!(logits(&model, TOKENS.len()).unwrap() == expected);
+    }
+}
+
+/// The error of a model after `what` was done to its file while it ran.
+fn after(what: impl Fn(&Path)) -> (String, PathBuf, Result<Vec<u32>>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = q8_0(&dir);
+    let model = streamed(&path, 0.1);
+    let expected = logits(&model, 1).unwrap();
+    what(&path);
+    // What was read ahead is still right; soon comes what was not.
+    let mut result = Ok(expected.clone());
+    for _ in 0..3 {
+        result = logits(&model, 1);
+        match &result {
+            Ok(logits) => assert!(*logits == expected, "garbage"),
+            Err(_) => break,
+        }
+    }
+    let said = result.as_ref().err().map_or(String::new(), Error::to_string);
+    (said, path, result)
+}
+
+#[test]
+fn a_file_that_is_cut_short_is_an_error_with_its_place() {
+    let (said, path, _) = after(|path| OpenOptions::new().write(true).open(path).unwrap().set_len(100_000).unwrap());
+    assert!(said.contains(path.to_str().unwrap()) && said.contains("byte ") && said.contains("100000 now"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_written_to_is_an_error_with_its_place() {
+    let (said, path, _) = after(|path| {
+        // The clock of a file system may be as coarse as a hundredth of a second.
+        std::thread::sleep(Duration::from_millis(50));
+        OpenOptions::new().write(true).open(path).unwrap().write_all_at(&[0; 64], 2_000_000).unwrap();
+    });
+    assert!(said.contains(path.to_str().unwrap()) && said.contains("byte ") && said.contains("written to"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_deleted_or_replaced_by_name_does_not_matter() {
+    assert!(after(|path| fs::remove_file(path).unwrap()).2.is_ok());
+    let replace = |path: &Path| {
+        let other = path.with_extension("new");
+        fs::File::create(&other).unwrap().write_all(&vec![7; 1_000_000]).unwrap();
+        fs::rename(other, path).unwrap();
+    };
+    assert!(after(replace).2.is_ok());
+}
+
+#[test]
+fn a_resident_model_whose_file_changes_is_an_error_not_a_crash() {
+    let changes: [fn(&Path); 2] = [
+        |path| OpenOptions::new().write(true).open(path).unwrap().set_len(1_000_000).unwrap(),
+        |path| {
+            std::thread::sleep(Duration::from_millis(50));
+            OpenOptions::new().write(true).open(path).unwrap().write_all_at(&[0; 64], 2_000_000).unwrap();
+        },
+    ];
+    for change in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let path = q8_0(&dir);
+        let model = resident(&path);
+        logits(&model, 1).unwrap();
+        change(&path);
+        let said = logits(&model, 1).unwrap_err().to_string();
+        assert!(said.contains(path.to_str().unwrap()) && said.contains("byte "), "{said}");
+    }
+}
+
+/// What goes wrong with reads.
+#[derive(Clone, Copy)]
+enum Fault {
+    Fails,
+    IsShort,
+    ComesInPieces,
+    Interrupted,
+    NeverComes,
+}
+
+/// A backend whose reads go wrong once `broken` is set.
+struct Faulty {
+    backend: Box<dyn Backend>,
+    broken: Arc<AtomicBool>,
+    fault: Fault,
+    kept: Vec<Read>,
+    count: usize,
+}
+
+impl Backend for Faulty {
+    fn submit(&mut self, read: Read) {
+        self.backend.submit(read);
+    }
+
+    fn wait(&mut self, patience: Duration) -> io::Result<Option<Done>> {
+        let Some((read, result)) = self.backend.wait(patience)? else { return Ok(None) };
+        self.count += 1;
+        if !self.broken.load(Ordering::Relaxed) {
+            return Ok(Some((read, result)));
+        }
+        match self.fault {
+            Fault::Fails => Ok(Some((read, Err(io::Error::from_raw_os_error(5))))),
+            Fault::IsShort => Ok(Some((read, Ok(0)))),
+            // Half of it, in whole blocks.
+            Fault::ComesInPieces => {
+                let half = result? / 2;
+                Ok(Some((read, Ok(half.max(4096)))))
+            }
+            Fault::Interrupted if self.count.is_multiple_of(2) => {
+                Ok(Some((read, Err(io::ErrorKind::Interrupted.into()))))
+            }
+            Fault::Interrupted => Ok(Some((read, result))),
+            Fault::NeverComes => {
+                self.kept.push(read);
+                std::thread::sleep(patience);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What a model says whose reads go wrong after the first pass.
+fn with_fault(fault: Fault) -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = q8_0(&dir);
+    let broken = Arc::new(AtomicBool::new(false));
+    let options = Options {
+        patience: Duration::from_millis(300),
+        wrap: Some(Arc::new({
+            let broken = broken.clone();
+            move |backend| {
+                Box::new(Faulty { backend, broken: broken.clone(), fault, kept: Vec::new(), count: 0 })
+                    as Box<dyn Backend>
+            }
+        })),
+        ..Options::default()
+    };
+    let model = streamed_with(&path, 0.1, &options)?;
+    let expected = logits(&model, 1)?;
+    broken.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        match logits(&model, 1) {
+            Ok(logits) => assert!(logits == expected, "garbage"),
+            Err(error) => {
+                assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+                // And so it stays.
+                let again = logits(&model, 1).unwrap_err().to_string();
+                assert!(again.contains("after an error"), "{again}");
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn reads_that_fail_are_errors_with_their_place() {
+    let said = with_fault(Fault::Fails).unwrap_err().to_string();
+    assert!(said.contains("at byte ") && said.contains("os error 5"), "{said}");
+    let said = with_fault(Fault::IsShort).unwrap_err().to_string();
+    assert!(said.contains("at byte ") && said.contains("end of file"), "{said}");
+}
+
+#[test]
+fn reads_that_come_in_pieces_or_are_interrupted_go_on() {
+    with_fault(Fault::ComesInPieces).unwrap();
+    with_fault(Fault::Interrupted).unwrap();
+}
+
+#[test]
+fn a_drive_that_gives_no_answer_is_an_error_in_time() {
+    let begin = Instant::now();
+    let said = with_fault(Fault::NeverComes).unwrap_err().to_string();
+    assert!(said.contains("at byte ") && said.contains("no answer"), "{said}");
+    assert!(begin.elapsed() < Duration::from_secs(60), "patience was 0.3 seconds");
+}
+
+#[test]
+fn what_cannot_fit_is_refused_with_the_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = q8_0(&dir);
+    let within = |bytes, need| {
+        let budget = Budget { bytes, fixed: 1_000_000 };
+        Model::within(Gguf::open(&path).unwrap(), cpu(), budget, need, &Options::default(), &Quiet)
+            .err()
+            .unwrap()
+            .to_string()
+    };
+    assert!(within(1_500_000, Need::default()).contains("is too small"));
+    let said = within(5_000_000, Need { kv: 100_000_000, scratch: 0 });
+    assert!(said.contains("100 MB for keys and values") && said.contains("-c"), "{said}");
+    let memory = Gguf::from_bytes(fs::read(&path).unwrap()).unwrap();
+    let budget = Budget { bytes: 3_000_000, fixed: 0 };
+    let error = Model::within(memory, cpu(), budget, Need::default(), &Options::default(), &Quiet).err().unwrap();
+    assert!(error.to_string().contains("write it to a file"), "{error}");
+}
+
+#[test]
+fn sequences_on_many_threads_take_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = streamed(&q8_0(&dir), 0.1);
+    let expected = logits(&model, 1).unwrap();
+    let different = Mutex::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| *different.lock().unwrap() += usize::from(logits(&model, 1).unwrap() != expected));
+        }
+    });
+    assert_eq!(different.into_inner().unwrap(), 0);
+}

@@ -1,0 +1,276 @@
+//! `strata plan`: what of a model stays in memory, what is read from disk, and how fast that is, before it runs or is even there.
+
+use super::model::{CacheArgs, CpuArgs};
+use crate::output;
+use anyhow::{Context, Result, anyhow, bail};
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::json;
+use std::path::PathBuf;
+use strata::GgmlType;
+use strata::gguf::Gguf;
+use strata::model::store::Store;
+use strata::model::{Need, Shape};
+use strata::recipe::{Mix, Recipe};
+use strata::stream::probe::disk_bytes_per_second;
+use strata::stream::{Budget, Options, Plan, Ram, Rates, Room, Sizes, plan, rates};
+use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
+
+/// What the program and Llama 3's vocabulary take.
+const PROGRAM: u64 = 100_000_000;
+
+/// Say what of a model stays in memory, what is read from disk, and how long a token takes
+///
+/// Of a file, or of a model that is not there yet: --shape 405b --type q4_k_m. What is not given is measured on this machine.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model, a GGUF file; of a split one, any part
+    #[arg(short = 'm', long = "model", value_name = "FILE", required_unless_present = "shape")]
+    model: Option<PathBuf>,
+    /// A Llama 3 by its size: 1b, 3b, 8b, 70b, 405b
+    #[arg(long, value_name = "SHAPE", requires = "ty", conflicts_with = "model")]
+    shape: Option<String>,
+    /// Its type, as convert takes it
+    #[arg(short = 't', long = "type", value_name = "TYPE", requires = "shape")]
+    ty: Option<String>,
+    /// The most memory for everything, as 64G, 500M (thousands) or 80% [default: what is free here, less a reserve]
+    #[arg(long, value_name = "SIZE")]
+    ram: Option<Ram>,
+    /// Bytes a second from disk, as 7G [default: measured on FILE]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    disk: Option<f64>,
+    /// Bytes a second from memory, as 60G [default: measured]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    memory_bandwidth: Option<f64>,
+    /// Multiplications a second of a long prompt, as 500G [default: measured]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    macs: Option<f64>,
+    /// Tokens in the context
+    #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT", default_value_t = 4096)]
+    context: usize,
+    /// Tokens in the prompt
+    #[arg(short = 'p', long = "prompt-tokens", value_name = "TOKENS", default_value_t = 512, value_parser = parse_tokens)]
+    prompt: usize,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    cpu: CpuArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_rate(text: &str) -> Result<f64> {
+    match text.parse() {
+        Ok(Ram::Bytes(rate)) => Ok(rate as f64),
+        _ => Err(anyhow!("give a rate a second, as 7G (thousands)")),
+    }
+}
+
+fn parse_tokens(text: &str) -> Result<usize> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| anyhow!("give a number of tokens, at least 1"))
+}
+
+/// The model, there or not.
+struct Subject {
+    name: String,
+    shape: Shape,
+    sizes: Sizes,
+    main_type: GgmlType,
+    gguf: Option<Gguf>,
+}
+
+impl Args {
+    /// Says it.
+    pub fn run(self) -> Result<()> {
+        let subject = match (&self.model, &self.shape) {
+            (Some(path), _) => of_file(Gguf::open(path)?)?,
+            (None, Some(shape)) => of_shape(shape, self.ty.as_deref().unwrap_or_default())?,
+            (None, None) => bail!("give a model with -m FILE, or --shape and --type"),
+        };
+        let shape = &subject.shape;
+        let prompt = self.prompt.min(self.context);
+        let budget = self.ram.unwrap_or_default().budget()?;
+        let Budget { bytes, .. } =
+            budget.context("this system does not tell how much memory it has; give --ram 64G")?;
+        let need = Need::passes(shape, self.context, self.cache.types(), prompt, 1)?;
+        let room = Room { budget: bytes, fixed: PROGRAM, kv: need.kv, scratch: need.scratch };
+        let planned = plan::plan(&subject.sizes, room)?;
+        let rates = self.rates(&subject)?;
+        let outlook = Outlook::of(&subject.sizes, &planned, &rates, prompt as u64);
+        if self.json {
+            return output::print_json(&json!({
+                "model": subject.name,
+                "layers": shape.layers,
+                "file_bytes": subject.sizes.file_bytes,
+                "mapped": planned.mapped,
+                "budget_bytes": room.budget,
+                "pinned_bytes": planned.pinned_bytes,
+                "streamed_bytes_per_pass": planned.streamed_bytes,
+                "ring_bytes": planned.ring_bytes(),
+                "kv_bytes": room.kv,
+                "scratch_bytes": room.scratch,
+                "program_bytes": room.fixed,
+                "context": self.context,
+                "prompt_tokens": prompt,
+                "disk_bytes_per_second": rates.disk.is_finite().then_some(rates.disk),
+                "read_bytes_per_second": rates.memory,
+                "macs_per_second": rates.macs,
+                "load_seconds": outlook.load,
+                "seconds_per_token": outlook.token.seconds,
+                "seconds_to_first_token": outlook.load + outlook.prompt.seconds,
+                "bound_by": outlook.token.bound.name(),
+                "prompt_bound_by": outlook.prompt.bound.name(),
+            }));
+        }
+        output::print(&self.text(&subject, &planned, &rates, &outlook, prompt))
+    }
+
+    fn rates(&self, subject: &Subject) -> Result<Rates> {
+        let cpu = self.cpu.cpu()?;
+        let disk = match (self.disk, &subject.gguf) {
+            (Some(rate), _) => rate,
+            (None, Some(gguf)) => disk_bytes_per_second(gguf, &Options::default())?.unwrap_or(f64::INFINITY),
+            (None, None) => bail!("there is no file to measure the disk on; give its rate, as --disk 7G"),
+        };
+        Ok(Rates {
+            disk,
+            memory: self.memory_bandwidth.unwrap_or_else(|| rates::memory_bytes_per_second(&cpu, None)),
+            macs: self.macs.unwrap_or_else(|| rates::macs_per_second(&cpu, subject.main_type)),
+        })
+    }
+
+    fn text(&self, subject: &Subject, planned: &Plan, rates: &Rates, outlook: &Outlook, prompt: usize) -> String {
+        let (sizes, room) = (&subject.sizes, planned.room);
+        let share = 100.0 * planned.streamed_bytes as f64 / sizes.pass_bytes() as f64;
+        let stays = match planned.mapped {
+            true => "all of it stays in memory".to_owned(),
+            false => format!(
+                "{} stay in memory, {} ({share:.0} %) come from disk in every pass",
+                output::bytes(planned.pinned_bytes),
+                output::bytes(planned.streamed_bytes)
+            ),
+        };
+        let disk = match rates.disk.is_finite() {
+            true => format!("disk {:.2} GB/s", rates.disk / 1e9),
+            false => "disk not measured".to_owned(),
+        };
+        format!(
+            "{}: {} layers, {}; {stays}\n\
+             budget {}: weights {}, ring {}, keys and values of {} tokens {}, activations {}, program {}\n\
+             {disk}, memory {:.1} GB/s, {:.0} G multiplications/s\n\
+             loading {}, then a prompt of {prompt} tokens {}, bound by the {}\n\
+             a token {}, bound by the {}\n\n{}\n",
+            subject.name,
+            subject.shape.layers,
+            output::bytes(sizes.file_bytes),
+            output::bytes(room.budget),
+            output::bytes(planned.pinned_bytes),
+            output::bytes(planned.ring_bytes()),
+            self.context,
+            output::bytes(room.kv),
+            output::bytes(room.scratch),
+            output::bytes(room.fixed),
+            rates.memory / 1e9,
+            rates.macs / 1e9,
+            seconds(outlook.load),
+            seconds(outlook.prompt.seconds),
+            outlook.prompt.bound.name(),
+            seconds(outlook.token.seconds),
+            outlook.token.bound.name(),
+            alternatives(sizes, planned, rates, prompt as u64),
+        )
+    }
+}
+
+/// How long things take.
+struct Outlook {
+    load: f64,
+    prompt: plan::Estimate,
+    token: plan::Estimate,
+}
+
+impl Outlook {
+    fn of(sizes: &Sizes, planned: &Plan, rates: &Rates, prompt: u64) -> Outlook {
+        Outlook {
+            load: planned.load_seconds(rates),
+            prompt: planned.pass(sizes, rates, prompt),
+            token: planned.pass(sizes, rates, 1),
+        }
+    }
+}
+
+/// What more memory or a second drive would bring.
+fn alternatives(sizes: &Sizes, planned: &Plan, rates: &Rates, prompt: u64) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_header([
+        "RAM",
+        "drives",
+        "from disk",
+        "a token",
+        "first token",
+        "bound by",
+    ]);
+    for column in [0, 1, 2, 3, 4] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let room = planned.room;
+    let all = room.fixed + room.kv + room.scratch + sizes.file_bytes;
+    let mut budgets = vec![room.budget];
+    budgets.extend([room.budget / 2 * 3, room.budget * 2].into_iter().filter(|&more| more < all));
+    budgets.extend((all > room.budget).then_some(all));
+    for budget in budgets {
+        let Ok(planned) = plan::plan(sizes, Room { budget, ..room }) else { continue };
+        for drives in [1, 2].into_iter().filter(|&drives| drives == 1 || planned.streamed_bytes > 0) {
+            let rates = Rates { disk: rates.disk * drives as f64, ..*rates };
+            let outlook = Outlook::of(sizes, &planned, &rates, prompt);
+            table.add_row([
+                output::bytes(budget),
+                drives.to_string(),
+                output::bytes(planned.streamed_bytes),
+                seconds(outlook.token.seconds),
+                seconds(outlook.load + outlook.prompt.seconds),
+                outlook.token.bound.name().to_owned(),
+            ]);
+        }
+    }
+    table
+}
+
+fn seconds(n: f64) -> String {
+    match n {
+        n if n >= 99.5 => format!("{n:.0} s"),
+        n if n >= 9.95 => format!("{n:.1} s"),
+        n if n >= 0.0995 => format!("{n:.2} s"),
+        n => format!("{n:.3} s"),
+    }
+}
+
+fn of_file(gguf: Gguf) -> Result<Subject> {
+    let shape = Shape::read(&gguf)?;
+    let name = gguf.path().display().to_string();
+    let store = Store::new(gguf, &shape)?;
+    let (sizes, main_type) = (store.sizes(), store.main_type());
+    Ok(Subject { name, shape, sizes, main_type, gguf: Some(store.into_gguf()) })
+}
+
+fn of_shape(shape: &str, ty: &str) -> Result<Subject> {
+    let (llama, mix) = (LlamaShape::from_name(shape)?, Mix::from_name(ty)?);
+    let model = Synthetic { shape: llama, vocab: VOCAB, recipe: Recipe::new(mix), seed: 0 };
+    let tensors = model.tensors();
+    let sizes = Sizes::of(llama.layers, tensors.iter().map(|t| (t.name.as_str(), t.dims.as_slice(), t.ty)))?;
+    let shape = Shape {
+        layers: llama.layers,
+        hidden: llama.hidden,
+        ffn: llama.ffn,
+        heads: llama.heads,
+        kv_heads: llama.kv_heads,
+        head_dim: llama.hidden / llama.heads,
+        context: 131_072,
+        vocab: VOCAB,
+        norm_eps: 1e-5,
+        frequencies: Vec::new(),
+    };
+    Ok(Subject { name: format!("Llama {} {}", llama.name, mix.name), shape, sizes, main_type: mix.base, gguf: None })
+}
