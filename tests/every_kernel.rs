@@ -96,17 +96,13 @@ fn products_are_the_same_bits_everywhere_and_right() {
                     Cpu::new(Isa::named("scalar").unwrap(), 1).matmul(w, &mut x, &mut expected);
                     check_against_f64(format, &bytes, rows, cols, &x, &expected);
                     for isa in Isa::available() {
-                        for threads in [1, 3] {
-                            let mut y = vec![f32::NAN; m * rows];
-                            let mut x2 = Activations::default();
-                            x2.reset(m, cols).copy_from_slice(x.values());
-                            Cpu::new(isa, threads).matmul(w, &mut x2, &mut y);
-                            let name = format!("{}/{}/matmul", isa.name(), format.ty);
-                            assert!(
-                                same_bits(&y, &expected),
-                                "{name} {rows}x{cols} m={m} kind={kind} threads={threads}"
-                            );
-                        }
+                        let threads = if (m + kind) % 2 == 0 { 1 } else { 3 };
+                        let mut y = vec![f32::NAN; m * rows];
+                        let mut x2 = Activations::default();
+                        x2.reset(m, cols).copy_from_slice(x.values());
+                        Cpu::new(isa, threads).matmul(w, &mut x2, &mut y);
+                        let name = format!("{}/{}/matmul", isa.name(), format.ty);
+                        assert!(same_bits(&y, &expected), "{name} {rows}x{cols} m={m} kind={kind} threads={threads}");
                     }
                 }
             }
