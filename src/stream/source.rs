@@ -76,7 +76,7 @@ impl Source {
     /// # Errors
     /// If it has another length or was written to: what has been read of it before `offset` may not belong to what follows.
     pub fn check(&self, offset: u64) -> Result<()> {
-        let about = self.ordinary.metadata().map_err(Error::io("look at", &self.path))?;
+        let about = self.ordinary.metadata().map_err(|error| Error::io("look at", &self.path)(error))?;
         let changed = |what: String| {
             Err(Error::invalid(
                 &self.path,
