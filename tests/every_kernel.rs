@@ -88,7 +88,7 @@ fn products_are_the_same_bits_everywhere_and_right() {
         };
         for (rows, cols) in shapes {
             for kind in 0..6 {
-                for m in [1, 2, 3, 4, 5, 8, 9, 17] {
+                for m in [1, 2, 3, 4, 5, 17] {
                     let bytes = weights(format, rows, cols, kind, &mut random);
                     let w = Matrix::new(format.ty, rows, cols, &bytes).unwrap();
                     let mut x = activations(m, cols, kind >= 3, &mut random);

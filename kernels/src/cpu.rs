@@ -24,9 +24,6 @@ const ALONE: usize = 16 << 10;
 /// Values that are handled in one go where rows do not matter.
 const PIECE: usize = 1024;
 
-/// From so many columns on, expanding a panel of weights pays: measured on a Xeon with AVX-512 (2026-11-25), all formats.
-const WIDE: usize = 5;
-
 /// An instruction set and a pool of threads.
 pub struct Cpu {
     isa: Isa,
@@ -54,9 +51,9 @@ impl Cpu {
         assert!(w.cols == x.cols(), "a product of {} with {} columns", w.cols, x.cols());
         self.prepare(w.format.activation, x);
         let (kernel, step) = match self.wide(w, x.rows()) {
-            Some((wide, kernel)) => {
+            Some((wide, kernel, bias)) => {
                 let columns = (wide.width)(x.rows());
-                self.prepare_tiles(Tiling { kind: w.format.activation, columns, bias: wide.bias }, x);
+                self.prepare_tiles(Tiling { kind: w.format.activation, columns, bias }, x);
                 (kernel, wide.rows)
             }
             None => ((self.isa.table().matmul)(w.format.ty), ROW_STEP),
@@ -71,9 +68,10 @@ impl Cpu {
     }
 
     /// The product over many columns, if there is one and so many columns are worth it.
-    fn wide(&self, w: Matrix<'_>, columns: usize) -> Option<(Wide, Matmul)> {
-        let wide = self.isa.table().wide.filter(|_| columns >= WIDE)?;
-        Some((wide, (wide.product)(w.format.ty)?))
+    fn wide(&self, w: Matrix<'_>, columns: usize) -> Option<(Wide, Matmul, u8)> {
+        let wide = self.isa.table().wide.filter(|wide| columns >= wide.from)?;
+        let (kernel, bias) = (wide.product)(w.format.ty)?;
+        Some((wide, kernel, bias))
     }
 
     fn prepare_tiles(&self, tiling: Tiling, x: &mut Activations) {

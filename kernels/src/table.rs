@@ -24,10 +24,10 @@ pub struct Wide {
     pub width: fn(usize) -> usize,
     /// Rows of a panel: rows are shared out in multiples of it.
     pub rows: usize,
-    /// What the activations must have too much.
-    pub bias: u8,
-    /// Products by weight format, or `None` for those that have no panels.
-    pub product: fn(GgmlType) -> Option<Matmul>,
+    /// From so many columns on, expanding a panel of weights pays.
+    pub from: usize,
+    /// Products by weight format, and what the activations must have too much; `None` for formats that have no panels.
+    pub product: fn(GgmlType) -> Option<(Matmul, u8)>,
 }
 
 /// What an instruction set can do. Every function is unsafe to call without that instruction set, and only for that reason.

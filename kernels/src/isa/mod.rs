@@ -5,6 +5,8 @@ pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_vnni;
+#[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -35,11 +37,15 @@ static ROWS: &[Row] = &[
     #[cfg(target_arch = "x86_64")]
     Row { name: "avx2", detected: avx2::detected, table: &avx2::TABLE },
     #[cfg(target_arch = "x86_64")]
+    Row { name: "avx2_vnni", detected: avx2_vnni::detected, table: &avx2_vnni::TABLE },
+    #[cfg(target_arch = "x86_64")]
     Row { name: "avx512_vnni", detected: avx512_vnni::detected, table: &avx512_vnni::TABLE },
     #[cfg(target_arch = "aarch64")]
     Row { name: "neon", detected: neon::base::detected, table: &neon::base::TABLE },
     #[cfg(target_arch = "aarch64")]
     Row { name: "neon_dotprod", detected: neon::dotprod::detected, table: &neon::dotprod::TABLE },
+    #[cfg(target_arch = "aarch64")]
+    Row { name: "neon_i8mm", detected: neon::i8mm::detected, table: &neon::i8mm::TABLE },
 ];
 
 impl Isa {

@@ -19,7 +19,7 @@ struct Of<F>(PhantomData<F>);
 
 /// A format of blocks of 256.
 trait Block<const BYTES: usize>: Scales<BYTES> {
-    /// What the unsigned codes have too much.
+    /// What the unsigned codes have too much: nothing, or a power of two.
     const ZERO: i32 = 0;
     /// True if the codes have signs, or else they are at most 63.
     const SIGNED: bool = false;
@@ -67,15 +67,18 @@ fn group_nibbles(bytes: &[u8; 128]) -> [__m256i; 8] {
     ]
 }
 
-/// Adds `value` to the codes whose bit is set: bit `i / 32` of byte `i % 32`.
+/// Sets bit `at` of the codes whose bit is set: bit `i / 32` of byte `i % 32`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_bits(mut codes: [__m256i; 8], bits: &[u8; 32], value: i8) -> [__m256i; 8] {
-    let (bits, value) = (load(bits), _mm256_set1_epi8(value));
+fn with_bits(mut codes: [__m256i; 8], bits: &[u8; 32], at: usize) -> [__m256i; 8] {
+    let (bits, mask) = (load(bits), _mm256_set1_epi8(1 << at));
+    let count = |n: usize| _mm_cvtsi32_si128(n as i32);
     for j in 0..8 {
-        let test = _mm256_set1_epi8((1u8 << j) as i8);
-        let set = _mm256_cmpeq_epi8(_mm256_and_si256(bits, test), test);
-        codes[j] = _mm256_add_epi8(codes[j], _mm256_and_si256(set, value));
+        let moved = match j < at {
+            true => _mm256_sll_epi16(bits, count(at - j)),
+            false => _mm256_srl_epi16(bits, count(j - at)),
+        };
+        codes[j] = _mm256_or_si256(codes[j], _mm256_and_si256(moved, mask));
     }
     codes
 }
@@ -108,7 +111,7 @@ impl Block<110> for Q3K {
     const ZERO: i32 = 4;
     #[inline(always)]
     fn codes(block: &[u8; 110]) -> [__m256i; 8] {
-        on_this_set!(add_bits(pairs(array(block, 32)), array(block, 0), 4))
+        on_this_set!(with_bits(pairs(array(block, 32)), array(block, 0), 2))
     }
 }
 
@@ -122,7 +125,7 @@ impl Block<144> for Q4K {
 impl Block<176> for Q5K {
     #[inline(always)]
     fn codes(block: &[u8; 176]) -> [__m256i; 8] {
-        on_this_set!(add_bits(group_nibbles(array(block, 48)), array(block, 16), 16))
+        on_this_set!(with_bits(group_nibbles(array(block, 48)), array(block, 16), 4))
     }
 }
 
@@ -153,7 +156,7 @@ impl Block<136> for Iq4Xs {
             let (mut codes, levels) = ([_mm256_setzero_si256(); 8], levels());
             for j in 0..8 {
                 let bytes = _mm_loadu_si128(array::<16>(block, 8 + j * 16).as_ptr().cast());
-                let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
+                let both = _mm256_srlv_epi64(_mm256_broadcastsi128_si256(bytes), _mm256_setr_epi64x(0, 0, 4, 4));
                 codes[j] = _mm256_shuffle_epi8(levels, _mm256_and_si256(both, _mm256_set1_epi8(15)));
             }
             codes
@@ -241,7 +244,8 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
             // SAFETY: AVX2 by the function's feature; the load is the 16 sums.
             let sums = unsafe { _mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()) };
             if F::ZERO != 0 {
-                let excess = _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(F::ZERO));
+                let count = _mm_cvtsi32_si128(F::ZERO.trailing_zeros() as i32);
+                let excess = _mm256_sll_epi32(_mm256_madd_epi16(scale, sums), count);
                 isums[c][r] = _mm256_sub_epi32(isums[c][r], excess);
             }
             if F::DMIN.is_some() {

@@ -58,18 +58,19 @@ fn nibbles<const N: usize>(blocks: &[u8; N], offset: usize) -> Quad {
 #[target_feature(enable = "avx2")]
 fn five_bits<const N: usize>(blocks: &[u8; N], high: usize, offset: usize) -> Quad {
     let mut quad = nibbles(blocks, offset);
-    // Bits 8 to 15 of a half go to the upper eight bytes of its lane; the pattern then tests each bit in its byte.
+    // Each byte of a block's four goes to eight bytes of its lane; the pattern then tests each bit in its byte.
     let spread = _mm256_setr_epi8(
         0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,
     );
     let pattern = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
-    let bits = |b: usize, half: usize| {
-        let at = b * (N / 4) + high + half * 2;
-        i16::from_le_bytes([blocks[at], blocks[at + 1]])
+    let bits = |b: usize| {
+        let at = b * (N / 4) + high;
+        _mm256_set1_epi32(i32::from_le_bytes([blocks[at], blocks[at + 1], blocks[at + 2], blocks[at + 3]]))
     };
-    let fifth = |p: usize, half: usize| {
-        let (a, b) = (_mm_set1_epi16(bits(2 * p, half)), _mm_set1_epi16(bits(2 * p + 1, half)));
-        let set = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set_m128i(b, a), spread), pattern);
+    let fifth = |p: usize, half: i8| {
+        let both = _mm256_blend_epi32::<0b1111_0000>(bits(2 * p), bits(2 * p + 1));
+        let bytes = _mm256_shuffle_epi8(both, _mm256_add_epi8(spread, _mm256_set1_epi8(2 * half)));
+        let set = _mm256_and_si256(bytes, pattern);
         _mm256_and_si256(_mm256_cmpeq_epi8(set, pattern), _mm256_set1_epi8(16))
     };
     for p in 0..2 {

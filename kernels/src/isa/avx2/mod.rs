@@ -3,6 +3,7 @@
 mod blocks256;
 mod blocks32;
 mod peak;
+mod wide;
 
 use crate::table::{Matmul, instantiate};
 use std::arch::x86_64::*;
@@ -21,7 +22,7 @@ pub struct Avx2(());
 impl Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn new() -> Avx2 {
+    pub fn new() -> Avx2 {
         Avx2(())
     }
 }
@@ -183,8 +184,16 @@ pub fn sum8(v: __m256) -> f32 {
 }
 
 /// This set's own block products.
-fn blocks(ty: GgmlType) -> Option<Matmul> {
+pub fn blocks(ty: GgmlType) -> Option<Matmul> {
     blocks32::product(ty).or_else(|| blocks256::product(ty))
 }
 
-instantiate!(Avx2::new(), #[target_feature(enable = "avx2,fma,f16c")], 2 x 2, 1, blocks, None, peak::multiply_add);
+instantiate!(
+    Avx2::new(),
+    #[target_feature(enable = "avx2,fma,f16c")],
+    2 x 2,
+    1,
+    blocks,
+    Some(wide::WIDE),
+    peak::multiply_add
+);

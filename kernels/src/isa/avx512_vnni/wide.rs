@@ -1,23 +1,12 @@
 //! Panels of 32 rows: two strips of 16 lanes, times tiles of six columns: 12 sums and 12 sums of sums leave 8 registers for the rest.
 
 use super::super::wide;
-use super::super::wide::formats::*;
 use super::super::wide::panel::{Expand, Rows, Strip};
 use super::Avx512;
-use crate::matmul::{Job, Out};
-use crate::table::{Matmul, Wide};
 use std::arch::x86_64::*;
-use strata_quant::{Activations, GgmlType};
 
 /// Lanes of a strip.
 const L: usize = 16;
-/// Strips.
-const S: usize = 2;
-/// Columns of a tile.
-const C: usize = 6;
-
-/// This set's products over many columns.
-pub const WIDE: Wide = Wide { width: |m| wide::width(m, C), rows: L * S, bias: <Avx512 as Strip<L>>::BIAS, product };
 
 /// One intrinsic on registers.
 macro_rules! op {
@@ -28,12 +17,15 @@ macro_rules! op {
 }
 
 impl Strip<L> for Avx512 {
-    const BIAS: u8 = 128;
     /// `vpdpwssd` multiplies halves of 16 bits: that of the sum with the scale, that of its sign with zero.
     const NARROW: bool = true;
     type I = __m512i;
     type F = __m512;
 
+    #[inline(always)]
+    fn bias<F: Expand>() -> u8 {
+        128
+    }
     #[inline(always)]
     fn ints(self, v: &[i32; L]) -> __m512i {
         op!(_mm512_loadu_si512(v.as_ptr().cast()))
@@ -168,26 +160,11 @@ fn turn(rows: [&[u8; 16]; L]) -> [__m512i; 4] {
     [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d)]
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn matmul<F: Expand>(job: Job<'_>, x: &Activations, out: Out<'_>) {
-    wide::matmul::<Avx512, F, L, S, C>(Avx512::new(), job, x, out)
-}
-
-/// The product of a format.
-fn product(ty: GgmlType) -> Option<Matmul> {
-    Some(match ty {
-        GgmlType::Q4_0 => matmul::<Q4_0>,
-        GgmlType::Q4_1 => matmul::<Q4_1>,
-        GgmlType::Q5_0 => matmul::<Q5_0>,
-        GgmlType::Q5_1 => matmul::<Q5_1>,
-        GgmlType::Q8_0 => matmul::<Q8_0>,
-        GgmlType::IQ4_NL => matmul::<Iq4Nl>,
-        GgmlType::Q2_K => matmul::<Q2K>,
-        GgmlType::Q3_K => matmul::<Q3K>,
-        GgmlType::Q4_K => matmul::<Q4K>,
-        GgmlType::Q5_K => matmul::<Q5K>,
-        GgmlType::Q6_K => matmul::<Q6K>,
-        GgmlType::IQ4_XS => matmul::<Iq4Xs>,
-        _ => return None,
-    })
-}
+wide::instantiate!(
+    Avx512 = Avx512::new(),
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")],
+    16 lanes x 2 strips,
+    6 columns,
+    // Measured on a Xeon (2026-11-25), all formats.
+    from 5 columns on
+);

@@ -1,107 +1,127 @@
-//! NEON: four registers of 4 lanes. Two sets: that of every aarch64 processor, and the one with 8-bit dot products (`sdot`), which is a
-//! single instruction where the other has four.
+//! NEON: four registers of 4 lanes. Three sets of one text: that of every aarch64 processor; the one with 8-bit dot products (`sdot`), each
+//! a single instruction where the other has four; and the one with products of 8-bit matrices (`smmla`), twice as many at once.
 
 mod blocks256;
 mod blocks32;
 mod lanes;
 mod peak;
+mod products;
+mod wide;
 
 use super::walk::Acc;
+use super::wide::panel::{Expand, Panel};
+use super::wide::tile::{self, Prefetch, XCodes};
 use std::arch::aarch64::*;
+use wide::{L, Panels};
 
-/// Products of 16 codes with 16 activations, added within groups of four lanes of `acc`, in some order: integers do not care.
-pub trait Products {
+/// A way to multiply. A value of such a type is the proof that the processor has the instructions.
+pub trait Products: Copy {
+    /// Products of 16 codes with 16 activations, added within groups of four lanes of `acc`, in some order: integers do not care.
+    ///
     /// # Safety
     /// The processor has the instructions.
     unsafe fn products(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t;
-}
 
-/// The set of every aarch64 processor.
-pub mod base {
-    use super::lanes::Neon;
-    use super::{Products, blocks32, blocks256, peak};
-    use crate::table::{Matmul, instantiate};
-    use std::arch::aarch64::*;
-    use strata_quant::GgmlType;
+    /// The same, lane i of the sum being that of codes `4 * i..4 * i + 4`.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn fours(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t;
 
-    /// Always: NEON is part of aarch64.
-    pub fn detected() -> bool {
-        true
+    /// What [`Products::most`] adds up.
+    const MOST: u64 = 16;
+    /// As many products in one step as there can be, for `peak.rs`.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    #[inline(always)]
+    unsafe fn most(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe { Self::products(acc, w, x) }
     }
 
-    /// By products of 16 bits.
-    pub struct Widening;
+    /// See `Strip::sums` in `isa/wide/panel.rs`.
+    #[inline(always)]
+    fn sums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+        t: Panels<Self>,
+        panel: &Panel<L, S>,
+        x: &XCodes<C>,
+        i: usize,
+        ahead: A,
+    ) -> [[int32x4_t; C]; S] {
+        tile::sums::<Panels<Self>, F, A, L, S, C>(t, panel, x, i, ahead)
+    }
 
-    impl Products for Widening {
-        #[inline(always)]
-        unsafe fn products(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-            // SAFETY: the caller's promise; registers only. Two products fit 16 bits: 2 * 127 * 127.
-            unsafe {
-                let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
-                vpadalq_s16(acc, vmlal_s8(low, vget_high_s8(w), vget_high_s8(x)))
+    /// The order of codes that [`Products::sums`] wants, from that of `panel.rs`.
+    #[inline(always)]
+    fn finish<const S: usize>(self, _panel: &mut Panel<L, S>) {}
+}
+
+/// An instruction set with one way to multiply, whose measure of the most products has so many sums under way.
+macro_rules! set {
+    ($(#[$doc:meta])* $name:ident, $Products:ident: $features:literal, $detected:expr, $sums:literal sums) => {
+        $(#[$doc])*
+        pub mod $name {
+            use super::lanes::Neon;
+            use super::products::$Products;
+            use super::wide::Panels;
+            use super::{blocks32, blocks256, peak};
+            use crate::table::{Matmul, instantiate};
+            use strata_quant::GgmlType;
+
+            /// True if the processor has what this set uses.
+            pub fn detected() -> bool {
+                $detected
             }
-        }
-    }
 
-    fn blocks(ty: GgmlType) -> Option<Matmul> {
-        blocks32::product::<Widening>(ty).or_else(|| blocks256::product::<Widening>(ty))
-    }
+            fn blocks(ty: GgmlType) -> Option<Matmul> {
+                blocks32::product::<$Products>(ty).or_else(|| blocks256::product::<$Products>(ty))
+            }
 
-    #[target_feature(enable = "neon")]
-    fn multiply_add(rounds: usize) -> u64 {
-        // SAFETY: the function's features.
-        unsafe { peak::multiply_add::<Widening, 8>(rounds) }
-    }
+            #[target_feature(enable = $features)]
+            fn multiply_add(rounds: usize) -> u64 {
+                // SAFETY: the function's features.
+                unsafe { peak::multiply_add::<$Products, $sums>(rounds) }
+            }
 
-    instantiate!(Neon::new(), #[target_feature(enable = "neon")], 4 x 2, 1, blocks, None, multiply_add);
-}
-
-/// With `sdot`.
-pub mod dotprod {
-    use super::lanes::Neon;
-    use super::{Products, blocks32, blocks256, peak};
-    use crate::table::{Matmul, instantiate};
-    use std::arch::{aarch64::*, is_aarch64_feature_detected};
-    use strata_quant::GgmlType;
-
-    /// True if the processor has `sdot`.
-    pub fn detected() -> bool {
-        is_aarch64_feature_detected!("dotprod")
-    }
-
-    /// By `sdot`, which the standard library has no stable function for.
-    pub struct Sdot;
-
-    impl Products for Sdot {
-        #[inline(always)]
-        unsafe fn products(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-            // SAFETY: the caller's promise of dotprod; the instruction touches its three registers only.
-            unsafe {
-                std::arch::asm!(
-                    ".arch_extension dotprod",
-                    "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
-                    acc = inout(vreg) acc,
-                    w = in(vreg) w,
-                    x = in(vreg) x,
-                    options(pure, nomem, nostack, preserves_flags)
+            mod wide {
+                use super::{$Products, Panels};
+                // As with AVX-512: not measured.
+                crate::isa::wide::instantiate!(
+                    Panels<$Products> = Panels($Products::new()),
+                    #[target_feature(enable = $features)],
+                    4 lanes x 4 strips,
+                    4 columns,
+                    from 5 columns on
                 );
             }
-            acc
+
+            instantiate!(
+                Neon::new(),
+                #[target_feature(enable = $features)],
+                4 x 2,
+                1,
+                blocks,
+                Some(wide::WIDE),
+                multiply_add
+            );
         }
-    }
-
-    fn blocks(ty: GgmlType) -> Option<Matmul> {
-        blocks32::product::<Sdot>(ty).or_else(|| blocks256::product::<Sdot>(ty))
-    }
-
-    #[target_feature(enable = "neon,dotprod")]
-    fn multiply_add(rounds: usize) -> u64 {
-        // SAFETY: the function's features.
-        unsafe { peak::multiply_add::<Sdot, 16>(rounds) }
-    }
-
-    instantiate!(Neon::new(), #[target_feature(enable = "neon,dotprod")], 4 x 2, 1, blocks, None, multiply_add);
+    };
 }
+
+set!(
+    /// The set of every aarch64 processor.
+    base, Widening: "neon", true, 8 sums
+);
+set!(
+    /// With `sdot`.
+    dotprod, Sdot: "neon,dotprod", std::arch::is_aarch64_feature_detected!("dotprod"), 16 sums
+);
+set!(
+    /// With `sdot` and `smmla`.
+    i8mm, Smmla: "neon,dotprod,i8mm",
+    super::dotprod::detected() && std::arch::is_aarch64_feature_detected!("i8mm"), 16 sums
+);
 
 impl Acc for float32x4_t {
     #[inline(always)]

@@ -21,8 +21,14 @@ use panel::{Expand, Panel, Rows, Strip};
 use strata_quant::activations::tiled::SLAB;
 use strata_quant::{ActivationKind, Activations};
 
-/// Columns that go through a panel together: as many whole tiles as the forward pass has tokens in a sub-batch. 66 KB of results.
+/// Columns that go through a panel together, whole tiles of them: as many as the forward pass has tokens in a sub-batch. Their results take
+/// 66 KB with 32 rows.
 const COLUMNS: usize = 516;
+
+/// [`COLUMNS`] in whole tiles of `c`.
+const fn together(c: usize) -> usize {
+    COLUMNS / c * c
+}
 
 /// Columns up to which memory counts more than arithmetic.
 const FEW: usize = 16;
@@ -56,8 +62,8 @@ where
                 rows[s][lane] = job.row(place(s, lane).min(job.rows() - 1));
             }
         }
-        for first in (0..m).step_by(COLUMNS) {
-            let n = COLUMNS.min(m - first);
+        for first in (0..m).step_by(together(C)) {
+            let n = together(C).min(m - first);
             acc[..n].fill([[0.0; L]; S]);
             for slab in 0..x.slabs() {
                 let mut slabs = [Rows::new(&rows[0], slab * bytes, bytes); S];
@@ -88,5 +94,56 @@ where
 
 /// The columns of a tile where it may have up to `most`: one width for all as far as it goes, since narrow ones make less of each load.
 pub fn width(columns: usize, most: usize) -> usize {
-    if columns <= COLUMNS { columns.div_ceil(columns.div_ceil(most)) } else { most }
+    if columns <= together(most) { columns.div_ceil(columns.div_ceil(most)) } else { most }
 }
+
+/// Compiles the products over many columns for an instruction set: `WIDE`, for its table. `$token` is an expression for a token of type
+/// `$Token`, valid inside functions with `$feature`; `$l` lanes, `$s` strips and `$c` columns are the tile.
+macro_rules! instantiate {
+    ($Token:ty = $token:expr, #[$feature:meta], $l:literal lanes x $s:literal strips, $c:literal columns, from $from:literal columns on) => {
+        /// This set's products over many columns.
+        pub const WIDE: crate::table::Wide = crate::table::Wide {
+            width: |m| $crate::isa::wide::width(m, $c),
+            rows: $l * $s,
+            from: $from,
+            product: instances::product,
+        };
+
+        mod instances {
+            use super::*;
+            use crate::isa::wide::formats::*;
+            use crate::isa::wide::panel::{Expand, Strip};
+            use crate::matmul::{Job, Out};
+            use crate::table::Matmul;
+            use strata_quant::{Activations, GgmlType};
+
+            #[$feature]
+            fn matmul<F: Expand>(job: Job<'_>, x: &Activations, out: Out<'_>) {
+                crate::isa::wide::matmul::<$Token, F, $l, $s, $c>($token, job, x, out)
+            }
+
+            fn of<F: Expand>() -> Option<(Matmul, u8)> {
+                Some((matmul::<F>, <$Token as Strip<$l>>::bias::<F>()))
+            }
+
+            pub fn product(ty: GgmlType) -> Option<(Matmul, u8)> {
+                match ty {
+                    GgmlType::Q4_0 => of::<Q4_0>(),
+                    GgmlType::Q4_1 => of::<Q4_1>(),
+                    GgmlType::Q5_0 => of::<Q5_0>(),
+                    GgmlType::Q5_1 => of::<Q5_1>(),
+                    GgmlType::Q8_0 => of::<Q8_0>(),
+                    GgmlType::IQ4_NL => of::<Iq4Nl>(),
+                    GgmlType::Q2_K => of::<Q2K>(),
+                    GgmlType::Q3_K => of::<Q3K>(),
+                    GgmlType::Q4_K => of::<Q4K>(),
+                    GgmlType::Q5_K => of::<Q5K>(),
+                    GgmlType::Q6_K => of::<Q6K>(),
+                    GgmlType::IQ4_XS => of::<Iq4Xs>(),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+pub(crate) use instantiate;

@@ -15,6 +15,7 @@
 //! Where the instructions multiply unsigned with signed bytes, the activations carry a bias of 128, and a sum begins with what the bias adds
 //! too much: `-128 * (sum of the weights)`, exactly.
 
+use super::tile::{self, Prefetch, XCodes};
 use strata_quant::activations::tiled::SLAB;
 
 /// Groups of 16 in a slab.
@@ -22,8 +23,6 @@ pub const GROUPS: usize = SLAB / 16;
 
 /// Operations on a strip of `L` lanes, each a row. A value of this type is the proof that the processor has the instructions.
 pub trait Strip<const L: usize>: Copy {
-    /// What the activations have too much.
-    const BIAS: u8;
     /// True if [`Strip::scaled`] wants sums that fit 16 bits: their scales are then under a mask of 16 bits.
     const NARROW: bool;
     /// Integers of 32 bits, or four of 8.
@@ -48,7 +47,47 @@ pub trait Strip<const L: usize>: Copy {
     /// All lanes `v`.
     fn spread_float(self, v: f32) -> Self::F;
 
-    /// `acc` plus the four products of the codes `w` with the biased activations `x`.
+    /// What the activations have too much for a format.
+    fn bias<F: Expand>() -> u8 {
+        0
+    }
+    /// The exact sums of block `b` of a slab, group scales included, of `S` strips times `C` columns.
+    #[inline(always)]
+    fn isums<F: Expand, P: Prefetch<L, S>, const S: usize, const C: usize>(
+        self,
+        panel: &Panel<L, S>,
+        x: &XCodes<C>,
+        b: usize,
+        ahead: P,
+    ) -> [[Self::I; C]; S] {
+        tile::isums::<Self, F, P, L, S, C>(self, panel, x, b, ahead)
+    }
+    /// The exact sums of the `i`th [`step`] values of k.
+    #[inline(always)]
+    fn sums<F: Expand, P: Prefetch<L, S>, const S: usize, const C: usize>(
+        self,
+        panel: &Panel<L, S>,
+        x: &XCodes<C>,
+        i: usize,
+        ahead: P,
+    ) -> [[Self::I; C]; S] {
+        tile::sums::<Self, F, P, L, S, C>(self, panel, x, i, ahead)
+    }
+    /// What [`Strip::isums`] wants to find of a group's scale.
+    #[inline(always)]
+    fn scale<F: Expand>(self, scale: Self::I) -> Self::I {
+        let masked = Self::NARROW && const { step::<Self, F, L>() } < 32;
+        if masked { self.and(scale, self.spread(0xffff)) } else { scale }
+    }
+    /// What is left to do when the codes and scales of a slab are there: where sums begin, or another order.
+    #[inline(always)]
+    fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
+        if Self::bias::<F>() > 0 {
+            panel.begin::<Self, F>(self);
+        }
+    }
+
+    /// `acc` plus the four products of the codes `w` with the biased activations `x`, lane by lane.
     fn dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
     /// `acc + sum * scale`; see [`Strip::NARROW`].
     fn scaled(self, acc: Self::I, sum: Self::I, scale: Self::I) -> Self::I;
@@ -152,7 +191,7 @@ pub trait Expand {
     const BYTES: usize;
     /// Weights that share an integer scale; those of a block of 32.
     const GROUP: usize = 32;
-    /// True if blocks or groups have offsets.
+    /// True if blocks or groups have offsets; their codes have no signs.
     const MIN: bool = false;
     /// The largest magnitude of a code.
     const PEAK: i32;
@@ -176,7 +215,7 @@ pub const fn step<T: Strip<L>, F: Expand, const L: usize>() -> usize {
 pub struct Panel<const L: usize, const S: usize> {
     /// (64 steps of four values of k)
     pub codes: [[[[i8; 4]; L]; S]; 64],
-    /// Where the sums of [`step`] values begin.
+    /// Where sums begin: of [`step`] values, or of blocks, as the set takes them.
     pub start: [[[i32; L]; S]; 32],
     /// Of groups.
     pub scales: [[[i32; L]; S]; GROUPS],
@@ -206,22 +245,23 @@ impl<const L: usize, const S: usize> Panel<L, S> {
     pub fn expand<T: Strip<L>, F: Expand>(&mut self, t: T, rows: &[Rows<'_, L>; S]) {
         for s in 0..S {
             F::expand(t, &rows[s], self, s);
-            if T::BIAS > 0 {
-                self.begin::<T, F>(t, s);
-            }
         }
+        t.finish::<F, S>(self);
     }
 
+    /// The sums of [`step`] values begin with what the bias adds too much.
     #[inline(always)]
-    fn begin<T: Strip<L>, F: Expand>(&mut self, t: T, s: usize) {
+    pub fn begin<T: Strip<L>, F: Expand>(&mut self, t: T) {
         let steps = const { step::<T, F, L>() } / 4;
-        let (zero, bias) = (t.spread(0), t.spread(u32::from_ne_bytes([T::BIAS; 4])));
-        for i in 0..64 / steps {
-            let mut sum = zero;
-            for j in 0..steps {
-                sum = t.dot(sum, t.codes(&self.codes[i * steps + j][s]), bias);
+        let (zero, bias) = (t.spread(0), t.spread(u32::from_ne_bytes([T::bias::<F>(); 4])));
+        for s in 0..S {
+            for i in 0..64 / steps {
+                let mut sum = zero;
+                for j in 0..steps {
+                    sum = t.dot(sum, t.codes(&self.codes[i * steps + j][s]), bias);
+                }
+                t.store_ints(t.sub(zero, sum), &mut self.start[i][s]);
             }
-            t.store_ints(t.sub(zero, sum), &mut self.start[i][s]);
         }
     }
 
@@ -234,9 +274,7 @@ impl<const L: usize, const S: usize> Panel<L, S> {
     /// The scale of a group of every row.
     #[inline(always)]
     pub fn put_scale<T: Strip<L>, F: Expand>(&mut self, t: T, group: usize, s: usize, scale: T::I) {
-        let masked = T::NARROW && const { step::<T, F, L>() } < 32;
-        let scale = if masked { t.and(scale, t.spread(0xffff)) } else { scale };
-        t.store_ints(scale, &mut self.scales[group][s]);
+        t.store_ints(t.scale::<F>(scale), &mut self.scales[group][s]);
     }
 
     /// The offsets of groups `2 * pair` and `2 * pair + 1`: bytes `at` and `at + 1` of every lane.

@@ -32,9 +32,13 @@ pub fn run<T: Strip<L>, F: Expand, const L: usize, const S: usize>(
     widths!(1 2 3 4 5 6)
 }
 
+/// The activations of a tile: four values of k of `C` columns, 64 steps.
+pub type XCodes<const C: usize> = [[[u8; 4]; C]; 64];
+
 /// What is asked for from memory while a tile is computed: a line with every step or so, since a run of requests would wait for one another
 /// and everything for them.
-trait Prefetch<const L: usize, const S: usize>: Copy {
+pub trait Prefetch<const L: usize, const S: usize>: Copy {
+    /// With step `step` of 64.
     fn step<T: Strip<L>, F: Expand>(self, t: T, step: usize);
 }
 
@@ -55,7 +59,7 @@ impl<const L: usize, const S: usize> Prefetch<L, S> for &[Rows<'_, L>; S] {
 
 /// Nothing.
 #[derive(Clone, Copy)]
-struct Nowhere;
+pub struct Nowhere;
 
 impl<const L: usize, const S: usize> Prefetch<L, S> for Nowhere {
     #[inline(always)]
@@ -70,7 +74,7 @@ fn columns<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S: u
     acc: &mut [[[f32; L]; S]; C],
     ahead: P,
 ) {
-    let codes: &[[[u8; 4]; C]; 64] = x.codes.as_chunks().0.as_array().expect("64 steps");
+    let codes: &XCodes<C> = x.codes.as_chunks().0.as_array().expect("64 steps");
     let sums: &[[i32; C]; SUMS] = x.sums.as_chunks().0.as_array().expect("all sums of a column");
     let mut total = [[t.spread_float(0.0); C]; S];
     for s in 0..S {
@@ -92,17 +96,47 @@ fn columns<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S: u
     }
 }
 
-/// The exact sums of the `i`th [`step`] values of k.
+/// The exact sums of block `b`: see [`Strip::isums`].
 #[inline(always)]
-fn sum<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S: usize, const C: usize>(
+pub fn isums<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
-    codes: &[[[u8; 4]; C]; 64],
+    codes: &XCodes<C>,
+    b: usize,
+    ahead: P,
+) -> [[T::I; C]; S] {
+    if F::BLOCK < SLAB {
+        return t.sums::<F, P, S, C>(panel, codes, b, ahead);
+    }
+    let mut isum = [[t.spread(0); C]; S];
+    let step = const { step::<T, F, L>() };
+    for i in 0..SLAB / step {
+        let dots = t.sums::<F, P, S, C>(panel, codes, i, ahead);
+        for s in 0..S {
+            let scale = t.ints(&panel.scales[i * step / F::GROUP][s]);
+            for c in 0..C {
+                isum[s][c] = if T::NARROW && step == 32 {
+                    t.add(isum[s][c], t.mul_ints(dots[s][c], scale))
+                } else {
+                    t.scaled(isum[s][c], dots[s][c], scale)
+                };
+            }
+        }
+    }
+    isum
+}
+
+/// The exact sums of the `i`th [`step`] values of k: see [`Strip::sums`].
+#[inline(always)]
+pub fn sums<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S: usize, const C: usize>(
+    t: T,
+    panel: &Panel<L, S>,
+    codes: &XCodes<C>,
     i: usize,
     ahead: P,
 ) -> [[T::I; C]; S] {
     let mut sums = [[t.spread(0); C]; S];
-    if T::BIAS > 0 {
+    if T::bias::<F>() > 0 {
         for s in 0..S {
             sums[s] = [t.ints(&panel.start[i][s]); C];
         }
@@ -128,14 +162,14 @@ fn sum<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S: usize
 fn blocks_of_32<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
-    codes: &[[[u8; 4]; C]; 64],
+    codes: &XCodes<C>,
     scales: &[[f32; C]; 8],
     sums: &[[i32; C]; SUMS],
     total: &mut [[T::F; C]; S],
     ahead: P,
 ) {
     for b in 0..8 {
-        let dots = sum::<T, F, P, L, S, C>(t, panel, codes, b, ahead);
+        let dots = t.isums::<F, P, S, C>(panel, codes, b, ahead);
         for c in 0..C {
             let d_x = t.spread_float(scales[b][c]);
             for s in 0..S {
@@ -154,28 +188,13 @@ fn blocks_of_32<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const
 fn blocks_of_256<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
-    codes: &[[[u8; 4]; C]; 64],
+    codes: &XCodes<C>,
     scales: &[f32; C],
     sums: &[[i32; C]; SUMS],
     total: &mut [[T::F; C]; S],
     ahead: P,
 ) {
-    let zero = t.spread(0);
-    let mut isum = [[zero; C]; S];
-    let step = const { step::<T, F, L>() };
-    for i in 0..SLAB / step {
-        let dots = sum::<T, F, P, L, S, C>(t, panel, codes, i, ahead);
-        for s in 0..S {
-            let scale = t.ints(&panel.scales[i * step / F::GROUP][s]);
-            for c in 0..C {
-                isum[s][c] = if T::NARROW && step == 32 {
-                    t.add(isum[s][c], t.mul_ints(dots[s][c], scale))
-                } else {
-                    t.scaled(isum[s][c], dots[s][c], scale)
-                };
-            }
-        }
-    }
+    let isum = t.isums::<F, P, S, C>(panel, codes, 0, ahead);
     for c in 0..C {
         let d_x = t.spread_float(scales[c]);
         for s in 0..S {
@@ -184,7 +203,7 @@ fn blocks_of_256<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, cons
         }
     }
     if F::MIN {
-        let mut msum = [[zero; C]; S];
+        let mut msum = [[t.spread(0); C]; S];
         let (pairs, first) = if F::GROUP == 16 { (8, 0) } else { (4, 8) };
         for pair in 0..pairs {
             for c in 0..C {

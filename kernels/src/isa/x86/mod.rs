@@ -1,5 +1,6 @@
-//! What the two x86 sets share: four numbers in a register, prefetching, and the small integer scales of the K formats.
+//! What the x86 sets share: four numbers in a register, prefetching, strips of eight lanes, and the small integer scales of the K formats.
 
+pub mod panels;
 pub mod scales;
 
 use super::walk::Acc;
