@@ -84,8 +84,9 @@ impl Test {
     /// If a cache cannot be of these types.
     pub fn need(&self, shape: &Shape, types: CacheTypes) -> Result<Need> {
         let (passes, tokens) = self.passes();
-        let positions = self.depth().saturating_add(passes.saturating_mul(tokens)).saturating_mul(self.batch());
-        Need::passes(shape, positions, types, tokens.saturating_mul(self.batch()), self.batch())
+        let capacity = self.depth().saturating_add(passes.saturating_mul(tokens));
+        let kv = KvCache::bytes(shape, capacity, types)?.saturating_mul(self.batch() as u64);
+        Ok(Need::passes(shape, kv, tokens.saturating_mul(self.batch()), self.batch()))
     }
 }
 

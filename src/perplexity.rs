@@ -38,8 +38,9 @@ pub fn need(
     types: CacheTypes,
 ) -> Result<Need> {
     let chunks = tokens.checked_div(context).unwrap_or(0).min(max_chunks.unwrap_or(usize::MAX));
-    let tokens = CHUNKS_PER_PASS.min(chunks).saturating_mul(context);
-    Need::passes(shape, tokens, types, tokens, LOGIT_ROWS)
+    let sequences = CHUNKS_PER_PASS.min(chunks);
+    let kv = KvCache::bytes(shape, context, types)?.saturating_mul(sequences as u64);
+    Ok(Need::passes(shape, kv, sequences.saturating_mul(context), LOGIT_ROWS))
 }
 
 /// Scores `tokens` in chunks of `context`, at most `max_chunks` of them. `bos` replaces the first token of each chunk;

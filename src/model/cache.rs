@@ -70,12 +70,7 @@ impl KvCache {
     }
 
     fn with_layers(shape: &Shape, layers: usize, capacity: usize, types: CacheTypes) -> Result<KvCache> {
-        let Some(layout) = KvLayout::new(types.k, types.v, shape.kv_heads, shape.head_dim) else {
-            let CacheTypes { k, v } = types;
-            return Err(Error::Request(format!(
-                "a cache of types {k} and {v} is not supported; choose F32, F16 or Q8_0"
-            )));
-        };
+        let layout = layout(shape, types)?;
         let bytes = layout.bytes(capacity.max(1));
         let room = || {
             let room = MmapMut::map_anon(bytes?).ok()?;
@@ -90,6 +85,15 @@ impl KvCache {
             Error::Request(format!("no memory for a context of {capacity} tokens ({bytes} bytes); choose a smaller -c"))
         })?;
         Ok(KvCache { layers, layout, capacity, len: 0 })
+    }
+
+    /// Bytes of memory that [`KvCache::with_types`] takes for `capacity` tokens.
+    ///
+    /// # Errors
+    /// If a type is none of the three.
+    pub fn bytes(shape: &Shape, capacity: usize, types: CacheTypes) -> Result<u64> {
+        let bytes = layout(shape, types)?.bytes(capacity.max(1)).map_or(u64::MAX, |bytes| bytes as u64);
+        Ok(bytes.saturating_mul(shape.layers as u64))
     }
 
     /// Tokens in it.
@@ -160,4 +164,11 @@ impl KvCache {
         let layers = self.layers.len();
         (self.layout, &mut self.layers[layer % layers])
     }
+}
+
+fn layout(shape: &Shape, types: CacheTypes) -> Result<KvLayout> {
+    let CacheTypes { k, v } = types;
+    KvLayout::new(k, v, shape.kv_heads, shape.head_dim).ok_or_else(|| {
+        Error::Request(format!("a cache of types {k} and {v} is not supported; choose F32, F16 or Q8_0"))
+    })
 }

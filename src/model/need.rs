@@ -14,23 +14,19 @@ pub struct Need {
 }
 
 impl Need {
-    /// Caches of these types for `positions` tokens in all, and passes of up to `tokens` tokens that end in `rows` rows of logits.
-    ///
-    /// # Errors
-    /// If a cache cannot be of these types.
-    pub fn passes(shape: &Shape, positions: usize, types: CacheTypes, tokens: usize, rows: usize) -> Result<Need> {
-        let token = KvCache::with_types(shape, 1, types)?.token_bytes();
-        Ok(Need { kv: product([token, positions]), scratch: scratch(shape, tokens.max(1), rows) })
+    /// `kv` bytes of caches ([`KvCache::bytes`]), and passes of up to `tokens` tokens that end in `rows` rows of logits.
+    pub fn passes(shape: &Shape, kv: u64, tokens: usize, rows: usize) -> Need {
+        Need { kv, scratch: scratch(shape, tokens.max(1), rows) }
     }
 
     /// All `tokens` in every layer before the next, in sequences of `context` tokens, as [`crate::model::Model::observe`] does.
     ///
     /// # Errors
-    /// None: the cache is of the usual types.
+    /// None: the caches are of the usual types.
     pub fn layer_by_layer(shape: &Shape, tokens: usize, context: usize) -> Result<Need> {
-        let group = (SUB_BATCH / context.max(1)).max(1).saturating_mul(context);
-        let token = KvCache::one_layer(shape, 1)?.token_bytes();
-        Ok(Need { kv: product([token, group]), scratch: scratch(shape, tokens, 0) })
+        let sequences = (SUB_BATCH / context.max(1)).max(1) as u64;
+        let one = KvCache::bytes(shape, context, CacheTypes::default())? / shape.layers as u64;
+        Ok(Need { kv: one.saturating_mul(sequences), scratch: scratch(shape, tokens, 0) })
     }
 }
 

@@ -110,17 +110,22 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Starts to fill `slots`.
+    /// Fills `slots` for the first time, and starts the thread that does so from now on.
     ///
     /// # Errors
-    /// If the system gives no thread.
-    pub fn start(feeder: Feeder, slots: Vec<Buffer>) -> Result<Ring> {
+    /// If a file cannot be read, or the system gives no thread.
+    pub fn start(mut feeder: Feeder, slots: Vec<Buffer>) -> Result<Ring> {
         let ((orders, from), (to, full)) = (channel(), channel());
+        slots.into_iter().for_each(|slot| feeder.start(slot));
+        while !feeder.is_idle() {
+            if let Some(full) = feeder.turn()? {
+                // The other end is right here.
+                let _ = to.send(Ok(full));
+            }
+        }
         let thread = thread::Builder::new().name("strata-ring".to_owned()).spawn(move || feed(feeder, &from, &to));
         let thread = thread.map_err(|error| Error::Request(format!("no thread to read weights: {error}")))?;
-        let mut ring = Ring { full, orders: Some(orders), thread: Some(thread), failed: false };
-        slots.into_iter().for_each(|slot| ring.give(slot));
-        Ok(ring)
+        Ok(Ring { full, orders: Some(orders), thread: Some(thread), failed: false })
     }
 
     /// The slot with the slice of `layer`. `look` is called now and then while it waits, and may end it.

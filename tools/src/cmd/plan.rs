@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use strata::GgmlType;
 use strata::gguf::Gguf;
 use strata::model::store::Store;
-use strata::model::{Need, Shape};
+use strata::model::{KvCache, Need, Shape};
 use strata::recipe::{Mix, Recipe};
 use strata::stream::probe::disk_bytes_per_second;
 use strata::stream::{Budget, Options, Plan, Ram, Rates, Room, Sizes, plan, rates};
@@ -92,7 +92,8 @@ impl Args {
         let budget = self.ram.unwrap_or_default().budget()?;
         let Budget { bytes, .. } =
             budget.context("this system does not tell how much memory it has; give --ram 64G")?;
-        let need = Need::passes(shape, self.context, self.cache.types(), prompt, 1)?;
+        let kv = KvCache::bytes(shape, self.context, self.cache.types())?;
+        let need = Need::passes(shape, kv, prompt, 1);
         let room = Room { budget: bytes, fixed: PROGRAM, kv: need.kv, scratch: need.scratch };
         let planned = plan::plan(&subject.sizes, room)?;
         let rates = self.rates(&subject)?;

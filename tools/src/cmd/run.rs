@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use strata::generate::{End, Session};
 use strata::gguf::Gguf;
-use strata::model::{Model, Need, Shape};
+use strata::model::{KvCache, Model, Need, Shape};
 use strata::sampler::{Sampler, Sampling};
 use strata::stream::plan::Estimate;
 use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
@@ -111,7 +111,8 @@ impl Args {
         let prompt = self.prompt(tokenizer.as_ref())?;
         let shape = Shape::read(&gguf)?;
         let context = self.context(&shape, prompt.len())?;
-        let need = Need::passes(&shape, context, self.cache.types(), prompt.len(), 1)?;
+        let kv = KvCache::bytes(&shape, context, self.cache.types())?;
+        let need = Need::passes(&shape, kv, prompt.len(), 1);
         let model = self.model.load(gguf, need)?;
         let predicted = predict(&model);
         let load = start.elapsed();
