@@ -17,8 +17,6 @@ use crate::progress::Progress;
 use crate::random;
 use std::time::Instant;
 
-pub use crate::direct::disk_bytes_per_second;
-
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {

@@ -6,16 +6,13 @@
 //! ends that fill no whole page to the cache. Where the system refuses direct requests, or a file lies in the cache already, both use
 //! ordinary ones: the bytes are the same.
 
-use crate::error::{Error, Result};
 use crate::file::{read_at, write_at};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
 
 /// What places, lengths and memory of direct requests are multiples of: the page, which no disk's block exceeds.
 pub const ALIGN: usize = 4096;
@@ -88,38 +85,6 @@ fn is_cached(file: &File, bytes: u64) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn is_cached(_: &File, _: u64) -> bool {
     true
-}
-
-/// Bytes a second that direct requests, several at a time, bring of the file at `path`, cached or not: of its first GiB, for at most
-/// about a second. `None` where there are no direct requests, or the file is too small to tell.
-///
-/// # Errors
-/// If the file cannot be read.
-pub fn disk_bytes_per_second(path: &Path) -> Result<Option<f64>> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let bytes = file.metadata().map_err(Error::io("open", path))?.len();
-    let Some(direct) = open(path, &file, false).filter(|_| bytes >= SMALL) else { return Ok(None) };
-    let (start, next) = (Instant::now(), AtomicU64::new(0));
-    let reader = || -> io::Result<u64> {
-        let (mut buffer, mut read) = (Buffer::new(REQUEST), 0);
-        loop {
-            let at = next.fetch_add(REQUEST as u64, Ordering::Relaxed);
-            if at + REQUEST as u64 > bytes.min(1 << 30) || start.elapsed() > Duration::from_secs(1) {
-                return Ok(read);
-            }
-            read_at(&direct, buffer.get_mut(), at)?;
-            read += REQUEST as u64;
-        }
-    };
-    let read: io::Result<u64> = thread::scope(|scope| {
-        let readers: Vec<_> = (0..AHEAD).map(|_| scope.spawn(reader)).collect();
-        readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).sum()
-    });
-    match read {
-        // This file system takes the flag and refuses the request.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
-        read => Ok(Some(read.map_err(Error::io("read", path))? as f64 / start.elapsed().as_secs_f64())),
-    }
 }
 
 /// A file on its way in, from its first byte to its last.
@@ -300,18 +265,6 @@ mod tests {
             let mut stream = Stream::open(&path, &file, n as u64 + 1, ALIGN).unwrap();
             assert!(stream.fill(&mut vec![0; n + 1]).is_err());
         }
-    }
-
-    #[test]
-    fn a_disk_has_a_rate_where_a_file_is_large_enough() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        std::fs::write(&path, pattern(REQUEST)).unwrap();
-        assert_eq!(disk_bytes_per_second(&path).unwrap(), None);
-        std::fs::write(&path, vec![1; SMALL as usize + 5]).unwrap();
-        // None where the folder is in memory.
-        assert!(disk_bytes_per_second(&path).unwrap().is_none_or(|rate| rate.is_finite() && rate > 0.0));
-        assert!(disk_bytes_per_second(&folder.path().join("none")).is_err());
     }
 
     #[test]

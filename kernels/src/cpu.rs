@@ -12,6 +12,7 @@ use crate::shared::SharedSlice;
 use crate::table::{Matmul, Wide};
 use std::ops::Range;
 use std::sync::Mutex;
+use strata_quant::activations::FormBuffers;
 use strata_quant::activations::tiled::{TiledPart, Tiling};
 use strata_quant::{ActivationKind, Activations};
 
@@ -79,16 +80,7 @@ impl Cpu {
             return;
         }
         let slabs = x.slabs();
-        x.tiled_mut(tiling, |whole| {
-            let mut rest = Some(whole);
-            let mut parts = Vec::with_capacity(self.threads());
-            for i in 0..self.threads() {
-                let (part, others) = rest.take().expect("put back below").split_at(self.share(slabs, 1, i).len());
-                parts.push(Mutex::new(Some(part)));
-                rest = Some(others);
-            }
-            self.each(parts, TiledPart::fill);
-        });
+        x.tiled_mut(tiling, |whole| self.cut(whole, slabs, TiledPart::split_at, TiledPart::fill));
     }
 
     fn prepare(&self, kind: ActivationKind, x: &mut Activations) {
@@ -100,14 +92,7 @@ impl Cpu {
             // SAFETY: `Isa` proves the instruction set of its table.
             return unsafe { (self.isa.table().quantize)(x.form_mut(kind)) };
         }
-        let mut rest = Some(x.form_mut(kind));
-        let mut parts = Vec::with_capacity(self.threads());
-        for i in 0..self.threads() {
-            let (part, others) = rest.take().expect("put back below").split_at(self.share(rows, 1, i).len());
-            parts.push(Mutex::new(Some(part)));
-            rest = Some(others);
-        }
-        self.each(parts, |part| {
+        self.cut(x.form_mut(kind), rows, FormBuffers::split_at, |part| {
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().quantize)(part) }
         });
@@ -237,8 +222,14 @@ impl Cpu {
         self.pool.run(&|thread| self.share(n, 1, thread).for_each(&work));
     }
 
-    /// Gives each thread its part.
-    fn each<T: Send>(&self, parts: Vec<Mutex<Option<T>>>, work: impl Fn(T) + Sync) {
+    /// Cuts `whole`, which has `n` rows, into a share for each thread.
+    fn cut<T: Send>(&self, whole: T, n: usize, split: impl Fn(T, usize) -> (T, T), work: impl Fn(T) + Sync) {
+        let (mut rest, mut parts) = (whole, Vec::with_capacity(self.threads()));
+        for i in 0..self.threads() {
+            let (part, others) = split(rest, self.share(n, 1, i).len());
+            parts.push(Mutex::new(Some(part)));
+            rest = others;
+        }
         self.pool.run(&|i| {
             let part = parts[i].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
             part.into_iter().for_each(&work);

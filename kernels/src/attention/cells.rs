@@ -158,9 +158,15 @@ pub trait Cells {
     const TYPE: GgmlType;
 
     /// What [`Cells::keys`] needs to know of values `32 i..` of a tile: their scales, if they have any.
-    fn scales<S: Simd>(s: S, tile: &[u8], i: usize) -> S::F;
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, _tile: &[u8], _i: usize) -> S::F {
+        s.splat(0.0)
+    }
     /// Value `i` of the 16 positions of a tile.
-    fn keys<S: Simd>(s: S, tile: &[u8], i: usize, scales: S::F) -> S::F;
+    #[inline(always)]
+    fn keys<S: Simd>(s: S, tile: &[u8], i: usize, _scales: S::F) -> S::F {
+        Self::values(s, tile, i)
+    }
     /// Values `16 i..16 (i + 1)` of a row.
     fn values<S: Simd>(s: S, row: &[u8], i: usize) -> S::F;
 
@@ -187,14 +193,6 @@ impl Cells for F32 {
     const TYPE: GgmlType = GgmlType::F32;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, _: &[u8], _: usize) -> S::F {
-        s.splat(0.0)
-    }
-    #[inline(always)]
-    fn keys<S: Simd>(s: S, tile: &[u8], i: usize, _: S::F) -> S::F {
-        Self::values(s, tile, i)
-    }
-    #[inline(always)]
     fn values<S: Simd>(s: S, row: &[u8], i: usize) -> S::F {
         let mut v = [0.0; 16];
         for (v, bytes) in v.iter_mut().zip(row.as_chunks::<64>().0[i].as_chunks().0) {
@@ -207,14 +205,6 @@ impl Cells for F32 {
 impl Cells for F16 {
     const TYPE: GgmlType = GgmlType::F16;
 
-    #[inline(always)]
-    fn scales<S: Simd>(s: S, _: &[u8], _: usize) -> S::F {
-        s.splat(0.0)
-    }
-    #[inline(always)]
-    fn keys<S: Simd>(s: S, tile: &[u8], i: usize, _: S::F) -> S::F {
-        Self::values(s, tile, i)
-    }
     #[inline(always)]
     fn values<S: Simd>(s: S, row: &[u8], i: usize) -> S::F {
         s.load_f16(row.as_chunks::<32>().0[i].as_chunks().0.as_array().expect("16 halves"))

@@ -11,11 +11,12 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use strata::bench::{Limits, Run, Test, disk_bytes_per_second, run, weights};
+use strata::bench::{Limits, Run, Test, run, weights};
 use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Need, Scratch, Shape};
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
+use strata::stream::probe::disk_bytes_per_second;
 use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
 use strata::{Cpu, GgmlType};
 
@@ -104,7 +105,7 @@ impl Args {
         let mut bench = Bench { isa, threads, measured: Vec::new(), disk: Vec::new(), machine: Vec::new() };
         for path in &self.models {
             let gguf = Gguf::open(path)?;
-            bench.disk.extend(disk_bytes_per_second(path)?);
+            bench.disk.extend(disk_bytes_per_second(&gguf, &self.ram.options())?);
             bench.model(gguf, self.cpu.cpu()?, &self)?;
         }
         for (shape, recipe) in self.synthetic.iter().flat_map(|shape| self.types.iter().map(move |ty| (*shape, ty))) {
@@ -153,7 +154,7 @@ impl Bench {
         let model = Synthetic { shape, vocab: VOCAB, recipe: recipe.clone(), seed: 1 };
         model.write(&path, &Shown::new(Unit::Bytes))?;
         let gguf = Gguf::open(&path)?;
-        self.disk.extend(disk_bytes_per_second(&path)?);
+        self.disk.extend(disk_bytes_per_second(&gguf, &args.ram.options())?);
         // Where open files can be removed, it goes now: nothing that may happen leaves it behind.
         let _folder = (!cfg!(unix)).then_some(folder);
         self.model(gguf, args.cpu.cpu()?, args)

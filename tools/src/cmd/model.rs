@@ -107,15 +107,18 @@ impl RamArgs {
                 output::bytes(free)
             );
         }
-        let reader = self.reader.unwrap_or_default();
-        let options = Options { reader, patience: Duration::from_secs(self.patience), wrap: None };
-        let model = Model::within(gguf, cpu, budget, need, &options, &Shown::new(Unit::Bytes))?;
+        let model = Model::within(gguf, cpu, budget, need, &self.options(), &Shown::new(Unit::Bytes))?;
         if let Some(plan) = model.plan()
             && (self.ram.is_some() || !plan.mapped)
         {
             say(&model);
         }
         Ok(model)
+    }
+
+    /// How to read what is streamed.
+    pub fn options(&self) -> Options {
+        Options { reader: self.reader.unwrap_or_default(), patience: Duration::from_secs(self.patience), wrap: None }
     }
 }
 

@@ -75,7 +75,7 @@ where
                 for c in (0..n).step_by(width) {
                     let width = width.min(n - c);
                     let (x, acc) = (tiled.tile(m, slab, first + c, width), &mut acc[c..c + width]);
-                    tile::run::<T, F, L, S>(t, &panel, x, acc, ahead.take());
+                    tile::run::<T, F, L, S, C>(t, &panel, x, acc, ahead.take());
                 }
             }
             // Columns outermost: neighbouring rows are neighbours in a column.

@@ -6,9 +6,10 @@
 use super::panel::{Expand, Panel, Rows, Strip, step};
 use strata_quant::activations::tiled::{SLAB, SUMS, XTile};
 
-/// The tile for as many columns as `acc` has: `acc (columns, strips, lanes)` goes on where it stands.
+/// The tile for as many columns as `acc` has, up to `C`: `acc (columns, strips, lanes)` goes on where it stands. `ahead` are the rows that
+/// are asked for meanwhile, which only tiles of more than half the width do: the first of a slab is none of the narrow ones.
 #[inline(always)]
-pub fn run<T: Strip<L>, F: Expand, const L: usize, const S: usize>(
+pub fn run<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: XTile<'_>,
@@ -18,11 +19,12 @@ pub fn run<T: Strip<L>, F: Expand, const L: usize, const S: usize>(
     macro_rules! widths {
         ($($c:literal)*) => {
             match acc.len() {
-                $($c => {
+                // Conditions on constants: what they rule out is not compiled.
+                $($c if $c <= C => {
                     let acc = acc.as_mut_array().expect("that many columns");
                     match ahead {
-                        Some(rows) => columns::<T, F, _, L, S, $c>(t, panel, x, acc, rows),
-                        None => columns::<T, F, _, L, S, $c>(t, panel, x, acc, Nowhere),
+                        Some(rows) if 2 * $c > C => columns::<T, F, _, L, S, $c>(t, panel, x, acc, rows),
+                        _ => columns::<T, F, _, L, S, $c>(t, panel, x, acc, Nowhere),
                     }
                 })*
                 n => unreachable!("a tile of {n} columns"),
