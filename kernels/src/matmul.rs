@@ -107,6 +107,23 @@ impl Out<'_> {
         // other thread has this row.
         unsafe { *self.base.add(column * self.stride + row) = value }
     }
+
+    /// Where the result of job row `row` for activation row `column` is; it need not be there.
+    #[inline(always)]
+    pub fn place(&self, column: usize, row: usize) -> *const f32 {
+        self.base.wrapping_add(column * self.stride + row)
+    }
+
+    /// Results of job rows `row..row + values.len()` for activation row `column`.
+    #[inline(always)]
+    pub fn set_run(&self, column: usize, row: usize, values: &[f32]) {
+        assert!(column < self.columns && values.len() <= self.rows && row <= self.rows - values.len());
+        // SAFETY: as in `set`, for each of the rows, which are neighbours; `values` is no part of the result, which is only written.
+        unsafe {
+            let at = self.base.add(column * self.stride + row);
+            std::ptr::copy_nonoverlapping(values.as_ptr(), at, values.len());
+        }
+    }
 }
 
 /// A result `(m, n)` that several threads write, each its own range of n.

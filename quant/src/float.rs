@@ -36,17 +36,14 @@ pub fn sum16(mut lanes: [f32; 16]) -> f32 {
     lanes[0]
 }
 
-/// `x` rounded to the nearest integer, ties to even, for `|x| < 2^22`: adding 1.5 * 2^23 leaves no bits for a fraction.
-#[inline(always)]
-pub fn round_ties_even(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0;
-    (x + MAGIC) - MAGIC
-}
+/// 1.5 * 2^23: a sum of it and `x`, `|x| < 2^22`, has no bits for a fraction. Its lowest bits are `x` rounded to the nearest integer, ties
+/// to even.
+pub const ROUND: f32 = 12_582_912.0;
 
 /// What ggml's `nearest_int` gives, as a float: see [`crate::simd::Simd::nearest`].
 #[inline(always)]
 pub fn nearest(x: f32) -> f32 {
-    ((x + 12_582_912.0).to_bits() as i32 & 0x7f_ffff).wrapping_sub(0x40_0000) as f32
+    ((x + ROUND).to_bits() as i32 & 0x7f_ffff).wrapping_sub(0x40_0000) as f32
 }
 
 /// The value of a half-precision number, little endian.
@@ -79,9 +76,9 @@ mod tests {
 
         #[test]
         fn rounding_is_to_even(x in -4e6f32..4e6) {
-            prop_assert_eq!(round_ties_even(x), x.round_ties_even());
+            prop_assert_eq!(nearest(x), x.round_ties_even());
             let half = x.trunc() + 0.5;
-            prop_assert_eq!(round_ties_even(half), half.round_ties_even());
+            prop_assert_eq!(nearest(half), half.round_ties_even());
         }
     }
 

@@ -106,12 +106,8 @@ impl KvLayout {
                     let codes = block[2 * TILE..].chunks_exact_mut(TILE);
                     codes.zip(&cells[2..]).for_each(|(codes, code)| codes[lane] = *code);
                 }
-                ty => {
-                    let n = ty.block_bytes();
-                    let places = tile[i * 32 * TILE * n..].chunks_exact_mut(TILE * n);
-                    let cells = cells.chunks_exact(n);
-                    places.zip(cells).for_each(|(place, cell)| place[lane * n..(lane + 1) * n].copy_from_slice(cell));
-                }
+                GgmlType::F16 => scatter::<2>(cells, lane, &mut tile[i * 32 * TILE * 2..]),
+                _ => scatter::<4>(cells, lane, &mut tile[i * 32 * TILE * 4..]),
             }
         }
         let whole = self.head_dim / 32 * 32;
@@ -124,6 +120,12 @@ impl KvLayout {
             back.copy_from_slice(&cells[..back.len()]);
         }
     }
+}
+
+/// Puts each cell of `N` bytes into place `lane` of the next `TILE` places.
+fn scatter<const N: usize>(cells: &[u8], lane: usize, places: &mut [u8]) {
+    let places = places.as_chunks_mut::<N>().0.as_chunks_mut::<TILE>().0;
+    places.iter_mut().zip(cells.as_chunks::<N>().0).for_each(|(places, cell)| places[lane] = *cell);
 }
 
 /// 32 values, the last of them zero.

@@ -10,7 +10,7 @@ pub mod tiled;
 pub use q8x32::{BLOCK as Q8_BLOCK, Q8Row, QUAD};
 pub use q8x256::Q8kRow;
 
-use crate::float::round_ties_even;
+use crate::float::ROUND;
 use q8x32::Q8x32;
 use q8x256::Q8x256;
 use tiled::Tiled;
@@ -53,21 +53,25 @@ trait EightBit {
     fn quantize(x: &[f32], codes: &mut [Self::Codes], scales: &mut [f32], sums: &mut [Self::Sums]);
 }
 
-/// `(d, codes)` of a block.
+/// The codes of a block; returns `d`.
 #[inline(always)]
-fn quantize<const N: usize>(x: &[f32; N]) -> (f32, [i8; N]) {
-    let mut peak = 0.0f32;
-    for v in x {
-        peak = if v.abs() > peak { v.abs() } else { peak };
+fn quantize<const N: usize>(x: &[f32; N], codes: &mut [i8; N]) -> f32 {
+    // Sixteen peaks side by side: one after the other, each comparison would wait for the one before.
+    let mut peaks = [0.0f32; 16];
+    let larger = |v: f32, peak: f32| if v > peak { v } else { peak };
+    for x in x.as_chunks::<16>().0 {
+        for i in 0..16 {
+            peaks[i] = larger(x[i].abs(), peaks[i]);
+        }
     }
+    let peak = peaks.into_iter().fold(0.0, |peak, v| larger(v, peak));
     // A peak so small that 127 / peak overflows is a block of zeros for every practical purpose.
     let inverse = if peak > 1e-36 { 127.0 / peak } else { 0.0 };
-    let mut codes = [0; N];
     for i in 0..N {
-        // |x| * (127 / peak) is at most 127 * (1 + 2^-22), which rounds to 127.
-        codes[i] = round_ties_even(x[i] * inverse) as i32 as i8;
+        // |x| * (127 / peak) is at most 127 * (1 + 2^-22), which rounds to 127; the sum's lowest byte is that integer.
+        codes[i] = (x[i] * inverse + ROUND).to_bits() as i8;
     }
-    (peak / 127.0, codes)
+    peak / 127.0
 }
 
 /// A matrix of activations `(rows, cols)` with the forms made of it so far. The buffers are kept and reused.

@@ -35,7 +35,7 @@ impl EightBit for Q8x256 {
             rest.is_empty() && codes.len() == blocks.len() && scales.len() == codes.len() && sums.len() == codes.len()
         );
         for (b, block) in blocks.iter().enumerate() {
-            (scales[b], codes[b]) = quantize(block);
+            scales[b] = quantize(block, &mut codes[b]);
             for (sum, codes) in sums[b].iter_mut().zip(codes[b].as_chunks::<16>().0) {
                 *sum = codes.iter().map(|&q| q as i16).sum();
             }

@@ -55,11 +55,11 @@ impl EightBit for Q8x32 {
             sums[blocks.len()..].fill(0);
         }
         for (b, block) in blocks.iter().enumerate() {
-            let (d, codes) = quantize(block);
+            let mut codes = [0; BLOCK];
+            scales[b] = quantize(block, &mut codes);
             let (quad, lane) = (&mut quads[b / QUAD], b % QUAD * 16);
             quad[lane..lane + 16].copy_from_slice(&codes[..16]);
             quad[lane + 64..lane + 80].copy_from_slice(&codes[16..]);
-            scales[b] = d;
             sums[b] = codes.iter().map(|&q| q as i32).sum();
         }
     }

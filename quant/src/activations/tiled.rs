@@ -171,23 +171,24 @@ impl Source<'_> {
         let c = sums.len() / SUMS;
         for column in 0..c {
             // What a last, partial slab lacks stays zero.
-            let (mut row, mut d, mut s) = ([0; SLAB], [0.0; 8], [0; SUMS]);
-            match self.form {
+            let (mut room, mut d, mut s) = ([0; SLAB], [0.0; 8], [0; SUMS]);
+            let row = match self.form {
                 Rows::Q8x32(form) => {
                     let (quads, all_scales, all_sums) = form.row(first + column, self.cols);
                     for (i, quad) in quads[slab * 2..].iter().take(2).enumerate() {
                         for (j, part) in quad.as_chunks::<16>().0.iter().enumerate() {
                             // Lane j of a quad is a half of block j % 4; see `q8x32.rs`.
                             let at = i * 128 + j % 4 * 32 + j / 4 * 16;
-                            row[at..at + 16].copy_from_slice(part);
+                            room[at..at + 16].copy_from_slice(part);
                         }
                         d[i * 4..][..4].copy_from_slice(&all_scales[slab * 8 + i * 4..][..4]);
                         s[i * 4..][..4].copy_from_slice(&all_sums[slab * 8 + i * 4..][..4]);
                     }
+                    &room
                 }
                 Rows::Q8x256(form) => {
                     let (all_codes, all_scales, all_sums) = form.row(first + column, self.cols);
-                    (row, d[0]) = (all_codes[slab], all_scales[slab]);
+                    d[0] = all_scales[slab];
                     let both = |low: i16, high: i16| i32::from(low as u16) | i32::from(high) << 16;
                     for (s, pair) in s.iter_mut().zip(all_sums[slab].as_chunks::<2>().0) {
                         *s = both(pair[0], pair[1]);
@@ -195,8 +196,9 @@ impl Source<'_> {
                     for (s, four) in s[8..].iter_mut().zip(all_sums[slab].as_chunks::<4>().0) {
                         *s = both(four[0] + four[1], four[2] + four[3]);
                     }
+                    &all_codes[slab]
                 }
-            }
+            };
             for (step, four) in row.as_chunks::<4>().0.iter().enumerate() {
                 codes[step * c + column] = four.map(|q| (q as u8).wrapping_add(bias));
             }

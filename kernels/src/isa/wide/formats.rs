@@ -126,6 +126,7 @@ fn six_bits<T: Strip<L>, F: Expand, const L: usize, const S: usize>(
         panel.put_scale::<T, F>(t, group, s, bits(t, scales[group / 4], group as u32 % 4 * 8, 0xff));
     }
     for pair in 0..4 {
+        panel.put_centers::<T, F>(t, pair, s, scales[pair / 2], pair as u32 % 2 * 2);
         panel.put_mins(t, pair, s, mins[pair / 2], pair as u32 % 2 * 2);
     }
 }
@@ -138,6 +139,7 @@ impl Expand for Q4K {
     const BYTES: usize = 144;
     const MIN: bool = true;
     const PEAK: i32 = 15;
+    const CENTER: i32 = 8;
     #[inline(always)]
     fn expand<T: Strip<L>, const L: usize, const S: usize>(
         t: T,
@@ -150,8 +152,8 @@ impl Expand for Q4K {
             let four = t.turn(rows, 16 + part * 16);
             for i in 0..4 {
                 let step = part / 2 * 16 + part % 2 * 4 + i;
-                panel.put(t, step, s, bits(t, four[i], 0, LOW));
-                panel.put(t, step + 8, s, bits(t, four[i], 4, LOW));
+                panel.put_centered::<T, Q4K>(t, step, s, bits(t, four[i], 0, LOW));
+                panel.put_centered::<T, Q4K>(t, step + 8, s, bits(t, four[i], 4, LOW));
             }
         }
     }
@@ -165,6 +167,7 @@ impl Expand for Q5K {
     const BYTES: usize = 176;
     const MIN: bool = true;
     const PEAK: i32 = 31;
+    const CENTER: i32 = 16;
     #[inline(always)]
     fn expand<T: Strip<L>, const L: usize, const S: usize>(
         t: T,
@@ -182,7 +185,7 @@ impl Expand for Q5K {
                     for group in 0..2 {
                         let fifth = t.shl(bits(t, high[i], (pair * 2 + group) as u32, ONE), 4);
                         let code = t.or(bits(t, four[i], group as u32 * 4, LOW), fifth);
-                        panel.put(t, step + group * 8, s, code);
+                        panel.put_centered::<T, Q5K>(t, step + group * 8, s, code);
                     }
                 }
             }

@@ -1,12 +1,13 @@
 //! Products over many columns: expand a panel of rows once, use it for all columns.
 //!
 //! ```text
-//! for each panel of rows (L lanes x S strips):
-//!     acc (columns, rows) = 0                                     in the second cache
+//! for each group of panels of rows (L lanes x S strips):
+//!     acc (panels, columns, rows) = 0                              in the second cache
 //!     for each slab of 256 values of k:
-//!         panel = the slab of these rows, as bytes in tile order   in the first cache: read from the file's blocks once
-//!         for each tile of C columns:
-//!             acc += panel x tile                                  in registers
+//!         for each panel:
+//!             panel = the slab of these rows, as bytes in tile order   in the first cache: read from the file's blocks once
+//!             for each tile of C columns:                              their slab in the second cache, read from the third once a group
+//!                 acc += panel x tile                                  in registers
 //!     write acc
 //! ```
 //! What is computed for a row and a column is exactly what the narrow products compute, in the same order of k: a lane is a row, so that
@@ -18,12 +19,22 @@ pub mod tile;
 
 use crate::matmul::{Job, Out};
 use panel::{Expand, Panel, Rows, Strip};
+use std::array;
+use std::cell::Cell;
 use strata_quant::activations::tiled::SLAB;
 use strata_quant::{ActivationKind, Activations};
 
-/// Columns that go through a panel together, whole tiles of them: as many as the forward pass has tokens in a sub-batch. Their results take
-/// 66 KB with 32 rows.
+/// Columns that go through a panel together, whole tiles of them: as many as the forward pass has tokens in a sub-batch.
 const COLUMNS: usize = 516;
+
+/// Results of a group of panels, 264 KB: 4 panels of 32 rows times all columns. They and a slab of the columns are at home in the second
+/// cache.
+const RESULTS: usize = 4 * 32 * COLUMNS;
+
+thread_local! {
+    /// Room for [`RESULTS`].
+    static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
 
 /// [`COLUMNS`] in whole tiles of `c`.
 const fn together(c: usize) -> usize {
@@ -47,46 +58,85 @@ where
     let (tiled, width) =
         (x.tiled(if F::BLOCK == SLAB { ActivationKind::Q8x256 } else { ActivationKind::Q8x32 }), width(m, C));
     let bytes = SLAB / F::BLOCK * F::BYTES; // of a slab of a row
-    let panels = job.rows().div_ceil(L * S);
+    let (few, panels) = (m <= FEW, job.rows().div_ceil(L * S));
+    let group = if few { 1 } else { RESULTS / (L * S * together(C).min(m)) };
     let mut panel = Panel::<L, S>::new();
-    let mut acc = [[[0.0; L]; S]; COLUMNS]; // (columns, rows)
-    for p in 0..panels {
-        let place = |s: usize, lane: usize| match m {
-            0..=FEW => p + (s * L + lane) * panels,
-            _ => (p * S + s) * L + lane,
-        };
-        let mut rows = [[job.row(0); L]; S];
-        for s in 0..S {
-            for lane in 0..L {
-                // Past the last row the last is computed again, and dropped.
-                rows[s][lane] = job.row(place(s, lane).min(job.rows() - 1));
-            }
-        }
+    let mut room = ROOM.take();
+    room.resize(RESULTS + 16, 0.0);
+    let whole_lines = room.as_ptr().align_offset(64);
+    let acc = room[whole_lines..].as_chunks_mut::<L>().0.as_chunks_mut::<S>().0; // (panels, columns, strips, lanes)
+    let place = |p: usize, s: usize, lane: usize| {
+        if few { p + (s * L + lane) * panels } else { (p * S + s) * L + lane }
+    };
+    for first_panel in (0..panels).step_by(group) {
+        let group = first_panel..panels.min(first_panel + group);
         for first in (0..m).step_by(together(C)) {
             let n = together(C).min(m - first);
-            acc[..n].fill([[0.0; L]; S]);
+            acc[..group.len() * n].fill([[0.0; L]; S]);
             for slab in 0..x.slabs() {
-                let mut slabs = [Rows::new(&rows[0], slab * bytes, bytes); S];
-                for s in 1..S {
-                    slabs[s] = Rows::new(&rows[s], slab * bytes, bytes);
-                }
-                panel.expand::<T, F>(t, &slabs);
-                let mut ahead = (first == 0).then_some(&slabs);
-                for c in (0..n).step_by(width) {
-                    let width = width.min(n - c);
-                    let (x, acc) = (tiled.tile(m, slab, first + c, width), &mut acc[c..c + width]);
-                    tile::run::<T, F, L, S, C>(t, &panel, x, acc, ahead.take());
-                }
-            }
-            // Columns outermost: neighbouring rows are neighbours in a column.
-            for c in 0..n {
-                for s in 0..S {
-                    for lane in 0..L {
-                        if place(s, lane) < job.rows() {
-                            out.set(first + c, place(s, lane), acc[c][s][lane]);
+                let last = slab + 1 == x.slabs();
+                for (p, acc) in group.clone().zip(acc.chunks_exact_mut(n)) {
+                    // Past the last row the last is computed again, and dropped.
+                    let row = |s: usize, lane: usize| job.row(place(p, s, lane).min(job.rows() - 1));
+                    let rows: [[_; L]; S] = array::from_fn(|s| array::from_fn(|lane| row(s, lane)));
+                    let slabs: [_; S] = array::from_fn(|s| Rows::new(&rows[s], slab * bytes, bytes));
+                    panel.expand::<T, F>(t, &slabs);
+                    let (mut ahead, tiles) = ((few && first == 0).then_some(&slabs), n.div_ceil(width));
+                    // Where the next slab is; the rows of the next group come after those of this one.
+                    let next = if last { L * S * group.len() * rows[0][0].len() - slab * bytes } else { bytes };
+                    for (i, c) in (0..n).step_by(width).enumerate() {
+                        let width = width.min(n - c);
+                        if !few && first + together(C) >= m {
+                            for row in (L * S * i / tiles)..(L * S * (i + 1) / tiles) {
+                                slabs[row / L].prefetch(t, row % L, next, bytes);
+                            }
+                        }
+                        if !few && last {
+                            for c in first + c..first + c + width {
+                                ask::<T, L, S>(t, out.place(c, place(p, 0, 0)));
+                            }
+                        }
+                        let (x, acc) = (tiled.tile(m, slab, first + c, width), &mut acc[c..c + width]);
+                        tile::run::<T, F, L, S, C>(t, &panel, x, acc, ahead.take());
+                        if last {
+                            write(acc, first + c, job.rows(), |s, lane| place(p, s, lane), few, out);
                         }
                     }
                 }
+            }
+        }
+    }
+    ROOM.set(room);
+}
+
+/// Asks for the lines of a column's results, which are as far from those of the next column as the matrix is high: what is written there
+/// would wait for each of them.
+#[inline(always)]
+fn ask<T: Strip<L>, const L: usize, const S: usize>(t: T, at: *const f32) {
+    for value in (0..L * S).step_by(16) {
+        t.prefetch(at.wrapping_add(value).cast());
+    }
+}
+
+/// Writes the results `acc (columns, rows)` of a panel, the first of them that of column `first`; `place(strip, lane)` says which row of
+/// the job's `rows` is where. Columns are outermost: neighbouring rows are neighbours in a column.
+#[inline(always)]
+fn write<const L: usize, const S: usize>(
+    acc: &[[[f32; L]; S]],
+    first: usize,
+    rows: usize,
+    place: impl Fn(usize, usize) -> usize,
+    few: bool,
+    out: Out<'_>,
+) {
+    for (c, acc) in acc.iter().enumerate() {
+        if !few && place(S - 1, L - 1) < rows {
+            out.set_run(first + c, place(0, 0), acc.as_flattened());
+            continue;
+        }
+        for s in 0..S {
+            for lane in (0..L).filter(|&lane| place(s, lane) < rows) {
+                out.set(first + c, place(s, lane), acc[s][lane]);
             }
         }
     }

@@ -76,8 +76,7 @@ pub trait Strip<const L: usize>: Copy {
     /// What [`Strip::isums`] wants to find of a group's scale.
     #[inline(always)]
     fn scale<F: Expand>(self, scale: Self::I) -> Self::I {
-        let masked = Self::NARROW && const { step::<Self, F, L>() } < 32;
-        if masked { self.and(scale, self.spread(0xffff)) } else { scale }
+        if const { narrow::<Self, F, L>() } { self.and(scale, self.spread(0xffff)) } else { scale }
     }
     /// What is left to do when the codes and scales of a slab are there: where sums begin, or another order.
     #[inline(always)]
@@ -159,6 +158,14 @@ impl<'a, const L: usize> Rows<'a, L> {
         self.rows[lane].as_ptr().wrapping_add(self.from + at)
     }
 
+    /// Asks for the lines of `len` bytes at `at` of row `lane`, which need not be there.
+    #[inline(always)]
+    pub fn prefetch<T: Strip<L>>(&self, t: T, lane: usize, at: usize, len: usize) {
+        for line in (0..len).step_by(64) {
+            t.prefetch(self.place(lane, at + line));
+        }
+    }
+
     /// The 16 bytes at `at` of each row.
     #[inline(always)]
     pub fn sixteen(&self, at: usize) -> [&'a [u8; 16]; L] {
@@ -195,19 +202,38 @@ pub trait Expand {
     const MIN: bool = false;
     /// The largest magnitude of a code.
     const PEAK: i32;
+    /// The middle of codes from 0 on, as [`center`] wants it; zero for formats that do without.
+    const CENTER: i32 = 0;
     /// Decodes up to a slab of `L` rows, whole blocks, into strip `s`.
     fn expand<T: Strip<L>, const L: usize, const S: usize>(t: T, rows: &Rows<'_, L>, panel: &mut Panel<L, S>, s: usize);
+}
+
+/// What is subtracted from the codes of a panel, and its share of the sums added again a block at a time, so that sums are as small as they
+/// can be: zero where they need not be.
+pub const fn center<T: Strip<L>, F: Expand, const L: usize>() -> i32 {
+    if T::NARROW { F::CENTER } else { 0 }
+}
+
+/// True if the sums of so many values of k fit 16 bits.
+const fn fits<T: Strip<L>, F: Expand, const L: usize>(step: usize) -> bool {
+    let peak = if center::<T, F, L>() > 0 { F::CENTER } else { F::PEAK };
+    peak * 127 * step as i32 <= i16::MAX as i32
 }
 
 /// Values of k whose sum is multiplied with a group's scale at a time: a group, or as much of it as fits 16 bits where that is wanted and
 /// costs less than a product of 32 bits.
 pub const fn step<T: Strip<L>, F: Expand, const L: usize>() -> usize {
     match F::GROUP {
-        _ if F::BLOCK < SLAB || !T::NARROW => F::GROUP,
-        _ if F::PEAK * 127 * 16 <= i16::MAX as i32 => 16,
+        group if F::BLOCK < SLAB || !T::NARROW || fits::<T, F, L>(group) => group,
+        _ if fits::<T, F, L>(16) => 16,
         16 => 8,
         group => group,
     }
+}
+
+/// True if scales are multiplied with sums that fit 16 bits.
+pub const fn narrow<T: Strip<L>, F: Expand, const L: usize>() -> bool {
+    T::NARROW && F::BLOCK == SLAB && fits::<T, F, L>(step::<T, F, L>())
 }
 
 /// `S` strips of `L` rows of a slab. A last index counts lanes, the one before strips.
@@ -221,6 +247,8 @@ pub struct Panel<const L: usize, const S: usize> {
     pub scales: [[[i32; L]; S]; GROUPS],
     /// Offsets of two groups, 16 bits each.
     pub mins: [[[i32; L]; S]; GROUPS / 2],
+    /// Scales of two groups, 16 bits each, times the [`center`].
+    pub centers: [[[i32; L]; S]; GROUPS / 2],
     /// Scales of blocks.
     pub d: [[[f32; L]; S]; 8],
     /// Least values, or scales of offsets, of blocks.
@@ -235,6 +263,7 @@ impl<const L: usize, const S: usize> Panel<L, S> {
             start: [[[0; L]; S]; 32],
             scales: [[[0; L]; S]; GROUPS],
             mins: [[[0; L]; S]; GROUPS / 2],
+            centers: [[[0; L]; S]; GROUPS / 2],
             d: [[[0.0; L]; S]; 8],
             m: [[[0.0; L]; S]; 8],
         }
@@ -277,12 +306,28 @@ impl<const L: usize, const S: usize> Panel<L, S> {
         t.store_ints(t.scale::<F>(scale), &mut self.scales[group][s]);
     }
 
+    /// Four codes of every row, which lose their [`center`].
+    #[inline(always)]
+    pub fn put_centered<T: Strip<L>, F: Expand>(&mut self, t: T, step: usize, s: usize, codes: T::I) {
+        let center = [const { center::<T, F, L>() } as u8; 4];
+        let centered = center[0] > 0;
+        self.put(t, step, s, if centered { t.sub_bytes(codes, t.spread(u32::from_ne_bytes(center))) } else { codes });
+    }
+
+    /// The scales of groups `2 * pair` and `2 * pair + 1`, bytes `at` and `at + 1` of every lane, as shares of the [`center`].
+    #[inline(always)]
+    pub fn put_centers<T: Strip<L>, F: Expand>(&mut self, t: T, pair: usize, s: usize, bytes: T::I, at: u32) {
+        let center = const { center::<T, F, L>() as u32 };
+        if center > 0 {
+            // A power of two, and products of less than 16 bits.
+            t.store_ints(t.shl(words(t, bytes, at), center.ilog2()), &mut self.centers[pair][s]);
+        }
+    }
+
     /// The offsets of groups `2 * pair` and `2 * pair + 1`: bytes `at` and `at + 1` of every lane.
     #[inline(always)]
     pub fn put_mins<T: Strip<L>>(&mut self, t: T, pair: usize, s: usize, bytes: T::I, at: u32) {
-        let two = t.shr(bytes, at * 8);
-        let high = t.shl(t.and(two, t.spread(0xff00)), 8);
-        t.store_ints(t.or(t.and(two, t.spread(0xff)), high), &mut self.mins[pair][s]);
+        t.store_ints(words(t, bytes, at), &mut self.mins[pair][s]);
     }
 
     /// The scale of a block of every row, in the low halves of the lanes.
@@ -312,4 +357,11 @@ impl<const L: usize, const S: usize> Panel<L, S> {
     pub fn put_m<T: Strip<L>>(&mut self, t: T, block: usize, s: usize, half: T::I) {
         t.store_floats(t.halves(half), &mut self.m[block][s]);
     }
+}
+
+/// Bytes `at` and `at + 1` of every lane as its 16-bit halves.
+#[inline(always)]
+fn words<T: Strip<L>, const L: usize>(t: T, bytes: T::I, at: u32) -> T::I {
+    let two = t.shr(bytes, at * 8);
+    t.or(t.and(two, t.spread(0xff)), t.shl(t.and(two, t.spread(0xff00)), 8))
 }

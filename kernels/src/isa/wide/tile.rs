@@ -3,7 +3,7 @@
 //! With `S` strips and `C` columns there are `S x C` sums under way, and in formats with groups as many sums of sums. A step loads `S`
 //! registers of weights and spreads `C` dwords of activations for `S x C` multiplications.
 
-use super::panel::{Expand, Panel, Rows, Strip, step};
+use super::panel::{Expand, Panel, Rows, Strip, center, narrow, step};
 use strata_quant::activations::tiled::{SLAB, SUMS, XTile};
 
 /// The tile for as many columns as `acc` has, up to `C`: `acc (columns, strips, lanes)` goes on where it stands. `ahead` are the rows that
@@ -78,23 +78,12 @@ fn columns<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S: u
 ) {
     let codes: &XCodes<C> = x.codes.as_chunks().0.as_array().expect("64 steps");
     let sums: &[[i32; C]; SUMS] = x.sums.as_chunks().0.as_array().expect("all sums of a column");
-    let mut total = [[t.spread_float(0.0); C]; S];
-    for s in 0..S {
-        for c in 0..C {
-            total[s][c] = t.floats(&acc[c][s]);
-        }
-    }
     if F::BLOCK == SLAB {
         let scales: &[f32; C] = x.scales.as_array().expect("a scale a column");
-        blocks_of_256::<T, F, P, L, S, C>(t, panel, codes, scales, sums, &mut total, ahead);
+        blocks_of_256::<T, F, P, L, S, C>(t, panel, codes, scales, sums, acc, ahead);
     } else {
         let scales: &[[f32; C]; 8] = x.scales.as_chunks().0.as_array().expect("eight scales a column");
-        blocks_of_32::<T, F, P, L, S, C>(t, panel, codes, scales, sums, &mut total, ahead);
-    }
-    for s in 0..S {
-        for c in 0..C {
-            t.store_floats(total[s][c], &mut acc[c][s]);
-        }
+        blocks_of_32::<T, F, P, L, S, C>(t, panel, codes, scales, sums, acc, ahead);
     }
 }
 
@@ -117,7 +106,7 @@ pub fn isums<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const S:
         for s in 0..S {
             let scale = t.ints(&panel.scales[i * step / F::GROUP][s]);
             for c in 0..C {
-                isum[s][c] = if T::NARROW && step == 32 {
+                isum[s][c] = if T::NARROW && !const { narrow::<T, F, L>() } {
                     t.add(isum[s][c], t.mul_ints(dots[s][c], scale))
                 } else {
                     t.scaled(isum[s][c], dots[s][c], scale)
@@ -167,9 +156,15 @@ fn blocks_of_32<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const
     codes: &XCodes<C>,
     scales: &[[f32; C]; 8],
     sums: &[[i32; C]; SUMS],
-    total: &mut [[T::F; C]; S],
+    acc: &mut [[[f32; L]; S]; C],
     ahead: P,
 ) {
+    let mut total = [[t.spread_float(0.0); C]; S];
+    for s in 0..S {
+        for c in 0..C {
+            total[s][c] = t.floats(&acc[c][s]);
+        }
+    }
     for b in 0..8 {
         let dots = t.isums::<F, P, S, C>(panel, codes, b, ahead);
         for c in 0..C {
@@ -184,6 +179,11 @@ fn blocks_of_32<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, const
             }
         }
     }
+    for s in 0..S {
+        for c in 0..C {
+            t.store_floats(total[s][c], &mut acc[c][s]);
+        }
+    }
 }
 
 #[inline(always)]
@@ -193,34 +193,36 @@ fn blocks_of_256<T: Strip<L>, F: Expand, P: Prefetch<L, S>, const L: usize, cons
     codes: &XCodes<C>,
     scales: &[f32; C],
     sums: &[[i32; C]; SUMS],
-    total: &mut [[T::F; C]; S],
+    acc: &mut [[[f32; L]; S]; C],
     ahead: P,
 ) {
-    let isum = t.isums::<F, P, S, C>(panel, codes, 0, ahead);
-    for c in 0..C {
-        let d_x = t.spread_float(scales[c]);
-        for s in 0..S {
-            let d = t.mul(t.floats(&panel.d[0][s]), d_x);
-            total[s][c] = t.fma(d, t.to_floats(isum[s][c]), total[s][c]);
-        }
-    }
+    let mut isum = t.isums::<F, P, S, C>(panel, codes, 0, ahead);
+    let mut msum = [[t.spread(0); C]; S];
     if F::MIN {
-        let mut msum = [[t.spread(0); C]; S];
+        let centered = const { center::<T, F, L>() > 0 };
         let (pairs, first) = if F::GROUP == 16 { (8, 0) } else { (4, 8) };
         for pair in 0..pairs {
             for c in 0..C {
                 let x = t.spread(sums[first + pair][c] as u32);
                 for s in 0..S {
                     msum[s][c] = t.pairs(msum[s][c], t.ints(&panel.mins[pair][s]), x);
+                    if centered {
+                        isum[s][c] = t.pairs(isum[s][c], t.ints(&panel.centers[pair][s]), x);
+                    }
                 }
             }
         }
-        for c in 0..C {
-            let d_x = t.spread_float(scales[c]);
-            for s in 0..S {
+    }
+    for c in 0..C {
+        let d_x = t.spread_float(scales[c]);
+        for s in 0..S {
+            let d = t.mul(t.floats(&panel.d[0][s]), d_x);
+            let mut total = t.fma(d, t.to_floats(isum[s][c]), t.floats(&acc[c][s]));
+            if F::MIN {
                 let m = t.mul(t.floats(&panel.m[0][s]), d_x);
-                total[s][c] = t.fnma(m, t.to_floats(msum[s][c]), total[s][c]);
+                total = t.fnma(m, t.to_floats(msum[s][c]), total);
             }
+            t.store_floats(total, &mut acc[c][s]);
         }
     }
 }
