@@ -70,7 +70,7 @@ impl Cpu {
 
     /// The product over many columns, if there is one and so many columns are worth it.
     fn wide(&self, w: Matrix<'_>, columns: usize) -> Option<(Wide, Matmul, u8)> {
-        let wide = self.isa.table().wide.filter(|wide| columns >= wide.from)?;
+        let wide = self.isa.table().wide.filter(|wide| columns >= (wide.from)(w.format.ty))?;
         let (kernel, bias) = (wide.product)(w.format.ty)?;
         Some((wide, kernel, bias))
     }

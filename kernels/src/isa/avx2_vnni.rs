@@ -15,7 +15,7 @@ pub fn detected() -> bool {
 /// multiplications a cycle.
 mod wide {
     use crate::isa::wide::panel::{Expand, Panel, Strip, step};
-    use crate::isa::wide::tile::{self, Prefetch, XCodes};
+    use crate::isa::wide::tile::{self, XCodes};
     use crate::isa::x86::panels::{L, Panels, Products};
     use std::arch::x86_64::*;
 
@@ -26,7 +26,7 @@ mod wide {
         // Measured on a Xeon (2026-11-25), Q4_0, Q8_0 and Q4_K at 512 columns, G multiply-adds/s on two threads: 290, 294 and 268; with four
         // columns 279, 279 and 257, with six 301, 287 and 252.
         5 columns,
-        from 5 columns on
+        from |_| 5
     );
 
     /// The way of this set to multiply. Made only inside functions compiled for it.
@@ -59,14 +59,13 @@ mod wide {
             unsafe { _mm256_dpwssd_avx_epi32(acc, a, b) }
         }
         #[inline(always)]
-        fn isums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+        fn isums<F: Expand, const S: usize, const C: usize>(
             self,
             panel: &Panel<L, S>,
             x: &XCodes<C>,
             b: usize,
-            ahead: A,
         ) -> [[__m256i; C]; S] {
-            tile::isums::<Panels<Vnni>, F, A, L, S, C>(Panels(self), panel, x, b, ahead)
+            tile::isums::<Panels<Vnni>, F, L, S, C>(Panels(self), panel, x, b)
         }
         #[inline(always)]
         fn scale<F: Expand>(self, scale: __m256i) -> __m256i {

@@ -5,7 +5,7 @@
 //! instructions for 32 products, where each step apart would take three. Which side is the unsigned one depends on the format ([`Way`]).
 
 use super::super::wide::panel::{Expand, Panel, Strip};
-use super::super::wide::tile::{Nowhere, Prefetch, XCodes};
+use super::super::wide::tile::XCodes;
 use super::super::x86::panels::{L, Panels, Products};
 use super::Avx2;
 use std::arch::x86_64::*;
@@ -18,7 +18,7 @@ crate::isa::wide::instantiate!(
     // Measured on a Xeon (2026-11-25): Q4_K at 512 columns 229 G multiply-adds/s on two threads, with tiles of three columns 213.
     4 columns,
     // With 4 columns Q4_K reads 15.2 GB/s without panels, 14.0 with; Q8_0 21.4 and 17.7.
-    from 5 columns on
+    from |_| 5
 );
 
 /// How codes and activations meet in `vpmaddubsw`.
@@ -75,12 +75,11 @@ impl Products for Avx2 {
         op!(_mm256_add_epi32(acc, _mm256_madd_epi16(a, b)))
     }
     #[inline(always)]
-    fn isums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+    fn isums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
         x: &XCodes<C>,
         b: usize,
-        ahead: A,
     ) -> [[__m256i; C]; S] {
         let t = Panels(self);
         let mut start = [[t.spread(0); C]; S];
@@ -89,7 +88,7 @@ impl Products for Avx2 {
                 start[s] = [t.ints(&panel.start[b][s]); C];
             }
         }
-        isums::<F, A, S, C>(t, panel, x, b, ahead, start)
+        isums::<F, S, C>(t, panel, x, b, start)
     }
     /// In both words.
     #[inline(always)]
@@ -102,7 +101,7 @@ impl Products for Avx2 {
         let (t, zero) = (Panels(self), Panels(self).spread(0));
         if way::<F>() == Way::Activations {
             for b in 0..SLAB / F::BLOCK {
-                let excess = isums::<F, _, S, 1>(t, panel, &[[[128; 4]]; 64], b, Nowhere, [[zero]; S]);
+                let excess = isums::<F, S, 1>(t, panel, &[[[128; 4]]; 64], b, [[zero]; S]);
                 for s in 0..S {
                     t.store_ints(t.sub(zero, excess[s][0]), &mut panel.start[b][s]);
                 }
@@ -113,12 +112,11 @@ impl Products for Avx2 {
 
 /// `isum`, and the sums of block `b`.
 #[inline(always)]
-fn isums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+fn isums<F: Expand, const S: usize, const C: usize>(
     t: Panels<Avx2>,
     panel: &Panel<L, S>,
     x: &XCodes<C>,
     b: usize,
-    ahead: A,
     mut isum: [[__m256i; C]; S],
 ) -> [[__m256i; C]; S] {
     let (run, group) = const { (steps::<F>(), F::GROUP / 4) };
@@ -126,7 +124,6 @@ fn isums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
     for from in (first..first + F::BLOCK / 4).step_by(run) {
         let mut sums = [[t.spread(0); C]; S];
         for k in from..from + run {
-            ahead.step::<_, F>(t, k);
             for c in 0..C {
                 let x = t.spread(u32::from_ne_bytes(x[k][c]));
                 for s in 0..S {

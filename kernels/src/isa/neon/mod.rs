@@ -10,7 +10,7 @@ mod wide;
 
 use super::walk::Acc;
 use super::wide::panel::{Expand, Panel};
-use super::wide::tile::{self, Prefetch, XCodes};
+use super::wide::tile::{self, XCodes};
 use std::arch::aarch64::*;
 use wide::{L, Panels};
 
@@ -42,14 +42,13 @@ pub trait Products: Copy {
 
     /// See `Strip::sums` in `isa/wide/panel.rs`.
     #[inline(always)]
-    fn sums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+    fn sums<F: Expand, const S: usize, const C: usize>(
         t: Panels<Self>,
         panel: &Panel<L, S>,
         x: &XCodes<C>,
         i: usize,
-        ahead: A,
     ) -> [[int32x4_t; C]; S] {
-        tile::sums::<Panels<Self>, F, A, L, S, C>(t, panel, x, i, ahead)
+        tile::sums::<Panels<Self>, F, L, S, C>(t, panel, x, i)
     }
 
     /// The order of codes that [`Products::sums`] wants, from that of `panel.rs`.
@@ -92,7 +91,7 @@ macro_rules! set {
                     #[target_feature(enable = $features)],
                     4 lanes x 4 strips,
                     4 columns,
-                    from 5 columns on
+                    from |_| 5
                 );
             }
 

@@ -4,7 +4,7 @@
 use super::Products;
 use super::wide::{L, Panels, four};
 use crate::isa::wide::panel::{Expand, Panel, Strip, step};
-use crate::isa::wide::tile::{Prefetch, XCodes};
+use crate::isa::wide::tile::XCodes;
 use std::arch::{aarch64::*, asm};
 
 /// By products of 16 bits.
@@ -103,17 +103,15 @@ impl Products for Sdot {
         unsafe { sdot(acc, w, x) }
     }
     #[inline(always)]
-    fn sums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+    fn sums<F: Expand, const S: usize, const C: usize>(
         t: Panels<Sdot>,
         panel: &Panel<L, S>,
         x: &XCodes<C>,
         i: usize,
-        ahead: A,
     ) -> [[int32x4_t; C]; S] {
         let mut sums = [[t.spread(0); C]; S];
         let steps = const { step::<Panels<Sdot>, F, L>() } / 4;
         for k in i * steps..(i + 1) * steps {
-            ahead.step::<_, F>(t, k);
             // SAFETY: the token proves NEON with dotprod; registers only.
             unsafe {
                 let mut w = [vdupq_n_s8(0); S];
@@ -208,19 +206,16 @@ impl Products for Smmla {
     /// `(rows 0 and 1, columns c and c + 1)` gather in the sums of column c, those of rows 2 and 3 in the sums of column c + 1. A last,
     /// single column stands for two.
     #[inline(always)]
-    fn sums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+    fn sums<F: Expand, const S: usize, const C: usize>(
         t: Panels<Smmla>,
         panel: &Panel<L, S>,
         x: &XCodes<C>,
         i: usize,
-        ahead: A,
     ) -> [[int32x4_t; C]; S] {
         let zero = t.spread(0);
         let (mut sums, mut beyond) = ([[zero; C]; S], [zero; S]);
         let steps = const { step::<Panels<Smmla>, F, L>() } / 4;
         for k in (i * steps..(i + 1) * steps).step_by(2) {
-            ahead.step::<_, F>(t, k);
-            ahead.step::<_, F>(t, k + 1);
             for c in (0..C).step_by(2) {
                 // SAFETY: the token proves NEON with i8mm; registers only.
                 unsafe {

@@ -1,8 +1,8 @@
 //! Panels of 16 rows: four strips of 4 lanes, times tiles of four columns: 16 sums, 4 registers of weights and one of activations leave
 //! 11 of 32 for the rest.
 
-use super::super::wide::panel::{Expand, Panel, Rows, Strip};
-use super::super::wide::tile::{Prefetch, XCodes};
+use super::super::wide::panel::{Expand, Panel, Strip};
+use super::super::wide::tile::XCodes;
 use super::Products;
 use std::arch::aarch64::*;
 
@@ -27,14 +27,13 @@ impl<P: Products> Strip<L> for Panels<P> {
     type F = float32x4_t;
 
     #[inline(always)]
-    fn sums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+    fn sums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
         x: &XCodes<C>,
         i: usize,
-        ahead: A,
     ) -> [[int32x4_t; C]; S] {
-        P::sums::<F, A, S, C>(self, panel, x, i, ahead)
+        P::sums::<F, S, C>(self, panel, x, i)
     }
     #[inline(always)]
     fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
@@ -158,8 +157,8 @@ impl<P: Products> Strip<L> for Panels<P> {
         unsafe { std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) }
     }
     #[inline(always)]
-    fn turn(self, rows: &Rows<'_, L>, at: usize) -> [int32x4_t; 4] {
-        let [a, b, c, d] = rows.sixteen(at);
+    fn turn(self, rows: [&[u8; 16]; L]) -> [int32x4_t; 4] {
+        let [a, b, c, d] = rows;
         op!({
             let load = |row: &[u8; 16]| vreinterpretq_s32_u8(vld1q_u8(row.as_ptr()));
             let (a, b, c, d) = (load(a), load(b), load(c), load(d));

@@ -51,8 +51,8 @@ macro_rules! blocks_of_32 {
             ) {
                 for b in 0..rows.len() / $bytes {
                     let block = b * $bytes;
-                    let nibbles = $t.turn(rows, block + $at);
-                    $(let high = $t.turn(rows, block + $high)[0];)?
+                    let nibbles = rows.turn($t, block + $at);
+                    $(let high = rows.turn($t, block + $high)[0];)?
                     for four in 0..8 {
                         let $v = bits($t, nibbles[four % 4], four as u32 / 4 * 4, LOW);
                         $(let $v = fifth::<T, L, $high>($t, high, four, $v);)?
@@ -98,7 +98,7 @@ impl Expand for Q8_0 {
     ) {
         for b in 0..rows.len() / 34 {
             for half in 0..2 {
-                let four = t.turn(rows, b * 34 + 2 + half * 16);
+                let four = rows.turn(t, b * 34 + 2 + half * 16);
                 for i in 0..4 {
                     panel.put(t, b * 8 + half * 4 + i, s, four[i]);
                 }
@@ -116,7 +116,7 @@ fn six_bits<T: Strip<L>, F: Expand, const L: usize, const S: usize>(
     panel: &mut Panel<L, S>,
     s: usize,
 ) {
-    let [d, a, b, c] = t.turn(rows, 0);
+    let [d, a, b, c] = rows.turn(t, 0);
     panel.put_d(t, 0, s, d);
     panel.put_m(t, 0, s, t.shr(d, 16));
     let high = |v: T::I| t.shl(bits(t, v, 6, TWO), 4);
@@ -148,12 +148,14 @@ impl Expand for Q4K {
         s: usize,
     ) {
         six_bits::<T, Q4K, L, S>(t, rows, panel, s);
-        for part in 0..8 {
-            let four = t.turn(rows, 16 + part * 16);
-            for i in 0..4 {
-                let step = part / 2 * 16 + part % 2 * 4 + i;
-                panel.put_centered::<T, Q4K>(t, step, s, bits(t, four[i], 0, LOW));
-                panel.put_centered::<T, Q4K>(t, step + 8, s, bits(t, four[i], 4, LOW));
+        for pair in 0..4 {
+            for half in 0..2 {
+                let four = rows.turn(t, 16 + pair * 32 + half * 16);
+                for i in 0..4 {
+                    let step = pair * 16 + half * 4 + i;
+                    panel.put_centered::<T, Q4K>(t, step, s, bits(t, four[i], 0, LOW));
+                    panel.put_centered::<T, Q4K>(t, step + 8, s, bits(t, four[i], 4, LOW));
+                }
             }
         }
     }
@@ -177,9 +179,9 @@ impl Expand for Q5K {
     ) {
         six_bits::<T, Q5K, L, S>(t, rows, panel, s);
         for half in 0..2 {
-            let high = t.turn(rows, 16 + half * 16);
+            let high = rows.turn(t, 16 + half * 16);
             for pair in 0..4 {
-                let four = t.turn(rows, 48 + pair * 32 + half * 16);
+                let four = rows.turn(t, 48 + pair * 32 + half * 16);
                 for i in 0..4 {
                     let step = pair * 16 + half * 4 + i;
                     for group in 0..2 {
@@ -211,9 +213,9 @@ impl Expand for Q6K {
         for half in 0..2 {
             for part in 0..2 {
                 // Pairs of bits of the values part * 16.. of each 32.
-                let high = t.turn(rows, 128 + half * 32 + part * 16);
+                let high = rows.turn(t, 128 + half * 32 + part * 16);
                 for quarter in 0..2 {
-                    let four = t.turn(rows, half * 64 + quarter * 32 + part * 16);
+                    let four = rows.turn(t, half * 64 + quarter * 32 + part * 16);
                     for i in 0..4 {
                         for nibble in 0..2 {
                             let of_32 = nibble * 2 + quarter;
@@ -225,11 +227,11 @@ impl Expand for Q6K {
                 }
             }
         }
-        let scales = t.turn(rows, 192);
+        let scales = rows.turn(t, 192);
         for group in 0..16 {
             panel.put_scale::<T, Q6K>(t, group, s, signed_byte(t, scales[group / 4], group % 4));
         }
-        panel.put_d(t, 0, s, t.shr(t.turn(rows, 194)[3], 16));
+        panel.put_d(t, 0, s, t.shr(rows.turn(t, 194)[3], 16));
     }
 }
 
@@ -245,7 +247,7 @@ fn two_bits<T: Strip<L>, const L: usize, const S: usize>(
 ) {
     for half in 0..2 {
         for part in 0..2 {
-            let four = t.turn(rows, at + half * 32 + part * 16);
+            let four = rows.turn(t, at + half * 32 + part * 16);
             for i in 0..4 {
                 for of_32 in 0..4 {
                     let (l, two) = (part * 4 + i, bits(t, four[i], of_32 as u32 * 2, TWO));
@@ -273,14 +275,14 @@ impl Expand for Q2K {
         s: usize,
     ) {
         two_bits(t, rows, 16, panel, s, |_, _, two| two);
-        let both = t.turn(rows, 0);
+        let both = rows.turn(t, 0);
         for group in 0..16 {
             panel.put_scale::<T, Q2K>(t, group, s, bits(t, both[group / 4], group as u32 % 4 * 8, 15));
         }
         for pair in 0..8 {
             panel.put_mins(t, pair, s, bits(t, both[pair / 2], 4, LOW), pair as u32 % 2 * 2);
         }
-        let d = t.turn(rows, 68)[3];
+        let d = rows.turn(t, 68)[3];
         panel.put_d(t, 0, s, d);
         panel.put_m(t, 0, s, t.shr(d, 16));
     }
@@ -301,13 +303,13 @@ impl Expand for Q3K {
         panel: &mut Panel<L, S>,
         s: usize,
     ) {
-        let high = [t.turn(rows, 0), t.turn(rows, 16)];
+        let high = [rows.turn(t, 0), rows.turn(t, 16)];
         two_bits(t, rows, 32, panel, s, |of_32, l, two| {
             let third = t.shl(bits(t, high[l / 4][l % 4], of_32 as u32, ONE), 2);
             less(t, t.or(two, third), 4)
         });
         // Bytes 94..110: two of the codes, three dwords of scales, the scale of the block.
-        let w = t.turn(rows, 94);
+        let w = rows.turn(t, 94);
         let dword = |i: usize| t.or(t.shr(w[i], 16), t.shl(w[i + 1], 16));
         let (low, high) = ([dword(0), dword(1)], dword(2));
         for four in 0..4 {
@@ -335,13 +337,13 @@ impl Expand for Iq4Xs {
         panel: &mut Panel<L, S>,
         s: usize,
     ) {
-        let [d, low, _, _] = t.turn(rows, 0);
+        let [d, low, _, _] = rows.turn(t, 0);
         panel.put_d(t, 0, s, d);
         for group in 0..8 {
             let two = t.shl(bits(t, d, 16 + 2 * group as u32, 3), 4);
             let scale = t.or(bits(t, low, 4 * group as u32, 15), two);
             panel.put_scale::<T, Iq4Xs>(t, group, s, t.sub(scale, t.spread(32)));
-            let four = t.turn(rows, 8 + group * 16);
+            let four = rows.turn(t, 8 + group * 16);
             for i in 0..4 {
                 panel.put(t, group * 8 + i, s, t.look_up(&LEVELS, bits(t, four[i], 0, LOW)));
                 panel.put(t, group * 8 + 4 + i, s, t.look_up(&LEVELS, bits(t, four[i], 4, LOW)));

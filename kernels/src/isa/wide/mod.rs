@@ -19,7 +19,6 @@ pub mod tile;
 
 use crate::matmul::{Job, Out};
 use panel::{Expand, Panel, Rows, Strip};
-use std::array;
 use std::cell::Cell;
 use strata_quant::activations::tiled::SLAB;
 use strata_quant::{ActivationKind, Activations};
@@ -27,12 +26,11 @@ use strata_quant::{ActivationKind, Activations};
 /// Columns that go through a panel together, whole tiles of them: as many as the forward pass has tokens in a sub-batch.
 const COLUMNS: usize = 516;
 
-/// Results of a group of panels, 264 KB: 4 panels of 32 rows times all columns. They and a slab of the columns are at home in the second
-/// cache.
-const RESULTS: usize = 4 * 32 * COLUMNS;
+/// Panels in a group. With 32 rows their results of all columns take 264 KB: they and a slab of the columns are at home in the second cache.
+const GROUP: usize = 4;
 
 thread_local! {
-    /// Room for [`RESULTS`].
+    /// Room for the results of a group.
     static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
@@ -59,31 +57,43 @@ where
         (x.tiled(if F::BLOCK == SLAB { ActivationKind::Q8x256 } else { ActivationKind::Q8x32 }), width(m, C));
     let bytes = SLAB / F::BLOCK * F::BYTES; // of a slab of a row
     let (few, panels) = (m <= FEW, job.rows().div_ceil(L * S));
-    let group = if few { 1 } else { RESULTS / (L * S * together(C).min(m)) };
     let mut panel = Panel::<L, S>::new();
     let mut room = ROOM.take();
-    room.resize(RESULTS + 16, 0.0);
+    room.resize(GROUP * L * S * COLUMNS + 16, 0.0);
     let whole_lines = room.as_ptr().align_offset(64);
     let acc = room[whole_lines..].as_chunks_mut::<L>().0.as_chunks_mut::<S>().0; // (panels, columns, strips, lanes)
     let place = |p: usize, s: usize, lane: usize| {
         if few { p + (s * L + lane) * panels } else { (p * S + s) * L + lane }
     };
-    for first_panel in (0..panels).step_by(group) {
-        let group = first_panel..panels.min(first_panel + group);
+    let step = if few { 1 } else { GROUP };
+    for first_panel in (0..panels).step_by(step) {
+        let group = first_panel..panels.min(first_panel + step);
+        let mut rows = [[Rows::EMPTY; S]; GROUP];
+        for p in group.clone() {
+            for s in 0..S {
+                let mut lanes = [job.row(0); L];
+                for lane in 0..L {
+                    // Past the last row the last is computed again, and dropped.
+                    lanes[lane] = job.row(place(p, s, lane).min(job.rows() - 1));
+                }
+                rows[p - first_panel][s] = Rows::new(lanes, few);
+            }
+        }
         for first in (0..m).step_by(together(C)) {
             let n = together(C).min(m - first);
             acc[..group.len() * n].fill([[0.0; L]; S]);
             for slab in 0..x.slabs() {
                 let last = slab + 1 == x.slabs();
                 for (p, acc) in group.clone().zip(acc.chunks_exact_mut(n)) {
-                    // Past the last row the last is computed again, and dropped.
-                    let row = |s: usize, lane: usize| job.row(place(p, s, lane).min(job.rows() - 1));
-                    let rows: [[_; L]; S] = array::from_fn(|s| array::from_fn(|lane| row(s, lane)));
-                    let slabs: [_; S] = array::from_fn(|s| Rows::new(&rows[s], slab * bytes, bytes));
+                    let rows = &rows[p - first_panel];
+                    let mut slabs = [Rows::EMPTY; S];
+                    for s in 0..S {
+                        slabs[s] = rows[s].part(slab * bytes, bytes);
+                    }
                     panel.expand::<T, F>(t, &slabs);
-                    let (mut ahead, tiles) = ((few && first == 0).then_some(&slabs), n.div_ceil(width));
+                    let tiles = n.div_ceil(width);
                     // Where the next slab is; the rows of the next group come after those of this one.
-                    let next = if last { L * S * group.len() * rows[0][0].len() - slab * bytes } else { bytes };
+                    let next = if last { L * S * group.len() * rows[0].len() - slab * bytes } else { bytes };
                     for (i, c) in (0..n).step_by(width).enumerate() {
                         let width = width.min(n - c);
                         if !few && first + together(C) >= m {
@@ -97,7 +107,7 @@ where
                             }
                         }
                         let (x, acc) = (tiled.tile(m, slab, first + c, width), &mut acc[c..c + width]);
-                        tile::run::<T, F, L, S, C>(t, &panel, x, acc, ahead.take());
+                        tile::run::<T, F, L, S, C>(t, &panel, x, acc);
                         if last {
                             write(acc, first + c, job.rows(), |s, lane| place(p, s, lane), few, out);
                         }
@@ -148,9 +158,9 @@ pub fn width(columns: usize, most: usize) -> usize {
 }
 
 /// Compiles the products over many columns for an instruction set: `WIDE`, for its table. `$token` is an expression for a token of type
-/// `$Token`, valid inside functions with `$feature`; `$l` lanes, `$s` strips and `$c` columns are the tile.
+/// `$Token`, valid inside functions with `$feature`; `$l` lanes, `$s` strips and `$c` columns are the tile; `$from` says from how many columns on they pay.
 macro_rules! instantiate {
-    ($Token:ty = $token:expr, #[$feature:meta], $l:literal lanes x $s:literal strips, $c:literal columns, from $from:literal columns on) => {
+    ($Token:ty = $token:expr, #[$feature:meta], $l:literal lanes x $s:literal strips, $c:literal columns, from $from:expr) => {
         /// This set's products over many columns.
         pub const WIDE: crate::table::Wide = crate::table::Wide {
             width: |m| $crate::isa::wide::width(m, $c),

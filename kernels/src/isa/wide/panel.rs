@@ -15,7 +15,8 @@
 //! Where the instructions multiply unsigned with signed bytes, the activations carry a bias of 128, and a sum begins with what the bias adds
 //! too much: `-128 * (sum of the weights)`, exactly.
 
-use super::tile::{self, Prefetch, XCodes};
+use super::tile::{self, XCodes};
+use std::marker::PhantomData;
 use strata_quant::activations::tiled::SLAB;
 
 /// Groups of 16 in a slab.
@@ -53,25 +54,23 @@ pub trait Strip<const L: usize>: Copy {
     }
     /// The exact sums of block `b` of a slab, group scales included, of `S` strips times `C` columns.
     #[inline(always)]
-    fn isums<F: Expand, P: Prefetch<L, S>, const S: usize, const C: usize>(
+    fn isums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
         x: &XCodes<C>,
         b: usize,
-        ahead: P,
     ) -> [[Self::I; C]; S] {
-        tile::isums::<Self, F, P, L, S, C>(self, panel, x, b, ahead)
+        tile::isums::<Self, F, L, S, C>(self, panel, x, b)
     }
     /// The exact sums of the `i`th [`step`] values of k.
     #[inline(always)]
-    fn sums<F: Expand, P: Prefetch<L, S>, const S: usize, const C: usize>(
+    fn sums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
         x: &XCodes<C>,
         i: usize,
-        ahead: P,
     ) -> [[Self::I; C]; S] {
-        tile::sums::<Self, F, P, L, S, C>(self, panel, x, i, ahead)
+        tile::sums::<Self, F, L, S, C>(self, panel, x, i)
     }
     /// What [`Strip::isums`] wants to find of a group's scale.
     #[inline(always)]
@@ -127,23 +126,46 @@ pub trait Strip<const L: usize>: Copy {
     fn prefetch(self, _at: *const u8) {}
     /// The half-precision numbers `v`.
     fn load_halves(self, v: &[u16; L]) -> Self::F;
-    /// The dwords at `at`, `at + 4`, `at + 8` and `at + 12` of every row.
-    fn turn(self, rows: &Rows<'_, L>, at: usize) -> [Self::I; 4];
+    /// The dwords of 16 bytes of every row.
+    fn turn(self, rows: [&[u8; 16]; L]) -> [Self::I; 4];
 }
 
-/// A slab of `L` rows, as it lies in the file.
+/// Bytes from those in hand to those that are asked for.
+const AHEAD: usize = 1024;
+
+/// `L` rows, or a slab of them, as they lie in the file. Loops, not closures: those would not be compiled for the instruction set.
 #[derive(Clone, Copy)]
 pub struct Rows<'a, const L: usize> {
-    rows: &'a [&'a [u8]; L],
-    from: usize,
+    at: [*const u8; L], // of each row, `len` bytes
     len: usize,
+    ahead: bool,
+    life: PhantomData<&'a [u8]>,
 }
 
 impl<'a, const L: usize> Rows<'a, L> {
-    /// Up to `len` bytes of every row, from byte `from` on. The rows have one length.
+    /// No bytes.
+    pub const EMPTY: Rows<'static, L> = Rows { at: [std::ptr::null(); L], len: 0, ahead: false, life: PhantomData };
+
+    /// Rows of one length. With `ahead`, those who [`turn`](Rows::turn) their bytes ask for those that come next.
     #[inline(always)]
-    pub fn new(rows: &'a [&'a [u8]; L], from: usize, len: usize) -> Rows<'a, L> {
-        Rows { rows, from, len: len.min(rows[0].len() - from) }
+    pub fn new(rows: [&'a [u8]; L], ahead: bool) -> Rows<'a, L> {
+        let mut new = Rows { at: [rows[0].as_ptr(); L], len: rows[0].len(), ahead, life: PhantomData };
+        for lane in 0..L {
+            assert!(rows[lane].len() == new.len);
+            new.at[lane] = rows[lane].as_ptr();
+        }
+        new
+    }
+
+    /// Up to `len` bytes of every row, from byte `from` on.
+    #[inline(always)]
+    pub fn part(&self, from: usize, len: usize) -> Rows<'a, L> {
+        assert!(from <= self.len);
+        let mut part = Rows { len: len.min(self.len - from), ..*self };
+        for lane in 0..L {
+            part.at[lane] = self.place(lane, from);
+        }
+        part
     }
 
     /// Bytes of a row.
@@ -155,7 +177,30 @@ impl<'a, const L: usize> Rows<'a, L> {
     /// Byte `at` of row `lane`, counted from the slab's first; it need not be there.
     #[inline(always)]
     pub fn place(&self, lane: usize, at: usize) -> *const u8 {
-        self.rows[lane].as_ptr().wrapping_add(self.from + at)
+        self.at[lane].wrapping_add(at)
+    }
+
+    /// The `N` bytes at `at` of each row: one check for all.
+    #[inline(always)]
+    pub fn bytes<const N: usize>(&self, at: usize) -> [&'a [u8; N]; L] {
+        assert!(at <= self.len && N <= self.len - at);
+        let mut bytes = [&[0; N]; L];
+        for lane in 0..L {
+            // SAFETY: no CPU feature; every row has `len` bytes at its pointer (`new`, `part`), and `at + N` is at most that.
+            bytes[lane] = unsafe { &*self.at[lane].add(at).cast() };
+        }
+        bytes
+    }
+
+    /// The dwords at `at`, `at + 4`, `at + 8` and `at + 12` of every row.
+    #[inline(always)]
+    pub fn turn<T: Strip<L>>(&self, t: T, at: usize) -> [T::I; 4] {
+        if self.ahead && at % 64 < 16 {
+            for lane in 0..L {
+                t.prefetch(self.place(lane, at + AHEAD));
+            }
+        }
+        t.turn(self.bytes(at))
     }
 
     /// Asks for the lines of `len` bytes at `at` of row `lane`, which need not be there.
@@ -166,24 +211,14 @@ impl<'a, const L: usize> Rows<'a, L> {
         }
     }
 
-    /// The 16 bytes at `at` of each row.
-    #[inline(always)]
-    pub fn sixteen(&self, at: usize) -> [&'a [u8; 16]; L] {
-        let mut out = [&[0; 16]; L];
-        for lane in 0..L {
-            out[lane] = self.rows[lane][self.from + at..][..16].as_array().expect("16 bytes");
-        }
-        out
-    }
-
     /// The 16-bit numbers at `at`, `at + stride` and so on of every row, `N` of them at most, zeros beyond the row: `(N, lanes)`.
     #[inline(always)]
     pub fn words<const N: usize>(&self, at: usize, stride: usize) -> [[u16; L]; N] {
         let mut out = [[0; L]; N];
-        for lane in 0..L {
-            let row = &self.rows[lane][self.from..self.from + self.len];
-            for (out, block) in out.iter_mut().zip(row.chunks_exact(stride)) {
-                out[lane] = u16::from_le_bytes([block[at], block[at + 1]]);
+        for i in 0..N.min(self.len / stride) {
+            let bytes = self.bytes(i * stride + at);
+            for lane in 0..L {
+                out[i][lane] = u16::from_le_bytes(*bytes[lane]);
             }
         }
         out

@@ -1,7 +1,7 @@
 //! Strips of eight lanes, for the sets with registers of 256 bits. They differ in how they multiply.
 
-use super::super::wide::panel::{Expand, Panel, Rows, Strip};
-use super::super::wide::tile::{Prefetch, XCodes};
+use super::super::wide::panel::{Expand, Panel, Strip};
+use super::super::wide::tile::XCodes;
 use std::arch::x86_64::*;
 
 /// Lanes of a strip.
@@ -18,12 +18,11 @@ pub trait Products: Copy {
     /// `acc` plus the products of the two halves of 16 bits.
     fn words(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
     /// See [`Strip::isums`].
-    fn isums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+    fn isums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
         x: &XCodes<C>,
         b: usize,
-        ahead: A,
     ) -> [[__m256i; C]; S];
     /// See [`Strip::scale`].
     fn scale<F: Expand>(self, scale: __m256i) -> __m256i;
@@ -53,14 +52,13 @@ impl<P: Products> Strip<L> for Panels<P> {
         P::bias::<F>()
     }
     #[inline(always)]
-    fn isums<F: Expand, A: Prefetch<L, S>, const S: usize, const C: usize>(
+    fn isums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
         x: &XCodes<C>,
         b: usize,
-        ahead: A,
     ) -> [[__m256i; C]; S] {
-        self.0.isums::<F, A, S, C>(panel, x, b, ahead)
+        self.0.isums::<F, S, C>(panel, x, b)
     }
     #[inline(always)]
     fn scale<F: Expand>(self, scale: __m256i) -> __m256i {
@@ -191,8 +189,8 @@ impl<P: Products> Strip<L> for Panels<P> {
         op!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
     }
     #[inline(always)]
-    fn turn(self, rows: &Rows<'_, L>, at: usize) -> [__m256i; 4] {
-        op!(turn(rows.sixteen(at)))
+    fn turn(self, rows: [&[u8; 16]; L]) -> [__m256i; 4] {
+        op!(turn(rows))
     }
 }
 
