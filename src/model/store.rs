@@ -123,7 +123,9 @@ impl Store {
     /// If they cannot be made to fit, a file cannot be read, the memory cannot be had, or the user stopped.
     pub fn fit(&mut self, room: Room, options: &Options, progress: &dyn Progress) -> Result<Plan> {
         let plan = plan(&self.sizes(), room)?;
-        if !plan.mapped {
+        if plan.mapped {
+            self.gguf.files().for_each(|file| file.in_huge_pages());
+        } else {
             if self.sources.is_empty() {
                 return Err(Error::Request("a model in memory cannot be streamed; write it to a file".to_owned()));
             }

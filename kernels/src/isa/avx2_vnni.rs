@@ -14,8 +14,8 @@ pub fn detected() -> bool {
 /// Panels of 16 rows: two strips of eight lanes, times tiles of five columns: 10 sums under way, as many as hide the latency of two
 /// multiplications a cycle.
 mod wide {
-    use crate::isa::wide::panel::{Expand, Panel, Strip, step};
-    use crate::isa::wide::tile::{self, XCodes};
+    use crate::isa::wide::panel::{Expand, Panel, Strip, narrow, unsigned};
+    use crate::isa::wide::tile::{self, Columns};
     use crate::isa::x86::panels::{L, Panels, Products};
     use std::arch::x86_64::*;
 
@@ -46,12 +46,13 @@ mod wide {
         const NARROW: bool = true;
 
         fn bias<F: Expand>() -> u8 {
-            128
+            if unsigned::<Panels<Vnni>, F, L>() { 0 } else { 128 }
         }
         #[inline(always)]
-        fn dot(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        fn dot<F: Expand>(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+            let (a, b) = if unsigned::<Panels<Vnni>, F, L>() { (w, x) } else { (x, w) };
             // SAFETY: the token proves AVX-VNNI; registers only.
-            unsafe { _mm256_dpbusd_avx_epi32(acc, x, w) }
+            unsafe { _mm256_dpbusd_avx_epi32(acc, a, b) }
         }
         #[inline(always)]
         fn words(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
@@ -62,7 +63,7 @@ mod wide {
         fn isums<F: Expand, const S: usize, const C: usize>(
             self,
             panel: &Panel<L, S>,
-            x: &XCodes<C>,
+            x: Columns<'_, C>,
             b: usize,
         ) -> [[__m256i; C]; S] {
             tile::isums::<Panels<Vnni>, F, L, S, C>(Panels(self), panel, x, b)
@@ -70,11 +71,13 @@ mod wide {
         #[inline(always)]
         fn scale<F: Expand>(self, scale: __m256i) -> __m256i {
             let t = Panels(self);
-            if const { step::<Panels<Vnni>, F, L>() } < 32 { t.and(scale, t.spread(0xffff)) } else { scale }
+            if const { narrow::<Panels<Vnni>, F, L>() } { t.and(scale, t.spread(0xffff)) } else { scale }
         }
         #[inline(always)]
         fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
-            panel.begin::<Panels<Vnni>, F>(Panels(self))
+            if Self::bias::<F>() > 0 {
+                panel.begin::<Panels<Vnni>, F>(Panels(self))
+            }
         }
     }
 }

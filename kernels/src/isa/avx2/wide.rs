@@ -5,11 +5,11 @@
 //! instructions for 32 products, where each step apart would take three. Which side is the unsigned one depends on the format ([`Way`]).
 
 use super::super::wide::panel::{Expand, Panel, Strip};
-use super::super::wide::tile::XCodes;
+use super::super::wide::tile::Columns;
 use super::super::x86::panels::{L, Panels, Products};
 use super::Avx2;
 use std::arch::x86_64::*;
-use strata_quant::activations::tiled::SLAB;
+use strata_quant::activations::tiled::{SLAB, SUMS};
 
 crate::isa::wide::instantiate!(
     Panels<Avx2> = Panels(Avx2::new()),
@@ -67,7 +67,7 @@ impl Products for Avx2 {
     }
     /// Not what the tiles are made of, but what any [`Strip`] can do.
     #[inline(always)]
-    fn dot(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    fn dot<F: Expand>(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
         op!(self.words(acc, _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)), _mm256_set1_epi16(1)))
     }
     #[inline(always)]
@@ -78,7 +78,7 @@ impl Products for Avx2 {
     fn isums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
-        x: &XCodes<C>,
+        x: Columns<'_, C>,
         b: usize,
     ) -> [[__m256i; C]; S] {
         let t = Panels(self);
@@ -101,7 +101,8 @@ impl Products for Avx2 {
         let (t, zero) = (Panels(self), Panels(self).spread(0));
         if way::<F>() == Way::Activations {
             for b in 0..SLAB / F::BLOCK {
-                let excess = isums::<F, S, 1>(t, panel, &[[[128; 4]]; 64], b, [[zero]; S]);
+                let bias = Columns { codes: &[[[128; 4]]; 64], sums: &[[0]; SUMS] };
+                let excess = isums::<F, S, 1>(t, panel, bias, b, [[zero]; S]);
                 for s in 0..S {
                     t.store_ints(t.sub(zero, excess[s][0]), &mut panel.start[b][s]);
                 }
@@ -115,7 +116,7 @@ impl Products for Avx2 {
 fn isums<F: Expand, const S: usize, const C: usize>(
     t: Panels<Avx2>,
     panel: &Panel<L, S>,
-    x: &XCodes<C>,
+    x: Columns<'_, C>,
     b: usize,
     mut isum: [[__m256i; C]; S],
 ) -> [[__m256i; C]; S] {
@@ -125,7 +126,7 @@ fn isums<F: Expand, const S: usize, const C: usize>(
         let mut sums = [[t.spread(0); C]; S];
         for k in from..from + run {
             for c in 0..C {
-                let x = t.spread(u32::from_ne_bytes(x[k][c]));
+                let x = t.spread(u32::from_ne_bytes(x.codes[k][c]));
                 for s in 0..S {
                     let w = t.codes(&panel.codes[k][s]);
                     let two = op!(match way::<F>() {

@@ -1,7 +1,7 @@
 //! Panels of 32 rows: two strips of 16 lanes, times tiles of six columns: 12 sums and 12 sums of sums leave 8 registers for the rest.
 
 use super::super::wide;
-use super::super::wide::panel::{Expand, Strip};
+use super::super::wide::panel::{Expand, Strip, unsigned};
 use super::Avx512;
 use std::arch::x86_64::*;
 use strata_quant::GgmlType;
@@ -25,7 +25,7 @@ impl Strip<L> for Avx512 {
 
     #[inline(always)]
     fn bias<F: Expand>() -> u8 {
-        128
+        if unsigned::<Self, F, L>() { 0 } else { 128 }
     }
     #[inline(always)]
     fn ints(self, v: &[i32; L]) -> __m512i {
@@ -60,8 +60,9 @@ impl Strip<L> for Avx512 {
         op!(_mm512_set1_ps(v))
     }
     #[inline(always)]
-    fn dot(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        op!(_mm512_dpbusd_epi32(acc, x, w))
+    fn dot<F: Expand>(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        let (a, b) = if unsigned::<Self, F, L>() { (w, x) } else { (x, w) };
+        op!(_mm512_dpbusd_epi32(acc, a, b))
     }
     #[inline(always)]
     fn scaled(self, acc: __m512i, sum: __m512i, scale: __m512i) -> __m512i {

@@ -10,7 +10,7 @@ mod wide;
 
 use super::walk::Acc;
 use super::wide::panel::{Expand, Panel};
-use super::wide::tile::{self, XCodes};
+use super::wide::tile::{self, Columns};
 use std::arch::aarch64::*;
 use wide::{L, Panels};
 
@@ -45,7 +45,7 @@ pub trait Products: Copy {
     fn sums<F: Expand, const S: usize, const C: usize>(
         t: Panels<Self>,
         panel: &Panel<L, S>,
-        x: &XCodes<C>,
+        x: Columns<'_, C>,
         i: usize,
     ) -> [[int32x4_t; C]; S] {
         tile::sums::<Panels<Self>, F, L, S, C>(t, panel, x, i)

@@ -4,7 +4,7 @@
 use super::Products;
 use super::wide::{L, Panels, four};
 use crate::isa::wide::panel::{Expand, Panel, Strip, step};
-use crate::isa::wide::tile::XCodes;
+use crate::isa::wide::tile::Columns;
 use std::arch::{aarch64::*, asm};
 
 /// By products of 16 bits.
@@ -106,7 +106,7 @@ impl Products for Sdot {
     fn sums<F: Expand, const S: usize, const C: usize>(
         t: Panels<Sdot>,
         panel: &Panel<L, S>,
-        x: &XCodes<C>,
+        x: Columns<'_, C>,
         i: usize,
     ) -> [[int32x4_t; C]; S] {
         let mut sums = [[t.spread(0); C]; S];
@@ -118,7 +118,7 @@ impl Products for Sdot {
                 for s in 0..S {
                     w[s] = vreinterpretq_s8_s32(t.codes(&panel.codes[k][s]));
                 }
-                let x = [four(&x[k], 0), four(&x[k], C.min(4))];
+                let x = [four(&x.codes[k], 0), four(&x.codes[k], C.min(4))];
                 for c in 0..C {
                     for s in 0..S {
                         let (sum, x) = (sums[s][c], x[c / 4]);
@@ -209,7 +209,7 @@ impl Products for Smmla {
     fn sums<F: Expand, const S: usize, const C: usize>(
         t: Panels<Smmla>,
         panel: &Panel<L, S>,
-        x: &XCodes<C>,
+        x: Columns<'_, C>,
         i: usize,
     ) -> [[int32x4_t; C]; S] {
         let zero = t.spread(0);
@@ -219,7 +219,7 @@ impl Products for Smmla {
             for c in (0..C).step_by(2) {
                 // SAFETY: the token proves NEON with i8mm; registers only.
                 unsafe {
-                    let two = |k: usize| vreinterpretq_s32_s8(four(&x[k], c));
+                    let two = |k: usize| vreinterpretq_s32_s8(four(&x.codes[k], c));
                     let x = if c + 1 < C {
                         vzip1q_s32(two(k), two(k + 1))
                     } else {

@@ -2,7 +2,7 @@
 //! 11 of 32 for the rest.
 
 use super::super::wide::panel::{Expand, Panel, Strip};
-use super::super::wide::tile::XCodes;
+use super::super::wide::tile::Columns;
 use super::Products;
 use std::arch::aarch64::*;
 
@@ -30,7 +30,7 @@ impl<P: Products> Strip<L> for Panels<P> {
     fn sums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
-        x: &XCodes<C>,
+        x: Columns<'_, C>,
         i: usize,
     ) -> [[int32x4_t; C]; S] {
         P::sums::<F, S, C>(self, panel, x, i)
@@ -72,7 +72,7 @@ impl<P: Products> Strip<L> for Panels<P> {
         op!(vdupq_n_f32(v))
     }
     #[inline(always)]
-    fn dot(self, acc: int32x4_t, w: int32x4_t, x: int32x4_t) -> int32x4_t {
+    fn dot<F: Expand>(self, acc: int32x4_t, w: int32x4_t, x: int32x4_t) -> int32x4_t {
         op!(P::fours(acc, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x)))
     }
     #[inline(always)]

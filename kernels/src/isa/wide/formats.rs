@@ -30,10 +30,10 @@ fn signed_byte<T: Strip<L>, const L: usize>(t: T, v: T::I, i: usize) -> T::I {
     t.sar(t.shl(v, 24 - 8 * i as u32), 24)
 }
 
-/// A format of blocks of 32 with nibbles at byte `$at`, and maybe fifth bits at byte `$high`: `$codes` makes signed codes of four of them
-/// of every row.
+/// A format of blocks of 32 with nibbles at byte `$at`, and maybe fifth bits at byte `$high`: `$codes` makes codes without signs of four of
+/// them of every row, `$zero` too large.
 macro_rules! blocks_of_32 {
-    ($($name:ident: $bytes:literal bytes, min $min:literal, peak $peak:literal, nibbles at $at:literal,
+    ($($name:ident: $bytes:literal bytes, min $min:literal, zero $zero:literal, peak $peak:literal, nibbles at $at:literal,
        $(fifth bits at $high:literal,)? |$t:ident, $v:ident| $codes:expr;)*) => {$(
         #[doc = stringify!($name)]
         pub struct $name;
@@ -42,6 +42,7 @@ macro_rules! blocks_of_32 {
             const BYTES: usize = $bytes;
             const MIN: bool = $min;
             const PEAK: i32 = $peak;
+            const ZERO: i32 = $zero;
             #[inline(always)]
             fn expand<T: Strip<L>, const L: usize, const S: usize>(
                 $t: T,
@@ -56,7 +57,7 @@ macro_rules! blocks_of_32 {
                     for four in 0..8 {
                         let $v = bits($t, nibbles[four % 4], four as u32 / 4 * 4, LOW);
                         $(let $v = fifth::<T, L, $high>($t, high, four, $v);)?
-                        panel.put($t, b * 8 + four, s, $codes);
+                        panel.put_signed::<T, $name>($t, b * 8 + four, s, $codes);
                     }
                 }
                 panel.put_all($t, rows, $bytes, s, $min);
@@ -66,11 +67,11 @@ macro_rules! blocks_of_32 {
 }
 
 blocks_of_32! {
-    Q4_0: 18 bytes, min false, peak 8, nibbles at 2, |t, v| less(t, v, 8);
-    Q4_1: 20 bytes, min true, peak 15, nibbles at 4, |t, v| v;
-    Q5_0: 22 bytes, min false, peak 16, nibbles at 6, fifth bits at 2, |t, v| less(t, v, 16);
-    Q5_1: 24 bytes, min true, peak 31, nibbles at 8, fifth bits at 4, |t, v| v;
-    Iq4Nl: 18 bytes, min false, peak 127, nibbles at 2, |t, v| t.look_up(&LEVELS, v);
+    Q4_0: 18 bytes, min false, zero 8, peak 8, nibbles at 2, |t, v| v;
+    Q4_1: 20 bytes, min true, zero 0, peak 15, nibbles at 4, |t, v| v;
+    Q5_0: 22 bytes, min false, zero 16, peak 16, nibbles at 6, fifth bits at 2, |t, v| v;
+    Q5_1: 24 bytes, min true, zero 0, peak 31, nibbles at 8, fifth bits at 4, |t, v| v;
+    Iq4Nl: 18 bytes, min false, zero 128, peak 127, nibbles at 2, |t, v| t.look_up(&LEVELS.map(|level| level ^ -128), v);
 }
 
 /// Four nibbles with their fifth bits: the `four`th four of 32. `AT` only tells the formats apart that have such bits.
@@ -139,7 +140,6 @@ impl Expand for Q4K {
     const BYTES: usize = 144;
     const MIN: bool = true;
     const PEAK: i32 = 15;
-    const CENTER: i32 = 8;
     #[inline(always)]
     fn expand<T: Strip<L>, const L: usize, const S: usize>(
         t: T,
@@ -153,8 +153,8 @@ impl Expand for Q4K {
                 let four = rows.turn(t, 16 + pair * 32 + half * 16);
                 for i in 0..4 {
                     let step = pair * 16 + half * 4 + i;
-                    panel.put_centered::<T, Q4K>(t, step, s, bits(t, four[i], 0, LOW));
-                    panel.put_centered::<T, Q4K>(t, step + 8, s, bits(t, four[i], 4, LOW));
+                    panel.put(t, step, s, bits(t, four[i], 0, LOW));
+                    panel.put(t, step + 8, s, bits(t, four[i], 4, LOW));
                 }
             }
         }

@@ -62,8 +62,11 @@ where
     room.resize(GROUP * L * S * COLUMNS + 16, 0.0);
     let whole_lines = room.as_ptr().align_offset(64);
     let acc = room[whole_lines..].as_chunks_mut::<L>().0.as_chunks_mut::<S>().0; // (panels, columns, strips, lanes)
-    let place = |p: usize, s: usize, lane: usize| {
-        if few { p + (s * L + lane) * panels } else { (p * S + s) * L + lane }
+    let place = |p: usize, s: usize, lane: usize| match s * L + lane {
+        // Each run begins a row later than the one before: where a run's bytes are a multiple of a page, lines of all of them would have
+        // the same few places in the first cache.
+        run if few => run * panels + (p + run) % panels,
+        row => p * S * L + row,
     };
     let step = if few { 1 } else { GROUP };
     for first_panel in (0..panels).step_by(step) {

@@ -15,7 +15,7 @@
 //! Where the instructions multiply unsigned with signed bytes, the activations carry a bias of 128, and a sum begins with what the bias adds
 //! too much: `-128 * (sum of the weights)`, exactly.
 
-use super::tile::{self, XCodes};
+use super::tile::{self, Columns};
 use std::marker::PhantomData;
 use strata_quant::activations::tiled::SLAB;
 
@@ -57,7 +57,7 @@ pub trait Strip<const L: usize>: Copy {
     fn isums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
-        x: &XCodes<C>,
+        x: Columns<'_, C>,
         b: usize,
     ) -> [[Self::I; C]; S] {
         tile::isums::<Self, F, L, S, C>(self, panel, x, b)
@@ -67,7 +67,7 @@ pub trait Strip<const L: usize>: Copy {
     fn sums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
-        x: &XCodes<C>,
+        x: Columns<'_, C>,
         i: usize,
     ) -> [[Self::I; C]; S] {
         tile::sums::<Self, F, L, S, C>(self, panel, x, i)
@@ -85,8 +85,8 @@ pub trait Strip<const L: usize>: Copy {
         }
     }
 
-    /// `acc` plus the four products of the codes `w` with the biased activations `x`, lane by lane.
-    fn dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// `acc` plus the four products of the codes `w` with the activations `x`, which have their bias, lane by lane.
+    fn dot<F: Expand>(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
     /// `acc + sum * scale`; see [`Strip::NARROW`].
     fn scaled(self, acc: Self::I, sum: Self::I, scale: Self::I) -> Self::I;
     /// `a * b`, the low 32 bits.
@@ -239,6 +239,8 @@ pub trait Expand {
     const PEAK: i32;
     /// The middle of codes from 0 on, as [`center`] wants it; zero for formats that do without.
     const CENTER: i32 = 0;
+    /// What the codes of a block of 32 have too much if they are left without signs, as [`zero`] wants it.
+    const ZERO: i32 = 0;
     /// Decodes up to a slab of `L` rows, whole blocks, into strip `s`.
     fn expand<T: Strip<L>, const L: usize, const S: usize>(t: T, rows: &Rows<'_, L>, panel: &mut Panel<L, S>, s: usize);
 }
@@ -247,6 +249,16 @@ pub trait Expand {
 /// can be: zero where they need not be.
 pub const fn center<T: Strip<L>, F: Expand, const L: usize>() -> i32 {
     if T::NARROW { F::CENTER } else { 0 }
+}
+
+/// What codes without signs have too much, so that a block's sum begins with its share: zero where codes have signs, or offsets instead.
+pub const fn zero<T: Strip<L>, F: Expand, const L: usize>() -> i32 {
+    if T::NARROW { F::ZERO } else { 0 }
+}
+
+/// True if codes have no signs in a panel: the activations may have theirs then.
+pub const fn unsigned<T: Strip<L>, F: Expand, const L: usize>() -> bool {
+    F::MIN && center::<T, F, L>() == 0 || zero::<T, F, L>() > 0
 }
 
 /// True if the sums of so many values of k fit 16 bits.
@@ -322,7 +334,7 @@ impl<const L: usize, const S: usize> Panel<L, S> {
             for i in 0..64 / steps {
                 let mut sum = zero;
                 for j in 0..steps {
-                    sum = t.dot(sum, t.codes(&self.codes[i * steps + j][s]), bias);
+                    sum = t.dot::<F>(sum, t.codes(&self.codes[i * steps + j][s]), bias);
                 }
                 t.store_ints(t.sub(zero, sum), &mut self.start[i][s]);
             }
@@ -339,6 +351,14 @@ impl<const L: usize, const S: usize> Panel<L, S> {
     #[inline(always)]
     pub fn put_scale<T: Strip<L>, F: Expand>(&mut self, t: T, group: usize, s: usize, scale: T::I) {
         t.store_ints(t.scale::<F>(scale), &mut self.scales[group][s]);
+    }
+
+    /// Four codes of every row, without signs; they lose what is too much in them where [`zero`] wants signs.
+    #[inline(always)]
+    pub fn put_signed<T: Strip<L>, F: Expand>(&mut self, t: T, step: usize, s: usize, codes: T::I) {
+        let signed = const { zero::<T, F, L>() == 0 };
+        let excess = t.spread(u32::from_ne_bytes([F::ZERO as u8; 4]));
+        self.put(t, step, s, if signed { t.sub_bytes(codes, excess) } else { codes });
     }
 
     /// Four codes of every row, which lose their [`center`].

@@ -3,7 +3,7 @@
 //! With `S` strips and `C` columns there are `S x C` sums under way, and in formats with groups as many sums of sums. A step loads `S`
 //! registers of weights and spreads `C` dwords of activations for `S x C` multiplications.
 
-use super::panel::{Expand, Panel, Strip, center, narrow, step};
+use super::panel::{Expand, Panel, Strip, center, narrow, step, zero};
 use strata_quant::activations::tiled::{SLAB, SUMS, XTile};
 
 /// The tile for as many columns as `acc` has, up to `C`: `acc (columns, strips, lanes)` goes on where it stands.
@@ -26,8 +26,14 @@ pub fn run<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usiz
     widths!(1 2 3 4 5 6)
 }
 
-/// The activations of a tile: four values of k of `C` columns, 64 steps.
-pub type XCodes<const C: usize> = [[[u8; 4]; C]; 64];
+/// The 8-bit activations of a tile.
+#[derive(Clone, Copy)]
+pub struct Columns<'a, const C: usize> {
+    /// Four values of k of `C` columns, 64 steps.
+    pub codes: &'a [[[u8; 4]; C]; 64],
+    /// See [`SUMS`].
+    pub sums: &'a [[i32; C]; SUMS],
+}
 
 #[inline(always)]
 fn columns<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
@@ -36,14 +42,16 @@ fn columns<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usiz
     x: XTile<'_>,
     acc: &mut [[[f32; L]; S]; C],
 ) {
-    let codes: &XCodes<C> = x.codes.as_chunks().0.as_array().expect("64 steps");
-    let sums: &[[i32; C]; SUMS] = x.sums.as_chunks().0.as_array().expect("all sums of a column");
+    let columns = Columns {
+        codes: x.codes.as_chunks().0.as_array().expect("64 steps"),
+        sums: x.sums.as_chunks().0.as_array().expect("all sums of a column"),
+    };
     if F::BLOCK == SLAB {
         let scales: &[f32; C] = x.scales.as_array().expect("a scale a column");
-        blocks_of_256::<T, F, L, S, C>(t, panel, codes, scales, sums, acc);
+        blocks_of_256::<T, F, L, S, C>(t, panel, columns, scales, acc);
     } else {
         let scales: &[[f32; C]; 8] = x.scales.as_chunks().0.as_array().expect("eight scales a column");
-        blocks_of_32::<T, F, L, S, C>(t, panel, codes, scales, sums, acc);
+        blocks_of_32::<T, F, L, S, C>(t, panel, columns, scales, acc);
     }
 }
 
@@ -52,16 +60,16 @@ fn columns<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usiz
 pub fn isums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
-    codes: &XCodes<C>,
+    x: Columns<'_, C>,
     b: usize,
 ) -> [[T::I; C]; S] {
     if F::BLOCK < SLAB {
-        return t.sums::<F, S, C>(panel, codes, b);
+        return t.sums::<F, S, C>(panel, x, b);
     }
     let mut isum = [[t.spread(0); C]; S];
     let step = const { step::<T, F, L>() };
     for i in 0..SLAB / step {
-        let dots = t.sums::<F, S, C>(panel, codes, i);
+        let dots = t.sums::<F, S, C>(panel, x, i);
         for s in 0..S {
             let scale = t.ints(&panel.scales[i * step / F::GROUP][s]);
             for c in 0..C {
@@ -81,13 +89,22 @@ pub fn isums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: us
 pub fn sums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
-    codes: &XCodes<C>,
+    x: Columns<'_, C>,
     i: usize,
 ) -> [[T::I; C]; S] {
     let mut sums = [[t.spread(0); C]; S];
     if T::bias::<F>() > 0 {
         for s in 0..S {
             sums[s] = [t.ints(&panel.start[i][s]); C];
+        }
+    }
+    let zero = const { zero::<T, F, L>() };
+    if zero > 0 {
+        for c in 0..C {
+            let excess = t.spread((-zero * x.sums[i][c]) as u32);
+            for s in 0..S {
+                sums[s][c] = excess;
+            }
         }
     }
     let steps = const { step::<T, F, L>() } / 4;
@@ -97,9 +114,9 @@ pub fn sums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usi
             w[s] = t.codes(&panel.codes[k][s]);
         }
         for c in 0..C {
-            let x = t.spread(u32::from_ne_bytes(codes[k][c]));
+            let x = t.spread(u32::from_ne_bytes(x.codes[k][c]));
             for s in 0..S {
-                sums[s][c] = t.dot(sums[s][c], w[s], x);
+                sums[s][c] = t.dot::<F>(sums[s][c], w[s], x);
             }
         }
     }
@@ -110,9 +127,8 @@ pub fn sums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usi
 fn blocks_of_32<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
-    codes: &XCodes<C>,
+    x: Columns<'_, C>,
     scales: &[[f32; C]; 8],
-    sums: &[[i32; C]; SUMS],
     acc: &mut [[[f32; L]; S]; C],
 ) {
     let mut total = [[t.spread_float(0.0); C]; S];
@@ -122,7 +138,7 @@ fn blocks_of_32<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C:
         }
     }
     for b in 0..8 {
-        let dots = t.isums::<F, S, C>(panel, codes, b);
+        let dots = t.isums::<F, S, C>(panel, x, b);
         for c in 0..C {
             let d_x = t.spread_float(scales[b][c]);
             for s in 0..S {
@@ -130,7 +146,7 @@ fn blocks_of_32<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C:
                 total[s][c] = t.fma(d, t.to_floats(dots[s][c]), total[s][c]);
                 if F::MIN {
                     let m = t.mul(t.floats(&panel.m[b][s]), d_x);
-                    total[s][c] = t.fma(m, t.to_floats(t.spread(sums[b][c] as u32)), total[s][c]);
+                    total[s][c] = t.fma(m, t.to_floats(t.spread(x.sums[b][c] as u32)), total[s][c]);
                 }
             }
         }
@@ -146,19 +162,18 @@ fn blocks_of_32<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C:
 fn blocks_of_256<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
-    codes: &XCodes<C>,
+    x: Columns<'_, C>,
     scales: &[f32; C],
-    sums: &[[i32; C]; SUMS],
     acc: &mut [[[f32; L]; S]; C],
 ) {
-    let mut isum = t.isums::<F, S, C>(panel, codes, 0);
+    let mut isum = t.isums::<F, S, C>(panel, x, 0);
     let mut msum = [[t.spread(0); C]; S];
     if F::MIN {
         let centered = const { center::<T, F, L>() > 0 };
         let (pairs, first) = if F::GROUP == 16 { (8, 0) } else { (4, 8) };
         for pair in 0..pairs {
             for c in 0..C {
-                let x = t.spread(sums[first + pair][c] as u32);
+                let x = t.spread(x.sums[first + pair][c] as u32);
                 for s in 0..S {
                     msum[s][c] = t.pairs(msum[s][c], t.ints(&panel.mins[pair][s]), x);
                     if centered {

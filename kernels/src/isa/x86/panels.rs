@@ -1,7 +1,7 @@
 //! Strips of eight lanes, for the sets with registers of 256 bits. They differ in how they multiply.
 
 use super::super::wide::panel::{Expand, Panel, Strip};
-use super::super::wide::tile::XCodes;
+use super::super::wide::tile::Columns;
 use std::arch::x86_64::*;
 
 /// Lanes of a strip.
@@ -14,14 +14,14 @@ pub trait Products: Copy {
     /// See [`Strip::bias`].
     fn bias<F: Expand>() -> u8;
     /// See [`Strip::dot`].
-    fn dot(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i;
+    fn dot<F: Expand>(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i;
     /// `acc` plus the products of the two halves of 16 bits.
     fn words(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
     /// See [`Strip::isums`].
     fn isums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
-        x: &XCodes<C>,
+        x: Columns<'_, C>,
         b: usize,
     ) -> [[__m256i; C]; S];
     /// See [`Strip::scale`].
@@ -55,7 +55,7 @@ impl<P: Products> Strip<L> for Panels<P> {
     fn isums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
-        x: &XCodes<C>,
+        x: Columns<'_, C>,
         b: usize,
     ) -> [[__m256i; C]; S] {
         self.0.isums::<F, S, C>(panel, x, b)
@@ -101,8 +101,8 @@ impl<P: Products> Strip<L> for Panels<P> {
         op!(_mm256_set1_ps(v))
     }
     #[inline(always)]
-    fn dot(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        self.0.dot(acc, w, x)
+    fn dot<F: Expand>(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        self.0.dot::<F>(acc, w, x)
     }
     #[inline(always)]
     fn scaled(self, acc: __m256i, sum: __m256i, scale: __m256i) -> __m256i {
