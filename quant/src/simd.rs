@@ -72,6 +72,10 @@ pub trait Simd: Copy {
     /// Up to 16 values, filled up with `fill`.
     #[inline(always)]
     fn load_part(self, x: &[f32], fill: f32) -> Self::F {
+        // Nearly always there are 16.
+        if let Some(x) = x.as_array() {
+            return self.load(x);
+        }
         let mut lanes = [fill; 16];
         lanes[..x.len()].copy_from_slice(x);
         self.load(&lanes)
@@ -80,6 +84,9 @@ pub trait Simd: Copy {
     /// The first `out.len()` lanes.
     #[inline(always)]
     fn store_part(self, v: Self::F, out: &mut [f32]) {
+        if let Some(out) = out.as_mut_array() {
+            return self.store(v, out);
+        }
         let mut lanes = [0.0; 16];
         self.store(v, &mut lanes);
         out.copy_from_slice(&lanes[..out.len()]);

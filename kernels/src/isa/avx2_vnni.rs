@@ -14,9 +14,9 @@ pub fn detected() -> bool {
 /// Panels of 16 rows: two strips of eight lanes, times tiles of five columns: 10 sums under way, as many as hide the latency of two
 /// multiplications a cycle.
 mod wide {
-    use crate::isa::wide::panel::{Expand, Panel, Strip, narrow, unsigned};
+    use crate::isa::wide::panel::{Expand, Panel, Strip, narrow};
     use crate::isa::wide::tile::{self, Columns};
-    use crate::isa::x86::panels::{L, Panels, Products};
+    use crate::isa::x86::panels::{L, Panels, Products, unsigned};
     use std::arch::x86_64::*;
 
     crate::isa::wide::instantiate!(

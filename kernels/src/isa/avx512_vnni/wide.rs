@@ -1,7 +1,8 @@
 //! Panels of 32 rows: two strips of 16 lanes, times tiles of six columns: 12 sums and 12 sums of sums leave 8 registers for the rest.
 
 use super::super::wide;
-use super::super::wide::panel::{Expand, Strip, unsigned};
+use super::super::wide::panel::{Expand, Strip};
+use super::super::x86::panels::unsigned;
 use super::Avx512;
 use std::arch::x86_64::*;
 use strata_quant::GgmlType;

@@ -256,11 +256,6 @@ pub const fn zero<T: Strip<L>, F: Expand, const L: usize>() -> i32 {
     if T::NARROW { F::ZERO } else { 0 }
 }
 
-/// True if codes have no signs in a panel: the activations may have theirs then.
-pub const fn unsigned<T: Strip<L>, F: Expand, const L: usize>() -> bool {
-    F::MIN && center::<T, F, L>() == 0 || zero::<T, F, L>() > 0
-}
-
 /// True if the sums of so many values of k fit 16 bits.
 const fn fits<T: Strip<L>, F: Expand, const L: usize>(step: usize) -> bool {
     let peak = if center::<T, F, L>() > 0 { F::CENTER } else { F::PEAK };

@@ -1,11 +1,16 @@
 //! Strips of eight lanes, for the sets with registers of 256 bits. They differ in how they multiply.
 
-use super::super::wide::panel::{Expand, Panel, Strip};
+use super::super::wide::panel::{Expand, Panel, Strip, center, zero};
 use super::super::wide::tile::Columns;
 use std::arch::x86_64::*;
 
 /// Lanes of a strip.
 pub const L: usize = 8;
+
+/// True if codes have no signs in a panel: they are the unsigned factor of `vpdpbusd` then, and else the activations with their bias.
+pub const fn unsigned<T: Strip<L>, F: Expand, const L: usize>() -> bool {
+    F::MIN && center::<T, F, L>() == 0 || zero::<T, F, L>() > 0
+}
 
 /// A way to multiply. A value of such a type is the proof that the processor has AVX2, FMA, F16C and the instructions it takes.
 pub trait Products: Copy {
