@@ -49,21 +49,32 @@ impl Cpu {
 
     /// `y = x w^T`: `w (n, k)`, `x (m, k)`, `y (m, n)`. Makes the form of `x` that `w` wants, if it is not there yet.
     pub fn matmul(&self, w: Matrix<'_>, x: &mut Activations, y: &mut [f32]) {
-        assert!(w.cols == x.cols(), "a product of {} with {} columns", w.cols, x.cols());
-        self.prepare(w.format.activation, x);
-        let (kernel, step) = match self.wide(w, x.rows()) {
-            Some((wide, kernel, bias)) => {
-                let columns = (wide.width)(x.rows());
-                self.prepare_tiles(Tiling { kind: w.format.activation, columns, bias }, x);
-                (kernel, wide.rows)
+        self.matmuls([w], x, [y]);
+    }
+
+    /// [`Cpu::matmul`] of several matrices with the same `x`; the threads meet once, not after each.
+    pub fn matmuls<const N: usize>(&self, ws: [Matrix<'_>; N], x: &mut Activations, ys: [&mut [f32]; N]) {
+        let m = x.rows();
+        let products = ws.map(|w| {
+            assert!(w.cols == x.cols(), "a product of {} with {} columns", w.cols, x.cols());
+            self.prepare(w.format.activation, x);
+            match self.wide(w, m) {
+                Some((wide, kernel, bias)) => {
+                    let columns = (wide.width)(m);
+                    self.prepare_tiles(Tiling { kind: w.format.activation, columns, bias }, x);
+                    (w, kernel, wide.rows)
+                }
+                None => (w, (self.isa.table().matmul)(w.format.ty), ROW_STEP),
             }
-            None => ((self.isa.table().matmul)(w.format.ty), ROW_STEP),
-        };
-        let (x, y) = (&*x, Shared::new(y, x.rows(), w.rows));
+        });
+        let (x, mut heights) = (&*x, ws.iter().map(Matrix::rows));
+        let ys = ys.map(|y| Shared::new(y, m, heights.next().expect("as many results as matrices")));
         self.pool.run(&|i| {
-            for (rows, job) in w.jobs(self.share(w.rows, step, i)) {
-                // SAFETY: `Isa` proves the instruction set of its table; the shares of different threads do not overlap.
-                unsafe { kernel(job, x, y.rows(rows)) }
+            for ((w, kernel, step), y) in products.iter().zip(&ys) {
+                for (rows, job) in w.jobs(self.share(w.rows, *step, i)) {
+                    // SAFETY: `Isa` proves the instruction set of its table; the shares of different threads do not overlap.
+                    unsafe { kernel(job, x, y.rows(rows)) }
+                }
             }
         });
     }
@@ -76,7 +87,7 @@ impl Cpu {
     }
 
     fn prepare_tiles(&self, tiling: Tiling, x: &mut Activations) {
-        if x.tiled(tiling.kind).is(tiling) {
+        if x.tiled(tiling.kind, tiling.bias).is(tiling) {
             return;
         }
         let slabs = x.slabs();

@@ -265,9 +265,7 @@ impl Model {
 
         cpu.rms_norm(h, w.attn_norm, shape.norm_eps, x.reset(n, shape.hidden));
         see(Input::Attention, x);
-        let q = self.linear(w.q, x, q);
-        let k = self.linear(w.k, x, k);
-        let v = self.linear(w.v, x, v);
+        let [q, k, v] = self.linears([w.q, w.k, w.v], x, [q, k, v]);
         cpu.rope(q, shape.heads, shape.head_dim, rotation, range.start);
         cpu.rope(k, shape.kv_heads, shape.head_dim, rotation, range.start);
         runs_of(segments, range, runs);
@@ -285,8 +283,7 @@ impl Model {
 
         cpu.add_rms_norm(h, attended, w.ffn_norm, shape.norm_eps, x.reset(n, shape.hidden));
         see(Input::Ffn, x);
-        let gate = self.linear(w.gate, x, gate);
-        let up = self.linear(w.up, x, up);
+        let [gate, up] = self.linears([w.gate, w.up], x, [gate, up]);
         cpu.silu_mul(gate, up, x.reset(n, shape.ffn));
         see(Input::FfnDown, x);
         cpu.add(h, self.linear(w.down, x, y), shape.hidden);
@@ -306,16 +303,32 @@ impl Model {
 
     /// `W x + b` into the front of `y`, `(rows of x, rows of W)`.
     fn linear<'y>(&self, w: Linear<'_>, x: &mut Activations, y: &'y mut Vec<f32>) -> &'y mut [f32] {
-        let len = x.rows() * w.weight.rows();
-        if y.len() < len {
-            y.resize(len, 0.0);
-        }
-        let y = &mut y[..len];
-        self.cpu.matmul(w.weight, x, y);
-        if let Some(bias) = w.bias {
-            self.cpu.add_bias(y, bias);
-        }
+        let [y] = self.linears([w], x, [y]);
         y
+    }
+
+    /// [`Model::linear`] of all matrices that read the same `x`.
+    fn linears<'y, const N: usize>(
+        &self,
+        ws: [Linear<'_>; N],
+        x: &mut Activations,
+        ys: [&'y mut Vec<f32>; N],
+    ) -> [&'y mut [f32]; N] {
+        let mut lengths = ws.iter().map(|w| x.rows() * w.weight.rows());
+        let mut ys = ys.map(|y| {
+            let len = lengths.next().expect("as many results as matrices");
+            if y.len() < len {
+                y.resize(len, 0.0);
+            }
+            &mut y[..len]
+        });
+        self.cpu.matmuls(ws.map(|w| w.weight), x, ys.each_mut().map(|y| &mut **y));
+        for (w, y) in ws.iter().zip(&mut ys) {
+            if let Some(bias) = w.bias {
+                self.cpu.add_bias(y, bias);
+            }
+        }
+        ys
     }
 
     /// The hidden states before the first layer, `(n, hidden)`, of `n` tokens.

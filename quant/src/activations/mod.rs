@@ -82,7 +82,7 @@ pub struct Activations {
     values: Vec<f32>, // (rows, cols)
     q8x32: Form<Q8x32>,
     q8x256: Form<Q8x256>,
-    tiled: [Tiled; 2], // of blocks of 32, of blocks of 256
+    tiled: [[Tiled; 2]; 2], // of blocks of 32 and of 256, without and with a bias
 }
 
 /// The buffers of an 8-bit form.
@@ -149,7 +149,7 @@ impl Activations {
     pub fn reset(&mut self, rows: usize, cols: usize) -> &mut [f32] {
         (self.rows, self.cols) = (rows, cols);
         (self.q8x32.made, self.q8x256.made) = (false, false);
-        self.tiled.iter_mut().for_each(Tiled::forget);
+        self.tiled.iter_mut().flatten().for_each(Tiled::forget);
         if self.values.len() < rows * cols {
             self.values.resize(rows * cols, 0.0);
         }

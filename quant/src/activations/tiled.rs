@@ -112,8 +112,8 @@ impl Activations {
     }
 
     /// The tiles, which must have been made.
-    pub fn tiled(&self, kind: ActivationKind) -> &Tiled {
-        &self.tiled[(kind == ActivationKind::Q8x256) as usize]
+    pub fn tiled(&self, kind: ActivationKind, bias: u8) -> &Tiled {
+        &self.tiled[(kind == ActivationKind::Q8x256) as usize][(bias > 0) as usize]
     }
 
     /// Hands out the buffers of a tiling, to be filled with [`TiledPart::fill`]; it counts as made. The 8-bit form it is made of must be
@@ -126,7 +126,7 @@ impl Activations {
         let (m, cols, slabs) = (self.rows, self.cols, self.slabs());
         let wide = tiling.kind == ActivationKind::Q8x256;
         let form = if wide { Rows::Q8x256(&self.q8x256) } else { Rows::Q8x32(&self.q8x32) };
-        let Tiled { made, codes, scales, sums } = &mut self.tiled[wide as usize];
+        let Tiled { made, codes, scales, sums } = &mut self.tiled[wide as usize][(tiling.bias > 0) as usize];
         *made = Some(tiling);
         let n = slabs * m;
         if codes.len() < n {

@@ -53,8 +53,8 @@ where
     F: Expand,
 {
     let m = x.rows();
-    let (tiled, width) =
-        (x.tiled(if F::BLOCK == SLAB { ActivationKind::Q8x256 } else { ActivationKind::Q8x32 }), width(m, C));
+    let kind = if F::BLOCK == SLAB { ActivationKind::Q8x256 } else { ActivationKind::Q8x32 };
+    let (tiled, width) = (x.tiled(kind, T::bias::<F>()), width(m, C));
     let bytes = SLAB / F::BLOCK * F::BYTES; // of a slab of a row
     let (few, panels) = (m <= FEW, job.rows().div_ceil(L * S));
     let mut panel = Panel::<L, S>::new();
