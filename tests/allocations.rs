@@ -70,6 +70,8 @@ fn a_pass_like_one_before_allocates_nothing() {
             }
             pass(&[1, 2, 3, 4]);
             assert_eq!(pass(&[5, 6, 7, 8]), 0, "{threads} threads, four tokens");
+            pass(&[9; 9]);
+            assert_eq!(pass(&[9; 9]), 0, "{threads} threads, nine tokens");
         }
     }
 }

@@ -233,17 +233,16 @@ impl Cpu {
         self.pool.run(&|thread| self.share(n, 1, thread).for_each(&work));
     }
 
-    /// Cuts `whole`, which has `n` rows, into a share for each thread.
-    fn cut<T: Send>(&self, whole: T, n: usize, split: impl Fn(T, usize) -> (T, T), work: impl Fn(T) + Sync) {
-        let (mut rest, mut parts) = (whole, Vec::with_capacity(self.threads()));
-        for i in 0..self.threads() {
-            let (part, others) = split(rest, self.share(n, 1, i).len());
-            parts.push(Mutex::new(Some(part)));
-            rest = others;
-        }
-        self.pool.run(&|i| {
-            let part = parts[i].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-            part.into_iter().for_each(&work);
+    /// Cuts `whole`, which has `n` rows, into a share for each thread; which thread has which does not matter.
+    fn cut<T: Send>(&self, whole: T, n: usize, split: impl Fn(T, usize) -> (T, T) + Sync, work: impl Fn(T) + Sync) {
+        let rest = Mutex::new((0, Some(whole)));
+        self.pool.run(&|_| {
+            let mut rest = rest.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let Some(whole) = rest.1.take() else { return };
+            let (part, others) = split(whole, self.share(n, 1, rest.0).len());
+            *rest = (rest.0 + 1, Some(others));
+            drop(rest);
+            work(part);
         });
     }
 }
