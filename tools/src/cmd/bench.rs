@@ -61,6 +61,10 @@ pub struct Args {
     /// Rounds
     #[arg(short = 'r', long = "repetitions", value_name = "RUNS", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
+    /// Measure the first run as well, which finds buffers to be made and pages to be mapped; otherwise a pass of up to 512 tokens comes
+    /// before, unless weights come from disk in every pass
+    #[arg(long)]
+    no_warmup: bool,
     #[command(flatten)]
     cpu: CpuArgs,
     #[command(flatten)]
@@ -87,6 +91,9 @@ fn recipe(name: &str) -> Result<Recipe, String> {
     };
     recipe.map_err(|error| error.to_string())
 }
+
+/// Tokens of a pass that warms up.
+const WARM_UP: usize = 512;
 
 /// A test on a model and its runs.
 struct Measured {
@@ -179,8 +186,15 @@ impl Bench {
         let measured = &mut self.measured[first..];
         let shown = Shown::new(Unit::Tokens);
         let tokens: usize = measured.iter().map(|measured| measured.test.tokens()).sum();
-        shown.begin(&format!("{name} {ty}"), tokens as u64 * u64::from(args.runs));
+        let longest = args.prompts.iter().map(|&tokens| tokens as usize).max().unwrap_or(1);
+        let warm_up = Test::Prefill { tokens: longest.clamp(1, WARM_UP), depth: 0 };
+        let warm_up = (!args.no_warmup && model.store().streamed().is_none()).then_some(warm_up);
+        let before = warm_up.map_or(0, |test| test.tokens());
+        shown.begin(&format!("{name} {ty}"), before as u64 + tokens as u64 * u64::from(args.runs));
         let mut scratch = Scratch::default();
+        if let Some(test) = warm_up {
+            run(&model, &test, args.cache.types(), &mut scratch, &shown)?;
+        }
         for _ in 0..args.runs {
             for Measured { test, runs, peak_rss, .. } in measured.iter_mut() {
                 shown.step(&test.name());
