@@ -10,8 +10,10 @@ use crate::pool::Pool;
 use crate::rope::Rotation;
 use crate::shared::SharedSlice;
 use crate::table::{Matmul, Wide};
+use std::array;
 use std::ops::Range;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use strata_quant::activations::FormBuffers;
 use strata_quant::activations::tiled::{TiledPart, Tiling};
 use strata_quant::{ActivationKind, Activations};
@@ -24,6 +26,49 @@ const ALONE: usize = 16 << 10;
 
 /// Values that are handled in one go where rows do not matter.
 const PIECE: usize = 1024;
+
+/// How the rows of a matrix are shared out: most of them evenly, in long runs that memory is read fast in; the last eighth in small pieces for
+/// whoever comes first, since no two threads are equally fast for long.
+#[derive(Clone, Copy)]
+struct Shares {
+    rows: usize,
+    step: usize,
+    threads: usize,
+    piece: usize, // rows
+}
+
+impl Shares {
+    /// Pieces for each thread.
+    const PIECES: usize = 2;
+
+    fn new(rows: usize, step: usize, threads: usize) -> Shares {
+        let piece = if threads > 1 { rows / (8 * Shares::PIECES * threads) / step * step } else { 0 };
+        Shares { rows, step, threads, piece }
+    }
+
+    /// Where the pieces begin.
+    fn even(&self) -> usize {
+        self.rows - Shares::PIECES * self.threads * self.piece
+    }
+
+    /// The rows of thread `i`.
+    fn own(&self, i: usize) -> Range<usize> {
+        share(self.even(), self.step, i, self.threads)
+    }
+
+    /// Piece `i`, if there are so many.
+    fn more(&self, i: usize) -> Option<Range<usize>> {
+        let start = self.even() + i * self.piece;
+        (self.piece > 0 && start < self.rows).then(|| start..start + self.piece)
+    }
+}
+
+/// The `i`th of `of` shares of `n` things, cut at multiples of `step`.
+fn share(n: usize, step: usize, i: usize, of: usize) -> Range<usize> {
+    let steps = n.div_ceil(step);
+    let cut = |i: usize| (steps * i / of * step).min(n);
+    cut(i)..cut(i + 1)
+}
 
 /// An instruction set and a pool of threads.
 pub struct Cpu {
@@ -69,11 +114,25 @@ impl Cpu {
         });
         let (x, mut heights) = (&*x, ws.iter().map(Matrix::rows));
         let ys = ys.map(|y| Shared::new(y, m, heights.next().expect("as many results as matrices")));
+        let next: [AtomicUsize; N] = array::from_fn(|_| AtomicUsize::new(0));
         self.pool.run(&|i| {
-            for ((w, kernel, step), y) in products.iter().zip(&ys) {
-                for (rows, job) in w.jobs(self.share(w.rows, *step, i)) {
-                    // SAFETY: `Isa` proves the instruction set of its table; the shares of different threads do not overlap.
-                    unsafe { kernel(job, x, y.rows(rows)) }
+            let all = || {
+                products.iter().zip(&ys).map(|((w, kernel, step), y)| {
+                    let run = move |rows: Range<usize>| {
+                        for (rows, job) in w.jobs(rows) {
+                            // SAFETY: `Isa` proves the instruction set of its table; nobody else has these rows.
+                            unsafe { kernel(job, x, y.rows(rows)) }
+                        }
+                    };
+                    (Shares::new(w.rows, *step, self.threads()), run)
+                })
+            };
+            for (shares, run) in all() {
+                run(shares.own(i));
+            }
+            for ((shares, run), next) in all().zip(&next) {
+                while let Some(rows) = shares.more(next.fetch_add(1, Ordering::Relaxed)) {
+                    run(rows);
                 }
             }
         });
@@ -212,9 +271,7 @@ impl Cpu {
 
     /// The `i`th thread's share of `n` things, cut at multiples of `step`.
     pub(crate) fn share(&self, n: usize, step: usize, i: usize) -> Range<usize> {
-        let steps = n.div_ceil(step);
-        let cut = |i: usize| (steps * i / self.threads() * step).min(n);
-        cut(i)..cut(i + 1)
+        share(n, step, i, self.threads())
     }
 
     /// Calls `work(row, values)` for every row of `d` values.
