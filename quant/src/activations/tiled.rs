@@ -199,8 +199,10 @@ impl Source<'_> {
                     &all_codes[slab]
                 }
             };
-            for (step, four) in row.as_chunks::<4>().0.iter().enumerate() {
-                codes[step * c + column] = four.map(|q| (q as u8).wrapping_add(bias));
+            // A bias is 0 or 128, and adding 128 is flipping the top bit: four codes at once.
+            let bias = u32::from_ne_bytes([bias; 4]);
+            for (four, codes) in row.as_chunks::<4>().0.iter().zip(codes[column..].iter_mut().step_by(c)) {
+                *codes = (u32::from_ne_bytes(four.map(|q| q as u8)) ^ bias).to_ne_bytes();
             }
             for (block, d) in d.iter().take(scales.len() / c).enumerate() {
                 scales[block * c + column] = *d;
