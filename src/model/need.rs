@@ -33,8 +33,9 @@ impl Need {
 /// The hidden states of all `tokens` of a pass, their angles, the buffers of a sub-batch of them, and rows of logits.
 fn scratch(shape: &Shape, tokens: usize, rows: usize) -> u64 {
     let widest = shape.hidden.max(shape.q_width()).max(shape.ffn);
-    // A value as it is takes 4 bytes; in either 8-bit form, by rows and by tiles, 1 and its part of scales and sums: below 1.5.
-    let x = 10 * widest;
+    // A value as it is takes 4 bytes; in either 8-bit form, by rows and by tiles with and without a bias, 1 and its part of scales and
+    // sums: below 1.5.
+    let x = 13 * widest;
     let others = 4 * (shape.q_width() + 2 * shape.kv_width() + 2 * shape.ffn + shape.hidden);
     let batch = product([x + others, tokens.min(SUB_BATCH)]);
     let states = product([4, shape.hidden + shape.head_dim, tokens]);

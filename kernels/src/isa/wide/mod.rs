@@ -20,6 +20,7 @@ pub mod tile;
 use crate::matmul::{Job, Out};
 use panel::{Expand, Panel, Rows, Strip};
 use std::cell::Cell;
+use std::ops::Range;
 use strata_quant::activations::tiled::SLAB;
 use strata_quant::{ActivationKind, Activations};
 
@@ -43,83 +44,124 @@ const fn together(c: usize) -> usize {
 const FEW: usize = 16;
 
 /// All rows of the job times all columns. The activations must be there as tiles of `C` columns, or of what [`width`] says.
-///
-/// With few columns memory is what counts: the rows of a panel are as far apart as they can be, so that each lane reads a long run of
-/// memory from row to row, which the processor's prefetchers follow. With many, the results are: rows that are neighbours share their lines.
 #[inline(always)]
 pub fn matmul<T, F, const L: usize, const S: usize, const C: usize>(t: T, job: Job<'_>, x: &Activations, out: Out<'_>)
 where
     T: Strip<L>,
     F: Expand,
 {
-    let m = x.rows();
-    let kind = if F::BLOCK == SLAB { ActivationKind::Q8x256 } else { ActivationKind::Q8x32 };
-    let (tiled, width) = (x.tiled(kind, T::bias::<F>()), width(m, C));
-    let bytes = SLAB / F::BLOCK * F::BYTES; // of a slab of a row
-    let (few, panels) = (m <= FEW, job.rows().div_ceil(L * S));
+    let places = Places::new(job.rows(), L * S, x.rows());
     let mut panel = Panel::<L, S>::new();
     let mut room = ROOM.take();
     room.resize(GROUP * L * S * COLUMNS + 16, 0.0);
     let whole_lines = room.as_ptr().align_offset(64);
     let acc = room[whole_lines..].as_chunks_mut::<L>().0.as_chunks_mut::<S>().0; // (panels, columns, strips, lanes)
-    let place = |p: usize, s: usize, lane: usize| match s * L + lane {
-        // Each run begins a row later than the one before: where a run's bytes are a multiple of a page, lines of all of them would have
-        // the same few places in the first cache.
-        run if few => run * panels + (p + run) % panels,
-        row => p * S * L + row,
-    };
-    let step = if few { 1 } else { GROUP };
-    for first_panel in (0..panels).step_by(step) {
-        let group = first_panel..panels.min(first_panel + step);
-        let mut rows = [[Rows::EMPTY; S]; GROUP];
-        for p in group.clone() {
-            for s in 0..S {
-                let mut lanes = [job.row(0); L];
-                for lane in 0..L {
-                    // Past the last row the last is computed again, and dropped.
-                    lanes[lane] = job.row(place(p, s, lane).min(job.rows() - 1));
-                }
-                rows[p - first_panel][s] = Rows::new(lanes, few);
-            }
+    let step = if places.few { 1 } else { GROUP };
+    for first in (0..places.panels).step_by(step) {
+        let panels = first..places.panels.min(first + step);
+        for columns in (0..x.rows()).step_by(together(C)) {
+            let columns = columns..x.rows().min(columns + together(C));
+            let acc = &mut acc[..panels.len() * columns.len()];
+            acc.fill([[0.0; L]; S]);
+            group::<T, F, L, S, C>(t, (job, x, out), &places, panels.clone(), columns, &mut panel, acc);
         }
-        for first in (0..m).step_by(together(C)) {
-            let n = together(C).min(m - first);
-            acc[..group.len() * n].fill([[0.0; L]; S]);
-            for slab in 0..x.slabs() {
-                let last = slab + 1 == x.slabs();
-                for (p, acc) in group.clone().zip(acc.chunks_exact_mut(n)) {
-                    let rows = &rows[p - first_panel];
-                    let mut slabs = [Rows::EMPTY; S];
-                    for s in 0..S {
-                        slabs[s] = rows[s].part(slab * bytes, bytes);
+    }
+    ROOM.set(room);
+}
+
+/// Which rows are in which panel.
+///
+/// With few columns memory is what counts: the rows of a panel are as far apart as they can be, so that each lane reads a long run of
+/// memory from row to row, which the processor's prefetchers follow. With many, the results are: rows that are neighbours share their lines.
+struct Places {
+    rows: usize,
+    height: usize, // of a panel
+    panels: usize,
+    few: bool,
+}
+
+impl Places {
+    fn new(rows: usize, height: usize, columns: usize) -> Places {
+        Places { rows, height, panels: rows.div_ceil(height), few: columns <= FEW }
+    }
+
+    /// The job's row that is row `i` of panel `p`; there may be no such row.
+    #[inline(always)]
+    fn row(&self, p: usize, i: usize) -> usize {
+        if self.few {
+            // Each run begins a row later than the one before: where a run's bytes are a multiple of a page, lines of all of them would
+            // have the same few places in the first cache.
+            i * self.panels + (p + i) % self.panels
+        } else {
+            p * self.height + i
+        }
+    }
+
+    /// The rows of a panel. Past the last row the last is computed again, and dropped.
+    #[inline(always)]
+    fn rows<'a, const L: usize, const S: usize>(&self, job: Job<'a>, p: usize) -> [Rows<'a, L>; S] {
+        let mut rows = [Rows::EMPTY; S];
+        for s in 0..S {
+            let mut lanes = [job.row(0); L];
+            for lane in 0..L {
+                lanes[lane] = job.row(self.row(p, s * L + lane).min(self.rows - 1));
+            }
+            rows[s] = Rows::new(lanes, self.few);
+        }
+        rows
+    }
+}
+
+/// Some panels times some columns: `acc (panels, columns, rows)`, which goes to the result in the end.
+#[inline(always)]
+fn group<T, F, const L: usize, const S: usize, const C: usize>(
+    t: T,
+    (job, x, out): (Job<'_>, &Activations, Out<'_>),
+    places: &Places,
+    panels: Range<usize>,
+    columns: Range<usize>,
+    panel: &mut Panel<L, S>,
+    acc: &mut [[[f32; L]; S]],
+) where
+    T: Strip<L>,
+    F: Expand,
+{
+    let kind = if F::BLOCK == SLAB { ActivationKind::Q8x256 } else { ActivationKind::Q8x32 };
+    let (tiled, width) = (x.tiled(kind, T::bias::<F>()), width(x.rows(), C));
+    let bytes = SLAB / F::BLOCK * F::BYTES; // of a slab of a row
+    let mut rows = [[Rows::EMPTY; S]; GROUP];
+    for (rows, p) in rows.iter_mut().zip(panels.clone()) {
+        *rows = places.rows(job, p);
+    }
+    for slab in 0..x.slabs() {
+        let last = slab + 1 == x.slabs();
+        for ((rows, p), acc) in rows.iter().zip(panels.clone()).zip(acc.chunks_exact_mut(columns.len())) {
+            let mut slabs = [Rows::EMPTY; S];
+            for s in 0..S {
+                slabs[s] = rows[s].part(slab * bytes, bytes);
+            }
+            panel.expand::<T, F>(t, &slabs);
+            // Where the next slab is; the rows of the next group come after those of this one.
+            let next = if last { L * S * panels.len() * rows[0].len() - slab * bytes } else { bytes };
+            let tiles = columns.len().div_ceil(width);
+            for (i, (c, acc)) in columns.clone().step_by(width).zip(acc.chunks_mut(width)).enumerate() {
+                if !places.few && columns.end == x.rows() {
+                    for row in (L * S * i / tiles)..(L * S * (i + 1) / tiles) {
+                        slabs[row / L].prefetch(t, row % L, next, bytes);
                     }
-                    panel.expand::<T, F>(t, &slabs);
-                    let tiles = n.div_ceil(width);
-                    // Where the next slab is; the rows of the next group come after those of this one.
-                    let next = if last { L * S * group.len() * rows[0].len() - slab * bytes } else { bytes };
-                    for (i, c) in (0..n).step_by(width).enumerate() {
-                        let width = width.min(n - c);
-                        if !few && first + together(C) >= m {
-                            for row in (L * S * i / tiles)..(L * S * (i + 1) / tiles) {
-                                slabs[row / L].prefetch(t, row % L, next, bytes);
-                            }
-                        }
-                        if !few && last {
-                            for c in first + c..first + c + width {
-                                ask::<T, L, S>(t, out.place(c, place(p, 0, 0)));
-                            }
-                        }
-                        let (x, acc) = (tiled.tile(m, slab, first + c, width), &mut acc[c..c + width]);
-                        tile::run::<T, F, L, S, C>(t, &panel, x, acc);
-                        if last {
-                            write(acc, first + c, job.rows(), |s, lane| place(p, s, lane), few, out);
-                        }
+                }
+                if !places.few && last {
+                    for c in c..c + acc.len() {
+                        ask::<T, L, S>(t, out.place(c, places.row(p, 0)));
                     }
+                }
+                tile::run::<T, F, L, S, C>(t, panel, tiled.tile(x.rows(), slab, c, acc.len()), acc);
+                if last {
+                    write(acc, c, places, p, out);
                 }
             }
         }
     }
-    ROOM.set(room);
 }
 
 /// Asks for the lines of a column's results, which are as far from those of the next column as the matrix is high: what is written there
@@ -131,25 +173,20 @@ fn ask<T: Strip<L>, const L: usize, const S: usize>(t: T, at: *const f32) {
     }
 }
 
-/// Writes the results `acc (columns, rows)` of a panel, the first of them that of column `first`; `place(strip, lane)` says which row of
-/// the job's `rows` is where. Columns are outermost: neighbouring rows are neighbours in a column.
+/// Writes the results `acc (columns, rows)` of panel `p`, the first of them that of column `first`.
 #[inline(always)]
-fn write<const L: usize, const S: usize>(
-    acc: &[[[f32; L]; S]],
-    first: usize,
-    rows: usize,
-    place: impl Fn(usize, usize) -> usize,
-    few: bool,
-    out: Out<'_>,
-) {
-    for (c, acc) in acc.iter().enumerate() {
-        if !few && place(S - 1, L - 1) < rows {
-            out.set_run(first + c, place(0, 0), acc.as_flattened());
-            continue;
+fn write<const L: usize, const S: usize>(acc: &[[[f32; L]; S]], first: usize, places: &Places, p: usize, out: Out<'_>) {
+    if !places.few && (p + 1) * places.height <= places.rows {
+        for (c, acc) in acc.iter().enumerate() {
+            out.set_run(first + c, places.row(p, 0), acc.as_flattened());
         }
-        for s in 0..S {
-            for lane in (0..L).filter(|&lane| place(s, lane) < rows) {
-                out.set(first + c, place(s, lane), acc[s][lane]);
+        return;
+    }
+    for i in 0..L * S {
+        let row = places.row(p, i);
+        if row < places.rows {
+            for (c, acc) in acc.iter().enumerate() {
+                out.set(first + c, row, acc[i / L][i % L]);
             }
         }
     }
@@ -161,7 +198,8 @@ pub fn width(columns: usize, most: usize) -> usize {
 }
 
 /// Compiles the products over many columns for an instruction set: `WIDE`, for its table. `$token` is an expression for a token of type
-/// `$Token`, valid inside functions with `$feature`; `$l` lanes, `$s` strips and `$c` columns are the tile; `$from` says from how many columns on they pay.
+/// `$Token`, valid inside functions with `$feature`; `$l` lanes, `$s` strips and `$c` columns are the tile; `$from` says from how many columns
+/// on a format's panels pay.
 macro_rules! instantiate {
     ($Token:ty = $token:expr, #[$feature:meta], $l:literal lanes x $s:literal strips, $c:literal columns, from $from:expr) => {
         /// This set's products over many columns.
