@@ -53,7 +53,7 @@ impl Mapped {
     }
 
     /// Wishes for huge pages from now on, for a file that is going to be read whole and often: what is read from disk then comes 2 MB at a
-    /// time and is mapped so, where the file system can (ext4 from Linux 6.16 on, XFS). What lies in the page cache stays as it is.
+    /// time and is mapped so, where the file system can (seen with ext4 on Linux 6.18). What lies in the page cache stays as it is.
     pub fn in_huge_pages(&self) {
         #[cfg(target_os = "linux")]
         let _ = self.map.advise(memmap2::Advice::HugePage);

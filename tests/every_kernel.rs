@@ -197,6 +197,54 @@ fn large_products_are_the_same_bits_everywhere() {
     }
 }
 
+/// So many rows that there are several groups of panels for a thread, and pieces for whoever comes first.
+#[test]
+fn tall_products_are_the_same_bits_everywhere() {
+    let mut random = Random(7);
+    for format in GgmlType::with_format() {
+        let (rows, cols) = (1100, 256);
+        let bytes = weights(format, rows, cols, 0, &mut random);
+        let w = Matrix::new(format.ty, rows, cols, &bytes).unwrap();
+        for m in [1, 4, 13, 20] {
+            let mut x = activations(m, cols, false, &mut random);
+            let mut expected = vec![f32::NAN; m * rows];
+            Cpu::new(Isa::named("scalar").unwrap(), 1).matmul(w, &mut x, &mut expected);
+            for isa in Isa::available() {
+                let mut y = vec![f32::NAN; m * rows];
+                Cpu::new(isa, 2).matmul(w, &mut x, &mut y);
+                assert!(same_bits(&y, &expected), "{}/{} m={m}", isa.name(), format.ty);
+            }
+        }
+    }
+}
+
+/// Types that want the same activations in different forms.
+#[test]
+fn matrices_together_are_what_each_is_alone() {
+    let mut random = Random(8);
+    let types = [GgmlType::Q4_K, GgmlType::Q6_K, GgmlType::Q8_0, GgmlType::F16, GgmlType::Q4_0];
+    let shapes = [300, 70, 1, 260, 64].map(|rows| (rows, 512));
+    let all: Vec<Vec<u8>> = std::iter::zip(types, shapes)
+        .map(|(ty, (rows, cols))| weights(ty.format().unwrap(), rows, cols, 0, &mut random))
+        .collect();
+    let ws: [_; 5] = std::array::from_fn(|i| Matrix::new(types[i], shapes[i].0, shapes[i].1, &all[i]).unwrap());
+    for isa in Isa::available() {
+        let cpu = Cpu::new(isa, 2);
+        for m in [1, 4, 9] {
+            let mut x = activations(m, 512, false, &mut random);
+            let mut together = shapes.map(|(rows, _)| vec![f32::NAN; m * rows]);
+            cpu.matmuls(ws, &mut x, together.each_mut().map(|y| y.as_mut_slice()));
+            for (w, y) in std::iter::zip(ws, &together) {
+                let mut alone = vec![f32::NAN; y.len()];
+                let mut fresh = Activations::default();
+                fresh.reset(m, 512).copy_from_slice(x.values());
+                cpu.matmul(w, &mut fresh, &mut alone);
+                assert!(same_bits(y, &alone), "{} m={m} {} rows", isa.name(), w.rows());
+            }
+        }
+    }
+}
+
 #[test]
 fn rows_of_the_result_do_not_depend_on_the_batch() {
     let mut random = Random(2);

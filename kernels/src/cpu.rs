@@ -107,32 +107,31 @@ impl Cpu {
                 Some((wide, kernel, bias)) => {
                     let columns = (wide.width)(m);
                     self.prepare_tiles(Tiling { kind: w.format.activation, columns, bias }, x);
-                    (w, kernel, wide.rows)
+                    (w, kernel, Shares::new(w.rows, wide.rows, self.threads()))
                 }
-                None => (w, (self.isa.table().matmul)(w.format.ty), ROW_STEP),
+                None => {
+                    let kernel = (self.isa.table().matmul)(w.format.ty);
+                    (w, kernel, Shares::new(w.rows, ROW_STEP, self.threads()))
+                }
             }
         });
         let (x, mut heights) = (&*x, ws.iter().map(Matrix::rows));
         let ys = ys.map(|y| Shared::new(y, m, heights.next().expect("as many results as matrices")));
         let next: [AtomicUsize; N] = array::from_fn(|_| AtomicUsize::new(0));
-        self.pool.run(&|i| {
-            let all = || {
-                products.iter().zip(&ys).map(|((w, kernel, step), y)| {
-                    let run = move |rows: Range<usize>| {
-                        for (rows, job) in w.jobs(rows) {
-                            // SAFETY: `Isa` proves the instruction set of its table; nobody else has these rows.
-                            unsafe { kernel(job, x, y.rows(rows)) }
-                        }
-                    };
-                    (Shares::new(w.rows, *step, self.threads()), run)
-                })
+        self.pool.run(&|thread| {
+            let run = |i: usize, rows: Range<usize>| {
+                let (w, kernel, _) = products[i];
+                for (rows, job) in w.jobs(rows) {
+                    // SAFETY: `Isa` proves the instruction set of its table; of all shares no two have a row in common.
+                    unsafe { kernel(job, x, ys[i].rows(rows)) }
+                }
             };
-            for (shares, run) in all() {
-                run(shares.own(i));
+            for i in 0..N {
+                run(i, products[i].2.own(thread));
             }
-            for ((shares, run), next) in all().zip(&next) {
-                while let Some(rows) = shares.more(next.fetch_add(1, Ordering::Relaxed)) {
-                    run(rows);
+            for i in 0..N {
+                while let Some(rows) = products[i].2.more(next[i].fetch_add(1, Ordering::Relaxed)) {
+                    run(i, rows);
                 }
             }
         });
@@ -301,5 +300,26 @@ impl Cpu {
             drop(rest);
             work(part);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_one_share() {
+        for rows in [0, 1, 4, 5, 63, 64, 1000, 4096, 4099] {
+            for (step, threads) in [(4, 1), (4, 2), (4, 3), (32, 2), (16, 16)] {
+                let shares = Shares::new(rows, step, threads);
+                let own = (0..threads).map(|i| shares.own(i));
+                let all = own.chain((0..).map_while(|i| shares.more(i)));
+                let end = all.fold(0, |end, range| {
+                    assert!(range.start == end && range.end >= end, "{range:?} after {end} of {rows}");
+                    range.end
+                });
+                assert_eq!(end, rows, "{threads} threads, step {step}");
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The one exponential: the same polynomial on every instruction set.
 
+use strata_quant::float::ROUND;
 use strata_quant::simd::Simd;
 
 /// `exp(x)` within 2 units in the last place, for x in -87.3..=88.3; beyond, the value at the end of the range.
@@ -8,12 +9,11 @@ use strata_quant::simd::Simd;
 /// remainder is below 2^-27.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
-    const MAGIC: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = s.min(s.max(x, s.splat(-87.3)), s.splat(88.3));
-    let t = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(MAGIC));
-    let n = s.sub(t, s.splat(MAGIC));
+    let t = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUND));
+    let n = s.sub(t, s.splat(ROUND));
     let r = s.fma(n, s.splat(-LN2_HIGH), x);
     let r = s.fma(n, s.splat(-LN2_LOW), r);
     let mut p = s.splat(1.0 / 5040.0);

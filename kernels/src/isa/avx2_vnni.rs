@@ -14,8 +14,7 @@ pub fn detected() -> bool {
 /// Panels of 16 rows: two strips of eight lanes, times tiles of five columns: 10 sums under way, as many as hide the latency of two
 /// multiplications a cycle.
 mod wide {
-    use crate::isa::wide::panel::{Expand, Panel, Strip, narrow};
-    use crate::isa::wide::tile::{self, Columns};
+    use crate::isa::wide::panel::Expand;
     use crate::isa::x86::panels::{L, Panels, Products, unsigned};
     use std::arch::x86_64::*;
 
@@ -58,26 +57,6 @@ mod wide {
         fn words(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
             // SAFETY: the token proves AVX-VNNI; registers only.
             unsafe { _mm256_dpwssd_avx_epi32(acc, a, b) }
-        }
-        #[inline(always)]
-        fn isums<F: Expand, const S: usize, const C: usize>(
-            self,
-            panel: &Panel<L, S>,
-            x: Columns<'_, C>,
-            b: usize,
-        ) -> [[__m256i; C]; S] {
-            tile::isums::<Panels<Vnni>, F, L, S, C>(Panels(self), panel, x, b)
-        }
-        #[inline(always)]
-        fn scale<F: Expand>(self, scale: __m256i) -> __m256i {
-            let t = Panels(self);
-            if const { narrow::<Panels<Vnni>, F, L>() } { t.and(scale, t.spread(0xffff)) } else { scale }
-        }
-        #[inline(always)]
-        fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
-            if Self::bias::<F>() > 0 {
-                panel.begin::<Panels<Vnni>, F>(Panels(self))
-            }
         }
     }
 }

@@ -105,6 +105,11 @@ enum Rows<'a> {
     Q8x256(&'a super::Form<super::Q8x256>),
 }
 
+/// Where in `Activations` a tiling is kept.
+fn place(kind: ActivationKind, bias: u8) -> (usize, usize) {
+    ((kind == ActivationKind::Q8x256) as usize, (bias > 0) as usize)
+}
+
 impl Activations {
     /// Slabs of a row.
     pub fn slabs(&self) -> usize {
@@ -113,7 +118,8 @@ impl Activations {
 
     /// The tiles, which must have been made.
     pub fn tiled(&self, kind: ActivationKind, bias: u8) -> &Tiled {
-        &self.tiled[(kind == ActivationKind::Q8x256) as usize][(bias > 0) as usize]
+        let (kind, bias) = place(kind, bias);
+        &self.tiled[kind][bias]
     }
 
     /// Hands out the buffers of a tiling, to be filled with [`TiledPart::fill`]; it counts as made. The 8-bit form it is made of must be
@@ -124,9 +130,10 @@ impl Activations {
     pub fn tiled_mut<R>(&mut self, tiling: Tiling, fill: impl FnOnce(TiledPart<'_>) -> R) -> R {
         assert!(self.has(tiling.kind) && tiling.kind != ActivationKind::F32);
         let (m, cols, slabs) = (self.rows, self.cols, self.slabs());
-        let wide = tiling.kind == ActivationKind::Q8x256;
-        let form = if wide { Rows::Q8x256(&self.q8x256) } else { Rows::Q8x32(&self.q8x32) };
-        let Tiled { made, codes, scales, sums } = &mut self.tiled[wide as usize][(tiling.bias > 0) as usize];
+        let (kind, bias) = place(tiling.kind, tiling.bias);
+        let form =
+            if tiling.kind == ActivationKind::Q8x256 { Rows::Q8x256(&self.q8x256) } else { Rows::Q8x32(&self.q8x32) };
+        let Tiled { made, codes, scales, sums } = &mut self.tiled[kind][bias];
         *made = Some(tiling);
         let n = slabs * m;
         if codes.len() < n {

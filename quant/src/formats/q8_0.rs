@@ -7,7 +7,7 @@
 use super::blocks32::{self, LEN};
 use super::pairs;
 use crate::activations::{ActivationKind, ActivationRow};
-use crate::float::f16_at;
+use crate::float::{ROUND, f16_at};
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 use half::f16;
@@ -57,11 +57,10 @@ pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &
 /// vectors have.
 #[inline(always)]
 fn round_away(y: f32) -> u8 {
-    const MAGIC: f32 = 12_582_912.0;
-    let even = (y + MAGIC) - MAGIC;
+    let even = (y + ROUND) - ROUND;
     let half = 0.5f32.copysign(y);
     let away = if y - even == half { even + 2.0 * half } else { even };
-    (away + MAGIC).to_bits() as u8
+    (away + ROUND).to_bits() as u8
 }
 
 fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {

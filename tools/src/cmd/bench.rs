@@ -186,9 +186,13 @@ impl Bench {
         let measured = &mut self.measured[first..];
         let shown = Shown::new(Unit::Tokens);
         let tokens: usize = measured.iter().map(|measured| measured.test.tokens()).sum();
-        let longest = args.prompts.iter().map(|&tokens| tokens as usize).max().unwrap_or(1);
-        let warm_up = Test::Prefill { tokens: longest.clamp(1, WARM_UP), depth: 0 };
-        let warm_up = (!args.no_warmup && model.store().streamed().is_none()).then_some(warm_up);
+        let pass = |measured: &Measured| match measured.test {
+            Test::Prefill { tokens, .. } => tokens.min(WARM_UP),
+            Test::Decode { .. } => 1,
+        };
+        let longest = measured.iter().map(pass).max();
+        let wanted = !args.no_warmup && model.store().streamed().is_none();
+        let warm_up = longest.filter(|_| wanted).map(|tokens| Test::Prefill { tokens, depth: 0 });
         let before = warm_up.map_or(0, |test| test.tokens());
         shown.begin(&format!("{name} {ty}"), before as u64 + tokens as u64 * u64::from(args.runs));
         let mut scratch = Scratch::default();

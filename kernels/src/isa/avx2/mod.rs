@@ -8,6 +8,7 @@ mod wide;
 use crate::table::{Matmul, instantiate};
 use std::arch::x86_64::*;
 use strata_quant::GgmlType;
+use strata_quant::float::ROUND;
 use strata_quant::simd::Simd;
 
 /// True if the processor has what this file uses.
@@ -131,7 +132,7 @@ impl Simd for Avx2 {
         // SAFETY: the token proves AVX2; registers only.
         unsafe {
             let nearest = |a| {
-                let bits = _mm256_castps_si256(_mm256_add_ps(a, _mm256_set1_ps(12_582_912.0)));
+                let bits = _mm256_castps_si256(_mm256_add_ps(a, _mm256_set1_ps(ROUND)));
                 let low = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f_ffff));
                 _mm256_cvtepi32_ps(_mm256_sub_epi32(low, _mm256_set1_epi32(0x40_0000)))
             };

@@ -9,6 +9,7 @@ use super::avx2::sum8;
 use crate::table::{Matmul, instantiate};
 use std::arch::x86_64::*;
 use strata_quant::GgmlType;
+use strata_quant::float::ROUND;
 use strata_quant::simd::Simd;
 
 /// True if the processor has what this file uses.
@@ -121,7 +122,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn nearest(self, a: __m512) -> __m512 {
         op!({
-            let bits = _mm512_castps_si512(_mm512_add_ps(a, _mm512_set1_ps(12_582_912.0)));
+            let bits = _mm512_castps_si512(_mm512_add_ps(a, _mm512_set1_ps(ROUND)));
             let low = _mm512_and_si512(bits, _mm512_set1_epi32(0x7f_ffff));
             _mm512_cvtepi32_ps(_mm512_sub_epi32(low, _mm512_set1_epi32(0x40_0000)))
         })

@@ -1,6 +1,7 @@
 //! Sixteen lanes of `f32` in four registers.
 
 use std::arch::aarch64::*;
+use strata_quant::float::ROUND;
 use strata_quant::simd::Simd;
 
 /// The token. Made only inside functions compiled for NEON.
@@ -122,7 +123,7 @@ impl Simd for Neon {
     #[inline(always)]
     fn nearest(self, a: Four) -> Four {
         each!(i => {
-            let bits = vreinterpretq_s32_f32(vaddq_f32(a[i], vdupq_n_f32(12_582_912.0)));
+            let bits = vreinterpretq_s32_f32(vaddq_f32(a[i], vdupq_n_f32(ROUND)));
             let low = vandq_s32(bits, vdupq_n_s32(0x7f_ffff));
             vcvtq_f32_s32(vsubq_s32(low, vdupq_n_s32(0x40_0000)))
         })

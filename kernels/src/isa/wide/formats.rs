@@ -1,7 +1,7 @@
 //! Each block format as a panel: its bytes, turned so that a lane is a row, taken apart with shifts and masks. The pictures of the blocks
 //! are in the files of `strata-quant`; the order of k is theirs.
 
-use super::panel::{Expand, Panel, Rows, Strip};
+use super::panel::{Expand, Panel, Rows, Strip, zero};
 use strata_quant::formats::iq4_nl::LEVELS;
 
 /// Nibbles.
@@ -30,8 +30,8 @@ fn signed_byte<T: Strip<L>, const L: usize>(t: T, v: T::I, i: usize) -> T::I {
     t.sar(t.shl(v, 24 - 8 * i as u32), 24)
 }
 
-/// A format of blocks of 32 with nibbles at byte `$at`, and maybe fifth bits at byte `$high`: `$codes` makes codes without signs of four of
-/// them of every row, `$zero` too large.
+/// A format of blocks of 32 with nibbles at byte `$at`, and maybe fifth bits at byte `$high`: `$codes` makes codes of four of them of
+/// every row; those without signs are `$zero` too large.
 macro_rules! blocks_of_32 {
     ($($name:ident: $bytes:literal bytes, min $min:literal, zero $zero:literal, peak $peak:literal, nibbles at $at:literal,
        $(fifth bits at $high:literal,)? |$t:ident, $v:ident| $codes:expr;)*) => {$(
@@ -57,7 +57,7 @@ macro_rules! blocks_of_32 {
                     for four in 0..8 {
                         let $v = bits($t, nibbles[four % 4], four as u32 / 4 * 4, LOW);
                         $(let $v = fifth::<T, L, $high>($t, high, four, $v);)?
-                        panel.put_signed::<T, $name>($t, b * 8 + four, s, $codes);
+                        panel.put($t, b * 8 + four, s, $codes);
                     }
                 }
                 panel.put_all($t, rows, $bytes, s, $min);
@@ -67,11 +67,32 @@ macro_rules! blocks_of_32 {
 }
 
 blocks_of_32! {
-    Q4_0: 18 bytes, min false, zero 8, peak 8, nibbles at 2, |t, v| v;
+    Q4_0: 18 bytes, min false, zero 8, peak 8, nibbles at 2, |t, v| signs::<T, Self, L>(t, v);
     Q4_1: 20 bytes, min true, zero 0, peak 15, nibbles at 4, |t, v| v;
-    Q5_0: 22 bytes, min false, zero 16, peak 16, nibbles at 6, fifth bits at 2, |t, v| v;
+    Q5_0: 22 bytes, min false, zero 16, peak 16, nibbles at 6, fifth bits at 2, |t, v| signs::<T, Self, L>(t, v);
     Q5_1: 24 bytes, min true, zero 0, peak 31, nibbles at 8, fifth bits at 4, |t, v| v;
-    Iq4Nl: 18 bytes, min false, zero 128, peak 127, nibbles at 2, |t, v| t.look_up(&LEVELS.map(|level| level ^ -128), v);
+    Iq4Nl: 18 bytes, min false, zero 128, peak 127, nibbles at 2, |t, v| t.look_up(levels::<T, Self, L>(), v);
+}
+
+/// Codes as [`zero`] wants them, with or without signs.
+#[inline(always)]
+fn signs<T: Strip<L>, F: Expand, const L: usize>(t: T, v: T::I) -> T::I {
+    if const { zero::<T, F, L>() > 0 } { v } else { less(t, v, F::ZERO as u8) }
+}
+
+/// The levels of IQ4_NL as [`zero`] wants them: adding 128 flips the top bit.
+#[inline(always)]
+fn levels<T: Strip<L>, F: Expand, const L: usize>() -> &'static [i8; 16] {
+    const UNSIGNED: [i8; 16] = {
+        let mut levels = LEVELS;
+        let mut i = 0;
+        while i < 16 {
+            levels[i] ^= -128;
+            i += 1;
+        }
+        levels
+    };
+    if const { zero::<T, F, L>() > 0 } { &UNSIGNED } else { &LEVELS }
 }
 
 /// Four nibbles with their fifth bits: the `four`th four of 32. `AT` only tells the formats apart that have such bits.

@@ -75,14 +75,12 @@ pub trait Strip<const L: usize>: Copy {
     /// What [`Strip::isums`] wants to find of a group's scale.
     #[inline(always)]
     fn scale<F: Expand>(self, scale: Self::I) -> Self::I {
-        if const { narrow::<Self, F, L>() } { self.and(scale, self.spread(0xffff)) } else { scale }
+        masked::<Self, F, L>(self, scale)
     }
     /// What is left to do when the codes and scales of a slab are there: where sums begin, or another order.
     #[inline(always)]
     fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
-        if Self::bias::<F>() > 0 {
-            panel.begin::<Self, F>(self);
-        }
+        panel.begin::<Self, F>(self);
     }
 
     /// `acc` plus the four products of the codes `w` with the activations `x`, which have their bias, lane by lane.
@@ -130,7 +128,8 @@ pub trait Strip<const L: usize>: Copy {
     fn turn(self, rows: [&[u8; 16]; L]) -> [Self::I; 4];
 }
 
-/// Bytes from those in hand to those that are asked for.
+/// Bytes from those in hand to those that are asked for. Measured on a Xeon with AVX-512 (2026-11-25), Q4_K at 4 columns, GB/s on two threads in
+/// huge pages: 22.2 at 512, 22.9 at 1024, 21.5 at 1536, 21.3 at 3072.
 const AHEAD: usize = 1024;
 
 /// `L` rows, or a slab of them, as they lie in the file. Loops, not closures: those would not be compiled for the instruction set.
@@ -278,6 +277,12 @@ pub const fn narrow<T: Strip<L>, F: Expand, const L: usize>() -> bool {
     T::NARROW && F::BLOCK == SLAB && fits::<T, F, L>(step::<T, F, L>())
 }
 
+/// A scale as [`Strip::NARROW`] wants it.
+#[inline(always)]
+pub fn masked<T: Strip<L>, F: Expand, const L: usize>(t: T, scale: T::I) -> T::I {
+    if const { narrow::<T, F, L>() } { t.and(scale, t.spread(0xffff)) } else { scale }
+}
+
 /// `S` strips of `L` rows of a slab. A last index counts lanes, the one before strips.
 #[repr(C, align(64))]
 pub struct Panel<const L: usize, const S: usize> {
@@ -320,9 +325,12 @@ impl<const L: usize, const S: usize> Panel<L, S> {
         t.finish::<F, S>(self);
     }
 
-    /// The sums of [`step`] values begin with what the bias adds too much.
+    /// The sums of [`step`] values begin with what the bias adds too much, if there is one.
     #[inline(always)]
     pub fn begin<T: Strip<L>, F: Expand>(&mut self, t: T) {
+        if T::bias::<F>() == 0 {
+            return;
+        }
         let steps = const { step::<T, F, L>() } / 4;
         let (zero, bias) = (t.spread(0), t.spread(u32::from_ne_bytes([T::bias::<F>(); 4])));
         for s in 0..S {
@@ -346,14 +354,6 @@ impl<const L: usize, const S: usize> Panel<L, S> {
     #[inline(always)]
     pub fn put_scale<T: Strip<L>, F: Expand>(&mut self, t: T, group: usize, s: usize, scale: T::I) {
         t.store_ints(t.scale::<F>(scale), &mut self.scales[group][s]);
-    }
-
-    /// Four codes of every row, without signs; they lose what is too much in them where [`zero`] wants signs.
-    #[inline(always)]
-    pub fn put_signed<T: Strip<L>, F: Expand>(&mut self, t: T, step: usize, s: usize, codes: T::I) {
-        let signed = const { zero::<T, F, L>() == 0 };
-        let excess = t.spread(u32::from_ne_bytes([F::ZERO as u8; 4]));
-        self.put(t, step, s, if signed { t.sub_bytes(codes, excess) } else { codes });
     }
 
     /// Four codes of every row, which lose their [`center`].

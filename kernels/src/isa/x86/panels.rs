@@ -1,7 +1,7 @@
 //! Strips of eight lanes, for the sets with registers of 256 bits. They differ in how they multiply.
 
-use super::super::wide::panel::{Expand, Panel, Strip, center, zero};
-use super::super::wide::tile::Columns;
+use super::super::wide::panel::{Expand, Panel, Strip, center, masked, zero};
+use super::super::wide::tile::{self, Columns};
 use std::arch::x86_64::*;
 
 /// Lanes of a strip.
@@ -23,16 +23,25 @@ pub trait Products: Copy {
     /// `acc` plus the products of the two halves of 16 bits.
     fn words(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
     /// See [`Strip::isums`].
+    #[inline(always)]
     fn isums<F: Expand, const S: usize, const C: usize>(
         self,
         panel: &Panel<L, S>,
         x: Columns<'_, C>,
         b: usize,
-    ) -> [[__m256i; C]; S];
+    ) -> [[__m256i; C]; S] {
+        tile::isums::<Panels<Self>, F, L, S, C>(Panels(self), panel, x, b)
+    }
     /// See [`Strip::scale`].
-    fn scale<F: Expand>(self, scale: __m256i) -> __m256i;
+    #[inline(always)]
+    fn scale<F: Expand>(self, scale: __m256i) -> __m256i {
+        masked::<Panels<Self>, F, L>(Panels(self), scale)
+    }
     /// See [`Strip::finish`].
-    fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>);
+    #[inline(always)]
+    fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
+        panel.begin::<Panels<Self>, F>(Panels(self));
+    }
 }
 
 /// The token of a set with the way `P` to multiply.
