@@ -139,7 +139,7 @@ impl Strip<L> for Avx512 {
     }
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
-        op!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+        op!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
     }
     #[inline(always)]
     fn turn(self, rows: [&[u8; 16]; L]) -> [__m512i; 4] {
@@ -168,12 +168,12 @@ wide::instantiate!(
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")],
     16 lanes x 2 strips,
     6 columns,
-    // Measured on a Xeon (2026-11-25) at 2, 3 and 4 columns, GB/s with panels and without: IQ4_XS 24.7 and 23.1, 24.0 and 18.1, 21.3 and 14.9;
-    // Q4_K 26.0 and 28.9, 24.4 and 24.8, 22.8 and 19.9; Q8_0 26.0 and 29.8 at 4.
+    // Measured on a Xeon (2026-11-25), GB/s on two threads with panels and without: at 2 columns IQ4_XS 30.6 and 24.3, Q4_1 29.5 and 27.5,
+    // Q4_K 31.2 and 30.9; at 3 Q4_K 30.6 and 25.1, Q4_0 29.6 and 26.0, Q5_0 25.5 and 25.1; at 4 Q8_0 32.2 and 31.1, Q6_K 28.1 and 29.0.
     from |ty| match ty {
-        GgmlType::IQ4_XS => 2,
-        GgmlType::Q3_K => 3,
-        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q6_K | GgmlType::Q8_0 => 5,
-        _ => 4,
+        GgmlType::IQ4_XS | GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::Q4_1 => 2,
+        GgmlType::Q8_0 => 4,
+        GgmlType::Q6_K => 5,
+        _ => 3,
     }
 );

@@ -112,6 +112,7 @@ impl Products for Sdot {
         let mut sums = [[t.spread(0); C]; S];
         let steps = const { step::<Panels<Sdot>, F, L>() } / 4;
         for k in i * steps..(i + 1) * steps {
+            panel.ask::<Panels<Sdot>, F>(t, k);
             // SAFETY: the token proves NEON with dotprod; registers only.
             unsafe {
                 let mut w = [vdupq_n_s8(0); S];
@@ -216,6 +217,8 @@ impl Products for Smmla {
         let (mut sums, mut beyond) = ([[zero; C]; S], [zero; S]);
         let steps = const { step::<Panels<Smmla>, F, L>() } / 4;
         for k in (i * steps..(i + 1) * steps).step_by(2) {
+            panel.ask::<Panels<Smmla>, F>(t, k);
+            panel.ask::<Panels<Smmla>, F>(t, k + 1);
             for c in (0..C).step_by(2) {
                 // SAFETY: the token proves NEON with i8mm; registers only.
                 unsafe {

@@ -154,7 +154,7 @@ impl<P: Products> Strip<L> for Panels<P> {
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: a prefetch is part of every aarch64; it reads nothing and may name any address.
-        unsafe { std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) }
+        unsafe { std::arch::asm!("prfm pldl2keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) }
     }
     #[inline(always)]
     fn turn(self, rows: [&[u8; 16]; L]) -> [int32x4_t; 4] {

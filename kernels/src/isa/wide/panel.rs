@@ -120,7 +120,7 @@ pub trait Strip<const L: usize>: Copy {
     fn look_up(self, table: &[i8; 16], v: Self::I) -> Self::I;
     /// The half-precision numbers in the low halves of the lanes.
     fn halves(self, v: Self::I) -> Self::F;
-    /// Asks for the line of memory at `at`, which need not be there.
+    /// Asks for the line of memory at `at`, which need not be there, to be brought into the second cache.
     fn prefetch(self, _at: *const u8) {}
     /// The half-precision numbers `v`.
     fn load_halves(self, v: &[u16; L]) -> Self::F;
@@ -128,27 +128,22 @@ pub trait Strip<const L: usize>: Copy {
     fn turn(self, rows: [&[u8; 16]; L]) -> [Self::I; 4];
 }
 
-/// Bytes from those in hand to those that are asked for. Measured on a Xeon with AVX-512 (2026-11-25), Q4_K at 4 columns, GB/s on two threads in
-/// huge pages: 22.2 at 512, 22.9 at 1024, 21.5 at 1536, 21.3 at 3072.
-const AHEAD: usize = 1024;
-
 /// `L` rows, or a slab of them, as they lie in the file. Loops, not closures: those would not be compiled for the instruction set.
 #[derive(Clone, Copy)]
 pub struct Rows<'a, const L: usize> {
     at: [*const u8; L], // of each row, `len` bytes
     len: usize,
-    ahead: bool,
     life: PhantomData<&'a [u8]>,
 }
 
 impl<'a, const L: usize> Rows<'a, L> {
     /// No bytes.
-    pub const EMPTY: Rows<'static, L> = Rows { at: [std::ptr::null(); L], len: 0, ahead: false, life: PhantomData };
+    pub const EMPTY: Rows<'static, L> = Rows { at: [std::ptr::null(); L], len: 0, life: PhantomData };
 
-    /// Rows of one length. With `ahead`, those who [`turn`](Rows::turn) their bytes ask for those that come next.
+    /// Rows of one length.
     #[inline(always)]
-    pub fn new(rows: [&'a [u8]; L], ahead: bool) -> Rows<'a, L> {
-        let mut new = Rows { at: [rows[0].as_ptr(); L], len: rows[0].len(), ahead, life: PhantomData };
+    pub fn new(rows: [&'a [u8]; L]) -> Rows<'a, L> {
+        let mut new = Rows { at: [rows[0].as_ptr(); L], len: rows[0].len(), life: PhantomData };
         for lane in 0..L {
             assert!(rows[lane].len() == new.len);
             new.at[lane] = rows[lane].as_ptr();
@@ -160,11 +155,7 @@ impl<'a, const L: usize> Rows<'a, L> {
     #[inline(always)]
     pub fn part(&self, from: usize, len: usize) -> Rows<'a, L> {
         assert!(from <= self.len);
-        let mut part = Rows { len: len.min(self.len - from), ..*self };
-        for lane in 0..L {
-            part.at[lane] = self.place(lane, from);
-        }
-        part
+        Rows { at: self.places(from), len: len.min(self.len - from), life: PhantomData }
     }
 
     /// Bytes of a row.
@@ -173,10 +164,14 @@ impl<'a, const L: usize> Rows<'a, L> {
         self.len
     }
 
-    /// Byte `at` of row `lane`, counted from the slab's first; it need not be there.
+    /// Byte `at` of every row, counted from the slab's first; it need not be there.
     #[inline(always)]
-    pub fn place(&self, lane: usize, at: usize) -> *const u8 {
-        self.at[lane].wrapping_add(at)
+    pub fn places(&self, at: usize) -> [*const u8; L] {
+        let mut places = self.at;
+        for lane in 0..L {
+            places[lane] = places[lane].wrapping_add(at);
+        }
+        places
     }
 
     /// The `N` bytes at `at` of each row: one check for all.
@@ -194,20 +189,7 @@ impl<'a, const L: usize> Rows<'a, L> {
     /// The dwords at `at`, `at + 4`, `at + 8` and `at + 12` of every row.
     #[inline(always)]
     pub fn turn<T: Strip<L>>(&self, t: T, at: usize) -> [T::I; 4] {
-        if self.ahead && at % 64 < 16 {
-            for lane in 0..L {
-                t.prefetch(self.place(lane, at + AHEAD));
-            }
-        }
         t.turn(self.bytes(at))
-    }
-
-    /// Asks for the lines of `len` bytes at `at` of row `lane`, which need not be there.
-    #[inline(always)]
-    pub fn prefetch<T: Strip<L>>(&self, t: T, lane: usize, at: usize, len: usize) {
-        for line in (0..len).step_by(64) {
-            t.prefetch(self.place(lane, at + line));
-        }
     }
 
     /// The 16-bit numbers at `at`, `at + stride` and so on of every row, `N` of them at most, zeros beyond the row: `(N, lanes)`.
@@ -300,6 +282,8 @@ pub struct Panel<const L: usize, const S: usize> {
     pub d: [[[f32; L]; S]; 8],
     /// Least values, or scales of offsets, of blocks.
     pub m: [[[f32; L]; S]; 8],
+    /// Where the bytes are of every row that a later slab is made of, if the next tile is to ask for them.
+    pub ahead: Option<[[*const u8; L]; S]>,
 }
 
 impl<const L: usize, const S: usize> Panel<L, S> {
@@ -313,6 +297,7 @@ impl<const L: usize, const S: usize> Panel<L, S> {
             centers: [[[0; L]; S]; GROUPS / 2],
             d: [[[0.0; L]; S]; 8],
             m: [[[0.0; L]; S]; 8],
+            ahead: None,
         }
     }
 
@@ -340,6 +325,21 @@ impl<const L: usize, const S: usize> Panel<L, S> {
                     sum = t.dot::<F>(sum, t.codes(&self.codes[i * steps + j][s]), bias);
                 }
                 t.store_ints(t.sub(zero, sum), &mut self.start[i][s]);
+            }
+        }
+    }
+
+    /// Asks for some of the lines that come next, in step `k` of 64: so few at a time that none waits.
+    #[inline(always)]
+    pub fn ask<T: Strip<L>, F: Expand>(&self, t: T, k: usize) {
+        let Some(ahead) = &self.ahead else { return };
+        let lines = const { (SLAB / F::BLOCK * F::BYTES).div_ceil(64) }; // of a row
+        let steps = const { 64 / (L * S) }; // for a row
+        let row = ahead.as_flattened()[k / steps];
+        for i in 0..lines.div_ceil(steps) {
+            let line = k % steps + i * steps;
+            if line < lines {
+                t.prefetch(row.wrapping_add(line * 64));
             }
         }
     }

@@ -109,6 +109,7 @@ pub fn sums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usi
     }
     let steps = const { step::<T, F, L>() } / 4;
     for k in i * steps..(i + 1) * steps {
+        panel.ask::<T, F>(t, k);
         let mut w = [sums[0][0]; S];
         for s in 0..S {
             w[s] = t.codes(&panel.codes[k][s]);

@@ -200,7 +200,7 @@ impl<P: Products> Strip<L> for Panels<P> {
     }
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
-        op!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+        op!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
     }
     #[inline(always)]
     fn turn(self, rows: [&[u8; 16]; L]) -> [__m256i; 4] {

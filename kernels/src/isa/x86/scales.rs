@@ -39,7 +39,7 @@ macro_rules! formats {
 
 formats! {
     Q2K: 84, d 80, dmin Some(82), block => nibbles(array(block, 0));
-    Q3K: 110, d 108, dmin None, block => (q3(array(block, 96)), _mm256_setzero_si256());
+    Q3K: 110, d 108, dmin None, block => (q3(array(block, 94)), _mm256_setzero_si256());
     Q4K: 144, d 0, dmin Some(2), block => six_bits(array(block, 4));
     Q5K: 176, d 0, dmin Some(2), block => six_bits(array(block, 4));
     Q6K: 210, d 208, dmin None, block => (signed(array(block, 192)), _mm256_setzero_si256());
@@ -78,17 +78,18 @@ fn nibbles(bytes: &[u8; 16]) -> (__m256i, __m256i) {
     (_mm256_and_si256(v, _mm256_set1_epi16(15)), _mm256_srli_epi16::<4>(v))
 }
 
-/// Scales of Q3_K from 12 bytes, less 32.
+/// Scales of Q3_K from the bytes 94..110 of a block, less 32: after two bytes of codes, two dwords of low nibbles, one of pairs of high bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn q3(bytes: &[u8; 12]) -> __m256i {
-    let (low, high) = (u32_at(bytes, 0) | u32_at(bytes, 4) << 32, u32_at(bytes, 8));
-    let pairs = |shift: u32| (high >> shift & 0x0303_0303) << 4;
-    let nibbles = |v: u64| v & 0x0f0f_0f0f_0f0f_0f0f;
-    let first = nibbles(low) | pairs(0) | pairs(2) << 32;
-    let second = nibbles(low >> 4) | pairs(4) | pairs(6) << 32;
-    let all = _mm256_cvtepu8_epi16(_mm_set_epi64x(second as i64, first as i64));
-    _mm256_sub_epi16(all, _mm256_set1_epi16(32))
+fn q3(bytes: &[u8; 16]) -> __m256i {
+    // SAFETY: AVX2 by the function's feature; the load is the 16 bytes.
+    let v = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+    let low = _mm_shuffle_epi8(v, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
+    let low = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 4, 4)), _mm_set1_epi8(15));
+    let high = _mm_shuffle_epi8(v, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
+    let high = _mm_and_si128(_mm_srlv_epi32(high, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3));
+    let all = _mm_or_si128(low, _mm_slli_epi16::<4>(high));
+    _mm256_cvtepi8_epi16(_mm_sub_epi8(all, _mm_set1_epi8(32)))
 }
 
 /// Scales of Q6_K: 16 signed bytes.
