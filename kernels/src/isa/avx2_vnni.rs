@@ -1,4 +1,4 @@
-//! AVX2 with AVX-VNNI: processors without AVX-512 that have `vpdpbusd` all the same. Products over many columns gain by it; those over few
+//! AVX2 with AVX-VNNI: processors without AVX-512 that have `vpdpbusd` all the same. Products over several columns gain by it; those over one
 //! read memory at its speed without, and are those of AVX2.
 
 use super::avx2::{self, Avx2};

@@ -44,7 +44,8 @@ const fn together(c: usize) -> usize {
 const FEW: usize = 16;
 
 /// Bytes of a row from those in hand to those that are asked for, with few columns. Measured on a Xeon with AVX-512 (2026-11-25), Q4_K at 4
-/// columns, GB/s on two threads in huge pages: 25.8 at 288, 25.4 at 512, 23.6 at 1024, 24.2 at 3072.
+/// columns, GB/s on two threads in huge pages, when the panel still asked for a third of the lines: 25.8 at 288, 25.4 at 512, 23.6 at 1024, 24.2
+/// at 3072.
 const AHEAD: usize = 512;
 
 /// All rows of the job times all columns. The activations must be there as tiles of `C` columns, or of what [`width`] says.
@@ -155,24 +156,17 @@ fn group<T, F, const L: usize, const S: usize, const C: usize>(
             }
             panel.expand::<T, F>(t, &slabs);
             if columns.end == x.rows() {
-                // Once all columns are done, the rows of the next group come after those of this one.
-                let beyond = L * S * panels.len() * rows[0].len() - slab * bytes;
-                let next = if places.few {
-                    AHEAD
-                } else if last {
-                    beyond
-                } else {
-                    bytes
+                let next = match last {
+                    _ if places.few => AHEAD,
+                    false => bytes,
+                    true => L * S * panels.len() * rows[0].len() - slab * bytes, // the next group's rows come after those of this one
                 };
-                panel.ahead = Some([[std::ptr::null(); L]; S]);
-                for (ahead, slab) in panel.ahead.iter_mut().flatten().zip(&slabs) {
-                    *ahead = slab.places(next);
-                }
+                panel.look_ahead(&slabs, next);
             }
             for (c, acc) in columns.clone().step_by(width).zip(acc.chunks_mut(width)) {
                 if !places.few && last {
                     for c in c..c + acc.len() {
-                        ask::<T, L, S>(t, out.place(c, places.row(p, 0)));
+                        ask_results::<T, L, S>(t, out.place(c, places.row(p, 0)));
                     }
                 }
                 tile::run::<T, F, L, S, C>(t, panel, tiled.tile(x.rows(), slab, c, acc.len()), acc);
@@ -188,7 +182,7 @@ fn group<T, F, const L: usize, const S: usize, const C: usize>(
 /// Asks for the lines of a column's results, which are as far from those of the next column as the matrix is high: what is written there
 /// would wait for each of them.
 #[inline(always)]
-fn ask<T: Strip<L>, const L: usize, const S: usize>(t: T, at: *const f32) {
+fn ask_results<T: Strip<L>, const L: usize, const S: usize>(t: T, at: *const f32) {
     for value in (0..L * S).step_by(16) {
         t.prefetch(at.wrapping_add(value).cast());
     }

@@ -329,6 +329,16 @@ impl<const L: usize, const S: usize> Panel<L, S> {
         }
     }
 
+    /// The next tile is to ask for a slab that begins `next` bytes after these.
+    #[inline(always)]
+    pub fn look_ahead(&mut self, slabs: &[Rows<'_, L>; S], next: usize) {
+        let mut ahead = [[std::ptr::null(); L]; S];
+        for s in 0..S {
+            ahead[s] = slabs[s].places(next);
+        }
+        self.ahead = Some(ahead);
+    }
+
     /// Asks for some of the lines that come next, in step `k` of 64: so few at a time that none waits.
     #[inline(always)]
     pub fn ask<T: Strip<L>, F: Expand>(&self, t: T, k: usize) {
