@@ -130,12 +130,9 @@ const READ: usize = 2 << 30;
 
 /// The weights that bandwidth is measured over: a stretch of the model's file, or of what stays of it in memory.
 pub fn weights(model: &Model) -> &[u8] {
-    if let Some(streamed) = model.store().streamed() {
-        return streamed.pinned();
-    }
-    let largest = model.gguf().files().map(|file| file.bytes()).max_by_key(|bytes| bytes.len()).unwrap_or_default();
+    let bytes = model.weights();
     // From the end, where the layers are.
-    &largest[largest.len().saturating_sub(READ)..]
+    &bytes[bytes.len().saturating_sub(READ)..]
 }
 
 /// One run of a test: measures the limits, makes up the depth, times the passes. `progress` counts tokens and can stop between passes.

@@ -6,10 +6,20 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::guard::Guard;
+
+/// How a mapped file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A few bytes here and there: only the pages that are touched.
+    Few,
+    /// One after the other: also what comes next.
+    All,
+}
 
 /// A whole file, mapped read-only: opening costs nothing, pages are read as they are touched.
 ///
@@ -57,6 +67,27 @@ impl Mapped {
     pub fn in_huge_pages(&self) {
         #[cfg(target_os = "linux")]
         let _ = self.map.advise(memmap2::Advice::HugePage);
+    }
+
+    /// How the file will be read from now on, as far as it is not in the page cache.
+    pub fn expect(&self, access: Access) {
+        #[cfg(unix)]
+        // A hint.
+        let _ = self.map.advise(match access {
+            Access::Few => memmap2::Advice::Random,
+            Access::All => memmap2::Advice::Normal,
+        });
+        #[cfg(not(unix))]
+        let _ = access;
+    }
+
+    /// Starts to read these bytes into the page cache.
+    pub fn will_need(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        // A hint.
+        let _ = self.map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        #[cfg(not(unix))]
+        let _ = range;
     }
 
     /// Gives back the memory of the pages that were touched; they come again when they are touched again.

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use strata::calibrate::{self, calibrate};
@@ -17,6 +17,7 @@ use strata::progress::{Progress, Quiet};
 use strata::recipe::{Mix, Recipe};
 use strata::split::{self, SplitLimit};
 use strata::stream::backend::{Backend, Done, Read};
+use strata::stream::budget::Memory;
 use strata::stream::{Budget, Options, Plan, Reader};
 use strata::{Cpu, Error, GgmlType, Isa, Result};
 use tempfile::TempDir;
@@ -51,7 +52,8 @@ fn streamed_with(path: &Path, share: f64, options: &Options) -> Result<Model> {
     let layers: Vec<u64> = (0..sizes.layers.len()).map(layer).collect();
     let least = sizes.output.bytes() + 2 * layers.iter().max().unwrap() + 200_000;
     let rest = layers.iter().sum::<u64>() - 2 * layers.iter().min().unwrap();
-    let budget = Budget { bytes: least + (rest as f64 * share) as u64, fixed: 0 };
+    let bytes = least + (rest as f64 * share) as u64 + cpu().memory_bytes();
+    let budget = Budget { bytes, fixed: 0 };
     Model::within(Gguf::open(path)?, cpu(), budget, Need::default(), options, &Quiet)
 }
 
@@ -334,6 +336,64 @@ fn a_drive_that_gives_no_answer_is_an_error_in_time() {
     assert!(begin.elapsed() < Duration::from_secs(60), "patience was 0.3 seconds");
 }
 
+/// What a pass says of itself.
+#[derive(Default)]
+struct Says(Mutex<Vec<String>>);
+
+impl Progress for Says {
+    fn begin(&self, _: &str, _: u64) {}
+    fn step(&self, what: &str) {
+        self.0.lock().unwrap().push(what.to_owned());
+    }
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn memory_that_others_need_is_given_back_and_the_bits_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = q8_0(&dir);
+    let available = Arc::new(AtomicU64::new(1 << 40));
+    let ask = available.clone();
+    // A 64th of this is 200 KB, more than what a layer has pinned.
+    let memory = move || Some(Memory { total: 64 * 200_000, available: ask.load(Ordering::Relaxed) });
+    let options = Options { memory: Some(Arc::new(memory)), ..Options::default() };
+    let model = streamed_with(&path, 0.5, &options).unwrap();
+    let expected = logits(&resident(&path), TOKENS.len()).unwrap();
+    let streamed = model.store().streamed().unwrap();
+    let pass = || {
+        // The memory is looked at now and then only.
+        std::thread::sleep(Duration::from_millis(150));
+        let mut cache = KvCache::new(model.shape(), TOKENS.len()).unwrap();
+        let (mut scratch, says) = (Scratch::default(), Says::default());
+        let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
+        model.watched_pass(&mut scratch, &mut segments, &says).unwrap();
+        let all = model.logits(&mut scratch, 0..TOKENS.len());
+        assert!(all.iter().map(|l| l.to_bits()).eq(expected.iter().copied()));
+        says.0.into_inner().unwrap().join(", ")
+    };
+    assert_eq!((pass(), streamed.given_back()), (String::new(), 0));
+    let (mut before, mut times) = (0, 0);
+    loop {
+        available.store(100_000, Ordering::Relaxed);
+        let (said, given) = (pass(), streamed.given_back());
+        assert_eq!(said.contains("memory is short"), given > before, "{said}");
+        if given == before {
+            break;
+        }
+        (before, times) = (given, times + 1);
+        // Nothing more is given back when there is enough, and what was stays so.
+        available.store(300_000, Ordering::Relaxed);
+        assert_eq!((pass(), streamed.given_back()), (String::new(), before));
+    }
+    // All but the output matrix; what a plan counts for it has room for two pages a matrix.
+    let pinned = plan(&model).pinned_bytes - streamed.output_bytes().len() as u64;
+    assert!(times > 1 && before <= pinned && before > pinned / 2, "{before} of {pinned} in {times} times");
+}
+
 #[test]
 fn what_cannot_fit_is_refused_with_the_numbers() {
     let dir = tempfile::tempdir().unwrap();
@@ -349,7 +409,7 @@ fn what_cannot_fit_is_refused_with_the_numbers() {
     let said = within(5_000_000, Need { kv: 100_000_000, scratch: 0 });
     assert!(said.contains("100 MB for keys and values") && said.contains("-c"), "{said}");
     let memory = Gguf::from_bytes(fs::read(&path).unwrap()).unwrap();
-    let budget = Budget { bytes: 3_000_000, fixed: 0 };
+    let budget = Budget { bytes: 4_000_000, fixed: 0 };
     let error = Model::within(memory, cpu(), budget, Need::default(), &Options::default(), &Quiet).err().unwrap();
     assert!(error.to_string().contains("write it to a file"), "{error}");
 }

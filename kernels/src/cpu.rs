@@ -92,6 +92,12 @@ impl Cpu {
         self.pool.threads()
     }
 
+    /// Bytes that the threads take for themselves: the results of a group of panels each, and their stacks.
+    pub fn memory_bytes(&self) -> u64 {
+        const STACK: usize = 128 << 10; // what of it is used
+        (self.threads() * (crate::isa::wide::ROOM_BYTES + STACK)) as u64
+    }
+
     /// `y = x w^T`: `w (n, k)`, `x (m, k)`, `y (m, n)`. Makes the form of `x` that `w` wants, if it is not there yet.
     pub fn matmul(&self, w: Matrix<'_>, x: &mut Activations, y: &mut [f32]) {
         self.matmuls([w], x, [y]);

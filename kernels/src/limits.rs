@@ -23,15 +23,20 @@ impl Cpu {
         median(|| {
             let (start, mut read) = (Instant::now(), 0.0);
             while read == 0.0 || start.elapsed() < RUN {
-                self.pool.run(&|i| {
-                    let part = &data[self.share(data.len(), LINE, i)];
-                    // SAFETY: `Isa` proves the instruction set of its table.
-                    black_box(unsafe { (self.isa().table().read)(part) });
-                });
+                self.read_once(data);
                 read += data.len().max(1) as f64;
             }
             read / start.elapsed().as_secs_f64()
         })
+    }
+
+    /// All threads together read `data`, and do nothing with it.
+    pub fn read_once(&self, data: &[u8]) {
+        self.pool.run(&|i| {
+            let part = &data[self.share(data.len(), LINE, i)];
+            // SAFETY: `Isa` proves the instruction set of its table.
+            black_box(unsafe { (self.isa().table().read)(part) });
+        });
     }
 
     /// Products of two 8-bit numbers that all threads together multiply and add up in a second, by this set's own instructions, from

@@ -78,6 +78,15 @@ impl Gguf {
         &bytes[tensor.offset as usize..][..tensor.bytes as usize]
     }
 
+    /// The first `bytes` bytes of a tensor will be read soon: they are brought into the page cache.
+    pub fn expect(&self, tensor: &TensorInfo, bytes: usize) {
+        if let Source::Mapped(mapped) = &*self.parts[tensor.part]
+            && bytes > 0
+        {
+            mapped.will_need(tensor.offset as usize..tensor.offset as usize + bytes);
+        }
+    }
+
     /// The bytes of all files of the model.
     pub fn file_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.bytes().len() as u64).sum()

@@ -17,7 +17,9 @@ use crate::model::residence::Streamed;
 use crate::model::store::{Layer, Linear, Store};
 use crate::model::{KvCache, Need, Shape};
 use crate::progress::{Progress, Quiet};
-use crate::stream::{Budget, Options, Plan, Rates, Room, rates};
+use crate::stream::plan::Beside;
+use crate::stream::rates::{self, Streams};
+use crate::stream::{Budget, Options, Plan, Rates, Room};
 use std::ops::Range;
 use strata_kernels::{AttentionScratch, Cpu, Rotation, Run};
 use strata_quant::Activations;
@@ -98,8 +100,9 @@ impl Model {
         progress: &dyn Progress,
     ) -> Result<Model> {
         let mut model = Model::new(gguf, cpu)?;
-        let room = Room { budget: budget.bytes, fixed: budget.fixed, kv: need.kv, scratch: need.scratch };
-        model.plan = Some(model.store.fit(room, options, progress)?);
+        let fixed = budget.fixed + model.cpu.memory_bytes();
+        let room = Room { budget: budget.bytes, fixed, kv: need.kv, scratch: need.scratch };
+        model.plan = Some(model.store.fit(room, &model.cpu, options, progress)?);
         Ok(model)
     }
 
@@ -110,11 +113,23 @@ impl Model {
 
     /// How fast this machine reads and multiplies the weights; takes a moment.
     pub fn rates(&self) -> Rates {
-        let streamed = self.store.streamed();
-        Rates {
-            disk: streamed.and_then(|streamed| streamed.way().bytes_per_second).unwrap_or(f64::INFINITY),
-            memory: rates::memory_bytes_per_second(&self.cpu, streamed.map(Streamed::pinned)),
-            macs: rates::macs_per_second(&self.cpu, self.store.main_type()),
+        let macs = rates::macs_per_second(&self.cpu, self.store.main_type());
+        match self.store.streamed().and_then(Streamed::streams) {
+            Some(&Streams { disk, memory, beside }) => Rates { disk, memory, macs, beside },
+            None => {
+                let memory = rates::memory_bytes_per_second(&self.cpu, self.weights());
+                Rates { disk: f64::INFINITY, memory, macs, beside: Beside::APART }
+            }
+        }
+    }
+
+    /// A stretch of weights that stays in memory, to measure how fast that is: the file as it is mapped, or the output matrix of a model that
+    /// does not fit.
+    pub fn weights(&self) -> &[u8] {
+        let largest = || self.gguf().files().map(|file| file.bytes()).max_by_key(|bytes| bytes.len());
+        match self.store.streamed() {
+            Some(streamed) => streamed.output_bytes(),
+            None => largest().unwrap_or_default(),
         }
     }
 

@@ -6,29 +6,63 @@ use crate::gguf::{Gguf, TensorInfo};
 use crate::progress::Progress;
 use crate::stream::memory::Buffer;
 use crate::stream::plan::MATRICES;
+use crate::stream::pressure::Pressure;
 use crate::stream::probe::slices;
-use crate::stream::ring::{Feeder, Ring};
+use crate::stream::rates::Streams;
+use crate::stream::ring::{Feeder, Full, Ring};
 use crate::stream::source::{Layout, Source, Sources};
 use crate::stream::{Options, Plan, Reader, Way};
 use std::ops::Range;
-use std::sync::Mutex;
-use strata_kernels::Matrix;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use strata_kernels::{Cpu, Matrix};
 
 /// The weights of a model that does not fit.
 pub struct Streamed {
     sources: Sources,
     plan: Plan,
     way: Way,
-    pinned: Buffer,
-    output: Range<usize>, // in `pinned`
+    streams: Option<Streams>, // unless there is too little to measure
+    output: (Buffer, Range<usize>),
     layers: Vec<[Parts; MATRICES]>,
-    ring: Option<Mutex<Ring>>, // unless all is pinned
+    in_hand: Mutex<InHand>,
+    bytes: AtomicU64, // that have come through the ring
+    nanos: AtomicU64, // that the drives worked for them
+}
+
+/// What one pass at a time has for itself.
+pub struct InHand {
+    /// Unless all is pinned.
+    ring: Option<Ring>,
+    pinned: Pinned,
+}
+
+/// The first rows of the matrices of all layers.
+struct Pinned {
+    buffer: Buffer,
+    layers: Vec<Range<usize>>,
+    held: usize, // layers: those after have been given back
+    pressure: Pressure,
+}
+
+impl Pinned {
+    /// Gives back the last layers if others need the memory: how many bytes.
+    fn relieve(&mut self) -> u64 {
+        let (shortage, mut given) = (self.pressure.shortage(), 0);
+        while given < shortage && self.held > 0 {
+            self.held -= 1;
+            let layer = self.layers[self.held].clone();
+            given += layer.len() as u64;
+            self.buffer.give_back(layer);
+        }
+        given
+    }
 }
 
 /// Where the rows of a matrix are.
 #[derive(Clone, Default)]
 struct Parts {
-    head: Range<usize>, // the first, in `pinned`
+    head: Range<usize>, // the first, in the pinned memory
     tail: Range<usize>, // the others, in a slot
 }
 
@@ -38,6 +72,22 @@ struct Parts {
 /// If they cannot be opened again.
 pub fn sources(gguf: &Gguf) -> Result<Sources> {
     gguf.files().map(Source::open).collect::<Result<Vec<_>>>().map(Sources::from)
+}
+
+impl InHand {
+    /// Gives a slot back to be filled.
+    pub fn give(&mut self, full: Full) {
+        if let Some(ring) = &mut self.ring {
+            ring.give(full.buffer);
+        }
+    }
+
+    /// The next pass starts with the first layer, though this one has not come to the last.
+    pub fn restart(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.restart();
+        }
+    }
 }
 
 impl Streamed {
@@ -50,15 +100,16 @@ impl Streamed {
         plan: Plan,
         layers: &[[&TensorInfo; MATRICES]],
         output: &TensorInfo,
+        cpu: &Cpu,
         options: &Options,
         progress: &dyn Progress,
     ) -> Result<Streamed> {
         sources.iter().for_each(Source::expect_single_rows);
-        let mut stays = Layout::default();
-        let output = stays.add(output.part, output.offset, output.bytes);
-        let (mut parts, mut comes) = (Vec::new(), Vec::new());
+        let (mut last, mut stays) = (Layout::default(), Layout::default());
+        let output_at = last.add(output.part, output.offset, output.bytes);
+        let (mut parts, mut comes, mut pinned_layers) = (Vec::new(), Vec::new(), Vec::new());
         for (layer, (tensors, rows)) in layers.iter().zip(&plan.pinned_rows).enumerate() {
-            let mut slot = Layout::default();
+            let (mut slot, start) = (Layout::default(), stays.size());
             let place = |m: usize| {
                 let tensor = tensors[m];
                 let head = tensor.bytes / tensor.rows() * rows[m];
@@ -68,6 +119,7 @@ impl Streamed {
                 }
             };
             parts.push(std::array::from_fn(place));
+            pinned_layers.push(start..stays.size());
             if slot.size() > 0 {
                 comes.push((layer, slot));
             }
@@ -76,18 +128,35 @@ impl Streamed {
         let slot_bytes = comes.iter().map(|(_, slot)| slot.size()).max().unwrap_or(0);
         let mut slots = (0..plan.slots).map(|_| Buffer::new(slot_bytes)).collect::<Result<Vec<_>>>()?;
         let mut way = options.probe(&sources, &comes, &mut slots)?;
-        let mut pinned = Buffer::new(stays.size())?;
-        fill(&sources, &stays, &mut pinned, options, &way, progress)?;
-        if way.bytes_per_second.is_some() {
-            way.bytes_per_second = Some(options.rate(&sources, &comes, &mut slots, &way)?);
-        }
+        let (mut output, mut buffer) = (Buffer::new(last.size())?, Buffer::new(stays.size())?);
+        progress.begin("reading weights", (last.size() + stays.size()) as u64);
+        fill(&sources, &last, &mut output, options, &way, progress)?;
+        fill(&sources, &stays, &mut buffer, options, &way, progress)?;
+        sources.iter().try_for_each(|source| source.check(0))?;
+        progress.end();
+        let measure = || options.rate(&sources, &comes, &mut slots, &way);
+        let streams =
+            way.bytes_per_second.is_some().then(|| Streams::measure(cpu, output.bytes(), measure)).transpose()?;
+        way.bytes_per_second = streams.map(|streams| streams.disk);
         let ring = if comes.is_empty() {
             None
         } else {
             let feeder = Feeder::new(options.queue(&sources, &way)?, slices(&comes, way.request));
-            Some(Mutex::new(Ring::start(feeder, slots)?))
+            Some(Ring::start(feeder, slots)?)
         };
-        Ok(Streamed { sources, plan, way, pinned, output, layers: parts, ring })
+        let pressure = Pressure::new(options.memory.clone());
+        let pinned = Pinned { buffer, held: pinned_layers.len(), layers: pinned_layers, pressure };
+        Ok(Streamed {
+            sources,
+            plan,
+            way,
+            streams,
+            output: (output, output_at),
+            layers: parts,
+            in_hand: Mutex::new(InHand { ring, pinned }),
+            bytes: AtomicU64::new(0),
+            nanos: AtomicU64::new(0),
+        })
     }
 
     /// What stays and what does not.
@@ -100,19 +169,31 @@ impl Streamed {
         &self.way
     }
 
-    /// The ring, unless all is pinned.
-    pub fn ring(&self) -> Option<&Mutex<Ring>> {
-        self.ring.as_ref()
+    /// How fast drives and memory were when it was loaded; `None` if there was too little to read to tell.
+    pub fn streams(&self) -> Option<&Streams> {
+        self.streams.as_ref()
     }
 
-    /// What stays.
-    pub fn pinned(&self) -> &[u8] {
-        self.pinned.bytes()
+    /// Bytes a second that the drives have given while they worked for passes; `None` before there was one.
+    pub fn bytes_per_second(&self) -> Option<f64> {
+        let (bytes, nanos) = (self.bytes.load(Ordering::Relaxed), self.nanos.load(Ordering::Relaxed));
+        (nanos > 0).then(|| bytes as f64 * 1e9 / nanos as f64)
     }
 
-    /// True if some of layer `i` comes through the ring.
-    pub fn is_streamed(&self, i: usize) -> bool {
-        self.layers[i].iter().any(|parts| !parts.tail.is_empty())
+    /// Bytes that were pinned and given back, because others needed the memory: the map of the file has served for them since.
+    pub fn given_back(&self) -> u64 {
+        let pinned = &self.in_hand().pinned;
+        pinned.layers[pinned.held..].iter().map(|layer| layer.len() as u64).sum()
+    }
+
+    /// What a pass has for itself.
+    pub fn in_hand(&self) -> MutexGuard<'_, InHand> {
+        self.in_hand.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The output matrix, as long as it is.
+    pub fn output_bytes(&self) -> &[u8] {
+        &self.output.0.bytes()[self.output.1.clone()]
     }
 
     /// Bytes of layer `i` that come through the ring.
@@ -120,15 +201,57 @@ impl Streamed {
         self.layers[i].iter().map(|parts| parts.tail.len() as u64).sum()
     }
 
-    /// Matrix `m` of layer `i`, whose slot is `slot`.
-    pub fn matrix<'a>(&'a self, i: usize, m: usize, tensor: &TensorInfo, slot: &'a [u8]) -> Matrix<'a> {
+    /// The slot with what layer `i` has in the ring, if it has something there. Where others need memory, what is pinned is given back, and
+    /// `progress` hears of it; it may end the wait.
+    ///
+    /// # Errors
+    /// If the weights cannot be read, or the user stopped.
+    pub fn take(&self, i: usize, in_hand: &mut InHand, progress: &dyn Progress) -> Result<Option<Full>> {
+        let InHand { ring, pinned } = in_hand;
+        let mut look = || {
+            let given = pinned.relieve();
+            if given > 0 {
+                let mb = given / 1_000_000;
+                progress.step(&format!("memory is short: {mb} MB of weights are given back, to be read again"));
+            }
+            progress.check()
+        };
+        look()?;
+        let (bytes, Some(ring)) = (self.streamed_bytes(i), ring) else { return Ok(None) };
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let full = ring.take(i, &mut look)?;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.nanos.fetch_add(full.took.as_nanos() as u64, Ordering::Relaxed);
+        Ok(Some(full))
+    }
+
+    /// The bytes of the first rows of matrix `m` of layer `i` that the map of the file serves for: none, unless they were given back.
+    pub fn mapped_bytes(&self, i: usize, m: usize, in_hand: &InHand) -> usize {
+        if i < in_hand.pinned.held { 0 } else { self.layers[i][m].head.len() }
+    }
+
+    /// Matrix `m` of layer `i`, all of which is mapped as `mapped`, and the last rows of which are in `slot`.
+    pub fn matrix<'a>(
+        &self,
+        (i, m): (usize, usize),
+        tensor: &TensorInfo,
+        in_hand: &'a InHand,
+        slot: &'a [u8],
+        mapped: &'a [u8],
+    ) -> Matrix<'a> {
         let Parts { head, tail } = self.layers[i][m].clone();
-        matrix(tensor, &self.pinned.bytes()[head], if tail.is_empty() { &[] } else { &slot[tail] })
+        let head = match self.mapped_bytes(i, m, in_hand) {
+            0 => &in_hand.pinned.buffer.bytes()[head],
+            bytes => &mapped[..bytes],
+        };
+        matrix(tensor, head, if tail.is_empty() { &[] } else { &slot[tail] })
     }
 
     /// Hidden state to logits.
     pub fn output(&self, tensor: &TensorInfo) -> Matrix<'_> {
-        matrix(tensor, &self.pinned.bytes()[self.output.clone()], &[])
+        matrix(tensor, self.output_bytes(), &[])
     }
 
     /// Reads row `row` of a tensor that is neither pinned nor streamed.
@@ -166,7 +289,6 @@ fn fill(
     let pieces = layout.pieces(way.request);
     let targets = buffer.carve(pieces.iter().map(|piece| piece.at..piece.at + piece.len));
     let mut queue = options.queue(sources, &Way { reader, ..*way })?;
-    progress.begin("reading weights", layout.size() as u64);
     queue.push(&pieces, targets, 0);
     for piece in &pieces {
         progress.check()?;
@@ -174,7 +296,5 @@ fn fill(
         // Not the one that came, but as many in all.
         progress.advance(piece.len as u64);
     }
-    sources.iter().try_for_each(|source| source.check(0))?;
-    progress.end();
     Ok(())
 }

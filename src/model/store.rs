@@ -5,17 +5,18 @@
 //! layers by a [`Walk`], which waits for what comes from disk.
 
 use crate::error::{Error, Result};
+use crate::file::Access;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::model::Shape;
-use crate::model::residence::{self, Streamed};
+use crate::model::residence::{self, InHand, Streamed};
 use crate::progress::Progress;
 use crate::stream::plan::{MATRICES, MatrixSize, plan};
-use crate::stream::ring::{Full, Ring};
+use crate::stream::ring::Full;
 use crate::stream::source::Sources;
 use crate::stream::{Options, Plan, Room, Sizes};
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
-use strata_kernels::Matrix;
+use strata_kernels::{Cpu, Matrix};
 use strata_quant::GgmlType;
 
 /// A matrix and, in some models, a bias for its results.
@@ -92,6 +93,8 @@ impl Store {
     /// Names a tensor that is missing, misshapen, or of a type that Strata cannot run.
     pub fn new(gguf: Gguf, shape: &Shape) -> Result<Store> {
         let (d, q, kv, ffn) = (shape.hidden, shape.q_width(), shape.kv_width(), shape.ffn);
+        // Norms lie far from each other: what is read with them by megabytes would be dropped again.
+        gguf.files().for_each(|file| file.expect(Access::Few));
         let embedding = matrix(&gguf, "token_embd.weight", shape.vocab, d)?;
         // Without an output matrix the embedding is used for both ends.
         let output = match gguf.tensor("output.weight") {
@@ -114,6 +117,7 @@ impl Store {
         };
         let layers = (0..shape.layers).map(layer).collect::<Result<_>>()?;
         let output_norm = vector(&gguf, "output_norm.weight", d)?;
+        gguf.files().for_each(|file| file.expect(Access::All));
         Ok(Store { sources: residence::sources(&gguf)?, embedding, output_norm, output, layers, gguf, streamed: None })
     }
 
@@ -121,7 +125,7 @@ impl Store {
     ///
     /// # Errors
     /// If they cannot be made to fit, a file cannot be read, the memory cannot be had, or the user stopped.
-    pub fn fit(&mut self, room: Room, options: &Options, progress: &dyn Progress) -> Result<Plan> {
+    pub fn fit(&mut self, room: Room, cpu: &Cpu, options: &Options, progress: &dyn Progress) -> Result<Plan> {
         let plan = plan(&self.sizes(), room)?;
         if plan.mapped {
             self.gguf.files().for_each(|file| file.in_huge_pages());
@@ -131,9 +135,8 @@ impl Store {
             }
             self.gguf.files().for_each(|file| file.forget());
             let layers: Vec<_> = self.layers.iter().map(LayerAt::matrices).collect();
-            let output = &self.output.weight;
-            self.streamed =
-                Some(Streamed::load(self.sources.clone(), plan.clone(), &layers, output, options, progress)?);
+            let (sources, output) = (self.sources.clone(), &self.output.weight);
+            self.streamed = Some(Streamed::load(sources, plan.clone(), &layers, output, cpu, options, progress)?);
         }
         Ok(plan)
     }
@@ -174,22 +177,15 @@ impl Store {
 
     /// A walk through all layers; one at a time, where they come from disk.
     pub fn walk(&self) -> Walk<'_> {
-        let ring = self.streamed.as_ref().and_then(Streamed::ring);
-        let ring = ring.map(|ring| ring.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let in_hand = self.streamed.as_ref().map(|streamed| (streamed, streamed.in_hand()));
         let now = Instant::now();
-        Walk { store: self, ring, slot: None, done: 0, streamed: 0, begin: now, said: now }
+        Walk { store: self, in_hand, slot: None, done: 0, streamed: 0, begin: now, said: now }
     }
 
-    /// Layer `i`, whose slot is `slot`.
-    fn layer<'a>(&'a self, i: usize, slot: &'a [u8]) -> Layer<'a> {
+    /// Layer `i`, whose matrices are what `matrix` makes of their numbers and tensors.
+    fn layer<'a>(&'a self, i: usize, matrix: impl Fn(usize, &'a TensorInfo) -> Matrix<'a>) -> Layer<'a> {
         let at = &self.layers[i];
-        let linear = |m: usize, linear: &'a LinearAt| {
-            let weight = match &self.streamed {
-                Some(streamed) => streamed.matrix(i, m, &linear.weight, slot),
-                None => self.mapped(&linear.weight),
-            };
-            Linear { weight, bias: linear.bias.as_deref() }
-        };
+        let linear = |m, at: &'a LinearAt| Linear { weight: matrix(m, &at.weight), bias: at.bias.as_deref() };
         Layer {
             attn_norm: &at.attn_norm,
             q: linear(0, &at.q),
@@ -250,10 +246,10 @@ impl Store {
 /// A walk through the layers in their order.
 pub struct Walk<'s> {
     store: &'s Store,
-    ring: Option<MutexGuard<'s, Ring>>,
-    slot: Option<Full>, // that of the layer in hand
-    done: usize,        // layers
-    streamed: u64,      // bytes of them that came from disk
+    in_hand: Option<(&'s Streamed, MutexGuard<'s, InHand>)>, // unless the map serves
+    slot: Option<Full>,                                      // that of the layer in hand
+    done: usize,                                             // layers
+    streamed: u64,                                           // bytes of them that came from disk
     begin: Instant,
     said: Instant,
 }
@@ -272,19 +268,28 @@ impl Walk<'_> {
         self.give_back();
         let i = self.done;
         self.say(i, progress);
-        if let (Some(ring), Some(streamed)) = (&mut self.ring, &self.store.streamed)
-            && streamed.is_streamed(i)
-        {
-            self.slot = Some(ring.take(i, &mut || progress.check())?);
-            self.streamed += streamed.streamed_bytes(i);
-        }
+        let store = self.store;
+        let Some((streamed, in_hand)) = &mut self.in_hand else {
+            self.done += 1;
+            return Ok(store.layer(i, |_, tensor| store.mapped(tensor)));
+        };
+        self.slot = streamed.take(i, in_hand, progress)?;
         self.done += 1;
-        Ok(self.store.layer(i, self.slot.as_ref().map_or(&[], |full| full.buffer.bytes())))
+        self.streamed += streamed.streamed_bytes(i);
+        if let Some(next) = store.layers.get(i + 1) {
+            for (m, tensor) in next.matrices().into_iter().enumerate() {
+                store.gguf.expect(tensor, streamed.mapped_bytes(i + 1, m, in_hand));
+            }
+        }
+        let (streamed, in_hand, slot) = (*streamed, &**in_hand, self.slot.as_ref());
+        let slot = slot.map_or(&[][..], |full| full.buffer.bytes());
+        let matrix = |m, tensor| streamed.matrix((i, m), tensor, in_hand, slot, store.gguf.data(tensor));
+        Ok(store.layer(i, matrix))
     }
 
     fn give_back(&mut self) {
-        if let (Some(ring), Some(full)) = (&mut self.ring, self.slot.take()) {
-            ring.give(full.buffer);
+        if let (Some((_, in_hand)), Some(full)) = (&mut self.in_hand, self.slot.take()) {
+            in_hand.give(full);
         }
     }
 
@@ -308,10 +313,10 @@ impl Walk<'_> {
 impl Drop for Walk<'_> {
     fn drop(&mut self) {
         self.give_back();
-        if let Some(ring) = &mut self.ring
+        if let Some((_, in_hand)) = &mut self.in_hand
             && self.done < self.store.layers.len()
         {
-            ring.restart();
+            in_hand.restart();
         }
     }
 }

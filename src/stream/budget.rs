@@ -29,6 +29,19 @@ pub struct Memory {
     pub available: u64,
 }
 
+impl Memory {
+    /// Bytes that a program with much of it should give back: none while a part is free that the system can live on, and if not, so many
+    /// that twice that is.
+    pub fn shortage(&self) -> u64 {
+        let low = (self.total / SCARCE).min(SCARCE_MOST);
+        if self.available < low { 2 * low - self.available } else { 0 }
+    }
+}
+
+/// The part of all memory that should be free, a quarter of what the default leaves, and the most that is asked.
+const SCARCE: u64 = 64;
+const SCARCE_MOST: u64 = 1_000_000_000;
+
 /// The memory that a model may have, everything included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -124,7 +137,7 @@ struct Group {
     folder: PathBuf,
     limit: &'static str,
     used: &'static str,
-    cached: &'static str, // a line of memory.stat: what of it the kernel drops first
+    cached: [&'static str; 2], // lines of memory.stat: the page cache, which is dropped where memory is wanted
 }
 
 impl Group {
@@ -134,8 +147,9 @@ impl Group {
         let limit = read(self.limit)?.trim().parse().ok()?; // version 2 says "max" where there is none
         let used: u64 = read(self.used)?.trim().parse().ok()?;
         let stat = read("memory.stat").unwrap_or_default();
-        let cached = stat.lines().find_map(|line| line.strip_prefix(self.cached)?.trim().parse().ok());
-        Some((limit, used.saturating_sub(cached.unwrap_or(0))))
+        let value = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        let cached = self.cached.iter().filter_map(|name| value(name)).fold(0, u64::saturating_add);
+        Some((limit, used.saturating_sub(cached)))
     }
 }
 
@@ -149,9 +163,10 @@ fn control_groups(root: &Path) -> Vec<Group> {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         let (kind, limit, used, cached) = match controllers {
-            "" => ("cgroup2", "memory.max", "memory.current", "inactive_file "),
+            "" => ("cgroup2", "memory.max", "memory.current", ["inactive_file ", "active_file "]),
             c if c.split(',').any(|c| c == "memory") => {
-                ("cgroup", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+                let cached = ["total_inactive_file ", "total_active_file "];
+                ("cgroup", "memory.limit_in_bytes", "memory.usage_in_bytes", cached)
             }
             _ => continue,
         };
@@ -257,7 +272,15 @@ mod tests {
             ("sys/fs/cgroup/a/b/memory.max", "max\n"),
             ("sys/fs/cgroup/a/b/memory.current", "500000\n"),
         ]);
-        assert_eq!(memory_under(root.path()), Some(Memory { total: 700_000, available: 290_000 }));
+        assert_eq!(memory_under(root.path()), Some(Memory { total: 700_000, available: 290_001 }));
+    }
+
+    #[test]
+    fn little_is_left_before_something_is_given_back() {
+        let of = |available| Memory { total: 6_400, available }.shortage();
+        assert_eq!([6_400, 100, 99, 0].map(of), [0, 0, 101, 200]);
+        let huge = Memory { total: 1 << 40, available: 999_999_999 };
+        assert_eq!(huge.shortage(), 1_000_000_001);
     }
 
     #[test]

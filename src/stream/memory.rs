@@ -75,6 +75,24 @@ impl Buffer {
         ranges.map(cut).collect()
     }
 
+    /// Gives the memory of `range` back to the system, whole pages of it. These bytes are zeros from now on.
+    ///
+    /// # Panics
+    /// If targets are left.
+    pub fn give_back(&mut self, range: Range<usize>) {
+        assert!(Arc::get_mut(&mut self.0).is_some(), "the buffer is still being written");
+        let (start, end) = (range.start.next_multiple_of(ALIGN), range.end.min(self.size()) / ALIGN * ALIGN);
+        #[cfg(target_os = "linux")]
+        if start < end {
+            // SAFETY: no CPU feature; `&mut self` and no target: nobody has a view of the bytes while they change. The range is inside
+            // the map (memmap2 checks it), whose memory is private and anonymous: what is given back reads as zeros.
+            let _ =
+                unsafe { self.0.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (start, end);
+    }
+
     /// Its bytes.
     ///
     /// # Panics
@@ -134,6 +152,18 @@ mod tests {
         targets.into_iter().enumerate().map(write).for_each(|thread| thread.join().unwrap());
         let count = |value| buffer.bytes().iter().filter(|&&b| b == value).count();
         assert_eq!([1, 2, 3, 0].map(count), [4096, 4096, 1, 12_288 - 8193]);
+    }
+
+    #[test]
+    fn what_is_given_back_is_zeros_and_nothing_else_is() {
+        let mut buffer = Buffer::new(5 * ALIGN).unwrap();
+        let mut targets = buffer.carve(std::iter::once(0..5 * ALIGN));
+        targets[0].bytes().fill(7);
+        drop(targets);
+        buffer.give_back(ALIGN - 1..3 * ALIGN + 1);
+        let zeros = if cfg!(target_os = "linux") { 2 * ALIGN } else { 0 };
+        assert_eq!(buffer.bytes().iter().filter(|&&b| b == 0).count(), zeros);
+        assert!(buffer.bytes()[..ALIGN].iter().chain(&buffer.bytes()[3 * ALIGN..]).all(|&b| b == 7));
     }
 
     #[test]

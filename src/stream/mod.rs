@@ -6,12 +6,14 @@
 //! * [`memory`], [`backend`], [`queue`]: buffers, reads under way, reads in order;
 //! * [`ring`]: layers ahead of the pass;
 //! * [`probe`]: the fastest way to read;
-//! * [`rates`]: how fast this machine's memory and processor are.
+//! * [`rates`]: how fast this machine's drives, memory and processor are;
+//! * [`pressure`]: when others need the memory.
 
 pub mod backend;
 pub mod budget;
 pub mod memory;
 pub mod plan;
+pub mod pressure;
 pub mod probe;
 pub mod queue;
 pub mod rates;

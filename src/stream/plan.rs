@@ -279,6 +279,34 @@ pub struct Rates {
     pub memory: f64,
     /// Multiplications a second in wide batches, on all threads.
     pub macs: f64,
+    /// What remains of the drives' and the processor's speed while both work.
+    pub beside: Beside,
+}
+
+/// What remains of two speeds while both are had at once, as shares: drives write to the memory that the processor reads from, and reads
+/// through the page cache or of a file's holes take the processor's time as well.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beside {
+    /// Of the drives'.
+    pub disk: f64,
+    /// Of the memory's.
+    pub memory: f64,
+}
+
+impl Beside {
+    /// They do not meet.
+    pub const APART: Beside = Beside { disk: 1.0, memory: 1.0 };
+
+    /// How long two pieces of work take that begin together and need `disk` and `memory` seconds each by itself: at what the other leaves
+    /// them until the shorter ends, then at full speed.
+    fn seconds(self, disk: f64, memory: f64) -> f64 {
+        let (slow_disk, slow_memory) = (disk / self.disk, memory / self.memory);
+        if slow_disk < slow_memory {
+            slow_disk + memory - slow_disk * self.memory
+        } else {
+            slow_memory + disk - slow_memory * self.disk
+        }
+    }
 }
 
 /// How long a pass takes and why.
@@ -295,13 +323,16 @@ impl Plan {
     pub fn pass(&self, sizes: &Sizes, rates: &Rates, tokens: u64) -> Estimate {
         let (layers, output) = sizes.macs();
         let macs = layers as f64 * tokens as f64 + output as f64;
-        let candidates = [
-            (self.streamed_bytes as f64 / rates.disk, Bound::Disk),
-            (sizes.pass_bytes() as f64 / (rates.memory * KERNEL_SHARE), Bound::Memory),
-            (macs / rates.macs, Bound::Arithmetic),
-        ];
-        let longest = candidates.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are three");
-        Estimate { seconds: longest.0, bound: longest.1 }
+        let disk = self.streamed_bytes as f64 / rates.disk;
+        let memory = sizes.pass_bytes() as f64 / (rates.memory * KERNEL_SHARE);
+        let arithmetic = macs / rates.macs;
+        let processor = memory.max(arithmetic);
+        let bound = match processor {
+            _ if disk > processor => Bound::Disk,
+            _ if memory > arithmetic => Bound::Memory,
+            _ => Bound::Arithmetic,
+        };
+        Estimate { seconds: rates.beside.seconds(disk, processor), bound }
     }
 
     /// Seconds to read what stays, where it is in no cache.
@@ -410,12 +441,23 @@ mod tests {
     fn the_slowest_part_is_the_bound() {
         let sizes = llama_8b();
         let plan = plan(&sizes, room(4_000_000_000)).unwrap();
-        let rates = Rates { disk: 2e9, memory: 30e9, macs: 300e9 };
+        let rates = Rates { disk: 2e9, memory: 30e9, macs: 300e9, beside: Beside::APART };
         let one = plan.pass(&sizes, &rates, 1);
         assert_eq!((one.bound, one.seconds), (Bound::Disk, plan.streamed_bytes as f64 / 2e9));
         assert_eq!(plan.pass(&sizes, &Rates { disk: 200e9, ..rates }, 1).bound, Bound::Memory);
         let many = plan.pass(&sizes, &rates, 512);
         assert_eq!(many.bound, Bound::Arithmetic);
         assert!((many.seconds - 512.0 * 6.98e9 / 300e9).abs() < 0.1);
+    }
+
+    #[test]
+    fn what_is_slowed_by_the_other_is_so_until_the_other_ends() {
+        let beside = Beside { disk: 0.5, memory: 0.8 };
+        // Memory ends after 1 s of its own in 1.25 s; the disk has done 0.625 s of its 10 by then.
+        assert!((beside.seconds(10.0, 1.0) - (1.25 + 9.375)).abs() < 1e-9);
+        // The disk ends after 2 s; memory has done 1.6 s of its 10 by then.
+        assert!((beside.seconds(1.0, 10.0) - (2.0 + 8.4)).abs() < 1e-9);
+        assert_eq!(Beside::APART.seconds(3.0, 2.0), 3.0);
+        assert_eq!(beside.seconds(0.0, 2.0), 2.0);
     }
 }

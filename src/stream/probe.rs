@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::stream::backend::{Backend, Pool};
 use crate::stream::memory::Buffer;
+use crate::stream::pressure::Ask;
 use crate::stream::queue::{Queue, drives};
 use crate::stream::ring::{Feeder, Slice};
 use crate::stream::source::{Layout, Source, Sources};
@@ -78,11 +79,13 @@ pub struct Options {
     pub patience: Duration,
     /// What comes between.
     pub wrap: Option<Wrap>,
+    /// Who is asked, instead of the system, how much memory others need.
+    pub memory: Option<Ask>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { reader: Reader::Auto, patience: Duration::from_secs(30), wrap: None }
+        Options { reader: Reader::Auto, patience: Duration::from_secs(30), wrap: None, memory: None }
     }
 }
 
@@ -207,7 +210,8 @@ impl Options {
         let mut slices = slices(layouts, way.request);
         slices.iter_mut().for_each(|slice| slice.pieces.truncate(PART / way.request));
         if way.reader == Reader::Buffered {
-            forget(sources, &slices);
+            // What the page cache has would be measured instead of the drive.
+            sources.iter().for_each(Source::leave_cache);
         }
         let bytes: Vec<usize> = slices.iter().map(|slice| slice.pieces.iter().map(|p| p.needed).sum()).collect();
         let mut feeder = Feeder::new(self.queue(sources, way)?, slices);
@@ -227,22 +231,41 @@ impl Options {
     }
 }
 
-/// Bytes a second that the drives of a model give, measured on stretches of its tensors; `None` if they are too small to tell.
-///
-/// # Errors
-/// If a file cannot be read, or the way that is wished for is refused.
-pub fn disk_bytes_per_second(gguf: &Gguf, options: &Options) -> Result<Option<f64>> {
-    let sources: Sources = gguf.files().map(Source::open).collect::<Result<Vec<_>>>()?.into();
-    let mut layouts = Vec::new();
-    for (i, tensor) in gguf.tensors().iter().enumerate().filter(|(_, tensor)| tensor.bytes > ALIGN as u64) {
-        let mut layout = Layout::default();
-        layout.add(tensor.part, tensor.offset, tensor.bytes.min(PART as u64));
-        layouts.push((i, layout));
+/// The drives of a model that may not be loaded, and the fastest way to read them.
+pub struct Drives<'o> {
+    options: &'o Options,
+    sources: Sources,
+    layouts: Vec<(usize, Layout)>,
+    slots: Vec<Buffer>,
+    way: Way,
+}
+
+impl<'o> Drives<'o> {
+    /// Probes them on stretches of the model's tensors; `None` if these are too small to tell.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the way that is wished for is refused.
+    pub fn of(gguf: &Gguf, options: &'o Options) -> Result<Option<Drives<'o>>> {
+        let sources: Sources = gguf.files().map(Source::open).collect::<Result<Vec<_>>>()?.into();
+        let mut layouts = Vec::new();
+        for (i, tensor) in gguf.tensors().iter().enumerate().filter(|(_, tensor)| tensor.bytes > ALIGN as u64) {
+            let mut layout = Layout::default();
+            layout.add(tensor.part, tensor.offset, tensor.bytes.min(PART as u64));
+            layouts.push((i, layout));
+        }
+        let largest = layouts.iter().map(|(_, layout)| layout.size()).max().unwrap_or(0);
+        let mut slots = (0..3).map(|_| Buffer::new(largest)).collect::<Result<Vec<_>>>()?;
+        let way = options.probe(&sources, &layouts, &mut slots)?;
+        Ok(way.bytes_per_second.map(|_| Drives { options, sources, layouts, slots, way }))
     }
-    let largest = layouts.iter().map(|(_, layout)| layout.size()).max().unwrap_or(0);
-    let mut slots = (0..3).map(|_| Buffer::new(largest)).collect::<Result<Vec<_>>>()?;
-    let way = options.probe(&sources, &layouts, &mut slots)?;
-    way.bytes_per_second.map(|_| options.rate(&sources, &layouts, &mut slots, &way)).transpose()
+
+    /// Bytes a second that they give together, over a moment.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn bytes_per_second(&mut self) -> Result<f64> {
+        self.options.rate(&self.sources, &self.layouts, &mut self.slots, &self.way)
+    }
 }
 
 /// The slices of these layouts, cut into requests.
@@ -250,16 +273,3 @@ pub fn slices(layouts: &[(usize, Layout)], request: usize) -> Vec<Slice> {
     assert!(request.is_multiple_of(ALIGN));
     layouts.iter().map(|(layer, layout)| Slice { layer: *layer, pieces: layout.pieces(request) }).collect()
 }
-
-/// Drops what the page cache has of these slices: it would be measured instead of the drive.
-#[cfg(target_os = "linux")]
-fn forget(sources: &Sources, slices: &[Slice]) {
-    for piece in slices.iter().flat_map(|slice| &slice.pieces) {
-        let (file, _) = sources[piece.file].handle(false);
-        let len = std::num::NonZeroU64::new(piece.len as u64);
-        // A hint.
-        let _ = rustix::fs::fadvise(file, piece.offset, len, rustix::fs::Advice::DontNeed);
-    }
-}
-#[cfg(not(target_os = "linux"))]
-fn forget(_: &Sources, _: &[Slice]) {}

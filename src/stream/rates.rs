@@ -1,5 +1,10 @@
-//! How fast this machine's memory and processor are, measured in a moment: what a plan predicts from.
+//! How fast this machine's drives, memory and processor are, measured in a moment: what a plan predicts from.
 
+use crate::error::Result;
+use crate::stream::memory::Buffer;
+use crate::stream::plan::Beside;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 use strata_kernels::{Cpu, Matrix};
 use strata_quant::{Activations, GgmlType};
@@ -7,15 +12,63 @@ use strata_quant::{Activations, GgmlType};
 /// How long products are measured.
 const TRIAL: Duration = Duration::from_millis(60);
 
-/// Memory that few caches hold.
+/// Memory that is read to measure how fast that is. Twice as much gave the same on a machine that says its third cache has 480 MB.
 const PROBE_BYTES: usize = 256 << 20;
 
-/// Bytes a second that all threads read from memory: from the end of `bytes`, or from memory of its own.
-pub fn memory_bytes_per_second(cpu: &Cpu, bytes: Option<&[u8]>) -> f64 {
-    match bytes {
-        Some(bytes) => cpu.read_bytes_per_second(&bytes[bytes.len().saturating_sub(PROBE_BYTES)..]),
-        None => cpu.read_bytes_per_second(&vec![1; PROBE_BYTES]),
+/// How fast weights come from the drives and from memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Streams {
+    /// Bytes a second from all drives, while the processor rests.
+    pub disk: f64,
+    /// Bytes a second that all threads read from memory, while the drives rest.
+    pub memory: f64,
+    /// What remains of both at once.
+    pub beside: Beside,
+}
+
+impl Streams {
+    /// Measures drives and `memory`, each alone and both at once. `disk` reads for a moment and says how fast.
+    ///
+    /// # Errors
+    /// Those of `disk`.
+    pub fn measure(cpu: &Cpu, memory: &[u8], mut disk: impl FnMut() -> Result<f64>) -> Result<Streams> {
+        let memory = &memory[memory.len().saturating_sub(PROBE_BYTES)..];
+        let alone = (disk()?, cpu.read_bytes_per_second(memory));
+        let done = AtomicBool::new(false);
+        let both = thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                let (begin, mut bytes) = (Instant::now(), 0);
+                while !done.load(Ordering::Relaxed) {
+                    cpu.read_once(memory);
+                    bytes += memory.len();
+                }
+                bytes as f64 / begin.elapsed().as_secs_f64()
+            });
+            let disk = disk();
+            done.store(true, Ordering::Relaxed);
+            // A thread that panics takes the process with it, as everywhere.
+            disk.map(|disk| (disk, reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+        })?;
+        let share = |both: f64, alone: f64| if alone > 0.0 { (both / alone).clamp(0.01, 1.0) } else { 1.0 };
+        let beside = Beside { disk: share(both.0, alone.0), memory: share(both.1, alone.1) };
+        Ok(Streams { disk: alone.0, memory: alone.1, beside })
     }
+}
+
+/// Memory to measure, where no weights are there.
+///
+/// # Errors
+/// If it cannot be had.
+pub fn some_memory() -> Result<Buffer> {
+    let mut buffer = Buffer::new(PROBE_BYTES)?;
+    // Pages that nobody has written to are all the same one.
+    buffer.carve(std::iter::once(0..PROBE_BYTES)).iter_mut().for_each(|target| target.bytes().fill(1));
+    Ok(buffer)
+}
+
+/// Bytes a second that all threads read of the end of `bytes`.
+pub fn memory_bytes_per_second(cpu: &Cpu, bytes: &[u8]) -> f64 {
+    cpu.read_bytes_per_second(&bytes[bytes.len().saturating_sub(PROBE_BYTES)..])
 }
 
 /// Multiplications a second of products of weights of type `ty` with many tokens at once.

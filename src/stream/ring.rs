@@ -10,7 +10,7 @@ use crate::stream::source::Piece;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often one who waits for a slot looks around.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
@@ -30,6 +30,8 @@ pub struct Full {
     pub layer: usize,
     /// The bytes.
     pub buffer: Buffer,
+    /// How long the drives worked for it: since the one before was full, or since they had rested.
+    pub took: Duration,
 }
 
 /// Fills buffers with slices, in order.
@@ -39,6 +41,7 @@ pub struct Feeder {
     next: usize,                // the slice that the next buffer gets
     filling: VecDeque<Filling>, // in the order of their slices
     first: u64,                 // the ticket of the first of them
+    since: Instant,             // the last was full, or there was none
 }
 
 struct Filling {
@@ -50,11 +53,14 @@ struct Filling {
 impl Feeder {
     /// Starts with the first of `slices`, of which there is at least one.
     pub fn new(queue: Queue, slices: Vec<Slice>) -> Feeder {
-        Feeder { queue, slices, next: 0, filling: VecDeque::new(), first: 0 }
+        Feeder { queue, slices, next: 0, filling: VecDeque::new(), first: 0, since: Instant::now() }
     }
 
     /// Starts to fill `buffer`.
     pub fn start(&mut self, mut buffer: Buffer) {
+        if self.is_idle() {
+            self.since = Instant::now();
+        }
         let slice = self.next;
         self.next = (self.next + 1) % self.slices.len();
         let pieces = &self.slices[slice].pieces;
@@ -89,7 +95,9 @@ impl Feeder {
         for piece in pieces.iter().filter(|piece| before.replace(piece.file) != Some(piece.file)) {
             self.queue.sources()[piece.file].check(piece.offset)?;
         }
-        Ok(Some(Full { layer: *layer, buffer }))
+        let now = Instant::now();
+        let took = now - std::mem::replace(&mut self.since, now);
+        Ok(Some(Full { layer: *layer, buffer, took }))
     }
 }
 

@@ -66,6 +66,14 @@ impl Source {
         let _ = rustix::fs::fadvise(&self.ordinary, 0, None, rustix::fs::Advice::Random);
     }
 
+    /// Drops what the page cache has of it, unless another program has it mapped. Whole files only: a stretch would leave the large pages
+    /// that reach beyond it.
+    pub fn leave_cache(&self) {
+        #[cfg(target_os = "linux")]
+        // A hint.
+        let _ = rustix::fs::fadvise(&self.ordinary, 0, None, rustix::fs::Advice::DontNeed);
+    }
+
     /// From now on all requests go through the cache.
     pub fn refuse_direct(&self) {
         self.refuses.store(true, Ordering::Relaxed);

@@ -67,7 +67,7 @@ fn a_plan_is_what_happens() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(&dir);
     let rates = ["--disk", "2G", "--memory-bandwidth", "20G", "--macs", "100G", "--json"];
-    let args = ["plan", "-m", model.to_str().unwrap(), "-c", "7", "-p", "3", "--ram", "140M"];
+    let args = ["plan", "-m", model.to_str().unwrap(), "-c", "7", "-p", "3", "--ram", "60M"];
     let output = strata(&[&args[..], &rates].concat());
     let planned: Value = serde_json::from_slice(&output.stdout).unwrap();
     for key in [
@@ -86,10 +86,10 @@ fn a_plan_is_what_happens() {
     let streamed = planned["streamed_bytes_per_pass"].as_f64().unwrap();
     assert_eq!((planned["layers"].as_u64(), planned["bound_by"].as_str()), (Some(8), Some("disk")));
     assert!((planned["seconds_per_token"].as_f64().unwrap() * 2e9 / streamed - 1.0).abs() < 1e-9);
-    // The plan reserves 100 MB for a program with a vocabulary; the run knows what it has.
+    // What the two programs have in memory before they plan differs a little.
     let said = run(&model, "1,2,3", "4", &["--ram", "60M"]);
     let ran = said["streamed_bytes_per_pass"].as_f64().unwrap();
-    assert!((ran / streamed - 1.0).abs() < 0.25, "{ran} instead of {streamed}");
+    assert!((ran / streamed - 1.0).abs() < 0.05, "{ran} instead of {streamed}");
 }
 
 #[test]

@@ -16,7 +16,8 @@ use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Need, Scratch, Shape};
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
-use strata::stream::probe::disk_bytes_per_second;
+use strata::stream::Options;
+use strata::stream::probe::Drives;
 use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
 use strata::{Cpu, GgmlType};
 
@@ -112,7 +113,7 @@ impl Args {
         let mut bench = Bench { isa, threads, measured: Vec::new(), disk: Vec::new(), machine: Vec::new() };
         for path in &self.models {
             let gguf = Gguf::open(path)?;
-            bench.disk.extend(disk_bytes_per_second(&gguf, &self.ram.options())?);
+            bench.disk(&gguf, &self.ram.options())?;
             bench.model(gguf, self.cpu.cpu()?, &self)?;
         }
         for (shape, recipe) in self.synthetic.iter().flat_map(|shape| self.types.iter().map(move |ty| (*shape, ty))) {
@@ -161,10 +162,18 @@ impl Bench {
         let model = Synthetic { shape, vocab: VOCAB, recipe: recipe.clone(), seed: 1 };
         model.write(&path, &Shown::new(Unit::Bytes))?;
         let gguf = Gguf::open(&path)?;
-        self.disk.extend(disk_bytes_per_second(&gguf, &args.ram.options())?);
+        self.disk(&gguf, &args.ram.options())?;
         // Where open files can be removed, it goes now: nothing that may happen leaves it behind.
         let _folder = (!cfg!(unix)).then_some(folder);
         self.model(gguf, args.cpu.cpu()?, args)
+    }
+
+    /// How fast the drives of a model are.
+    fn disk(&mut self, gguf: &Gguf, options: &Options) -> Result<()> {
+        if let Some(mut drives) = Drives::of(gguf, options)? {
+            self.disk.push(drives.bytes_per_second()?);
+        }
+        Ok(())
     }
 
     /// All tests on a model, in rounds.

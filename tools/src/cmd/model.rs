@@ -118,7 +118,8 @@ impl RamArgs {
 
     /// How to read what is streamed.
     pub fn options(&self) -> Options {
-        Options { reader: self.reader.unwrap_or_default(), patience: Duration::from_secs(self.patience), wrap: None }
+        let (reader, patience) = (self.reader.unwrap_or_default(), Duration::from_secs(self.patience));
+        Options { reader, patience, ..Options::default() }
     }
 }
 

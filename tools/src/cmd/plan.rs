@@ -6,16 +6,20 @@ use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 use std::path::PathBuf;
-use strata::GgmlType;
+use strata::file::Mapped;
 use strata::gguf::Gguf;
 use strata::model::store::Store;
 use strata::model::{KvCache, Need, Shape};
 use strata::recipe::{Mix, Recipe};
-use strata::stream::probe::disk_bytes_per_second;
-use strata::stream::{Budget, Options, Plan, Ram, Rates, Room, Sizes, plan, rates};
+use strata::stream::plan::Beside;
+use strata::stream::probe::Drives;
+use strata::stream::rates::Streams;
+use strata::stream::{Options, Plan, Ram, Rates, Room, Sizes, plan, rates};
 use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
+use strata::tokenizer::Tokenizer;
+use strata::{Cpu, GgmlType};
 
-/// What the program and Llama 3's vocabulary take.
+/// What the program and Llama 3's vocabulary take, where there is no file to tell.
 const PROGRAM: u64 = 100_000_000;
 
 /// Say what of a model stays in memory, what is read from disk, and how long a token takes
@@ -76,7 +80,7 @@ struct Subject {
     shape: Shape,
     sizes: Sizes,
     main_type: GgmlType,
-    gguf: Option<Gguf>,
+    file: Option<(Gguf, Option<Tokenizer>)>, // its vocabulary takes memory, as when it runs
 }
 
 impl Args {
@@ -89,14 +93,17 @@ impl Args {
         };
         let shape = &subject.shape;
         let prompt = self.prompt.min(self.context);
+        // Only now: what has been loaded for the subject counts as the program's.
         let budget = self.ram.unwrap_or_default().budget()?;
-        let Budget { bytes, .. } =
-            budget.context("this system does not tell how much memory it has; give --ram 64G")?;
+        let budget = budget.context("this system does not tell how much memory it has; give --ram 64G")?;
         let kv = KvCache::bytes(shape, self.context, self.cache.types())?;
         let need = Need::passes(shape, kv, prompt, 1);
-        let room = Room { budget: bytes, fixed: PROGRAM, kv: need.kv, scratch: need.scratch };
+        let cpu = self.cpu.cpu()?;
+        let program = if subject.file.is_some() { budget.fixed } else { PROGRAM };
+        let fixed = program + cpu.memory_bytes();
+        let room = Room { budget: budget.bytes, fixed, kv: need.kv, scratch: need.scratch };
         let planned = plan::plan(&subject.sizes, room)?;
-        let rates = self.rates(&subject)?;
+        let rates = self.rates(&subject, &cpu)?;
         let outlook = Outlook::of(&subject.sizes, &planned, &rates, prompt as u64);
         if self.json {
             return output::print_json(&json!({
@@ -126,18 +133,28 @@ impl Args {
         output::print(&self.text(&subject, &planned, &rates, &outlook, prompt))
     }
 
-    fn rates(&self, subject: &Subject) -> Result<Rates> {
-        let cpu = self.cpu.cpu()?;
-        let disk = match (self.disk, &subject.gguf) {
-            (Some(rate), _) => rate,
-            (None, Some(gguf)) => disk_bytes_per_second(gguf, &Options::default())?.unwrap_or(f64::INFINITY),
+    fn rates(&self, subject: &Subject, cpu: &Cpu) -> Result<Rates> {
+        let options = Options::default();
+        let mut drives = match (self.disk, &subject.file) {
+            (Some(_), _) => None,
+            (None, Some((gguf, _))) => Drives::of(gguf, &options)?,
             (None, None) => bail!("there is no file to measure the disk on; give its rate, as --disk 7G"),
         };
-        Ok(Rates {
-            disk,
-            memory: self.memory_bandwidth.unwrap_or_else(|| rates::memory_bytes_per_second(&cpu, None)),
-            macs: self.macs.unwrap_or_else(|| rates::macs_per_second(&cpu, subject.main_type)),
-        })
+        let macs = self.macs.unwrap_or_else(|| rates::macs_per_second(cpu, subject.main_type));
+        let (disk, memory, beside) = match (&mut drives, self.memory_bandwidth) {
+            (Some(drives), _) => {
+                let memory = rates::some_memory()?;
+                let streams = Streams::measure(cpu, memory.bytes(), || drives.bytes_per_second())?;
+                (streams.disk, streams.memory, streams.beside)
+            }
+            (None, Some(memory)) => (f64::INFINITY, memory, Beside::APART),
+            (None, None) => {
+                let memory = rates::memory_bytes_per_second(cpu, rates::some_memory()?.bytes());
+                (f64::INFINITY, memory, Beside::APART)
+            }
+        };
+        let (disk, memory) = (self.disk.unwrap_or(disk), self.memory_bandwidth.unwrap_or(memory));
+        Ok(Rates { disk, memory, macs, beside })
     }
 
     fn text(&self, subject: &Subject, planned: &Plan, rates: &Rates, outlook: &Outlook, prompt: usize) -> String {
@@ -252,8 +269,14 @@ fn of_file(gguf: Gguf) -> Result<Subject> {
     let shape = Shape::read(&gguf)?;
     let name = gguf.path().display().to_string();
     let store = Store::new(gguf, &shape)?;
-    let (sizes, main_type) = (store.sizes(), store.main_type());
-    Ok(Subject { name, shape, sizes, main_type, gguf: Some(store.into_gguf()) })
+    let (sizes, main_type, gguf) = (store.sizes(), store.main_type(), store.into_gguf());
+    let tokenizer = match gguf.str("tokenizer.ggml.model")? {
+        None | Some("no_vocab" | "none") => None,
+        Some(_) => Some(Tokenizer::from_gguf(&gguf)?),
+    };
+    // What was touched of the file is not the program's.
+    gguf.files().for_each(Mapped::forget);
+    Ok(Subject { name, shape, sizes, main_type, file: Some((gguf, tokenizer)) })
 }
 
 fn of_shape(shape: &str, ty: &str) -> Result<Subject> {
@@ -273,5 +296,5 @@ fn of_shape(shape: &str, ty: &str) -> Result<Subject> {
         norm_eps: 1e-5,
         frequencies: Vec::new(),
     };
-    Ok(Subject { name: format!("Llama {} {}", llama.name, mix.name), shape, sizes, main_type: mix.base, gguf: None })
+    Ok(Subject { name: format!("Llama {} {}", llama.name, mix.name), shape, sizes, main_type: mix.base, file: None })
 }

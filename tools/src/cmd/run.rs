@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use strata::generate::{End, Session};
 use strata::gguf::Gguf;
+use strata::model::residence::Streamed;
 use strata::model::{KvCache, Model, Need, Shape};
 use strata::sampler::{Sampler, Sampling};
 use strata::stream::plan::Estimate;
@@ -150,6 +151,7 @@ impl Args {
         }
         let prefill_rate = prompt.len() as f64 / timings.prefill.as_secs_f64();
         let decode_rate = timings.decode_rate();
+        let streamed = model.store().streamed();
         if self.json {
             return output::print_json(&json!({
                 "text": written,
@@ -163,8 +165,10 @@ impl Args {
                 "predicted_seconds_per_token": predicted.map(|estimate| estimate.seconds),
                 "bound_by": predicted.map(|estimate| estimate.bound.name()),
                 "streamed_bytes_per_pass": model.plan().map(|plan| plan.streamed_bytes),
-                "disk_bytes_per_second": model.store().streamed().and_then(|streamed| streamed.way().bytes_per_second),
-                "reader": model.store().streamed().map(|streamed| streamed.way().reader.name()),
+                "disk_bytes_per_second": streamed.and_then(|streamed| streamed.way().bytes_per_second),
+                "disk_bytes_per_second_while_running": streamed.and_then(Streamed::bytes_per_second),
+                "given_back_bytes": streamed.map(Streamed::given_back),
+                "reader": streamed.map(|streamed| streamed.way().reader.name()),
                 "bytes_read": machine::bytes_read(),
                 "bytes_read_before_prompt": read_to_load,
                 "peak_rss_bytes": machine::peak_rss_bytes(),
@@ -185,12 +189,21 @@ impl Args {
             }
         );
         if let (Some(estimate), 1..) = (predicted, timings.decoded) {
+            let disk = streamed.and_then(|streamed| streamed.way().bytes_per_second.zip(streamed.bytes_per_second()));
             eprintln!(
-                "{:.3} s a token; {:.3} s were predicted, bound by the {}",
+                "{:.3} s a token; {:.3} s were predicted, bound by the {}{}",
                 1.0 / decode_rate,
                 estimate.seconds,
-                estimate.bound.name()
+                estimate.bound.name(),
+                disk.map_or(String::new(), |(before, now)| format!(
+                    "; the disk gave {:.2} GB/s, {:.2} before",
+                    now / 1e9,
+                    before / 1e9
+                ))
             );
+        }
+        if let Some(bytes @ 1..) = streamed.map(Streamed::given_back) {
+            eprintln!("memory was short: {} of weights were given back and read again since", output::bytes(bytes));
         }
         Ok(())
     }

@@ -30,6 +30,12 @@ const COLUMNS: usize = 516;
 /// Panels in a group. With 32 rows their results of all columns take 264 KB: they and a slab of the columns are at home in the second cache.
 const GROUP: usize = 4;
 
+/// Rows of a panel, at most.
+const PANEL: usize = 32;
+
+/// Bytes of the results of a group, at most.
+pub const ROOM_BYTES: usize = GROUP * PANEL * COLUMNS * size_of::<f32>();
+
 thread_local! {
     /// Room for the results of a group.
     static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
@@ -55,6 +61,7 @@ where
     T: Strip<L>,
     F: Expand,
 {
+    const { assert!(L * S <= PANEL) };
     let places = Places::new(job, L * S, x.rows());
     let mut panel = Panel::<L, S>::new();
     let mut room = ROOM.take();
