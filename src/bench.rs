@@ -7,14 +7,15 @@
 //! limit  = tokens / max(bytes / read bandwidth, macs / int8 peak, bytes from disk / disk bandwidth)
 //! ```
 //! The embedding counts only where it is the output matrix, too. Arithmetic outside the matrices counts nothing, and weights of F16, BF16
-//! and F32 are held to the int8 peak as well: one measure for all. The two limits of the machine are measured right before each run,
-//! over the model's own weights, because they move where others share the machine.
+//! and F32 are held to the int8 peak as well: one measure for all. The limits of the machine are measured right before each run,
+//! over the model's own weights, because they move where others share the machine; that of the disk by a pass that computes nothing.
 
 use crate::error::Result;
 use crate::gguf::Gguf;
 use crate::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment, Shape};
 use crate::progress::Progress;
 use crate::random;
+use crate::stream::Rates;
 use std::time::Instant;
 
 /// What is measured.
@@ -99,6 +100,17 @@ pub struct Run {
     pub bytes_per_token: f64,
     /// The machine, right before.
     pub machine: Limits,
+    /// Of a model that does not fit into its memory.
+    pub streamed: Option<Streaming>,
+}
+
+/// What weights that come from disk make of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Streaming {
+    /// Bytes a second from disk, right before.
+    pub disk_bytes_per_second: f64,
+    /// Tokens a second that the plan predicts from that.
+    pub predicted_tokens_per_second: f64,
 }
 
 /// What the machine can do with all threads of a [`Cpu`](crate::Cpu).
@@ -157,7 +169,11 @@ pub fn run(
     let mut caches: Vec<KvCache> = (0..test.batch()).map(|_| new_cache()).collect::<Result<_>>()?;
     let machine = Limits::measure(model.cpu(), weights(model));
     let cost = Cost::of(model.gguf());
-    let from_disk = disk_seconds(model);
+    let disk = disk_bytes_per_second(model, progress)?;
+    let from_disk = match (model.plan(), disk) {
+        (Some(plan), Some(rate)) => plan.streamed_bytes as f64 / rate,
+        _ => 0.0,
+    };
     let vocab = model.shape().vocab;
     let mut state = 1;
     let mut random = || (random::uniform(&mut state) * vocab as f64) as u32;
@@ -184,16 +200,29 @@ pub fn run(
         limit_tokens_per_second: all / least,
         bytes_per_token: bytes / all,
         machine,
+        streamed: disk.and_then(|disk| {
+            let rates = Rates { disk, memory: machine.read_bytes_per_second, ..model.rates() };
+            let pass = model.plan()?.pass(&model.store().sizes(), &rates, (tokens * test.batch()) as u64);
+            let predicted_tokens_per_second = (tokens * test.batch()) as f64 / pass.seconds;
+            Some(Streaming { disk_bytes_per_second: disk, predicted_tokens_per_second })
+        }),
     })
 }
 
-/// Seconds that a pass waits for weights that do not stay in memory, at least.
-fn disk_seconds(model: &Model) -> f64 {
-    let rate = model.store().streamed().and_then(|streamed| streamed.way().bytes_per_second);
-    match (model.plan(), rate) {
-        (Some(plan), Some(rate)) => plan.streamed_bytes as f64 / rate,
-        _ => 0.0,
+/// Bytes a second that come from disk in a pass that takes the weights of all layers and does nothing with them; `None` if none do.
+fn disk_bytes_per_second(model: &Model, progress: &dyn Progress) -> Result<Option<f64>> {
+    let (Some(plan), Some(streamed)) = (model.plan(), model.store().streamed()) else { return Ok(None) };
+    let (mut walk, mut start, mut bytes) = (model.store().walk(), Instant::now(), 0);
+    for i in 0..model.shape().layers {
+        walk.next(progress)?;
+        if (i as u64) < plan.slots {
+            // These were there before anyone asked.
+            start = Instant::now();
+        } else {
+            bytes += streamed.streamed_bytes(i);
+        }
     }
+    Ok((bytes > 0).then(|| bytes as f64 / start.elapsed().as_secs_f64()))
 }
 
 /// What a pass must read and multiply.

@@ -114,11 +114,13 @@ impl Model {
     /// How fast this machine reads and multiplies the weights; takes a moment.
     pub fn rates(&self) -> Rates {
         let macs = rates::macs_per_second(&self.cpu, self.store.main_type());
-        match self.store.streamed().and_then(Streamed::streams) {
-            Some(&Streams { disk, memory, beside }) => Rates { disk, memory, macs, beside },
+        let streamed = self.store.streamed();
+        let load = streamed.and_then(|streamed| streamed.way().new_bytes_per_second).unwrap_or(f64::INFINITY);
+        match streamed.and_then(Streamed::streams) {
+            Some(&Streams { disk, memory, beside }) => Rates { disk, load, memory, macs, beside },
             None => {
                 let memory = rates::memory_bytes_per_second(&self.cpu, self.weights());
-                Rates { disk: f64::INFINITY, memory, macs, beside: Beside::APART }
+                Rates { disk: f64::INFINITY, load, memory, macs, beside: Beside::APART }
             }
         }
     }

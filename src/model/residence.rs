@@ -11,7 +11,7 @@ use crate::stream::probe::slices;
 use crate::stream::rates::Streams;
 use crate::stream::ring::{Feeder, Full, Ring};
 use crate::stream::source::{Layout, Source, Sources};
-use crate::stream::{Options, Plan, Reader, Way};
+use crate::stream::{Options, Plan, Way};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -283,12 +283,9 @@ fn fill(
     way: &Way,
     progress: &dyn Progress,
 ) -> Result<()> {
-    // By threads even where io_uring reads faster: the memory is new, and its pages are made by whoever reads to them (measured on a
-    // virtual machine: 0.5 GB/s by one thread, twice that by two).
-    let reader = if way.reader == Reader::Uring { Reader::Pread } else { way.reader };
     let pieces = layout.pieces(way.request);
     let targets = buffer.carve(pieces.iter().map(|piece| piece.at..piece.at + piece.len));
-    let mut queue = options.queue(sources, &Way { reader, ..*way })?;
+    let mut queue = options.queue(sources, &way.to_new_memory())?;
     queue.push(&pieces, targets, 0);
     for piece in &pieces {
         progress.check()?;

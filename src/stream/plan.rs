@@ -275,6 +275,8 @@ impl Bound {
 pub struct Rates {
     /// Bytes a second from all drives together.
     pub disk: f64,
+    /// Bytes a second from them to memory that is new: the system makes its pages meanwhile.
+    pub load: f64,
     /// Bytes a second from memory, on all threads.
     pub memory: f64,
     /// Multiplications a second in wide batches, on all threads.
@@ -337,7 +339,7 @@ impl Plan {
 
     /// Seconds to read what stays, where it is in no cache.
     pub fn load_seconds(&self, rates: &Rates) -> f64 {
-        self.pinned_bytes as f64 / rates.disk
+        self.pinned_bytes as f64 / rates.disk.min(rates.load)
     }
 }
 
@@ -441,7 +443,7 @@ mod tests {
     fn the_slowest_part_is_the_bound() {
         let sizes = llama_8b();
         let plan = plan(&sizes, room(4_000_000_000)).unwrap();
-        let rates = Rates { disk: 2e9, memory: 30e9, macs: 300e9, beside: Beside::APART };
+        let rates = Rates { disk: 2e9, load: 1e9, memory: 30e9, macs: 300e9, beside: Beside::APART };
         let one = plan.pass(&sizes, &rates, 1);
         assert_eq!((one.bound, one.seconds), (Bound::Disk, plan.streamed_bytes as f64 / 2e9));
         assert_eq!(plan.pass(&sizes, &Rates { disk: 200e9, ..rates }, 1).bound, Bound::Memory);

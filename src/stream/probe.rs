@@ -100,6 +100,17 @@ pub struct Way {
     pub request: usize,
     /// Bytes a second from all drives, if it was measured.
     pub bytes_per_second: Option<f64>,
+    /// Bytes a second into memory that is new, as when weights are loaded, if it was measured.
+    pub new_bytes_per_second: Option<f64>,
+}
+
+impl Way {
+    /// How to read to memory that is new: by threads even where io_uring reads faster, for its pages are made by whoever reads to them
+    /// (measured on a virtual machine: 0.5 GB/s by one thread, twice that by two).
+    pub fn to_new_memory(self) -> Way {
+        let reader = if self.reader == Reader::Uring { Reader::Pread } else { self.reader };
+        Way { reader, ..self }
+    }
 }
 
 /// Requests on each drive and their bytes, as they are tried: from 1 to 4 MiB disks are at their best, and some want many at once.
@@ -143,7 +154,10 @@ impl Options {
     /// # Errors
     /// If a file cannot be read, or the way that is wished for is refused.
     pub fn probe(&self, sources: &Sources, layouts: &[(usize, Layout)], slots: &mut Vec<Buffer>) -> Result<Way> {
-        let way = |reader, depth, request| Way { reader, depth, request, bytes_per_second: None };
+        let unmeasured = |reader, depth, request| {
+            let (bytes_per_second, new_bytes_per_second) = (None, None);
+            Way { reader, depth, request, bytes_per_second, new_bytes_per_second }
+        };
         let can_direct = sources.iter().any(|source| source.handle(true).1);
         let wishes: &[Reader] = match self.reader {
             Reader::Auto if can_direct => &[Reader::Uring, Reader::Pread, Reader::Buffered],
@@ -158,14 +172,16 @@ impl Options {
             _ => wishes.iter().copied().filter(|reader| reader.backend(sources, 1).is_ok()).collect(),
         };
         let first = readers.first().copied().unwrap_or(Reader::Buffered);
-        let mut best = way(first, SIZES[0].0, SIZES[0].1);
+        let mut best = unmeasured(first, SIZES[0].0, SIZES[0].1);
         if layouts.iter().map(|(_, layout)| layout.size()).sum::<usize>() < SMALL {
             self.queue(sources, &best)?;
             return Ok(best);
         }
         // The first touches the memory, which takes its time, too.
-        self.measure(sources, layouts, slots, &best, Duration::ZERO)?;
-        let mut trials: Vec<Way> = SIZES.into_iter().map(|(depth, request)| way(first, depth, request)).collect();
+        let new = self.measure(sources, layouts, slots, &best.to_new_memory(), Duration::ZERO)?;
+        best.new_bytes_per_second = Some(new);
+        let trial = |(depth, request)| Way { depth, request, ..best };
+        let mut trials: Vec<Way> = SIZES.into_iter().map(trial).collect();
         let mut others = readers.into_iter().skip(1);
         loop {
             for trial in trials.drain(..) {
@@ -257,6 +273,11 @@ impl<'o> Drives<'o> {
         let mut slots = (0..3).map(|_| Buffer::new(largest)).collect::<Result<Vec<_>>>()?;
         let way = options.probe(&sources, &layouts, &mut slots)?;
         Ok(way.bytes_per_second.map(|_| Drives { options, sources, layouts, slots, way }))
+    }
+
+    /// The way that was found.
+    pub fn way(&self) -> &Way {
+        &self.way
     }
 
     /// Bytes a second that they give together, over a moment.

@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use strata::bench::{Limits, Run, Test, run, weights};
+use strata::bench::{Limits, Run, Streaming, Test, run, weights};
 use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Need, Scratch, Shape};
 use strata::progress::Progress;
@@ -29,7 +29,8 @@ use strata::{Cpu, GgmlType};
 /// Test ppN is one pass of a prompt of N tokens; tgN is N passes, each with the next token of every sequence of the batch. "limit" is what
 /// the machine allows: tokens / max(bytes / read bandwidth, multiply-adds / int8 peak) of a pass, where bytes are those of all layers, the
 /// output matrix and the keys and values attended to, and multiply-adds those of all matrices (F16, BF16 and F32 are held to the int8
-/// peak as well). Runs of all tests alternate, limits are measured before each, and figures are medians.
+/// peak as well). Of a model that does not fit into --ram, bytes from disk / disk bandwidth count as well, and "predicted" is what the
+/// plan says. Runs of all tests alternate, limits are measured before each, and figures are medians.
 #[derive(clap::Args)]
 pub struct Args {
     /// Models, GGUF files
@@ -265,8 +266,10 @@ impl Bench {
             "share",
             "bytes/token",
             "peak RSS",
+            "disk GB/s",
+            "predicted t/s",
         ]);
-        for i in 3..10 {
+        for i in 3..12 {
             if let Some(column) = table.column_mut(i) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -283,6 +286,10 @@ impl Bench {
                 format!("{:.1} %", 100.0 * measured.share()),
                 output::bytes(measured.median(|run| run.bytes_per_token) as u64),
                 output::bytes(measured.peak_rss),
+                measured
+                    .streamed(|s| s.disk_bytes_per_second)
+                    .map_or("-".to_owned(), |rate| format!("{:.2}", rate / 1e9)),
+                measured.streamed(|s| s.predicted_tokens_per_second).map_or("-".to_owned(), |t| format!("{t:.2}")),
             ]);
         }
         table
@@ -308,6 +315,19 @@ impl Measured {
         median(self.runs.iter().map(figure))
     }
 
+    /// Of a model that does not fit into its memory.
+    fn streamed(&self, figure: impl Fn(&Streaming) -> f64) -> Option<f64> {
+        let figures: Vec<f64> = self.runs.iter().filter_map(|run| run.streamed.as_ref()).map(figure).collect();
+        (!figures.is_empty()).then(|| median(figures.into_iter()))
+    }
+
+    /// How much longer it took than predicted, as a factor.
+    fn error(&self) -> Option<f64> {
+        let factor = |run: &Run| Some(run.streamed?.predicted_tokens_per_second / run.tokens_per_second);
+        let factors: Vec<f64> = self.runs.iter().filter_map(factor).collect();
+        (!factors.is_empty()).then(|| median(factors.into_iter()))
+    }
+
     fn share(&self) -> f64 {
         self.median(|run| run.tokens_per_second / run.limit_tokens_per_second)
     }
@@ -327,6 +347,9 @@ impl Measured {
             "share_of_limit": self.share(),
             "bytes_per_token": self.median(|run| run.bytes_per_token),
             "peak_rss_bytes": self.peak_rss,
+            "disk_bytes_per_second": self.streamed(|s| s.disk_bytes_per_second),
+            "predicted_tokens_per_second": self.streamed(|s| s.predicted_tokens_per_second),
+            "measured_over_predicted_seconds": self.error(),
         })
     }
 }

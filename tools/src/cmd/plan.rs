@@ -153,8 +153,9 @@ impl Args {
                 (f64::INFINITY, memory, Beside::APART)
             }
         };
+        let load = drives.and_then(|drives| drives.way().new_bytes_per_second).unwrap_or(f64::INFINITY);
         let (disk, memory) = (self.disk.unwrap_or(disk), self.memory_bandwidth.unwrap_or(memory));
-        Ok(Rates { disk, memory, macs, beside })
+        Ok(Rates { disk, load, memory, macs, beside })
     }
 
     fn text(&self, subject: &Subject, planned: &Plan, rates: &Rates, outlook: &Outlook, prompt: usize) -> String {
