@@ -38,9 +38,9 @@ impl Memory {
     }
 }
 
-/// The part of all memory that should be free, a quarter of what the default leaves, and the most that is asked.
-const SCARCE: u64 = 64;
-const SCARCE_MOST: u64 = 1_000_000_000;
+/// The part of all memory that should be free, half of what the default leaves, and the most that is asked.
+const SCARCE: u64 = 32;
+const SCARCE_MOST: u64 = 2_000_000_000;
 
 /// The memory that a model may have, everything included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,10 +277,10 @@ mod tests {
 
     #[test]
     fn little_is_left_before_something_is_given_back() {
-        let of = |available| Memory { total: 6_400, available }.shortage();
-        assert_eq!([6_400, 100, 99, 0].map(of), [0, 0, 101, 200]);
-        let huge = Memory { total: 1 << 40, available: 999_999_999 };
-        assert_eq!(huge.shortage(), 1_000_000_001);
+        let of = |available| Memory { total: 3_200, available }.shortage();
+        assert_eq!([3_200, 100, 99, 0].map(of), [0, 0, 101, 200]);
+        let huge = Memory { total: 1 << 40, available: 1_999_999_999 };
+        assert_eq!(huge.shortage(), 2_000_000_001);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How often one who waits for a slot looks around.
-const LOOK_AROUND: Duration = Duration::from_millis(100);
+const LOOK_AROUND: Duration = Duration::from_millis(20);
 
 /// The streamed part of a layer.
 #[derive(Clone, Debug)]
