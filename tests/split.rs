@@ -1,29 +1,38 @@
-//! Splitting and joining: what was split comes back byte for byte, each file keeps its limit and opens with all others,
-//! and what fails leaves nothing behind.
+//! Splitting and joining: what was split comes back byte for byte, each file keeps its limit or its share of every layer
+//! and opens with all others, and what fails leaves nothing behind.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use strata::convert::{self, Input, Target, convert};
 use strata::gguf::{Gguf, Layout, Value};
 use strata::progress::{Progress, Quiet};
-use strata::recipe::Recipe;
-use strata::split::{Options, SplitLimit, merge, plan, split};
+use strata::recipe::{Mix, Recipe};
+use strata::split::{Options, Placement, Shard, SplitLimit, merge, plan, split};
 use strata::{Error, GgmlType};
 use tempfile::TempDir;
 
 /// tiny-rustdoc as Q8_0: 57 tensors.
 fn model() -> (TempDir, PathBuf) {
+    model_of(Recipe::pure(GgmlType::Q8_0).unwrap())
+}
+
+fn model_of(recipe: Recipe) -> (TempDir, PathBuf) {
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    let target = Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap());
+    let target = Target::new(&path, recipe);
     convert(&Input::open(&checkpoint).unwrap(), &[target], &convert::Options::default(), &Quiet).unwrap();
     (dir, path)
 }
 
 fn options(limit: SplitLimit, first_without_tensors: bool) -> Options {
-    Options { limit, first_without_tensors }
+    Options { placement: Placement::Linear(limit), first_without_tensors }
+}
+
+fn striped(files: usize) -> Options {
+    Options { placement: Placement::Striped(files), first_without_tensors: false }
 }
 
 fn files(folder: &Path) -> Vec<String> {
@@ -94,6 +103,98 @@ fn what_was_split_comes_back_byte_for_byte() {
     }
 }
 
+/// Every tensor by name: its type, lengths and bytes.
+fn contents(gguf: &Gguf) -> BTreeMap<&str, (GgmlType, &[u64], &[u8])> {
+    let all: BTreeMap<_, _> =
+        gguf.tensors().iter().map(|t| (t.name.as_str(), (t.ty, t.dims.as_slice(), gguf.data(t)))).collect();
+    assert_eq!(all.len(), gguf.tensors().len());
+    all
+}
+
+#[test]
+fn striped_files_have_like_shares_of_every_two_layers() {
+    let pure = Recipe::pure(GgmlType::Q8_0).unwrap();
+    let mix = Recipe::new(Mix::from_name("q4_k_m").unwrap());
+    // By how many matrices shares may differ: where all are alike by one, else by two.
+    for (recipe, kinds) in [(pure, [("attn", 2), ("ffn", 1)]), (mix, [("attn", 2), ("ffn", 2)])] {
+        let (dir, path) = model_of(recipe);
+        let gguf = Gguf::open(&path).unwrap();
+        let layers = gguf.required_u32("llama.block_count").unwrap();
+        assert!(layers > 2);
+        for (files, (kind, matrices)) in (2..=5).flat_map(|files| kinds.map(|kind| (files, kind))) {
+            let shards = plan(&gguf, &dir.path().join("p"), &striped(files)).unwrap();
+            assert_eq!(shards.len(), files);
+            let of_kind = |layer: u32| {
+                let start = format!("blk.{layer}.{kind}_");
+                gguf.tensors().iter().enumerate().filter(move |(_, t)| t.name.starts_with(&start) && t.dims.len() > 1)
+            };
+            let largest = (0..layers).flat_map(of_kind).map(|(_, t)| t.bytes).max().unwrap();
+            for layer in 0..layers - 1 {
+                let share = |shard: &Shard| -> u64 {
+                    let own = (layer..layer + 2).flat_map(of_kind).filter(|(i, _)| shard.tensors.contains(i));
+                    own.map(|(_, t)| t.bytes).sum()
+                };
+                let shares: Vec<u64> = shards.iter().map(share).collect();
+                let apart = shares.iter().max().unwrap() - shares.iter().min().unwrap();
+                assert!(apart <= matrices * largest, "{kind} from layer {layer}: {shares:?}, a matrix is {largest}");
+            }
+        }
+    }
+}
+
+#[test]
+fn striped_files_are_one_model() {
+    let (dir, path) = model();
+    let gguf = Gguf::open(&path).unwrap();
+    let total = gguf.tensors().len();
+    let expected = contents(&gguf);
+    for (files, first) in [(2, false), (2, true), (5, false)] {
+        let folder = dir.path().join(format!("{files}{first}"));
+        fs::create_dir(&folder).unwrap();
+        let options = Options { first_without_tensors: first, ..striped(files) };
+        let shards = split(&gguf, &folder.join("p"), &options, &Quiet).unwrap();
+        assert_eq!(shards, plan(&gguf, &folder.join("p"), &options).unwrap());
+        assert_eq!(shards.len(), files + usize::from(first));
+        let mut seen = vec![0; total];
+        for (no, shard) in shards.iter().enumerate() {
+            let part = alone(&shard.path);
+            let own = shard.tensors.iter().map(|&i| &gguf.tensors()[i].name);
+            assert!(own.eq(part.tensors().iter().map(|t| &t.name)));
+            assert!(contents(&part).iter().all(|(name, tensor)| expected[name] == *tensor));
+            assert!(shard.tensors.is_sorted());
+            assert_eq!(shard.tensors.is_empty(), first && no == 0);
+            shard.tensors.iter().for_each(|&i| seen[i] += 1);
+            assert_eq!(part.u32("split.no").unwrap(), Some(no as u32));
+            assert_eq!(part.u32("split.count").unwrap(), Some(shards.len() as u32));
+            assert_eq!(part.u32("split.tensors.count").unwrap(), Some(total as u32));
+            assert_eq!(part.metadata().len(), 3 + if no == 0 { gguf.metadata().len() } else { 0 });
+        }
+        assert_eq!(seen, vec![1; total]);
+
+        // As on several drives: links in one folder.
+        #[cfg(unix)]
+        let opened = {
+            let links = folder.join("links");
+            fs::create_dir(&links).unwrap();
+            for shard in &shards {
+                let link = links.join(shard.path.file_name().unwrap());
+                std::os::unix::fs::symlink(&shard.path, link).unwrap();
+            }
+            links.join(shards[1].path.file_name().unwrap())
+        };
+        #[cfg(not(unix))]
+        let opened = &shards[1].path;
+        let joined = Gguf::open(opened).unwrap();
+        assert!(contents(&joined) == expected);
+
+        let whole = folder.join("whole.gguf");
+        merge(&joined, &whole, &Quiet).unwrap();
+        let merged = Gguf::open(&whole).unwrap();
+        assert!(contents(&merged) == expected);
+        assert!(merged.metadata().iter().eq(gguf.metadata().iter()));
+    }
+}
+
 #[test]
 fn the_alignment_is_kept_in_every_file() {
     let dir = tempfile::tempdir().unwrap();
@@ -130,6 +231,11 @@ fn what_cannot_be_done_is_refused() {
     let said = |result: strata::Result<()>| result.unwrap_err().to_string();
 
     assert!(said(merge(&gguf, &dir.path().join("out.gguf"), &Quiet)).contains("not a part of a split model"));
+    for files in [0, 64, usize::MAX] {
+        assert!(
+            said(split(&gguf, &dir.path().join("p"), &striped(files), &Quiet).map(drop)).contains("choose no more")
+        );
+    }
     assert!(said(split(&gguf, &dir.path().join("none/p"), &tens, &Quiet).map(drop)).contains("mkdir -p"));
     let memory = alone(&path);
     assert!(said(split(&memory, &dir.path().join("p"), &tens, &Quiet).map(drop)).contains("in memory"));

@@ -15,7 +15,7 @@ use strata::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment};
 use strata::perplexity::perplexity;
 use strata::progress::{Progress, Quiet};
 use strata::recipe::{Mix, Recipe};
-use strata::split::{self, SplitLimit};
+use strata::split::{self, Placement, SplitLimit};
 use strata::stream::backend::{Backend, Done, Read};
 use strata::stream::budget::Memory;
 use strata::stream::{Budget, Options, Plan, Reader};
@@ -99,11 +99,14 @@ fn mixes_and_readers_and_split_files_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = model(&dir, Recipe::new(Mix::from_name("q4_k_m").unwrap()));
     let expected = logits(&resident(&path), 4).unwrap();
-    let tensors = SplitLimit::Tensors(20);
-    let options = split::Options { limit: tensors, first_without_tensors: false };
-    let parts = split::split(&Gguf::open(&path).unwrap(), &dir.path().join("part"), &options, &Quiet).unwrap();
-    assert!(parts.len() > 2);
-    for path in [&path, &parts[1].path] {
+    let parts = |name: &str, placement| {
+        let options = split::Options { placement, first_without_tensors: false };
+        split::split(&Gguf::open(&path).unwrap(), &dir.path().join(name), &options, &Quiet).unwrap()
+    };
+    let linear = parts("linear", Placement::Linear(SplitLimit::Tensors(20)));
+    let striped = parts("striped", Placement::Striped(3));
+    assert!(linear.len() > 2);
+    for path in [&path, &linear[1].path, &striped[1].path] {
         for reader in [Reader::Auto, Reader::Uring, Reader::Pread, Reader::Buffered] {
             let options = Options { reader, ..Options::default() };
             let model = match streamed_with(path, 0.2, &options) {
@@ -116,6 +119,58 @@ fn mixes_and_readers_and_split_files_too() {
             assert!(logits(&model, 4).unwrap() == expected, "{}", reader.name());
         }
     }
+}
+
+/// A backend that counts the reads under way of each file, and remembers the most at once of both.
+struct Counted {
+    backend: Box<dyn Backend>,
+    flying: [usize; 2],
+    most: Arc<AtomicUsize>,
+}
+
+impl Backend for Counted {
+    fn submit(&mut self, read: Read) {
+        self.flying[read.file] += 1;
+        if !self.flying.contains(&0) {
+            self.most.fetch_max(self.flying.iter().sum(), Ordering::Relaxed);
+        }
+        self.backend.submit(read);
+    }
+
+    fn wait(&mut self, patience: Duration) -> io::Result<Option<Done>> {
+        let done = self.backend.wait(patience)?;
+        if let Some((read, _)) = &done {
+            self.flying[read.file] -= 1;
+        }
+        Ok(done)
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn drives_are_read_at_once() {
+    use std::os::unix::fs::MetadataExt;
+    let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let there = tempfile::tempdir_in("/dev/shm").unwrap();
+    let drive = |path: &Path| fs::metadata(path).unwrap().dev();
+    assert_ne!(drive(here.path()), drive(there.path()), "two file systems are needed");
+    let path = q8_0(&here);
+    let expected = logits(&resident(&path), 4).unwrap();
+    let options = split::Options { placement: Placement::Striped(2), first_without_tensors: false };
+    let parts = split::split(&Gguf::open(&path).unwrap(), &here.path().join("part"), &options, &Quiet).unwrap();
+    let moved = there.path().join("moved.gguf");
+    fs::copy(&parts[1].path, &moved).unwrap();
+    fs::remove_file(&parts[1].path).unwrap();
+    std::os::unix::fs::symlink(&moved, &parts[1].path).unwrap();
+
+    let most = Arc::new(AtomicUsize::new(0));
+    let counted = most.clone();
+    let wrap = move |backend| Box::new(Counted { backend, flying: [0; 2], most: counted.clone() }) as Box<dyn Backend>;
+    let options = Options { wrap: Some(Arc::new(wrap)), ..Options::default() };
+    let model = streamed_with(&parts[0].path, 0.1, &options).unwrap();
+    assert!(logits(&model, 4).unwrap() == expected);
+    let (most, depth) = (most.load(Ordering::Relaxed), model.store().streamed().unwrap().way().depth);
+    assert!(most > depth, "{most} reads at once where each drive takes {depth}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use strata::gguf::Gguf;
 use strata::split::merge;
 
-/// Join the files of a split GGUF model into one
+/// Join the files of a split GGUF model into one, their tensors in order of file
 #[derive(clap::Args)]
 pub struct Args {
     /// Any part of the model

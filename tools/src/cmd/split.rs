@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use std::fmt::Write;
 use std::path::PathBuf;
 use strata::gguf::Gguf;
-use strata::split::{MAX_TENSORS, Options, SplitLimit, plan, split};
+use strata::split::{MAX_TENSORS, Options, Placement, SplitLimit, plan, split};
 
 /// Split a GGUF model over files PREFIX-00001-of-0000N.gguf, as gguf-split does
 #[derive(clap::Args)]
@@ -21,7 +21,12 @@ pub struct Args {
     /// At most so many tensors in a file [default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     split_max_tensors: Option<u64>,
-    /// Put only metadata into the first file
+    /// Split over N files (2 to 64) for as many drives: each has a like share of every two layers, so all are read at
+    /// once. Links to them in one folder are a model; strata merge joins them with the tensors ordered by file
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=64))]
+    #[arg(conflicts_with_all = ["split_max_size", "split_max_tensors"])]
+    drives: Option<u64>,
+    /// Put only metadata into the first file (with --drives into one more)
     #[arg(long)]
     no_tensor_first_split: bool,
     /// Only show what would go where
@@ -49,7 +54,8 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let tensors = self.split_max_tensors.map_or(MAX_TENSORS, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let limit = self.split_max_size.map_or(SplitLimit::Tensors(tensors), SplitLimit::Bytes);
-        let options = Options { limit, first_without_tensors: self.no_tensor_first_split };
+        let placement = self.drives.map_or(Placement::Linear(limit), |n| Placement::Striped(n as usize));
+        let options = Options { placement, first_without_tensors: self.no_tensor_first_split };
         let gguf = Gguf::open(&self.input)?;
         let shards = match self.dry_run {
             true => plan(&gguf, &self.prefix, &options)?,
@@ -60,10 +66,11 @@ impl Args {
             let (n, bytes) = (shard.tensors.len(), output::bytes(shard.bytes));
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{}: {n} tensors, {bytes}", shard.path.display());
-            if let SplitLimit::Bytes(max) = limit
+            if let Placement::Linear(SplitLimit::Bytes(max)) = placement
                 && shard.bytes > max
+                && let Some(&first) = shard.tensors.first()
             {
-                let name = &gguf.tensors()[shard.tensors.start].name;
+                let name = &gguf.tensors()[first].name;
                 eprintln!("note: {} is over the limit, {name} alone is larger", shard.path.display());
             }
         }
