@@ -3,6 +3,7 @@
 //! * [`shape`]: the numbers in the file's metadata, checked once;
 //! * [`store`]: the weights of one layer at a time, as the bytes that lie in the file;
 //! * [`residence`]: where they are if they do not fit into the memory;
+//! * [`pinned`]: what of it stays, until others need the memory;
 //! * [`need`]: the memory for everything else;
 //! * [`cache`]: the keys and values of a sequence;
 //! * [`pass`]: the forward pass.
@@ -10,6 +11,7 @@
 pub mod cache;
 pub mod need;
 pub mod pass;
+pub mod pinned;
 pub mod residence;
 pub mod shape;
 pub mod store;

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::file;
 use crate::gguf::{Gguf, TensorInfo};
+use crate::model::pinned::Pinned;
 use crate::progress::Progress;
 use crate::stream::memory::Buffer;
 use crate::stream::plan::MATRICES;
@@ -35,28 +36,6 @@ pub struct InHand {
     /// Unless all is pinned.
     ring: Option<Ring>,
     pinned: Pinned,
-}
-
-/// The first rows of the matrices of all layers.
-struct Pinned {
-    buffer: Buffer,
-    layers: Vec<Range<usize>>,
-    held: usize, // layers: those after have been given back
-    pressure: Pressure,
-}
-
-impl Pinned {
-    /// Gives back the last layers if others need the memory: how many bytes.
-    fn relieve(&mut self) -> u64 {
-        let (shortage, mut given) = (self.pressure.shortage(), 0);
-        while given < shortage && self.held > 0 {
-            self.held -= 1;
-            let layer = self.layers[self.held].clone();
-            given += layer.len() as u64;
-            self.buffer.give_back(layer);
-        }
-        given
-    }
 }
 
 /// Where the rows of a matrix are.
@@ -144,8 +123,7 @@ impl Streamed {
             let feeder = Feeder::new(options.queue(&sources, &way)?, slices(&comes, way.request));
             Some(Ring::start(feeder, slots)?)
         };
-        let pressure = Pressure::new(options.memory.clone());
-        let pinned = Pinned { buffer, held: pinned_layers.len(), layers: pinned_layers, pressure };
+        let pinned = Pinned::new(buffer, pinned_layers, Pressure::new(options.memory.clone()));
         Ok(Streamed {
             sources,
             plan,
@@ -182,8 +160,7 @@ impl Streamed {
 
     /// Bytes that were pinned and given back, because others needed the memory: the map of the file has served for them since.
     pub fn given_back(&self) -> u64 {
-        let pinned = &self.in_hand().pinned;
-        pinned.layers[pinned.held..].iter().map(|layer| layer.len() as u64).sum()
+        self.in_hand().pinned.given_back()
     }
 
     /// What a pass has for itself.
@@ -229,7 +206,7 @@ impl Streamed {
 
     /// The bytes of the first rows of matrix `m` of layer `i` that the map of the file serves for: none, unless they were given back.
     pub fn mapped_bytes(&self, i: usize, m: usize, in_hand: &InHand) -> usize {
-        if i < in_hand.pinned.held { 0 } else { self.layers[i][m].head.len() }
+        if in_hand.pinned.holds(i) { 0 } else { self.layers[i][m].head.len() }
     }
 
     /// Matrix `m` of layer `i`, all of which is mapped as `mapped`, and the last rows of which are in `slot`.
@@ -243,7 +220,7 @@ impl Streamed {
     ) -> Matrix<'a> {
         let Parts { head, tail } = self.layers[i][m].clone();
         let head = match self.mapped_bytes(i, m, in_hand) {
-            0 => &in_hand.pinned.buffer.bytes()[head],
+            0 => &in_hand.pinned.bytes()[head],
             bytes => &mapped[..bytes],
         };
         matrix(tensor, head, if tail.is_empty() { &[] } else { &slot[tail] })

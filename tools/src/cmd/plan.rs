@@ -178,7 +178,7 @@ impl Args {
              budget {}: weights {}, ring {}, keys and values of {} tokens {}, activations {}, program {}\n\
              {disk}, memory {:.1} GB/s, {:.0} G multiplications/s\n\
              loading {}, then a prompt of {prompt} tokens {}, bound by the {}\n\
-             a token {}, bound by the {}\n\n{}\n",
+             a token {}, bound by the {}\n\n{}\n{}",
             subject.name,
             subject.shape.layers,
             output::bytes(sizes.file_bytes),
@@ -197,6 +197,7 @@ impl Args {
             seconds(outlook.token.seconds),
             outlook.token.bound.name(),
             alternatives(sizes, planned, rates, prompt as u64),
+            if planned.mapped { "" } else { "Two drives: strata split --drives 2 FILE PREFIX, and a part on each.\n" },
         )
     }
 }
@@ -271,10 +272,8 @@ fn of_file(gguf: Gguf) -> Result<Subject> {
     let name = gguf.path().display().to_string();
     let store = Store::new(gguf, &shape)?;
     let (sizes, main_type, gguf) = (store.sizes(), store.main_type(), store.into_gguf());
-    let tokenizer = match gguf.str("tokenizer.ggml.model")? {
-        None | Some("no_vocab" | "none") => None,
-        Some(_) => Some(Tokenizer::from_gguf(&gguf)?),
-    };
+    // A file without one, or with one that cannot be used, runs by --tokens.
+    let tokenizer = Tokenizer::from_gguf(&gguf).ok();
     // What was touched of the file is not the program's.
     gguf.files().for_each(Mapped::forget);
     Ok(Subject { name, shape, sizes, main_type, file: Some((gguf, tokenizer)) })
