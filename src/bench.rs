@@ -8,7 +8,8 @@
 //! ```
 //! The embedding counts only where it is the output matrix, too. Arithmetic outside the matrices counts nothing, and weights of F16, BF16
 //! and F32 are held to the int8 peak as well: one measure for all. The limits of the machine are measured right before each run,
-//! over the model's own weights, because they move where others share the machine; that of the disk by a pass that computes nothing.
+//! over the model's own weights, because they move where others share the machine; that of the disk before and after, by passes that
+//! compute nothing.
 
 use crate::error::Result;
 use crate::gguf::Gguf;
@@ -113,6 +114,16 @@ pub struct Streaming {
     pub predicted_tokens_per_second: f64,
 }
 
+impl Streaming {
+    /// Of passes of `tokens` tokens, where `disk` bytes a second came right before; `None` without a plan.
+    fn of(model: &Model, disk: f64, machine: &Limits, tokens: usize) -> Option<Streaming> {
+        let rates = Rates { disk, memory: machine.read_bytes_per_second, ..model.rates() };
+        let pass = model.plan()?.pass(&model.store().sizes(), &rates, tokens as u64);
+        let predicted_tokens_per_second = tokens as f64 / pass.seconds;
+        Some(Streaming { disk_bytes_per_second: disk, predicted_tokens_per_second })
+    }
+}
+
 /// What the machine can do with all threads of a [`Cpu`](crate::Cpu).
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -169,15 +180,11 @@ pub fn run(
     let mut caches: Vec<KvCache> = (0..test.batch()).map(|_| new_cache()).collect::<Result<_>>()?;
     let machine = Limits::measure(model.cpu(), weights(model));
     let cost = Cost::of(model.gguf());
-    let disk = disk_bytes_per_second(model, progress)?;
-    let from_disk = match (model.plan(), disk) {
-        (Some(plan), Some(rate)) => plan.streamed_bytes as f64 / rate,
-        _ => 0.0,
-    };
+    let before = disk_bytes_per_second(model, progress)?;
     let vocab = model.shape().vocab;
     let mut state = 1;
     let mut random = || (random::uniform(&mut state) * vocab as f64) as u32;
-    let (mut seconds, mut least, mut bytes) = (0.0, 0.0, 0.0);
+    let (mut seconds, mut bytes, mut limits) = (0.0, 0.0, Vec::with_capacity(passes));
     for _ in 0..passes {
         progress.check()?;
         let prompts: Vec<Vec<u32>> = caches.iter().map(|_| (0..tokens).map(|_| random()).collect()).collect();
@@ -190,22 +197,20 @@ pub fn run(
         seconds += start.elapsed().as_secs_f64();
         let attended: usize = caches.iter().map(|cache| cache.len() * cache.token_bytes()).sum();
         let pass = cost.pass(tokens * test.batch(), test.batch(), attended);
-        least += machine.seconds(pass.0, pass.1).max(from_disk);
+        limits.push(machine.seconds(pass.0, pass.1));
         bytes += pass.0;
         progress.advance((tokens * test.batch()) as u64);
     }
+    let disk = before.zip(disk_bytes_per_second(model, progress)?).map(|(before, after)| (before + after) / 2.0);
+    let from_disk = model.plan().zip(disk).map_or(0.0, |(plan, rate)| plan.streamed_bytes as f64 / rate);
+    let least: f64 = limits.into_iter().map(|limit| limit.max(from_disk)).sum();
     let all = test.tokens() as f64;
     Ok(Run {
         tokens_per_second: all / seconds,
         limit_tokens_per_second: all / least,
         bytes_per_token: bytes / all,
         machine,
-        streamed: disk.and_then(|disk| {
-            let rates = Rates { disk, memory: machine.read_bytes_per_second, ..model.rates() };
-            let pass = model.plan()?.pass(&model.store().sizes(), &rates, (tokens * test.batch()) as u64);
-            let predicted_tokens_per_second = (tokens * test.batch()) as f64 / pass.seconds;
-            Some(Streaming { disk_bytes_per_second: disk, predicted_tokens_per_second })
-        }),
+        streamed: before.and_then(|disk| Streaming::of(model, disk, &machine, tokens * test.batch())),
     })
 }
 

@@ -349,6 +349,7 @@ fn linear(gguf: &Gguf, name: &str, rows: usize, cols: usize) -> Result<LinearAt>
 
 fn vector(gguf: &Gguf, name: &str, len: usize) -> Result<Vec<f32>> {
     let tensor = find(gguf, name, 1, len)?;
+    gguf.expect(tensor, tensor.bytes as usize);
     let mut values = vec![0.0; len];
     let format = tensor.ty.format().expect("`find` checked the type");
     (format.decode)(gguf.data(tensor), &mut values);

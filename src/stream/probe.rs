@@ -111,6 +111,13 @@ impl Way {
         let reader = if self.reader == Reader::Uring { Reader::Pread } else { self.reader };
         Way { reader, ..self }
     }
+
+    /// The same with reads for [`TURN`] under way on each drive, if that is more.
+    fn with_enough_under_way(self, sources: &Sources) -> Way {
+        let rate = self.bytes_per_second.unwrap_or(0.0) / drives(sources).0.len() as f64;
+        let enough = (rate * TURN.as_secs_f64() / self.request as f64).ceil() as usize;
+        Way { depth: self.depth.max(enough.min(MOST)), ..self }
+    }
 }
 
 /// Requests on each drive and their bytes, as they are tried: from 1 to 4 MiB disks are at their best, and some want many at once.
@@ -191,27 +198,24 @@ impl Options {
         let trial = |(depth, request)| Way { depth, request, ..best };
         let mut trials: Vec<Way> = SIZES.into_iter().map(trial).collect();
         let mut others = readers.into_iter().skip(1);
-        loop {
+        'fastest: loop {
             for trial in trials.drain(..) {
                 let rate = self.measure(sources, layouts, slots, &trial, TRIAL)?;
                 if rate > best.bytes_per_second.unwrap_or(0.0) * BETTER {
                     best = Way { bytes_per_second: Some(rate), ..trial };
                 }
                 if rate < SLOW {
-                    return Ok(best);
+                    break 'fastest;
                 }
             }
             match others.next() {
                 Some(reader) => trials.push(Way { reader, ..best }),
-                None => break,
+                None => break 'fastest,
             }
         }
-        let rate = best.bytes_per_second.unwrap_or(0.0);
-        let of_a_drive = rate / drives(sources).0.len() as f64;
-        let enough = (of_a_drive * TURN.as_secs_f64() / best.request as f64).ceil() as usize;
-        let deeper = Way { depth: enough.min(MOST), ..best };
+        let (deeper, rate) = (best.with_enough_under_way(sources), best.bytes_per_second.unwrap_or(0.0));
         if deeper.depth > best.depth && self.measure(sources, layouts, slots, &deeper, TRIAL)? * BETTER > rate {
-            best.depth = deeper.depth;
+            best = deeper;
         }
         Ok(best)
     }

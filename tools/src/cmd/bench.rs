@@ -29,8 +29,8 @@ use strata::{Cpu, GgmlType};
 /// Test ppN is one pass of a prompt of N tokens; tgN is N passes, each with the next token of every sequence of the batch. "limit" is what
 /// the machine allows: tokens / max(bytes / read bandwidth, multiply-adds / int8 peak) of a pass, where bytes are those of all layers, the
 /// output matrix and the keys and values attended to, and multiply-adds those of all matrices (F16, BF16 and F32 are held to the int8
-/// peak as well). Of a model that does not fit into --ram, bytes from disk / disk bandwidth count as well, and "predicted" is what the
-/// plan says. Runs of all tests alternate, limits are measured before each, and figures are medians.
+/// peak as well). Of a model that does not fit into --ram, bytes from disk / disk bandwidth count as well, read before and after, and
+/// "predicted" is what the plan makes of the disk before. Runs of all tests alternate, limits are measured before each, and figures are medians.
 #[derive(clap::Args)]
 pub struct Args {
     /// Models, GGUF files
