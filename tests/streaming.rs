@@ -151,9 +151,9 @@ impl Backend for Counted {
 fn drives_are_read_at_once() {
     use std::os::unix::fs::MetadataExt;
     let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let there = tempfile::tempdir_in("/dev/shm").unwrap();
     let drive = |path: &Path| fs::metadata(path).unwrap().dev();
-    assert_ne!(drive(here.path()), drive(there.path()), "two file systems are needed");
+    let mut places = ["/dev/shm", "/tmp", "/run", "/var/tmp"].map(tempfile::tempdir_in).into_iter().flatten();
+    let there = places.find(|there| drive(there.path()) != drive(here.path())).expect("a second file system");
     let path = q8_0(&here);
     let expected = logits(&resident(&path), 4).unwrap();
     let options = split::Options { placement: Placement::Striped(2), first_without_tensors: false };
