@@ -12,9 +12,10 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::convert::TENSOR_HASHES;
 use crate::error::{Error, Result};
 use crate::file::{Mapped, output_folder, sync_folder};
-use crate::gguf::{Gguf, Layout, TensorInfo, Value, Writer};
+use crate::gguf::{Array, Gguf, Layout, TensorInfo, Value, Writer};
 use crate::progress::Progress;
 
 /// The key of a file's place among all, from 0.
@@ -192,6 +193,8 @@ pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progr
     let shards = plan(gguf, prefix, options)?;
     shards.iter().try_for_each(|shard| check_output(gguf, &shard.path))?;
     let mut metadata = own_metadata(gguf);
+    let order: Vec<usize> = shards.iter().flat_map(|shard| &shard.tensors).copied().collect();
+    order_hashes(&mut metadata, &order);
     let mut staged = Staged::default();
     progress.begin("splitting", gguf.tensors().iter().map(|t| t.bytes).sum());
     for (no, shard) in shards.iter().enumerate() {
@@ -240,6 +243,19 @@ const ALIGNMENT_KEY: &str = "general.alignment";
 fn own_metadata(gguf: &Gguf) -> Vec<(String, Value)> {
     let pairs = gguf.metadata().iter().filter(|(key, _)| ![NO_KEY, COUNT_KEY, TENSORS_KEY].contains(key));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// Puts the hashes that Strata has recorded of the tensors, a list in file order, into the `order` of the new files. A
+/// list of another length is no such record, and stays.
+fn order_hashes(metadata: &mut [(String, Value)], order: &[usize]) {
+    for (key, value) in metadata {
+        if let Value::Array(Array::String(hashes)) = value
+            && key == TENSOR_HASHES
+            && hashes.len() == order.len()
+        {
+            *hashes = order.iter().map(|&i| hashes[i].clone()).collect();
+        }
+    }
 }
 
 /// Refuses, before hours of work, to replace a folder or one of the model's own files.
