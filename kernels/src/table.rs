@@ -24,6 +24,8 @@ pub struct Wide {
     pub width: fn(usize) -> usize,
     /// Rows of a panel: rows are shared out in multiples of it.
     pub rows: usize,
+    /// Bytes that each thread keeps for results.
+    pub room: usize,
     /// The columns from which on expanding a panel of weights of a format pays.
     pub from: fn(GgmlType) -> usize,
     /// Products by weight format, and what the activations must have too much; `None` for formats that have no panels.

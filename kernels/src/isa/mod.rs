@@ -13,7 +13,7 @@ mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod walk;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub(crate) mod wide;
+mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

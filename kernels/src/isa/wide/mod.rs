@@ -30,15 +30,14 @@ const COLUMNS: usize = 516;
 /// Panels in a group. With 32 rows their results of all columns take 264 KB: they and a slab of the columns are at home in the second cache.
 const GROUP: usize = 4;
 
-/// Rows of a panel, at most.
-const PANEL: usize = 32;
-
-/// Bytes of the results of a group, at most.
-pub const ROOM_BYTES: usize = GROUP * PANEL * COLUMNS * size_of::<f32>();
-
 thread_local! {
     /// Room for the results of a group.
     static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Values that a thread keeps room for with panels of `rows` rows: the results of a group, and what it takes to start at a whole line.
+pub const fn room_values(rows: usize) -> usize {
+    GROUP * rows * COLUMNS + 16
 }
 
 /// [`COLUMNS`] in whole tiles of `c`.
@@ -61,11 +60,10 @@ where
     T: Strip<L>,
     F: Expand,
 {
-    const { assert!(L * S <= PANEL) };
     let places = Places::new(job, L * S, x.rows());
     let mut panel = Panel::<L, S>::new();
     let mut room = ROOM.take();
-    room.resize(GROUP * L * S * COLUMNS + 16, 0.0);
+    room.resize(room_values(L * S), 0.0);
     let whole_lines = room.as_ptr().align_offset(64);
     let acc = room[whole_lines..].as_chunks_mut::<L>().0.as_chunks_mut::<S>().0; // (panels, columns, strips, lanes)
     let step = if places.few { 1 } else { GROUP };
@@ -228,6 +226,7 @@ macro_rules! instantiate {
         pub const WIDE: crate::table::Wide = crate::table::Wide {
             width: |m| $crate::isa::wide::width(m, $c),
             rows: $l * $s,
+            room: $crate::isa::wide::room_values($l * $s) * size_of::<f32>(),
             from: $from,
             product: instances::product,
         };
