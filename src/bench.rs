@@ -148,16 +148,6 @@ impl Limits {
     }
 }
 
-/// Bytes of the file that are read to measure bandwidth: enough to be beyond all caches.
-const READ: usize = 2 << 30;
-
-/// The weights that bandwidth is measured over: a stretch of the model's file, or of what stays of it in memory.
-pub fn weights(model: &Model) -> &[u8] {
-    let bytes = model.weights();
-    // From the end, where the layers are.
-    &bytes[bytes.len().saturating_sub(READ)..]
-}
-
 /// One run of a test: measures the limits, makes up the depth, times the passes. `progress` counts tokens and can stop between passes.
 ///
 /// # Errors
@@ -178,7 +168,7 @@ pub fn run(
         Ok(cache)
     };
     let mut caches: Vec<KvCache> = (0..test.batch()).map(|_| new_cache()).collect::<Result<_>>()?;
-    let machine = Limits::measure(model.cpu(), weights(model));
+    let machine = Limits::measure(model.cpu(), model.weights());
     let cost = Cost::of(model.gguf());
     let before = disk_bytes_per_second(model, progress)?;
     let vocab = model.shape().vocab;

@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use strata::bench::{Limits, Run, Streaming, Test, run, weights};
+use strata::bench::{Limits, Run, Streaming, Test, run};
 use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Need, Scratch, Shape};
 use strata::progress::Progress;
@@ -115,7 +115,7 @@ impl Args {
         for path in &self.models {
             let gguf = Gguf::open(path)?;
             bench.disk(&gguf, &self.ram.options())?;
-            bench.model(gguf, self.cpu.cpu()?, &self)?;
+            bench.model(gguf, self.cpu.cpu()?, &self, || ())?;
         }
         for (shape, recipe) in self.synthetic.iter().flat_map(|shape| self.types.iter().map(move |ty| (*shape, ty))) {
             bench.synthetic(shape, recipe, &self)?;
@@ -164,9 +164,14 @@ impl Bench {
         model.write(&path, &Shown::new(Unit::Bytes))?;
         let gguf = Gguf::open(&path)?;
         self.disk(&gguf, &args.ram.options())?;
-        // Where open files can be removed, it goes now: nothing that may happen leaves it behind.
-        let _folder = (!cfg!(unix)).then_some(folder);
-        self.model(gguf, args.cpu.cpu()?, args)
+        // Where open files can be removed, it goes as soon as it is loaded: little that may happen leaves it behind.
+        let mut folder = Some(folder);
+        let remove = || {
+            if cfg!(unix) {
+                drop(folder.take());
+            }
+        };
+        self.model(gguf, args.cpu.cpu()?, args, remove)
     }
 
     /// How fast the drives of a model are.
@@ -177,14 +182,15 @@ impl Bench {
         Ok(())
     }
 
-    /// All tests on a model, in rounds.
-    fn model(&mut self, gguf: Gguf, cpu: Cpu, args: &Args) -> Result<()> {
+    /// All tests on a model, in rounds. `loaded` is called when its files are open for good.
+    fn model(&mut self, gguf: Gguf, cpu: Cpu, args: &Args, loaded: impl FnOnce()) -> Result<()> {
         let name = gguf.path().file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let (ty, tests) = (type_of(&gguf)?, args.tests());
         let need = need(&Shape::read(&gguf)?, &tests, args.cache.types())?;
         let model = args.ram.load(gguf, cpu, need)?;
+        loaded();
         // This also brings the file into memory.
-        self.machine.push(Limits::measure(model.cpu(), weights(&model)));
+        self.machine.push(Limits::measure(model.cpu(), model.weights()));
         let first = self.measured.len();
         self.measured.extend(tests.into_iter().map(|test| Measured {
             model: name.clone(),
@@ -287,9 +293,9 @@ impl Bench {
                 output::bytes(measured.median(|run| run.bytes_per_token) as u64),
                 output::bytes(measured.peak_rss),
                 measured
-                    .streamed(|s| s.disk_bytes_per_second)
+                    .streamed(|_, s| s.disk_bytes_per_second)
                     .map_or("-".to_owned(), |rate| format!("{:.2}", rate / 1e9)),
-                measured.streamed(|s| s.predicted_tokens_per_second).map_or("-".to_owned(), |t| format!("{t:.2}")),
+                measured.streamed(|_, s| s.predicted_tokens_per_second).map_or("-".to_owned(), |t| format!("{t:.2}")),
             ]);
         }
         table
@@ -316,16 +322,9 @@ impl Measured {
     }
 
     /// Of a model that does not fit into its memory.
-    fn streamed(&self, figure: impl Fn(&Streaming) -> f64) -> Option<f64> {
-        let figures: Vec<f64> = self.runs.iter().filter_map(|run| run.streamed.as_ref()).map(figure).collect();
+    fn streamed(&self, figure: impl Fn(&Run, Streaming) -> f64) -> Option<f64> {
+        let figures: Vec<f64> = self.runs.iter().filter_map(|run| Some(figure(run, run.streamed?))).collect();
         (!figures.is_empty()).then(|| median(figures.into_iter()))
-    }
-
-    /// How much longer it took than predicted, as a factor.
-    fn error(&self) -> Option<f64> {
-        let factor = |run: &Run| Some(run.streamed?.predicted_tokens_per_second / run.tokens_per_second);
-        let factors: Vec<f64> = self.runs.iter().filter_map(factor).collect();
-        (!factors.is_empty()).then(|| median(factors.into_iter()))
     }
 
     fn share(&self) -> f64 {
@@ -347,9 +346,9 @@ impl Measured {
             "share_of_limit": self.share(),
             "bytes_per_token": self.median(|run| run.bytes_per_token),
             "peak_rss_bytes": self.peak_rss,
-            "disk_bytes_per_second": self.streamed(|s| s.disk_bytes_per_second),
-            "predicted_tokens_per_second": self.streamed(|s| s.predicted_tokens_per_second),
-            "measured_over_predicted_seconds": self.error(),
+            "disk_bytes_per_second": self.streamed(|_, s| s.disk_bytes_per_second),
+            "predicted_tokens_per_second": self.streamed(|_, s| s.predicted_tokens_per_second),
+            "measured_over_predicted_seconds": self.streamed(|run, s| s.predicted_tokens_per_second / run.tokens_per_second),
         })
     }
 }
