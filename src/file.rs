@@ -12,15 +12,6 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 
-/// How a mapped file is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// A few bytes here and there: only the pages that are touched.
-    Few,
-    /// One after the other: also what comes next.
-    All,
-}
-
 /// A whole file, mapped read-only: opening costs nothing, pages are read as they are touched.
 ///
 /// Nobody may shorten or rewrite the file while it is mapped; Strata itself never does (see [`AtomicFile`]). Where somebody does all the
@@ -67,18 +58,6 @@ impl Mapped {
     pub fn in_huge_pages(&self) {
         #[cfg(target_os = "linux")]
         let _ = self.map.advise(memmap2::Advice::HugePage);
-    }
-
-    /// How the file will be read from now on, as far as it is not in the page cache.
-    pub fn expect(&self, access: Access) {
-        #[cfg(unix)]
-        // A hint.
-        let _ = self.map.advise(match access {
-            Access::Few => memmap2::Advice::Random,
-            Access::All => memmap2::Advice::Normal,
-        });
-        #[cfg(not(unix))]
-        let _ = access;
     }
 
     /// Starts to read these bytes into the page cache.

@@ -13,11 +13,9 @@
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::model::residence::Streamed;
 use crate::model::store::{Layer, Linear, Store};
 use crate::model::{KvCache, Need, Shape};
 use crate::progress::{Progress, Quiet};
-use crate::stream::plan::Beside;
 use crate::stream::rates::{self, Streams};
 use crate::stream::{Budget, Options, Plan, Rates, Room};
 use std::ops::Range;
@@ -115,24 +113,22 @@ impl Model {
     pub fn rates(&self) -> Rates {
         let macs = rates::macs_per_second(&self.cpu, self.store.main_type());
         let streamed = self.store.streamed();
-        let load = streamed.and_then(|streamed| streamed.way().new_bytes_per_second).unwrap_or(f64::INFINITY);
-        match streamed.and_then(Streamed::streams) {
-            Some(&Streams { disk, memory, beside }) => Rates { disk, load, memory, macs, beside },
-            None => {
-                let memory = rates::memory_bytes_per_second(&self.cpu, self.weights());
-                Rates { disk: f64::INFINITY, load, memory, macs, beside: Beside::APART }
-            }
+        match streamed.and_then(|streamed| streamed.streams().zip(streamed.way().new_bytes_per_second)) {
+            Some((&Streams { disk, memory, beside }, load)) => Rates { disk, load, memory, macs, beside },
+            None => Rates::without_disk(rates::memory_bytes_per_second(&self.cpu, self.weights()), macs),
         }
     }
 
-    /// A stretch of weights that stays in memory, to measure how fast that is: the file as it is mapped, or the output matrix of a model that
-    /// does not fit.
+    /// A stretch of weights that stays in memory, to measure how fast that is: of the mapped file the end, where the layers are, or the
+    /// output matrix of a model that does not fit.
     pub fn weights(&self) -> &[u8] {
+        const ENOUGH: usize = 2 << 30; // to be beyond all caches
         let largest = || self.gguf().files().map(|file| file.bytes()).max_by_key(|bytes| bytes.len());
-        match self.store.streamed() {
+        let bytes = match self.store.streamed() {
             Some(streamed) => streamed.output_bytes(),
             None => largest().unwrap_or_default(),
-        }
+        };
+        &bytes[bytes.len().saturating_sub(ENOUGH)..]
     }
 
     /// That the files are still those that were opened: what was computed from them until now is right.

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::file;
-use crate::gguf::{Gguf, TensorInfo};
+use crate::gguf::TensorInfo;
 use crate::model::pinned::Pinned;
 use crate::progress::Progress;
 use crate::stream::memory::Buffer;
@@ -14,8 +14,8 @@ use crate::stream::ring::{Feeder, Full, Ring};
 use crate::stream::source::{Layout, Source, Sources};
 use crate::stream::{Options, Plan, Way};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 use strata_kernels::{Cpu, Matrix};
 
 /// The weights of a model that does not fit.
@@ -27,8 +27,6 @@ pub struct Streamed {
     output: (Buffer, Range<usize>),
     layers: Vec<[Parts; MATRICES]>,
     in_hand: Mutex<InHand>,
-    bytes: AtomicU64, // that have come through the ring
-    nanos: AtomicU64, // that the drives worked for them
 }
 
 /// What one pass at a time has for itself.
@@ -36,6 +34,7 @@ pub struct InHand {
     /// Unless all is pinned.
     ring: Option<Ring>,
     pinned: Pinned,
+    came: (u64, Duration), // bytes through the ring, and how long the drives worked for them
 }
 
 /// Where the rows of a matrix are.
@@ -45,12 +44,35 @@ struct Parts {
     tail: Range<usize>, // the others, in a slot
 }
 
-/// The files of a model.
-///
-/// # Errors
-/// If they cannot be opened again.
-pub fn sources(gguf: &Gguf) -> Result<Sources> {
-    gguf.files().map(Source::open).collect::<Result<Vec<_>>>().map(Sources::from)
+/// Where all layers are, as a plan says.
+struct Places {
+    parts: Vec<[Parts; MATRICES]>,
+    stays: Layout,               // the pinned memory
+    pinned: Vec<Range<usize>>,   // the layers in it
+    comes: Vec<(usize, Layout)>, // slots, of the layers that have something in one
+}
+
+impl Places {
+    fn of(layers: &[[&TensorInfo; MATRICES]], plan: &Plan) -> Places {
+        let (mut parts, mut stays, mut pinned, mut comes) = (Vec::new(), Layout::default(), Vec::new(), Vec::new());
+        for (layer, (tensors, rows)) in layers.iter().zip(&plan.pinned_rows).enumerate() {
+            let (mut slot, start) = (Layout::default(), stays.size());
+            let place = |m: usize| {
+                let tensor = tensors[m];
+                let head = tensor.bytes / tensor.rows() * rows[m];
+                Parts {
+                    head: stays.add(tensor.part, tensor.offset, head),
+                    tail: slot.add(tensor.part, tensor.offset + head, tensor.bytes - head),
+                }
+            };
+            parts.push(std::array::from_fn(place));
+            pinned.push(start..stays.size());
+            if slot.size() > 0 {
+                comes.push((layer, slot));
+            }
+        }
+        Places { parts, stays, pinned, comes }
+    }
 }
 
 impl InHand {
@@ -84,29 +106,12 @@ impl Streamed {
         progress: &dyn Progress,
     ) -> Result<Streamed> {
         sources.iter().for_each(Source::expect_single_rows);
-        let (mut last, mut stays) = (Layout::default(), Layout::default());
+        let mut last = Layout::default();
         let output_at = last.add(output.part, output.offset, output.bytes);
-        let (mut parts, mut comes, mut pinned_layers) = (Vec::new(), Vec::new(), Vec::new());
-        for (layer, (tensors, rows)) in layers.iter().zip(&plan.pinned_rows).enumerate() {
-            let (mut slot, start) = (Layout::default(), stays.size());
-            let place = |m: usize| {
-                let tensor = tensors[m];
-                let head = tensor.bytes / tensor.rows() * rows[m];
-                Parts {
-                    head: stays.add(tensor.part, tensor.offset, head),
-                    tail: slot.add(tensor.part, tensor.offset + head, tensor.bytes - head),
-                }
-            };
-            parts.push(std::array::from_fn(place));
-            pinned_layers.push(start..stays.size());
-            if slot.size() > 0 {
-                comes.push((layer, slot));
-            }
-        }
-
+        let Places { parts, stays, pinned, comes } = Places::of(layers, &plan);
         let slot_bytes = comes.iter().map(|(_, slot)| slot.size()).max().unwrap_or(0);
         let mut slots = (0..plan.slots).map(|_| Buffer::new(slot_bytes)).collect::<Result<Vec<_>>>()?;
-        let mut way = options.probe(&sources, &comes, &mut slots)?;
+        let way = options.probe(&sources, &comes, &mut slots)?;
         let (mut output, mut buffer) = (Buffer::new(last.size())?, Buffer::new(stays.size())?);
         progress.begin("reading weights", (last.size() + stays.size()) as u64);
         fill(&sources, &last, &mut output, options, &way, progress)?;
@@ -116,14 +121,13 @@ impl Streamed {
         let measure = || options.rate(&sources, &comes, &mut slots, &way);
         let streams =
             way.bytes_per_second.is_some().then(|| Streams::measure(cpu, output.bytes(), measure)).transpose()?;
-        way.bytes_per_second = streams.map(|streams| streams.disk);
         let ring = if comes.is_empty() {
             None
         } else {
             let feeder = Feeder::new(options.queue(&sources, &way)?, slices(&comes, way.request));
             Some(Ring::start(feeder, slots)?)
         };
-        let pinned = Pinned::new(buffer, pinned_layers, Pressure::new(options.memory.clone()));
+        let pinned = Pinned::new(buffer, pinned, Pressure::new(options.memory.clone()));
         Ok(Streamed {
             sources,
             plan,
@@ -131,9 +135,7 @@ impl Streamed {
             streams,
             output: (output, output_at),
             layers: parts,
-            in_hand: Mutex::new(InHand { ring, pinned }),
-            bytes: AtomicU64::new(0),
-            nanos: AtomicU64::new(0),
+            in_hand: Mutex::new(InHand { ring, pinned, came: (0, Duration::ZERO) }),
         })
     }
 
@@ -154,8 +156,8 @@ impl Streamed {
 
     /// Bytes a second that the drives have given while they worked for passes; `None` before there was one.
     pub fn bytes_per_second(&self) -> Option<f64> {
-        let (bytes, nanos) = (self.bytes.load(Ordering::Relaxed), self.nanos.load(Ordering::Relaxed));
-        (nanos > 0).then(|| bytes as f64 * 1e9 / nanos as f64)
+        let (bytes, time) = self.in_hand().came;
+        (!time.is_zero()).then(|| bytes as f64 / time.as_secs_f64())
     }
 
     /// Bytes that were pinned and given back, because others needed the memory: the map of the file has served for them since.
@@ -184,7 +186,7 @@ impl Streamed {
     /// # Errors
     /// If the weights cannot be read, or the user stopped.
     pub fn take(&self, i: usize, in_hand: &mut InHand, progress: &dyn Progress) -> Result<Option<Full>> {
-        let InHand { ring, pinned } = in_hand;
+        let InHand { ring, pinned, came } = in_hand;
         let mut look = || {
             let given = pinned.relieve();
             if given > 0 {
@@ -199,8 +201,7 @@ impl Streamed {
             return Ok(None);
         }
         let full = ring.take(i, &mut look)?;
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.nanos.fetch_add(full.took.as_nanos() as u64, Ordering::Relaxed);
+        *came = (came.0 + bytes, came.1 + full.took);
         Ok(Some(full))
     }
 

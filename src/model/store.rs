@@ -5,14 +5,13 @@
 //! layers by a [`Walk`], which waits for what comes from disk.
 
 use crate::error::{Error, Result};
-use crate::file::Access;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::model::Shape;
-use crate::model::residence::{self, InHand, Streamed};
+use crate::model::residence::{InHand, Streamed};
 use crate::progress::Progress;
 use crate::stream::plan::{MATRICES, MatrixSize, plan};
 use crate::stream::ring::Full;
-use crate::stream::source::Sources;
+use crate::stream::source::{Sources, sources};
 use crate::stream::{Options, Plan, Room, Sizes};
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -93,8 +92,6 @@ impl Store {
     /// Names a tensor that is missing, misshapen, or of a type that Strata cannot run.
     pub fn new(gguf: Gguf, shape: &Shape) -> Result<Store> {
         let (d, q, kv, ffn) = (shape.hidden, shape.q_width(), shape.kv_width(), shape.ffn);
-        // Norms lie far from each other: what is read with them by megabytes would be dropped again.
-        gguf.files().for_each(|file| file.expect(Access::Few));
         let embedding = matrix(&gguf, "token_embd.weight", shape.vocab, d)?;
         // Without an output matrix the embedding is used for both ends.
         let output = match gguf.tensor("output.weight") {
@@ -117,8 +114,7 @@ impl Store {
         };
         let layers = (0..shape.layers).map(layer).collect::<Result<_>>()?;
         let output_norm = vector(&gguf, "output_norm.weight", d)?;
-        gguf.files().for_each(|file| file.expect(Access::All));
-        Ok(Store { sources: residence::sources(&gguf)?, embedding, output_norm, output, layers, gguf, streamed: None })
+        Ok(Store { sources: sources(&gguf)?, embedding, output_norm, output, layers, gguf, streamed: None })
     }
 
     /// Fits the weights into a room: where they do not fit as they are mapped, part of them is read now and the rest in every pass.
@@ -349,6 +345,7 @@ fn linear(gguf: &Gguf, name: &str, rows: usize, cols: usize) -> Result<LinearAt>
 
 fn vector(gguf: &Gguf, name: &str, len: usize) -> Result<Vec<f32>> {
     let tensor = find(gguf, name, 1, len)?;
+    // Small, and far from the others: on its own the system would read megabytes around it.
     gguf.expect(tensor, tensor.bytes as usize);
     let mut values = vec![0.0; len];
     let format = tensor.ty.format().expect("`find` checked the type");

@@ -285,13 +285,20 @@ pub struct Rates {
     pub beside: Beside,
 }
 
+impl Rates {
+    /// Of a machine whose disk is not known, or not needed.
+    pub fn without_disk(memory: f64, macs: f64) -> Rates {
+        Rates { disk: f64::INFINITY, load: f64::INFINITY, memory, macs, beside: Beside::APART }
+    }
+}
+
 /// What remains of two speeds while both are had at once, as shares: drives write to the memory that the processor reads from, and reads
 /// through the page cache or of a file's holes take the processor's time as well.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Beside {
     /// Of the drives'.
     pub disk: f64,
-    /// Of the memory's.
+    /// Of the memory's, and so of arithmetic's: the processor does one at the other's speed.
     pub memory: f64,
 }
 
@@ -299,14 +306,14 @@ impl Beside {
     /// They do not meet.
     pub const APART: Beside = Beside { disk: 1.0, memory: 1.0 };
 
-    /// How long two pieces of work take that begin together and need `disk` and `memory` seconds each by itself: at what the other leaves
-    /// them until the shorter ends, then at full speed.
-    fn seconds(self, disk: f64, memory: f64) -> f64 {
-        let (slow_disk, slow_memory) = (disk / self.disk, memory / self.memory);
-        if slow_disk < slow_memory {
-            slow_disk + memory - slow_disk * self.memory
+    /// How long drives and processor take that begin together and need so many seconds each by itself: at what the other leaves them until
+    /// the shorter ends, then at full speed.
+    fn seconds(self, disk: f64, processor: f64) -> f64 {
+        let (slow_disk, slow_processor) = (disk / self.disk, processor / self.memory);
+        if slow_disk < slow_processor {
+            slow_disk + processor - slow_disk * self.memory
         } else {
-            slow_memory + disk - slow_memory * self.disk
+            slow_processor + disk - slow_processor * self.disk
         }
     }
 }

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 /// Who is asked how much memory there is.
 pub type Ask = Arc<dyn Fn() -> Option<Memory> + Send + Sync>;
 
-/// How often. A program that allocates as fast as the system clears memory takes a hundred megabytes in this time; asking takes a
-/// two-hundredth of it.
+/// How often. A program that takes 5 GB a second has 100 MB in this time; asking takes 64 us (measured, one control group).
 const EVERY: Duration = Duration::from_millis(20);
 
 /// Watches the memory.

@@ -8,7 +8,7 @@ use crate::stream::memory::Buffer;
 use crate::stream::pressure::Ask;
 use crate::stream::queue::{Queue, drives};
 use crate::stream::ring::{Feeder, Slice};
-use crate::stream::source::{Layout, Source, Sources};
+use crate::stream::source::{Layout, Source, Sources, sources};
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -282,7 +282,7 @@ impl<'o> Drives<'o> {
     /// # Errors
     /// If a file cannot be read, or the way that is wished for is refused.
     pub fn of(gguf: &Gguf, options: &'o Options) -> Result<Option<Drives<'o>>> {
-        let sources: Sources = gguf.files().map(Source::open).collect::<Result<Vec<_>>>()?.into();
+        let sources = sources(gguf)?;
         let mut layouts = Vec::new();
         for (i, tensor) in gguf.tensors().iter().enumerate().filter(|(_, tensor)| tensor.bytes > ALIGN as u64) {
             let mut layout = Layout::default();

@@ -3,6 +3,7 @@
 use crate::direct::{self, ALIGN};
 use crate::error::{Error, Result};
 use crate::file::Mapped;
+use crate::gguf::Gguf;
 use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,14 @@ fn drive(_: &Metadata) -> u64 {
 
 /// All files of a model.
 pub type Sources = Arc<[Source]>;
+
+/// Opens the files of a model again; there are none of one in memory.
+///
+/// # Errors
+/// If the system refuses.
+pub fn sources(gguf: &Gguf) -> Result<Sources> {
+    gguf.files().map(Source::open).collect::<Result<Vec<_>>>().map(Sources::from)
+}
 
 /// One request: `len` bytes of a file to a place in a buffer, all of it aligned; `needed` of them are wanted, and must come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -138,7 +138,7 @@ fn say(model: &Model) {
     );
     if let Some(streamed) = model.store().streamed() {
         let way = streamed.way();
-        let rate = way.bytes_per_second.map_or(String::new(), |rate| format!(", {:.2} GB/s", rate / 1e9));
+        let rate = streamed.streams().map_or(String::new(), |streams| format!(", {:.2} GB/s", streams.disk / 1e9));
         eprintln!(
             "{} of weights come from disk in every pass: {}, {} requests of {} MiB{rate}",
             output::bytes(plan.streamed_bytes),

@@ -11,7 +11,6 @@ use strata::gguf::Gguf;
 use strata::model::store::Store;
 use strata::model::{KvCache, Need, Shape};
 use strata::recipe::{Mix, Recipe};
-use strata::stream::plan::Beside;
 use strata::stream::probe::Drives;
 use strata::stream::rates::Streams;
 use strata::stream::{Options, Plan, Ram, Rates, Room, Sizes, plan, rates};
@@ -135,27 +134,23 @@ impl Args {
 
     fn rates(&self, subject: &Subject, cpu: &Cpu) -> Result<Rates> {
         let options = Options::default();
-        let mut drives = match (self.disk, &subject.file) {
+        let drives = match (self.disk, &subject.file) {
             (Some(_), _) => None,
             (None, Some((gguf, _))) => Drives::of(gguf, &options)?,
             (None, None) => bail!("there is no file to measure the disk on; give its rate, as --disk 7G"),
         };
         let macs = self.macs.unwrap_or_else(|| rates::macs_per_second(cpu, subject.main_type));
-        let (disk, memory, beside) = match (&mut drives, self.memory_bandwidth) {
-            (Some(drives), _) => {
-                let memory = rates::some_memory()?;
-                let streams = Streams::measure(cpu, memory.bytes(), || drives.bytes_per_second())?;
-                (streams.disk, streams.memory, streams.beside)
-            }
-            (None, Some(memory)) => (f64::INFINITY, memory, Beside::APART),
-            (None, None) => {
-                let memory = rates::memory_bytes_per_second(cpu, rates::some_memory()?.bytes());
-                (f64::INFINITY, memory, Beside::APART)
-            }
+        if let Some(mut drives) = drives {
+            let memory = rates::some_memory()?;
+            let Streams { disk, memory, beside } = Streams::measure(cpu, memory.bytes(), || drives.bytes_per_second())?;
+            let (memory, load) = (self.memory_bandwidth.unwrap_or(memory), drives.way().new_bytes_per_second);
+            return Ok(Rates { disk, load: load.unwrap_or(disk), memory, macs, beside });
+        }
+        let memory = match self.memory_bandwidth {
+            Some(memory) => memory,
+            None => rates::memory_bytes_per_second(cpu, rates::some_memory()?.bytes()),
         };
-        let load = drives.and_then(|drives| drives.way().new_bytes_per_second).unwrap_or(f64::INFINITY);
-        let (disk, memory) = (self.disk.unwrap_or(disk), self.memory_bandwidth.unwrap_or(memory));
-        Ok(Rates { disk, load, memory, macs, beside })
+        Ok(Rates { disk: self.disk.unwrap_or(f64::INFINITY), ..Rates::without_disk(memory, macs) })
     }
 
     fn text(&self, subject: &Subject, planned: &Plan, rates: &Rates, outlook: &Outlook, prompt: usize) -> String {

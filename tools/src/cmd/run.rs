@@ -165,7 +165,7 @@ impl Args {
                 "predicted_seconds_per_token": predicted.map(|estimate| estimate.seconds),
                 "bound_by": predicted.map(|estimate| estimate.bound.name()),
                 "streamed_bytes_per_pass": model.plan().map(|plan| plan.streamed_bytes),
-                "disk_bytes_per_second": streamed.and_then(|streamed| streamed.way().bytes_per_second),
+                "disk_bytes_per_second": streamed.and_then(Streamed::streams).map(|streams| streams.disk),
                 "disk_bytes_per_second_while_running": streamed.and_then(Streamed::bytes_per_second),
                 "given_back_bytes": streamed.map(Streamed::given_back),
                 "reader": streamed.map(|streamed| streamed.way().reader.name()),
@@ -189,7 +189,7 @@ impl Args {
             }
         );
         if let (Some(estimate), 1..) = (predicted, timings.decoded) {
-            let disk = streamed.and_then(|streamed| streamed.way().bytes_per_second.zip(streamed.bytes_per_second()));
+            let disk = streamed.and_then(|streamed| streamed.streams().zip(streamed.bytes_per_second()));
             eprintln!(
                 "{:.3} s a token; {:.3} s were predicted, bound by the {}{}",
                 1.0 / decode_rate,
@@ -198,7 +198,7 @@ impl Args {
                 disk.map_or(String::new(), |(before, now)| format!(
                     "; the disk gave {:.2} GB/s, {:.2} before",
                     now / 1e9,
-                    before / 1e9
+                    before.disk / 1e9
                 ))
             );
         }
