@@ -169,17 +169,32 @@ impl Options {
     /// # Errors
     /// If a file cannot be read, or the way that is wished for is refused.
     pub fn probe(&self, sources: &Sources, layouts: &[(usize, Layout)], slots: &mut Vec<Buffer>) -> Result<Way> {
-        let unmeasured = |reader, depth, request| {
-            let (bytes_per_second, new_bytes_per_second) = (None, None);
-            Way { reader, depth, request, bytes_per_second, new_bytes_per_second }
-        };
+        self.fastest(self.wishes(sources), sources, layouts, slots)
+    }
+
+    /// The ways that may be the fastest.
+    fn wishes(&self, sources: &Sources) -> &'static [Reader] {
         let can_direct = sources.iter().any(|source| source.handle(true).1);
-        let wishes: &[Reader] = match self.reader {
+        match self.reader {
             Reader::Auto if can_direct => &[Reader::Uring, Reader::Pread, Reader::Buffered],
             Reader::Auto => &[Reader::Buffered],
             Reader::Uring => &[Reader::Uring],
             Reader::Pread => &[Reader::Pread],
             Reader::Buffered => &[Reader::Buffered],
+        }
+    }
+
+    /// Of `wishes`, of which there is at least one.
+    fn fastest(
+        &self,
+        wishes: &[Reader],
+        sources: &Sources,
+        layouts: &[(usize, Layout)],
+        slots: &mut Vec<Buffer>,
+    ) -> Result<Way> {
+        let unmeasured = |reader, depth, request| {
+            let (bytes_per_second, new_bytes_per_second) = (None, None);
+            Way { reader, depth, request, bytes_per_second, new_bytes_per_second }
         };
         // What is refused is not tried, unless it is the only wish.
         let readers: Vec<Reader> = match wishes {
@@ -291,7 +306,12 @@ impl<'o> Drives<'o> {
         }
         let largest = layouts.iter().map(|(_, layout)| layout.size()).max().unwrap_or(0);
         let mut slots = (0..3).map(|_| Buffer::new(largest)).collect::<Result<Vec<_>>>()?;
-        let way = options.probe(&sources, &layouts, &mut slots)?;
+        // To try the cache it would have to be emptied, and whoever runs the model next would miss what it has.
+        let wishes = match options.wishes(&sources) {
+            [direct @ .., Reader::Buffered] if !direct.is_empty() => direct,
+            only => only,
+        };
+        let way = options.fastest(wishes, &sources, &layouts, &mut slots)?;
         Ok(way.bytes_per_second.map(|_| Drives { options, sources, layouts, slots, way }))
     }
 
