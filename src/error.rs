@@ -1,5 +1,6 @@
 //! Everything that can go wrong in the library: each error names the file, the place in it, and what to do.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,11 +55,41 @@ impl Error {
     }
 }
 
+/// Text of a file or of the user as a message shows it: in quotes, escaped, and cut after 200 characters.
+pub fn quoted(text: &str) -> String {
+    const LONGEST: usize = 200;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}...", printable(&text[..end])),
+        None => format!("{:?}", printable(text)),
+    }
+}
+
+/// `text` on one line, with nothing in it that a terminal obeys or that turns the direction of writing, and at most a thousand characters
+/// of it: the last guard of every message, for what was not [`quoted`].
+pub fn printable(text: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 1000;
+    let obeyed = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let (text, rest) = text.split_at(text.char_indices().nth(LONGEST).map_or(text.len(), |(end, _)| end));
+    if rest.is_empty() && !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if obeyed(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    if !rest.is_empty() {
+        shown.push_str("...");
+    }
+    Cow::Owned(shown)
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { path, doing, source } => {
-                write!(f, "cannot {doing} {}: {source}", path.display())?;
+                write!(f, "cannot {doing} {}: {source}", printable(&path.to_string_lossy()))?;
                 match source.kind() {
                     io::ErrorKind::NotFound => f.write_str("; check the path"),
                     io::ErrorKind::StorageFull => f.write_str("; free some space or choose another disk"),
@@ -67,9 +98,11 @@ impl fmt::Display for Error {
                 }
             }
             Error::Invalid { path, place, problem, remedy } => {
-                write!(f, "{}: {place}: {problem}; {remedy}", path.display())
+                let path = path.to_string_lossy();
+                let [path, place, problem, remedy] = [&path, place.as_str(), problem, remedy].map(printable);
+                write!(f, "{path}: {place}: {problem}; {remedy}")
             }
-            Error::Request(what) => f.write_str(what),
+            Error::Request(what) => f.write_str(&printable(what)),
             Error::Cancelled => f.write_str("stopped"),
         }
     }
@@ -77,3 +110,20 @@ impl fmt::Display for Error {
 
 // `source` is left empty: the reason is part of the message.
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_says_cannot_harm_a_terminal() {
+        assert_eq!(quoted("a \"b\" \u{e9}"), "\"a \\\"b\\\" \u{e9}\"");
+        let hostile = "\x1b]0;x\x07\r\n\u{9b}31m\u{202e}";
+        let error = Error::invalid(Path::new(hostile), hostile, hostile, hostile).to_string();
+        assert!(!error.contains(['\x1b', '\x07', '\r', '\n', '\u{9b}', '\u{202e}']), "{error}");
+        assert!(!Error::Request(hostile.to_owned()).to_string().contains('\x1b'));
+        assert_eq!(quoted(&"x".repeat(5000)).len(), 205);
+        let long = Error::invalid(Path::new("f"), "y".repeat(1 << 20), "\u{e9}".repeat(1 << 20), "get it again");
+        assert!(long.to_string().chars().count() < 2100);
+    }
+}

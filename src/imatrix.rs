@@ -20,8 +20,8 @@ use std::path::Path;
 use strata_quant::GgmlType;
 
 use crate::error::{Error, Result};
-use crate::file::{AtomicFile, Mapped};
 use crate::gguf::{Gguf, Layout, TensorInfo};
+use crate::io::file::{AtomicFile, Mapped};
 
 /// Tokens in a chunk where nothing says otherwise; llama-imatrix's own default.
 pub const CHUNK_SIZE: u32 = 512;

@@ -12,6 +12,8 @@ pub trait Progress: Sync {
     fn advance(&self, units: u64);
     /// The work ended well.
     fn end(&self);
+    /// Something that the user should know, and that does not end the work: said at once, whole.
+    fn warn(&self, _what: &str) {}
     /// True once the user asked to stop; the work then ends with [`Error::Cancelled`] at its next step.
     fn cancelled(&self) -> bool;
 

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use crate::convert::TENSOR_HASHES;
 use crate::error::{Error, Result};
-use crate::file::{Mapped, output_folder, sync_folder};
 use crate::gguf::{Array, Gguf, Layout, TensorInfo, Value, Writer};
+use crate::io::file::{Mapped, output_folder, sync_folder};
 use crate::progress::Progress;
 
 /// The key of a file's place among all, from 0.

@@ -5,8 +5,8 @@
 //! the disk. The same request gives the same bytes on every machine.
 
 use crate::error::{Error, Result};
-use crate::file::{free_bytes, output_folder};
 use crate::gguf::{Layout, Writer};
+use crate::io::file::{free_bytes, output_folder};
 use crate::progress::Progress;
 use crate::random;
 use crate::recipe::{ModelFacts, Recipe, TensorFacts};

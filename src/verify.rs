@@ -4,9 +4,9 @@
 
 use crate::convert::{Input, SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
 use crate::error::{Error, Result};
-use crate::file::{Mapped, read_at};
 use crate::gguf::{ArrayRef, Gguf, TensorInfo};
-use crate::hash::{Digest, Hasher};
+use crate::io::file::{Mapped, read_at};
+use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
 use rayon::prelude::*;
 use strata_quant::{Format, GgmlType};
@@ -105,7 +105,7 @@ fn sources(gguf: &Gguf, source: &Input, progress: &dyn Progress) -> Result<Vec<S
         let problem = "the file does not record what it was made of";
         return Err(Error::invalid(gguf.path(), format!("key {SOURCE_FILES:?}"), problem, "leave out --source"));
     };
-    let files = source.files()?;
+    let files = source.files();
     let found: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
     if names.len() != digests.len() || names != found {
         let problem = format!("the file was made of {}; here are {}", names.join(", "), found.join(", "));

@@ -2,7 +2,7 @@
 
 use super::{Config, read_json};
 use crate::error::{Error, Result};
-use crate::file::Mapped;
+use crate::io::file::Mapped;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::fs;

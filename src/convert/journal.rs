@@ -4,10 +4,10 @@
 //! each source file read to its end, in the order in which that happened. A line is only a claim until the bytes in the `.partial` have
 //! the SHA-256 that it names: so nothing depends on the order in which the system brings file and journal to the disk.
 
-use super::source::Stamp;
 use crate::error::{Error, Result};
-use crate::file::with_ending;
-use crate::hash::Digest;
+use crate::io::file::with_ending;
+use crate::io::hash::Digest;
+use crate::io::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;

@@ -25,9 +25,10 @@ pub use source::Input;
 pub use target::{Split, Target};
 
 use crate::error::{Error, Result};
-use crate::file::{PARTIAL, free_bytes, with_ending};
 use crate::gguf::Layout;
-use crate::hash::Digest;
+use crate::io::file::{PARTIAL, free_bytes, with_ending};
+use crate::io::hash::Digest;
+use crate::io::inputs::Inputs;
 use crate::progress::Progress;
 use crate::split::shard_metadata;
 use journal::{Head, SourceHead, TensorHead};
@@ -56,11 +57,14 @@ pub struct Options {
     pub restart: bool,
     /// Takes quantized tensors for a source, though that costs quality.
     pub requantize: bool,
+    /// What the caller has read beside the model: no output may replace it.
+    pub inputs: Inputs,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { name: None, memory: None, threads: None, isa: Isa::best(), restart: false, requantize: false }
+        let (isa, inputs) = (Isa::best(), Inputs::default());
+        Options { name: None, memory: None, threads: None, isa, restart: false, requantize: false, inputs }
     }
 }
 
@@ -207,8 +211,10 @@ impl<'a> Job<'a> {
             shards.push(target.shards(input, &tensors, &of_target)?);
             types.push(of_target);
         }
-        check_paths(input, targets, &shards)?;
-        Ok(Job { input, targets, options, tensors, files: input.files()?, types, shards })
+        let mut inputs = input.inputs();
+        inputs.extend(&options.inputs);
+        check_paths(&inputs, targets, &shards)?;
+        Ok(Job { input, targets, options, tensors, files: input.files(), types, shards })
     }
 
     /// What the files of target `i` will hold, and what its journal will say of them. The hashes are zeros still. Files after the first
@@ -281,8 +287,8 @@ impl<'a> Job<'a> {
     }
 }
 
-/// An error if a path is the source's or another output's.
-fn check_paths(input: &Input, targets: &[Target], shards: &[Vec<Shard>]) -> Result<()> {
+/// An error if a path is an input's or another output's.
+fn check_paths(inputs: &Inputs, targets: &[Target], shards: &[Vec<Shard>]) -> Result<()> {
     let mut paths = HashSet::new();
     for (target, shards) in targets.iter().zip(shards) {
         let own = shards.iter().flat_map(|shard| [shard.path.clone(), partial(&shard.path)]);
@@ -291,7 +297,7 @@ fn check_paths(input: &Input, targets: &[Target], shards: &[Vec<Shard>]) -> Resu
                 let problem = "is the name of two outputs, or of what one needs beside it";
                 return Err(Error::invalid(&path, "output", problem, "name each output its own way"));
             }
-            input.refuse_as_output(&path)?;
+            inputs.refuse(&path)?;
         }
     }
     Ok(())

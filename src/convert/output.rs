@@ -6,11 +6,11 @@
 use super::journal::{FileRead, Finished, Head, Journal, Line, Record};
 use super::source::SourceFile;
 use super::sync::Syncer;
-use crate::direct::Sink;
 use crate::error::{Error, Result};
-use crate::file::{PARTIAL, free_bytes, output_folder, read_at, sync_folder, with_ending, write_at};
 use crate::gguf::Layout;
-use crate::hash::{Digest, Hasher};
+use crate::io::direct::Sink;
+use crate::io::file::{PARTIAL, free_bytes, output_folder, read_at, sync_folder, with_ending, write_at};
+use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
 use rayon::prelude::*;
 use std::fs::{self, File, OpenOptions};

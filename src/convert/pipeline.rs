@@ -17,7 +17,7 @@ use super::rows::{Encoding, Slab, is_copy};
 use super::slab::{BLOCKS, SOURCES, Sizes};
 use super::source::{Reading, SourceFile};
 use crate::error::{Error, Result};
-use crate::hash::{Digest, Hasher};
+use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};

@@ -2,8 +2,8 @@
 
 use super::plan::Tensor;
 use super::rows::is_copy;
-use crate::direct::{AHEAD, request_bytes};
 use crate::error::{Error, Result};
+use crate::io::direct::{AHEAD, request_bytes};
 use strata_quant::GgmlType;
 
 /// Values in a slab for each thread where memory allows, and the limits of that: 8 to 32 MiB in 16 bits. Measured with 2 threads on an

@@ -4,14 +4,15 @@
 //! file cut short meanwhile is an error and not the end of the process.
 
 use crate::checkpoint::Checkpoint;
-use crate::direct::{Stream, request_bytes};
 use crate::error::{Error, Result};
-use crate::file::{Mapped, read_at};
 use crate::gguf::Gguf;
-use crate::hash::{Digest, Hasher};
+use crate::io::direct::{Stream, request_bytes};
+use crate::io::file::{Mapped, read_at};
+use crate::io::hash::{Digest, Hasher};
+use crate::io::inputs::Inputs;
+use crate::io::stamp::Stamp;
 use crate::recipe::ModelFacts;
-use serde::{Deserialize, Serialize};
-use std::fs::{self, File, Metadata};
+use std::fs::File;
 use std::path::Path;
 
 /// A model to convert.
@@ -76,81 +77,25 @@ impl Input {
     }
 
     /// Its files, in the order in which they are read.
-    pub(crate) fn files(&self) -> Result<Vec<SourceFile<'_>>> {
+    pub(crate) fn files(&self) -> Vec<SourceFile<'_>> {
         match self {
             Input::Checkpoint(checkpoint) => checkpoint.weights.shards().map(SourceFile::new).collect(),
             Input::Gguf(gguf) => gguf.files().map(SourceFile::new).collect(),
         }
     }
 
-    /// An error if `output` is one of the model's own files: a finished conversion would replace it.
-    pub(super) fn refuse_as_output(&self, output: &Path) -> Result<()> {
-        // What does not exist yet replaces nothing.
-        let Ok(target) = Identity::of(output) else { return Ok(()) };
-        let own = |path: &Path| Identity::of(path).is_ok_and(|own| own == target);
-        let found = match self {
-            Input::Gguf(gguf) => gguf.files().any(|part| own(part.path())),
+    /// Its own files.
+    pub fn inputs(&self) -> Inputs {
+        let mut inputs = Inputs::default();
+        match self {
             Input::Checkpoint(checkpoint) => {
-                let dir = &checkpoint.dir;
-                let beside = fs::read_dir(dir).map_err(Error::io("read", dir))?.filter_map(|entry| {
-                    let path = entry.ok()?.path();
-                    // An earlier conversion may lie there, and may be replaced.
-                    (path.extension()? != "gguf").then_some(path)
-                });
-                checkpoint.weights.shards().any(|shard| own(shard.path())) || beside.into_iter().any(|path| own(&path))
+                let what = "a file of the checkpoint";
+                inputs.add_folder(&checkpoint.dir, what);
+                checkpoint.weights.shards().for_each(|shard| inputs.add(shard.path(), what));
             }
-        };
-        if found {
-            let what = match self {
-                Input::Checkpoint(_) => "is a file of the checkpoint itself",
-                Input::Gguf(_) => "is the model itself",
-            };
-            return Err(Error::invalid(output, "output", what, "name another file"));
+            Input::Gguf(gguf) => gguf.files().for_each(|part| inputs.add(part.path(), "the model")),
         }
-        Ok(())
-    }
-}
-
-/// What tells a file from all others, by whatever name.
-#[derive(PartialEq)]
-struct Identity(#[cfg(unix)] (u64, u64), #[cfg(not(unix))] std::path::PathBuf);
-
-impl Identity {
-    fn of(path: &Path) -> std::io::Result<Identity> {
-        #[cfg(unix)]
-        return fs::metadata(path).map(|about| {
-            use std::os::unix::fs::MetadataExt;
-            Identity((about.dev(), about.ino()))
-        });
-        #[cfg(not(unix))]
-        return path.canonicalize().map(Identity);
-    }
-}
-
-/// What changes when a file does. An equal stamp means equal contents; a copy has another stamp and may have the same contents.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stamp {
-    /// Its length.
-    pub bytes: u64,
-    /// When its contents changed last, in nanoseconds since 1970.
-    pub modified: u64,
-    /// Device, inode, and when either of contents and attributes changed last: no program can set that back.
-    pub node: [u64; 3],
-}
-
-impl Stamp {
-    fn of(about: &Metadata) -> Stamp {
-        let since_1970 = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        let modified = since_1970.map_or(0, |time| time.as_nanos() as u64);
-        #[cfg(unix)]
-        let node = {
-            use std::os::unix::fs::MetadataExt;
-            let changed = about.ctime().wrapping_mul(1_000_000_000).wrapping_add(about.ctime_nsec());
-            [about.dev(), about.ino(), changed as u64]
-        };
-        #[cfg(not(unix))]
-        let node = [0; 3];
-        Stamp { bytes: about.len(), modified, node }
+        inputs
     }
 }
 
@@ -162,7 +107,7 @@ pub struct SourceFile<'a> {
     pub name: String,
     /// Its length, as its header was checked against.
     pub bytes: u64,
-    /// What it was when this run began.
+    /// What it was when it was opened.
     pub stamp: Stamp,
     file: &'a File,
 }
@@ -171,12 +116,11 @@ pub struct SourceFile<'a> {
 const HEAD: u64 = 1 << 20;
 
 impl<'a> SourceFile<'a> {
-    fn new(mapped: &'a Mapped) -> Result<SourceFile<'a>> {
+    fn new(mapped: &'a Mapped) -> SourceFile<'a> {
         let (path, file) = (mapped.path(), mapped.file());
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let bytes = mapped.bytes().len() as u64;
-        let stamp = Stamp::of(&file.metadata().map_err(Error::io("read", path))?);
-        Ok(SourceFile { path, name, bytes, stamp, file })
+        SourceFile { path, name, bytes, stamp: mapped.stamp().clone(), file }
     }
 
     /// Fills `buffer` with the bytes at `offset`.
@@ -225,13 +169,9 @@ impl<'a> SourceFile<'a> {
         Ok(Reading { file: self, stream, at: 0 })
     }
 
-    /// An error if the file is not what it was when this run began.
+    /// An error if the file is not what it was when it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
-        let now = Stamp::of(&self.file.metadata().map_err(Error::io("read", self.path))?);
-        if (now.bytes, now.modified) == (self.stamp.bytes, self.stamp.modified) {
-            return Ok(());
-        }
-        Err(Error::invalid(self.path, "file", "was changed while it was read", LEAVE_IT))
+        self.stamp.check(self.file, self.path, self.bytes)
     }
 }
 

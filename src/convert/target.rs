@@ -129,7 +129,7 @@ impl Target {
                 // The caller has put them in the order of their files.
                 let file = |tensor: &Tensor| tensor.stored().map_or(0, |stored| stored.file);
                 let up_to = |n: usize| tensors.partition_point(|tensor| file(tensor) < n);
-                (0..input.files()?.len()).map(|n| up_to(n)..up_to(n + 1)).collect()
+                (0..input.files().len()).map(|n| up_to(n)..up_to(n + 1)).collect()
             }
         };
         let count = ranges.len();

@@ -11,7 +11,7 @@ use strata_quant::GgmlType;
 use super::cursor::Cursor;
 use super::value::ValueType;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// A row of the tensor table, checked: its blocks lie inside its file, aligned, and overlap with no other's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -311,15 +311,6 @@ pub(super) fn tensor_bytes(dims: &[u64], ty: GgmlType) -> std::result::Result<u6
         .and_then(|values| (values / block).checked_mul(ty.block_bytes() as u64))
         .filter(|&bytes| bytes <= i64::MAX as u64)
         .ok_or_else(|| format!("its dimensions {dims:?} overflow"))
-}
-
-/// `name` as errors show it: escaped, and cut where a hostile file makes it long.
-pub(super) fn quoted(name: &str) -> String {
-    const LONGEST: usize = 80;
-    match name.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{:?}...", &name[..end]),
-        None => format!("{name:?}"),
-    }
 }
 
 fn wrong_tensor(path: &Path, name: &str, problem: impl Into<String>, remedy: &str) -> Error {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::metadata::{ArrayRef, Metadata, ValueRef};
-use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, TensorInfo, quoted};
-use crate::error::{Error, Result};
-use crate::file::Mapped;
+use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, TensorInfo};
+use crate::error::{Error, Result, quoted};
+use crate::io::file::Mapped;
 
 /// A checked GGUF model. Opening walks the metadata and the tensor table once; the data stays in the file until it is used.
 #[derive(Debug)]

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use strata_quant::GgmlType;
 
-use super::parse::{quoted, tensor_bytes};
+use super::parse::tensor_bytes;
 use super::value::{Array, Value};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
-use crate::error::{Error, Result};
-use crate::file::AtomicFile;
+use crate::error::{Error, Result, quoted};
+use crate::io::file::AtomicFile;
 
 /// What a file will hold, in file order. The same layout and data make the same bytes.
 #[derive(Clone, Debug)]

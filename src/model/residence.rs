@@ -1,8 +1,8 @@
 //! Where the weights of a model are that does not fit into its budget: some pinned, the others in the slots of a ring.
 
 use crate::error::{Error, Result};
-use crate::file;
 use crate::gguf::TensorInfo;
+use crate::io::file;
 use crate::model::pinned::Pinned;
 use crate::progress::Progress;
 use crate::stream::memory::Buffer;

@@ -83,7 +83,7 @@ fn read_once(file: &std::fs::File, buffer: &mut [u8], offset: u64) -> io::Result
 }
 #[cfg(not(unix))]
 fn read_once(file: &std::fs::File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    crate::file::read_at(file, buffer, offset).map(|()| buffer.len())
+    crate::io::file::read_at(file, buffer, offset).map(|()| buffer.len())
 }
 
 /// What the cache should do with the bytes of a read.

@@ -7,8 +7,8 @@
 // The reader's share of unsafe code: memory that the kernel fills.
 #![allow(unsafe_code)]
 
-use crate::direct::ALIGN;
 use crate::error::{Error, Result};
+use crate::io::direct::ALIGN;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};

@@ -6,8 +6,8 @@
 //! while the processor works on this one. Nothing is chosen by use, as a cache would: a pass uses every weight once, and a cache that is
 //! smaller than the model would have dropped each just before its turn.
 
-use crate::direct::ALIGN;
 use crate::error::{Error, Result};
+use crate::io::direct::ALIGN;
 use std::collections::HashMap;
 use strata_quant::GgmlType;
 

@@ -1,8 +1,8 @@
 //! Which way of reading is the fastest here: each is tried for a moment on the model's own files, into the memory that it will use.
 
-use crate::direct::ALIGN;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
+use crate::io::direct::ALIGN;
 use crate::stream::backend::{Backend, Pool};
 use crate::stream::memory::Buffer;
 use crate::stream::pressure::Ask;

@@ -1,7 +1,7 @@
 //! The reads of one model: a few under way on each drive, the others waiting in order; short reads continued, failures named.
 
-use crate::direct::ALIGN;
 use crate::error::{Error, Result};
+use crate::io::direct::ALIGN;
 use crate::stream::backend::{Backend, Read};
 use crate::stream::memory::Target;
 use crate::stream::source::{Piece, Sources};

@@ -1,9 +1,9 @@
 //! The files that weights are read from, and what is read of them.
 
-use crate::direct::{self, ALIGN};
 use crate::error::{Error, Result};
-use crate::file::Mapped;
 use crate::gguf::Gguf;
+use crate::io::direct::{self, ALIGN};
+use crate::io::file::Mapped;
 use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use strata::Error;
 use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::Gguf;
-use strata::hash::Digest;
+use strata::io::hash::Digest;
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
 use tempfile::TempDir;

@@ -17,6 +17,17 @@ pub fn print_json(value: &Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }
 
+/// Says something on stderr, on a line of its own. Where nobody can read it, nothing is lost.
+pub fn say(text: &str) {
+    crate::progress::clear_status();
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Says what the user should know before the result is believed.
+pub fn warn(text: &str) {
+    say(&format!("warning: {text}"));
+}
+
 /// True for the error of writing to a reader that has gone, as `strata inspect FILE | head` does: no failure.
 pub fn is_closed(error: &anyhow::Error) -> bool {
     error

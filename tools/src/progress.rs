@@ -148,6 +148,13 @@ impl Progress for Shown {
         });
     }
 
+    fn warn(&self, what: &str) {
+        self.with_work(|slot| match slot.as_ref().and_then(|work| work.bar.as_ref()) {
+            Some(bar) => bar.suspend(|| crate::output::warn(what)),
+            None => crate::output::warn(what),
+        });
+    }
+
     fn cancelled(&self) -> bool {
         STOP.load(Ordering::Relaxed)
     }

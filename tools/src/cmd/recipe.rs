@@ -8,8 +8,9 @@ use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
 use strata::convert::{Input, Options, Plan, Split, Target, convert, partial, plan};
 use strata::gguf::Value;
-use strata::hash::Digest;
 use strata::imatrix::Imatrix;
+use strata::io::hash::Digest;
+use strata::io::inputs::Inputs;
 use strata::recipe::{Mix, Recipe, tensor_type};
 use strata::split::SplitLimit;
 use strata::{Error, GgmlType, Isa};
@@ -90,6 +91,7 @@ impl RecipeArgs {
             isa,
             restart: self.restart,
             requantize: self.allow_requantize,
+            inputs: self.inputs(),
         };
         let importance = self.imatrix.as_deref().map(|path| self.importance(path)).transpose()?;
         let targets: Vec<Target> =
@@ -105,6 +107,14 @@ impl RecipeArgs {
             },
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What is read beside the model.
+    fn inputs(&self) -> Inputs {
+        let mut inputs = Inputs::default();
+        self.imatrix.iter().for_each(|path| inputs.add(path, "the importance matrix"));
+        self.tensor_type_file.iter().for_each(|path| inputs.add(path, "the file of types"));
+        inputs
     }
 
     fn target(&self, path: &Path, mix: Mix, importance: Option<&Importance>) -> Result<Target> {

@@ -6,7 +6,7 @@
 //! ends that fill no whole page to the cache. Where the system refuses direct requests, or a file lies in the cache already, both use
 //! ordinary ones: the bytes are the same.
 
-use crate::file::{read_at, write_at};
+use crate::io::file::{read_at, write_at};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;

@@ -9,18 +9,20 @@ use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::guard::Guard;
+use super::stamp::Stamp;
 use crate::error::{Error, Result};
-use crate::guard::Guard;
 
 /// A whole file, mapped read-only: opening costs nothing, pages are read as they are touched.
 ///
 /// Nobody may shorten or rewrite the file while it is mapped; Strata itself never does (see [`AtomicFile`]). Where somebody does all the
-/// same, zeros stand in for what is gone (`guard.rs`), and whoever uses the bytes for long asks now and then whether the file is
-/// still the one that was opened.
+/// same, zeros stand in for what is gone (`guard.rs`), and whoever uses the bytes asks before it gives a result whether the file is
+/// still the one that was opened ([`Mapped::check`]).
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
     file: File,
+    stamp: Stamp,  // when it was opened, before anything of it was read
     _guard: Guard, // dropped before the map
     map: memmap2::Mmap,
 }
@@ -29,23 +31,17 @@ impl Mapped {
     /// Maps the regular, not empty file at `path`.
     pub fn open(path: impl AsRef<Path>) -> Result<Mapped> {
         let path = path.as_ref();
-        // Asked before opening: opening a named pipe would wait for its writer.
-        let about = fs::metadata(path).map_err(Error::io("open", path))?;
-        if about.is_dir() {
-            return Err(Error::invalid(path, "path", "is a folder, not a file", "name a file in it"));
-        }
-        if !about.is_file() {
-            return Err(Error::invalid(path, "path", "is not a regular file", "copy its contents to a file first"));
-        }
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        if file.metadata().map_err(Error::io("open", path))?.len() == 0 {
+        let (file, stamp) = open_regular(path)?;
+        if stamp.bytes == 0 {
             return Err(Error::invalid(path, "file", "is empty", "get the file again"));
         }
         // SAFETY: the map is read-only and lives as long as every slice of it, since `bytes` borrows from `self`. What remains is
         // that another process changes the file meanwhile, which no program on this system can prevent: Strata replaces files by
         // renaming, never in place, so an old map keeps its old bytes, and the doc comment forbids the rest.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(Mapped { path: path.to_owned(), file, _guard: Guard::new(&map), map })
+        let mapped = Mapped { path: path.to_owned(), file, stamp, _guard: Guard::new(&map), map };
+        // The map is as long as the file was when it was made.
+        mapped.check(0).map(|()| mapped)
     }
 
     /// The file's bytes.
@@ -86,6 +82,61 @@ impl Mapped {
     pub fn file(&self) -> &File {
         &self.file
     }
+
+    /// What the file was when it was opened.
+    pub fn stamp(&self) -> &Stamp {
+        &self.stamp
+    }
+
+    /// That it is still the file that was opened, and what was read of it until now, up to byte `offset`, is right.
+    ///
+    /// # Errors
+    /// As [`Stamp::check`].
+    pub fn check(&self, offset: u64) -> Result<()> {
+        self.stamp.check(&self.file, &self.path, offset)
+    }
+}
+
+/// Opens the regular file at `path`, and says what it is before anything of it is read. A named pipe or a device is refused at once.
+///
+/// # Errors
+/// If it is something else or cannot be opened.
+pub fn open_regular(path: &Path) -> Result<(File, Stamp)> {
+    let regular = |about: &fs::Metadata| match () {
+        _ if about.is_dir() => Err(Error::invalid(path, "path", "is a folder, not a file", "name a file in it")),
+        _ if about.is_file() => Ok(()),
+        _ => Err(Error::invalid(path, "path", "is not a regular file", "copy its contents to a file first")),
+    };
+    // Before it is opened, since that may wait for whoever writes to a pipe, or do something to a device; and again of what was opened.
+    regular(&fs::metadata(path).map_err(Error::io("open", path))?)?;
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path).map_err(Error::io("open", path))?;
+    let about = file.metadata().map_err(Error::io("open", path))?;
+    regular(&about)?;
+    Ok((file, Stamp::of(&about)))
+}
+
+/// The contents of the regular file at `path`, at most `limit` bytes.
+///
+/// # Errors
+/// If it is longer, something else than a regular file, or changes while it is read.
+pub fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let (file, stamp) = open_regular(path)?;
+    if stamp.bytes > limit {
+        let problem = format!("has {} bytes, at most {limit} are read", stamp.bytes);
+        return Err(Error::invalid(path, "file", problem, "check that it is the file that you mean"));
+    }
+    let mut bytes = vec![0; stamp.bytes as usize];
+    if let Err(error) = read_at(&file, &mut bytes, 0) {
+        // Cut since it was opened: said with its new end.
+        stamp.check(&file, path, 0)?;
+        return Err(Error::io("read", path)(error));
+    }
+    stamp.check(&file, path, stamp.bytes)?;
+    Ok(bytes)
 }
 
 /// Fills `buffer` with the bytes at `offset`, whatever the file's cursor.

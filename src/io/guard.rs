@@ -124,7 +124,7 @@ extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
 
 #[cfg(all(test, unix))]
 mod tests {
-    use crate::file::Mapped;
+    use crate::io::file::Mapped;
     use std::fs::OpenOptions;
 
     #[test]
