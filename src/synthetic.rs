@@ -195,7 +195,7 @@ impl Synthetic {
 const POOL: usize = 61;
 
 /// `bytes` bytes of `pool`, over and over.
-fn repeat(writer: &mut Writer, pool: &[u8], mut bytes: usize, progress: &dyn Progress) -> Result<()> {
+fn repeat(writer: &mut Writer<'_>, pool: &[u8], mut bytes: usize, progress: &dyn Progress) -> Result<()> {
     while bytes > 0 {
         progress.check()?;
         let n = bytes.min(pool.len());

@@ -26,9 +26,11 @@ pub use target::{Split, Target};
 
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
-use crate::io::file::{PARTIAL, free_bytes, with_ending};
+use crate::io::claim::Claim;
+use crate::io::file::free_bytes;
 use crate::io::hash::Digest;
 use crate::io::inputs::Inputs;
+use crate::io::partial::Partial;
 use crate::progress::Progress;
 use crate::split::shard_metadata;
 use journal::{Head, SourceHead, TensorHead};
@@ -145,7 +147,7 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
     let mut outputs = Vec::with_capacity(targets.len());
     for (i, target) in targets.iter().enumerate() {
         let (parts, head) = job.parts(i, &heads)?;
-        let mut output = Output::open(&target.path, parts, head, options.restart)?;
+        let mut output = Output::open(&target.path, parts, head, options.restart, progress)?;
         output.check_sources(&job.files, &heads)?;
         outputs.push(output);
     }
@@ -253,7 +255,9 @@ impl<'a> Job<'a> {
             SourceHead { name, bytes, head }
         };
         let sources = self.files.iter().zip(heads).map(source_head).collect();
-        Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors }))
+        let name = |part: &Part| Some(Partial::path_for(&part.path).file_name()?.to_string_lossy().into_owned());
+        let partials = parts.iter().filter_map(name).collect();
+        Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors, partials }))
     }
 
     /// The metadata of a model; hashes are zeros still.
@@ -291,8 +295,8 @@ impl<'a> Job<'a> {
 fn check_paths(inputs: &Inputs, targets: &[Target], shards: &[Vec<Shard>]) -> Result<()> {
     let mut paths = HashSet::new();
     for (target, shards) in targets.iter().zip(shards) {
-        let own = shards.iter().flat_map(|shard| [shard.path.clone(), partial(&shard.path)]);
-        for path in own.chain([journal::Journal::path_for(&target.path)]) {
+        let own = shards.iter().flat_map(|shard| [shard.path.clone(), Partial::path_for(&shard.path)]);
+        for path in own.chain([Claim::path_for(&target.path)]) {
             if !paths.insert(canonical(&path)) {
                 let problem = "is the name of two outputs, or of what one needs beside it";
                 return Err(Error::invalid(&path, "output", problem, "name each output its own way"));
@@ -301,11 +305,6 @@ fn check_paths(inputs: &Inputs, targets: &[Target], shards: &[Vec<Shard>]) -> Re
         }
     }
     Ok(())
-}
-
-/// Where a file grows until it is complete: what remains of a run that was stopped.
-pub fn partial(path: &Path) -> PathBuf {
-    with_ending(path, PARTIAL)
 }
 
 /// The path with the folder that it is really in.

@@ -93,7 +93,7 @@ impl Input {
                 inputs.add_folder(&checkpoint.dir, what);
                 checkpoint.weights.shards().for_each(|shard| inputs.add(shard.path(), what));
             }
-            Input::Gguf(gguf) => gguf.files().for_each(|part| inputs.add(part.path(), "the model")),
+            Input::Gguf(gguf) => inputs.add_model(gguf),
         }
         inputs
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::metadata::{ArrayRef, Metadata, ValueRef};
-use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, TensorInfo};
+use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, Stop, TensorInfo};
 use crate::error::{Error, Result, quoted};
 use crate::io::file::Mapped;
 
@@ -100,6 +100,19 @@ impl Gguf {
         })
     }
 
+    /// That all files are still those that were opened: what was read of them until now is right.
+    ///
+    /// # Errors
+    /// Names the file that was cut or written to.
+    pub fn check(&self) -> Result<()> {
+        self.parts.iter().try_for_each(|part| part.check())
+    }
+
+    /// `result`, which was made of the files' bytes; if it is an error and a file has changed, that is the error.
+    pub fn unless_changed<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| self.check().err().unwrap_or(error))
+    }
+
     /// An unsigned integer of any type that fits a u32.
     pub fn u32(&self, key: &str) -> Result<Option<u32>> {
         self.typed(key, "an integer from 0 to 2^32-1", |v| v.as_u64()?.try_into().ok())
@@ -112,7 +125,7 @@ impl Gguf {
 
     /// A float of either type.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
-        self.typed(key, "a float", ValueRef::as_f32)
+        self.typed(key, "a float of 32 bits", ValueRef::as_f32)
     }
 
     /// A bool.
@@ -171,9 +184,12 @@ impl Gguf {
 
     /// One file, alone.
     fn single(path: &Path, source: Source, part: usize) -> Result<Gguf> {
-        let Parsed { version, pairs, sorted, tensors } = parse::parse(path, source.bytes(), part)?;
+        let (mut bytes, parsed) = header(path, &source, part)?;
+        let Parsed { version, pairs, sorted, tensors, header } = parsed;
+        bytes.truncate(header);
+        bytes.shrink_to_fit();
         let source = Arc::new(source);
-        let metadata = Metadata::new(source.clone(), version > 1, pairs, sorted);
+        let metadata = Metadata::new(bytes, version > 1, pairs, sorted);
         let index = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Ok(Gguf { path: path.to_owned(), version, metadata, tensors, index, parts: vec![source] })
     }
@@ -245,6 +261,34 @@ impl Gguf {
     }
 }
 
+/// Copies of a file's beginning are made of these lengths, until the header is in one: that of Llama 3 has 8 MB.
+const BEGINNINGS: [u64; 4] = [1 << 20, 16 << 20, 128 << 20, 1 << 30];
+
+/// A copy of the beginning of a file, with the whole header, and what was found in that.
+fn header(path: &Path, source: &Source, part: usize) -> Result<(Vec<u8>, Parsed)> {
+    let file_bytes = source.bytes().len() as u64;
+    let mut bytes = Vec::new();
+    for beginning in BEGINNINGS {
+        let known = bytes.len();
+        bytes.resize(file_bytes.min(beginning) as usize, 0);
+        match source {
+            Source::Mapped(mapped) => mapped.read_at(&mut bytes[known..], known as u64)?,
+            Source::Owned(all) => {
+                let upto = bytes.len();
+                bytes[known..].copy_from_slice(&all[known..upto]);
+            }
+        }
+        match parse::parse(path, &bytes, file_bytes, part) {
+            Ok(parsed) => return Ok((bytes, parsed)),
+            Err(Stop::Short) => {}
+            // Perhaps it was written to meanwhile.
+            Err(Stop::Wrong(error)) => return Err(source.check().err().unwrap_or(error)),
+        }
+    }
+    let problem = format!("is longer than {} bytes", bytes.len());
+    Err(Error::invalid(path, "header", problem, GET_AGAIN))
+}
+
 /// The place of a file in a split model.
 #[derive(Clone, Copy, PartialEq)]
 struct Split {
@@ -264,6 +308,13 @@ impl Source {
         match self {
             Source::Mapped(mapped) => mapped.bytes(),
             Source::Owned(bytes) => bytes,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match self {
+            Source::Mapped(mapped) => mapped.check(0),
+            Source::Owned(_) => Ok(()),
         }
     }
 }

@@ -12,7 +12,8 @@ use super::parse::tensor_bytes;
 use super::value::{Array, Value};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
 use crate::error::{Error, Result, quoted};
-use crate::io::file::AtomicFile;
+use crate::io::inputs::Inputs;
+use crate::io::outputs::Outputs;
 
 /// What a file will hold, in file order. The same layout and data make the same bytes.
 #[derive(Clone, Debug)]
@@ -75,20 +76,28 @@ impl Layout {
     }
 
     /// Checks the layout and starts the file at `path` with its header.
-    pub fn create(mut self, path: impl AsRef<Path>) -> Result<Writer> {
+    pub fn create(self, path: impl AsRef<Path>) -> Result<Writer<'static>> {
+        self.create_beside(path, &Inputs::default())
+    }
+
+    /// [`Layout::create`], which refuses to replace one of the `inputs`.
+    pub fn create_beside(self, path: impl AsRef<Path>, inputs: &Inputs) -> Result<Writer<'static>> {
+        self.start(|| Ok(Files::Own(Box::new(Outputs::single(path.as_ref(), inputs)?))))
+    }
+
+    /// Checks the layout and starts the next of several files with its header.
+    pub fn create_next(self, files: &mut Outputs) -> Result<Writer<'_>> {
+        self.start(|| files.begin().map(|()| Files::Several(files)))
+    }
+
+    fn start<'o>(mut self, files: impl FnOnce() -> Result<Files<'o>>) -> Result<Writer<'o>> {
         self.check_metadata()?;
         let slots = self.slots()?;
         let header = self.header(&slots);
-        let mut file = AtomicFile::create(path)?;
-        file.write_all(&header)?;
-        Ok(Writer {
-            file,
-            slots,
-            alignment: self.alignment as usize,
-            header: header.len() as u64,
-            begun: 0,
-            written: 0,
-        })
+        let (alignment, header_bytes) = (self.alignment as usize, header.len() as u64);
+        let mut writer = Writer { files: files()?, slots, alignment, header: header_bytes, begun: 0, written: 0 };
+        writer.outputs().write_all(&header)?;
+        Ok(writer)
     }
 
     fn check_metadata(&mut self) -> Result<()> {
@@ -177,13 +186,22 @@ pub struct Placed {
 /// [`begin`](Writer::begin), [`write`](Writer::write) as often as needed, and [`finish`](Writer::finish) after the last.
 /// Dropped before that, it leaves nothing behind.
 #[derive(Debug)]
-pub struct Writer {
-    file: AtomicFile,
+pub struct Writer<'o> {
+    files: Files<'o>,
     slots: Vec<Slot>,
     alignment: usize,
     header: u64,
     begun: usize, // the number of tensors begun
     written: u64, // bytes of the last one begun
+}
+
+/// What the file is one of.
+#[derive(Debug)]
+enum Files<'o> {
+    /// It is the only one, and gets its name when it is complete.
+    Own(Box<Outputs>),
+    /// Several that get their names together.
+    Several(&'o mut Outputs),
 }
 
 #[derive(Debug)]
@@ -193,7 +211,7 @@ struct Slot {
     bytes: u64,
 }
 
-impl Writer {
+impl Writer<'_> {
     /// Starts the next tensor, which must be `name`.
     pub fn begin(&mut self, name: &str) -> Result<()> {
         self.end()?;
@@ -217,18 +235,21 @@ impl Writer {
             let problem = format!("{} bytes are written, {room} of its {} are free", bytes.len(), slot.bytes);
             return Err(self.wrong(&slot.name, problem));
         }
-        self.file.write_all(bytes)?;
+        self.outputs().write_all(bytes)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// Completes the file, which only now gets its name.
+    /// Completes the file, which only now gets its name, unless it is one of several.
     pub fn finish(mut self) -> Result<()> {
         self.end()?;
         if let Some(missing) = self.slots.get(self.begun) {
             return Err(self.wrong(&missing.name, "is missing".to_owned()));
         }
-        self.file.commit()
+        match self.files {
+            Files::Own(outputs) => outputs.commit(),
+            Files::Several(_) => Ok(()),
+        }
     }
 
     /// The bytes of the finished file.
@@ -239,7 +260,17 @@ impl Writer {
 
     /// The path that the file will have.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        match &self.files {
+            Files::Own(outputs) => outputs.path(),
+            Files::Several(outputs) => outputs.path(),
+        }
+    }
+
+    fn outputs(&mut self) -> &mut Outputs {
+        match &mut self.files {
+            Files::Own(outputs) => outputs,
+            Files::Several(outputs) => outputs,
+        }
     }
 
     /// Ends the tensor that was begun, if any: it must be complete, and is padded.
@@ -252,7 +283,7 @@ impl Writer {
         }
         // Padded once only: every begin counts from 0 again, and finish consumes the writer.
         let padding = slot.bytes.next_multiple_of(self.alignment as u64) - slot.bytes;
-        self.file.write_all(&vec![0; padding as usize])
+        self.outputs().write_all(&vec![0; padding as usize])
     }
 
     fn current(&self) -> Option<&Slot> {

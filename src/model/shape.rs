@@ -38,6 +38,10 @@ impl Shape {
     /// # Errors
     /// Names the key that is missing, out of range, or asks for what Strata does not have.
     pub fn read(gguf: &Gguf) -> Result<Shape> {
+        gguf.unless_changed(Shape::checked(gguf))
+    }
+
+    fn checked(gguf: &Gguf) -> Result<Shape> {
         let bad = |key: &str, problem: String| {
             Error::invalid(gguf.path(), key, problem, "convert the model again from its checkpoint")
         };

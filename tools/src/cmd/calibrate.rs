@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use strata::calibrate::{Options, calibrate, need};
 use strata::gguf::Gguf;
 use strata::imatrix::{Format, Imatrix};
+use strata::io::inputs::Inputs;
+use strata::io::outputs::Outputs;
 use strata::model::Shape;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -65,6 +67,7 @@ enum OutputFormat {
 impl Args {
     /// Measures it.
     pub fn run(self) -> Result<()> {
+        let inputs = self.inputs()?;
         let mut matrix = Imatrix::default();
         for path in &self.in_files {
             matrix.merge(Imatrix::open(path)?).with_context(|| path.display().to_string())?;
@@ -77,7 +80,7 @@ impl Args {
             OutputFormat::Gguf => Format::Gguf,
             OutputFormat::Dat => Format::Dat,
         });
-        matrix.write(&self.output, format)?;
+        matrix.write_beside(&self.output, format, &inputs)?;
         let tokens = matrix.entries.values().flat_map(|entry| &entry.counts).max().copied().unwrap_or(0);
         if self.json {
             return output::print_json(&json!({
@@ -96,6 +99,18 @@ impl Args {
             matrix.chunk_count,
             matrix.chunk_size.unwrap_or(0)
         ))
+    }
+
+    /// What is read; refuses an output that is one of it before hours of work.
+    fn inputs(&self) -> Result<Inputs> {
+        let mut inputs = Inputs::default();
+        self.in_files.iter().for_each(|path| inputs.add(path, "a matrix that is added"));
+        self.text.iter().for_each(|path| inputs.add(path, "the text"));
+        if let Some(path) = &self.model {
+            inputs.add_model(&Gguf::open(path)?);
+        }
+        Outputs::check(&self.output, &[&self.output], &inputs)?;
+        Ok(inputs)
     }
 
     fn measure(&self, model: &Path, text: &Path) -> Result<Imatrix> {

@@ -6,11 +6,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
-use strata::convert::{Input, Options, Plan, Split, Target, convert, partial, plan};
+use strata::convert::{Input, Options, Plan, Split, Target, convert, plan};
 use strata::gguf::Value;
 use strata::imatrix::Imatrix;
 use strata::io::hash::Digest;
 use strata::io::inputs::Inputs;
+use strata::io::partial::Partial;
 use strata::recipe::{Mix, Recipe, tensor_type};
 use strata::split::SplitLimit;
 use strata::{Error, GgmlType, Isa};
@@ -270,7 +271,7 @@ struct Importance {
 /// What a stopped run left to go on from.
 fn left_over(input: &Input, targets: &[Target], options: &Options) -> Option<PathBuf> {
     let plans = targets.iter().filter_map(|target| plan(input, target, options).ok());
-    plans.flat_map(|plan| plan.files).map(|(path, _)| partial(&path)).find(|partial| partial.exists())
+    plans.flat_map(|plan| plan.files).map(|(path, _)| Partial::path_for(&path)).find(|partial| partial.exists())
 }
 
 /// `KEY=TYPE:VALUE`, as llama-quantize takes it: integers become unsigned where they can.
