@@ -134,6 +134,11 @@ impl<'a> Object<'a> {
         self.map.get(key).filter(|value| !(value.is_null() && self.nullable.contains(&key)))
     }
 
+    /// Its keys.
+    pub fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.map.keys().map(String::as_str)
+    }
+
     /// What is wrong with a key, and what to do.
     pub fn refused(&self, key: &str, problem: impl Into<String>, remedy: &str) -> Error {
         Error::invalid(self.file, quoted(&format!("{}{key}", self.prefix)), problem, remedy)

@@ -36,6 +36,7 @@ impl Checkpoint {
         let config = Config::read(dir)?;
         let weights = Weights::open(dir)?;
         weights.check(&config)?;
+        foreign::other_tokenizer(dir)?;
         Ok(Checkpoint { dir: dir.to_owned(), config, weights })
     }
 
