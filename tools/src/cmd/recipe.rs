@@ -274,20 +274,31 @@ fn left_over(input: &Input, targets: &[Target], options: &Options) -> Option<Pat
     plans.flat_map(|plan| plan.files).map(|(path, _)| Partial::path_for(&path)).find(|partial| partial.exists())
 }
 
-/// `KEY=TYPE:VALUE`, as llama-quantize takes it: integers become unsigned where they can.
+/// `KEY=TYPE:VALUE`, as llama-quantize takes it: integers become unsigned where they can. A float must fit 32 bits.
 fn parse_override(text: &str) -> Result<(String, Value)> {
+    const LONGEST_KEY: usize = 65535;
     let (key, rest) = text.split_once('=').context("must be KEY=TYPE:VALUE")?;
     let (ty, value) = rest.split_once(':').context("the type is missing: KEY=int:N, float:X, bool:true, str:TEXT")?;
     if key.is_empty() {
         bail!("the key is missing");
     }
+    if key.len() > LONGEST_KEY {
+        bail!("the key has {} bytes, GGUF allows {LONGEST_KEY}", key.len());
+    }
     let value: Value = match ty {
-        "int" => match value.parse::<i64>().context("is no integer")? {
+        "int" => match value.parse::<i64>().context("is no integer of 64 bits")? {
             n if u32::try_from(n).is_ok() => (n as u32).into(),
             n if i32::try_from(n).is_ok() => (n as i32).into(),
             n => n.into(),
         },
-        "float" => value.parse::<f32>().context("is no number")?.into(),
+        "float" => {
+            let wide = value.parse::<f64>().context("is no number")?;
+            let x = wide as f32; // checked here
+            if !x.is_finite() || x == 0.0 && wide != 0.0 {
+                bail!("{value} is not a number that a 32-bit float holds");
+            }
+            x.into()
+        }
         "bool" => value.parse::<bool>().context("must be true or false")?.into(),
         "str" => value.into(),
         other => bail!("there is no type {other:?}; use int, float, bool or str"),
@@ -297,12 +308,7 @@ fn parse_override(text: &str) -> Result<(String, Value)> {
 
 /// The paths of outputs of several mixes: `-o` is a file if there is one mix, else a folder or a name with `{type}` in it.
 pub fn output_paths(given: Option<PathBuf>, input: &Input, mixes: &[Mix]) -> Result<Vec<PathBuf>> {
-    let path = input.path().canonicalize().unwrap_or_else(|_| input.path().to_owned());
-    let name = match input {
-        Input::Checkpoint(_) => path.file_name(),
-        Input::Gguf(_) => path.file_stem(),
-    };
-    let name = name.map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    let name = input.name();
     let in_folder =
         |folder: PathBuf| mixes.iter().map(|mix| folder.join(format!("{name}-{}.gguf", mix.name))).collect::<Vec<_>>();
     let Some(given) = given else { return Ok(in_folder(PathBuf::new())) };
@@ -351,7 +357,11 @@ mod tests {
         assert_eq!(parse_override("a=str:x=y:z").unwrap().1, "x=y:z".into());
         assert_eq!(parse_override("a=bool:false").unwrap().1, false.into());
         assert_eq!(parse_override("a=float:1e-5").unwrap().1, 1e-5f32.into());
-        for text in ["", "a", "a=3", "=int:3", "a=int:x", "a=bool:1", "a=u8:1"] {
+        assert_eq!(parse_override("a=float:-0").unwrap().1, (-0f32).into());
+        let long = format!("{}=int:3", "a".repeat(65536));
+        let wrong = ["", "a", "a=3", "=int:3", "a=int:x", "a=int:", "a=int:9223372036854775808", "a=bool:1", "a=u8:1"];
+        let no_floats = ["a=float:nan", "a=float:inf", "a=float:-inf", "a=float:1e60", "a=float:1e-60", "a=float:"];
+        for text in wrong.into_iter().chain(no_floats).chain([long.as_str()]) {
             assert!(parse_override(text).is_err(), "{text}");
         }
     }
