@@ -59,7 +59,7 @@ fn main() {
                 let start = Instant::now();
                 for cells in cells.chunks_exact(bytes).take(layers) {
                     let cells = |_| KvCells { layout, bytes: cells };
-                    cpu.attention(&mut scratch, shape, &q[..n], &runs, cells, &mut out[..n]);
+                    assert!(cpu.attention(&mut scratch, shape, &q[..n], &runs, cells, &mut out[..n]));
                     black_box(&out);
                 }
                 start.elapsed().as_secs_f64()

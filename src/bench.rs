@@ -151,7 +151,7 @@ impl Limits {
 /// One run of a test: measures the limits, makes up the depth, times the passes. `progress` counts tokens and can stop between passes.
 ///
 /// # Errors
-/// If there is no memory for the keys and values, or the user stopped.
+/// If there is no memory for the keys and values, a number is not finite, or the user stopped.
 pub fn run(
     model: &Model,
     test: &Test,
@@ -181,9 +181,9 @@ pub fn run(
         let mut segments: Vec<_> =
             caches.iter_mut().zip(&prompts).map(|(cache, tokens)| Segment { tokens, cache }).collect();
         let start = Instant::now();
-        model.pass(scratch, &mut segments)?;
+        model.watched_pass(scratch, &mut segments, progress)?;
         let all = tokens * test.batch();
-        std::hint::black_box(model.logits(scratch, all - test.batch()..all));
+        std::hint::black_box(model.logits(scratch, all - test.batch()..all, progress)?);
         seconds += start.elapsed().as_secs_f64();
         let attended: usize = caches.iter().map(|cache| cache.len() * cache.token_bytes()).sum();
         let pass = cost.pass(tokens * test.batch(), test.batch(), attended);

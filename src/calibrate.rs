@@ -46,8 +46,8 @@ pub fn need(shape: &Shape, tokens: usize, options: &Options) -> Result<Need> {
 ///
 /// Memory: four bytes for each value of the hidden states of all tokens.
 ///
-/// # Errors If the tokens do not fill one chunk, an activation is no finite number, the memory cannot be had, or the
-/// user stopped.
+/// # Errors
+/// If the tokens do not fill one chunk, a number of the pass or a sum is not finite, the memory cannot be had, or the user stopped.
 pub fn calibrate(
     model: &Model,
     tokens: &[u32],
@@ -79,13 +79,10 @@ pub fn calibrate(
     for ((layer, place), in_sum2) in sums {
         let (input, names) = INPUTS[place];
         if let Some(column) = in_sum2.iter().position(|sum| !sum.is_finite()) {
-            let problem = format!("column {column} of what {} reads is no finite number", tensor(layer, names[0]));
-            return Err(Error::invalid(
-                model.gguf().path(),
-                "weights",
-                problem,
-                "look for the cause with strata verify",
-            ));
+            let place = format!("column {column} of what {} reads", tensor(layer, names[0]));
+            let problem = "the sum of its squares is too large for single precision";
+            let remedy = "the weights are of no working model; get or convert it again";
+            return Err(Error::invalid(model.gguf().path(), place, problem, remedy));
         }
         let wanted = input != Input::Output || options.process_output && model.gguf().tensor(OUTPUT).is_some();
         for name in names.iter().filter(|_| wanted) {

@@ -72,7 +72,7 @@ impl<'m> Session<'m> {
         }
         let mut segments = [Segment { tokens, cache: &mut self.cache }];
         self.model.watched_pass(&mut self.scratch, &mut segments, progress)?;
-        let logits = self.model.logits(&mut self.scratch, tokens.len() - 1..tokens.len());
+        let logits = self.model.logits(&mut self.scratch, tokens.len() - 1..tokens.len(), progress)?;
         self.model.check()?;
         Ok(logits)
     }
@@ -96,9 +96,7 @@ impl<'m> Session<'m> {
         for i in 0..limit {
             progress.check()?;
             let token = sampler.sample(logits).ok_or_else(|| {
-                Error::Request(
-                    "the logits are not numbers: the weights are damaged; check them with strata verify".into(),
-                )
+                Error::Request("no token is left to choose from; choose a --min-p below 1 and a --top-p above 0".into())
             })?;
             if is_end(token) {
                 timings.end = End::Stop;

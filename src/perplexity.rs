@@ -47,7 +47,8 @@ pub fn need(
 /// `types` are those of the cache.
 ///
 /// # Errors
-/// If the tokens do not fill one chunk, the context is too small or too long, or the user stopped.
+/// If the tokens do not fill one chunk, the context is too small or too long, only one token is scored, a result is not finite, or the
+/// user stopped.
 pub fn perplexity(
     model: &Model,
     tokens: &[u32],
@@ -85,30 +86,38 @@ pub fn perplexity(
             .collect();
         model.watched_pass(&mut scratch, &mut segments, progress)?;
         for (i, tokens) in texts.iter().enumerate() {
-            score_chunk(model, &mut scratch, i * context, tokens, &mut scores);
+            score_chunk(model, &mut scratch, i * context, tokens, &mut scores, progress)?;
             progress.advance(context as u64);
         }
         model.check()?;
     }
     progress.end();
-    Ok(scores.finish(chunks))
+    scores.finish(chunks)
 }
 
 /// Scores positions `context / 2 .. context - 1` of one chunk, whose first token is the pass's `first`th, against the tokens that follow
 /// them.
-fn score_chunk(model: &Model, scratch: &mut Scratch, first: usize, tokens: &[u32], scores: &mut Scores) {
+fn score_chunk(
+    model: &Model,
+    scratch: &mut Scratch,
+    first: usize,
+    tokens: &[u32],
+    scores: &mut Scores,
+    progress: &dyn Progress,
+) -> Result<()> {
     let vocab = model.shape().vocab;
     let end = tokens.len() - 1;
     for start in (tokens.len() / 2..end).step_by(LOGIT_ROWS) {
         let rows = start..(start + LOGIT_ROWS).min(end);
         let targets = &tokens[rows.start + 1..rows.end + 1];
-        let logits = model.logits(scratch, first + rows.start..first + rows.end); // (rows, vocab)
+        let logits = model.logits(scratch, first + rows.start..first + rows.end, progress)?; // (rows, vocab)
         let nlls: Vec<f64> = logits.par_chunks_exact(vocab).zip(targets).map(|(l, t)| nll(l, *t)).collect();
         nlls.into_iter().for_each(|nll| scores.add(nll));
     }
+    Ok(())
 }
 
-/// `-log softmax(logits)[target]`, in `f64`.
+/// `-log softmax(logits)[target]`, in `f64`, of finite logits.
 pub fn nll(logits: &[f32], target: u32) -> f64 {
     let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
     let total: f64 = logits.iter().map(|&l| libm::exp(l as f64 - peak)).sum();
@@ -129,13 +138,23 @@ impl Scores {
         self.squares += nll * nll;
     }
 
-    fn finish(&self, chunks: usize) -> Perplexity {
+    fn finish(&self, chunks: usize) -> Result<Perplexity> {
+        if self.n < 2 {
+            return Err(Error::Request(
+                "one token is too little to measure an error by; use a longer text, a larger -c or more --chunks".into(),
+            ));
+        }
         let n = self.n as f64;
         let mean = self.sum / n;
         let variance = (self.squares / n - mean * mean).max(0.0);
         let perplexity = libm::exp(mean);
-        let standard_error = if self.n > 1 { (variance / (n - 1.0)).sqrt() * perplexity } else { f64::NAN };
-        Perplexity { mean_nll: mean, perplexity, standard_error, tokens_scored: self.n, chunks }
+        let standard_error = (variance / (n - 1.0)).sqrt() * perplexity;
+        if !(perplexity.is_finite() && standard_error.is_finite()) {
+            return Err(Error::Request(format!(
+                "the perplexity is too large for a number: a token costs {mean:.1} nats on average; this is no working model of the text"
+            )));
+        }
+        Ok(Perplexity { mean_nll: mean, perplexity, standard_error, tokens_scored: self.n, chunks })
     }
 }
 
@@ -153,8 +172,18 @@ mod tests {
     fn the_error_is_that_of_the_mean_times_the_perplexity() {
         let mut scores = Scores::default();
         [1.0, 2.0, 3.0, 4.0].into_iter().for_each(|nll| scores.add(nll));
-        let p = scores.finish(1);
+        let p = scores.finish(1).unwrap();
         assert!((p.perplexity - 2.5f64.exp()).abs() < 1e-12);
         assert!((p.standard_error - (1.25f64 / 3.0).sqrt() * p.perplexity).abs() < 1e-12);
+    }
+
+    #[test]
+    fn no_result_is_not_a_number() {
+        for (nlls, words) in [(&[][..], "one token"), (&[1.0], "one token"), (&[900.0, 800.0], "too large")] {
+            let mut scores = Scores::default();
+            nlls.iter().for_each(|nll| scores.add(*nll));
+            let said = scores.finish(1).unwrap_err().to_string();
+            assert!(said.contains(words), "{words:?} is not in: {said}");
+        }
     }
 }

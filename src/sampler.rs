@@ -4,6 +4,7 @@
 //! in `f64` with exponentials that are the same on every platform, so a seed gives the same text everywhere.
 
 use crate::random::uniform;
+use strata_quant::float::all_finite;
 
 /// How to choose.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,11 +40,15 @@ impl Sampler {
         Sampler { sampling, state: sampling.seed, candidates: Vec::new() }
     }
 
-    /// Chooses among `logits (vocab)`; the lower number wins a tie. `None` if no logit is a number.
+    /// Chooses among `logits (vocab)`; the lower number wins a tie. `None` if there is none to choose, or a logit is not finite: it could not
+    /// be compared with the others.
     pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
+        if !all_finite(logits) {
+            return None;
+        }
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
         let better = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        let all = logits.iter().zip(0..).map(|(&l, i)| (l, i)).filter(|(l, _)| !l.is_nan());
+        let all = logits.iter().zip(0..).map(|(&l, i)| (l, i));
         if temperature <= 0.0 {
             return all.min_by(better).map(|(_, token)| token);
         }
@@ -95,9 +100,19 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_best() {
         let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
-        assert_eq!(sampler.sample(&[1.0, f32::NAN, 3.0, 3.0]), Some(2));
-        assert_eq!(sampler.sample(&[f32::NAN]), None);
+        assert_eq!(sampler.sample(&[1.0, -2.0, 3.0, 3.0]), Some(2));
         assert_eq!(sampler.sample(&[]), None);
+    }
+
+    #[test]
+    fn nothing_is_chosen_beside_what_is_not_finite() {
+        for temperature in [0.0, 0.8] {
+            let mut sampler = Sampler::new(Sampling { temperature, ..Sampling::default() });
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                assert_eq!(sampler.sample(&[1.0, bad, 3.0, 3.0]), None, "{bad}");
+                assert_eq!(sampler.sample(&[bad]), None, "{bad}");
+            }
+        }
     }
 
     #[test]

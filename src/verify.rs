@@ -3,7 +3,7 @@
 //! The file is read once, by positioned reads: while one window is hashed and decoded, the next is read.
 
 use crate::convert::{Input, SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::gguf::{ArrayRef, Gguf, TensorInfo};
 use crate::io::file::{Mapped, read_at};
 use crate::io::hash::{Digest, Hasher};
@@ -47,10 +47,7 @@ pub fn model(gguf: &Gguf, source: Option<&Input>, progress: &dyn Progress) -> Re
         }
         let wanted = recorded.as_ref().map(|digests| digests[i]);
         let mut check = Check { gguf, tensor, format, hasher: wanted.map(|_| Hasher::default()), at: 0, progress };
-        match files.get(tensor.part) {
-            Some(file) => check.file(file)?,
-            None => check.window(gguf.data(tensor))?,
-        }
+        check.tensor(&files)?;
         if check.hasher.map(|hasher| hasher.digest()) != wanted {
             let problem = "its bytes do not have the SHA-256 that strata recorded when it wrote them: they were damaged, or another \
                            program has changed them and kept the record";
@@ -65,8 +62,40 @@ pub fn model(gguf: &Gguf, source: Option<&Input>, progress: &dyn Progress) -> Re
     Ok(verified)
 }
 
+/// Looks for a weight that is not finite: in the tensors whose names start with `first`, then in all others. `progress` hears the names.
+///
+/// # Errors
+/// Names it; or a file cannot be read, or the user stopped.
+pub(crate) fn weights(gguf: &Gguf, first: &str, progress: &dyn Progress) -> Result<()> {
+    let files: Vec<&Mapped> = gguf.files().collect();
+    let (near, far): (Vec<_>, Vec<_>) = gguf.tensors().iter().partition(|tensor| tensor.name.starts_with(first));
+    for tensor in near.into_iter().chain(far) {
+        progress.step(&format!("looking for a weight that is not finite: {}", quoted(&tensor.name)));
+        let progress = &Unmeasured(progress);
+        Check { gguf, tensor, format: tensor.ty.format(), hasher: None, at: 0, progress }.tensor(&files)?;
+    }
+    Ok(())
+}
+
+/// The progress of work whose units are not those of the work around it.
+struct Unmeasured<'a>(&'a dyn Progress);
+
+impl Progress for Unmeasured<'_> {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
+/// The error of a weight that is not finite, at this row and column.
+pub(crate) fn bad_weight(gguf: &Gguf, tensor: &str, (row, column): (u64, u64), value: f32) -> Error {
+    damaged(gguf, tensor, format!("{value} at row {row}, column {column}"))
+}
+
 fn damaged(gguf: &Gguf, tensor: &str, problem: impl Into<String>) -> Error {
-    let place = format!("tensor {tensor:?}");
+    let place = format!("tensor {}", quoted(tensor));
     Error::invalid(gguf.path(), place, problem, "the file is damaged; get or convert it again")
 }
 
@@ -138,6 +167,14 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    /// All of it.
+    fn tensor(&mut self, files: &[&Mapped]) -> Result<()> {
+        match files.get(self.tensor.part) {
+            Some(file) => self.file(file),
+            None => self.window(self.gguf.data(self.tensor)),
+        }
+    }
+
     /// All of it, from its file.
     fn file(&mut self, file: &Mapped) -> Result<()> {
         let (start, len) = (self.tensor.offset, self.tensor.bytes);
@@ -174,7 +211,7 @@ impl Check<'_> {
             let ty: GgmlType = self.tensor.ty;
             let at = self.at / ty.block_bytes() as u64 * ty.block_len() as u64 + at;
             let (row, column) = (at / self.tensor.cols(), at % self.tensor.cols());
-            return Err(damaged(self.gguf, &self.tensor.name, format!("{value} at row {row}, column {column}")));
+            return Err(bad_weight(self.gguf, &self.tensor.name, (row, column), value));
         }
         self.at += bytes.len() as u64;
         Ok(())

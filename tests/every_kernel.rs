@@ -280,15 +280,14 @@ fn elementwise_operations_are_the_same_bits_everywhere_and_right() {
             for threads in [1, 2, 4] {
                 let cpu = Cpu::new(isa, threads);
                 let (mut norm, mut glu) = (vec![f32::NAN; rows * d], vec![f32::NAN; rows * d]);
-                cpu.rms_norm(&x, &w, 1e-5, &mut norm);
-                cpu.silu_mul(&x, &y, &mut glu);
+                let mut finite = cpu.rms_norm(&x, &w, 1e-5, &mut norm);
+                finite &= cpu.silu_mul(&x, &y, &mut glu);
                 let (mut sum, mut biased) = (x.clone(), x.clone());
-                cpu.add(&mut sum, &y, d);
-                cpu.add_bias(&mut biased, &w);
+                finite &= cpu.add(&mut sum, &y, d) && cpu.add_bias(&mut biased, &w);
                 let (mut both, mut normed) = (x.clone(), vec![f32::NAN; rows * d]);
-                cpu.add_rms_norm(&mut both, &y, &w, 1e-5, &mut normed);
+                finite &= cpu.add_rms_norm(&mut both, &y, &w, 1e-5, &mut normed);
                 let mut again = vec![f32::NAN; rows * d];
-                cpu.rms_norm(&sum, &w, 1e-5, &mut again);
+                assert!(finite && cpu.rms_norm(&sum, &w, 1e-5, &mut again));
                 assert!(same_bits(&both, &sum) && same_bits(&normed, &again), "a sum and its norm in one step");
                 let got = [norm, glu, sum, biased];
                 match &expected {
@@ -369,7 +368,8 @@ impl Sequence {
         let mut out = vec![f32::NAN; q.len()];
         let runs = [Run { sequence: 0, tokens: tokens.len(), position: tokens.start }];
         let cells = |_| KvCells { layout: self.layout, bytes: &self.cells };
-        Cpu::new(isa, threads).attention(&mut AttentionScratch::default(), self.shape, q, &runs, cells, &mut out);
+        let cpu = Cpu::new(isa, threads);
+        assert!(cpu.attention(&mut AttentionScratch::default(), self.shape, q, &runs, cells, &mut out));
         out
     }
 }
@@ -454,7 +454,7 @@ fn sequences_in_one_batch_see_only_themselves() {
     for isa in Isa::available() {
         let mut out = vec![f32::NAN; q.len()];
         let cells = |i: usize| KvCells { layout: sequences[i].layout, bytes: &sequences[i].cells };
-        Cpu::new(isa, 2).attention(&mut AttentionScratch::default(), shape, &q, &runs, cells, &mut out);
+        assert!(Cpu::new(isa, 2).attention(&mut AttentionScratch::default(), shape, &q, &runs, cells, &mut out));
         let alone =
             sequences.iter().zip(&ranges).flat_map(|(sequence, tokens)| sequence.attended(isa, 1, tokens.clone()));
         assert!(same_bits(&out, &alone.collect::<Vec<_>>()), "{}", isa.name());

@@ -82,7 +82,7 @@ fn logits_are_those_of_transformers() {
             model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut cache }]).unwrap();
             for (p, &position) in positions.iter().enumerate() {
                 let position = position as usize;
-                let logits = model.logits(&mut scratch, position..position + 1);
+                let logits = model.logits(&mut scratch, position..position + 1, &Quiet).unwrap();
                 let start = (s * positions.len() + p) * vocab;
                 for (ours, theirs) in logits.iter().zip(&expected[start..start + vocab]) {
                     worst = worst.max((ours - theirs).abs());

@@ -23,7 +23,7 @@ fn logits_with(model: &Model, tokens: &[u32], piece: usize, types: CacheTypes) -
     let mut logits = Vec::new();
     for tokens in tokens.chunks(piece) {
         model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }]).unwrap();
-        logits.extend(model.logits(&mut scratch, 0..tokens.len()));
+        logits.extend(model.logits(&mut scratch, 0..tokens.len(), &Quiet).unwrap());
     }
     logits
 }
@@ -76,7 +76,7 @@ fn sequences_in_one_pass_do_not_disturb_each_other() {
     let mut scratch = Scratch::default();
     let mut segments = [Segment { tokens: short, cache: a }, Segment { tokens: long, cache: b }];
     model.pass(&mut scratch, &mut segments).unwrap();
-    let together = model.logits(&mut scratch, 0..short.len() + long.len());
+    let together = model.logits(&mut scratch, 0..short.len() + long.len(), &Quiet).unwrap();
     let (first, second) = together.split_at(short.len() * model.shape().vocab);
     assert_same_bits(first, &logits(&model, short, short.len()), "the short sequence");
     assert_same_bits(second, &logits(&model, long, 1), "the long sequence");

@@ -71,7 +71,7 @@ fn logits(model: &Model, piece: usize) -> Result<Vec<u32>> {
     let (mut scratch, mut logits) = (Scratch::default(), Vec::new());
     for tokens in TOKENS.chunks(piece) {
         model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }])?;
-        logits.extend(model.logits(&mut scratch, 0..tokens.len()).iter().map(|l| l.to_bits()));
+        logits.extend(model.logits(&mut scratch, 0..tokens.len(), &Quiet)?.iter().map(|l| l.to_bits()));
     }
     Ok(logits)
 }
@@ -428,7 +428,7 @@ fn memory_that_others_need_is_given_back_and_the_bits_stay() {
         let (mut scratch, says) = (Scratch::default(), Says::default());
         let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
         model.watched_pass(&mut scratch, &mut segments, &says).unwrap();
-        let all = model.logits(&mut scratch, 0..TOKENS.len());
+        let all = model.logits(&mut scratch, 0..TOKENS.len(), &Quiet).unwrap();
         assert!(all.iter().map(|l| l.to_bits()).eq(expected.iter().copied()));
         says.0.into_inner().unwrap().join(", ")
     };

@@ -54,12 +54,12 @@ fn every_type_runs() {
         assert_eq!(cache.len(), 17);
         let (mut scratch, tokens) = (Scratch::default(), [1, 299, 7]);
         model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut cache }]).unwrap();
-        let logits = model.logits(&mut scratch, 0..3).to_vec();
+        let logits = model.logits(&mut scratch, 0..3, &Quiet).unwrap().to_vec();
         assert!(logits.iter().all(|l| l.is_finite()) && logits.iter().any(|l| l.abs() > 0.1), "{}", format.ty);
         // What was made up is seen.
         let mut short = KvCache::new(model.shape(), 3).unwrap();
         model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut short }]).unwrap();
-        assert_ne!(model.logits(&mut scratch, 0..3), logits);
+        assert_ne!(model.logits(&mut scratch, 0..3, &Quiet).unwrap(), logits);
     }
 }
 

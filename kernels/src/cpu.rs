@@ -13,7 +13,7 @@ use crate::table::{Matmul, Wide};
 use std::array;
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use strata_quant::activations::FormBuffers;
 use strata_quant::activations::tiled::{TiledPart, Tiling};
 use strata_quant::{ActivationKind, Activations};
@@ -70,7 +70,8 @@ fn share(n: usize, step: usize, i: usize, of: usize) -> Range<usize> {
     cut(i)..cut(i + 1)
 }
 
-/// An instruction set and a pool of threads.
+/// An instruction set and a pool of threads. An operation that returns a `bool` says whether all its numbers were finite: what comes after
+/// would lose those that are not.
 pub struct Cpu {
     isa: Isa,
     pub(crate) pool: Pool,
@@ -176,17 +177,19 @@ impl Cpu {
     }
 
     /// Every row of `x (m, d)` normalized into `y`; see `norm.rs`. `w` is `(d)`.
-    pub fn rms_norm(&self, x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+    #[must_use]
+    pub fn rms_norm(&self, x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> bool {
         let d = w.len();
         assert!(x.len() == y.len() && x.len().is_multiple_of(d));
         self.rows_mut(y, d, |row, y| {
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().rms_norm)(&x[row * d..(row + 1) * d], w, eps, y) }
-        });
+        })
     }
 
     /// `out = silu(gate) * up`, all of one length.
-    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    #[must_use]
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) -> bool {
         assert!(gate.len() == up.len() && gate.len() == out.len());
         let len = out.len();
         let out = SharedSlice::new(out);
@@ -195,20 +198,22 @@ impl Cpu {
             let range = i * PIECE..((i + 1) * PIECE).min(len);
             // SAFETY: every item has its own range; `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().silu_mul)(&gate[range.clone()], &up[range.clone()], out.range(range)) }
-        });
+        })
     }
 
     /// `x += y`, rows of `d` values.
-    pub fn add(&self, x: &mut [f32], y: &[f32], d: usize) {
+    #[must_use]
+    pub fn add(&self, x: &mut [f32], y: &[f32], d: usize) -> bool {
         assert!(x.len() == y.len() && x.len().is_multiple_of(d));
         self.rows_mut(x, d, |row, x| {
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().add)(x, &y[row * d..(row + 1) * d]) }
-        });
+        })
     }
 
     /// `x += y`, then every row of `x (m, d)` normalized into `out`; see `norm.rs`. `w` is `(d)`.
-    pub fn add_rms_norm(&self, x: &mut [f32], y: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+    #[must_use]
+    pub fn add_rms_norm(&self, x: &mut [f32], y: &[f32], w: &[f32], eps: f32, out: &mut [f32]) -> bool {
         let d = w.len();
         assert!(x.len() == y.len() && x.len() == out.len() && x.len().is_multiple_of(d));
         let x = SharedSlice::new(x);
@@ -216,19 +221,21 @@ impl Cpu {
             // SAFETY: every item has its own row; `Isa` proves the instruction set of its table.
             unsafe {
                 let x = x.range(row * d..(row + 1) * d);
+                // The norm sees the sums.
                 (self.isa.table().add)(x, &y[row * d..(row + 1) * d]);
-                (self.isa.table().rms_norm)(x, w, eps, out);
+                (self.isa.table().rms_norm)(x, w, eps, out)
             }
-        });
+        })
     }
 
     /// Adds the row `bias (d)` to every row of `x (m, d)`.
-    pub fn add_bias(&self, x: &mut [f32], bias: &[f32]) {
+    #[must_use]
+    pub fn add_bias(&self, x: &mut [f32], bias: &[f32]) -> bool {
         assert!(x.len().is_multiple_of(bias.len()));
         self.rows_mut(x, bias.len(), |_, x| {
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().add)(x, bias) }
-        });
+        })
     }
 
     /// Turns the heads of every token: `x (tokens, heads, head_dim)`, in place. `first` is the first token's place in `rotation`.
@@ -239,11 +246,13 @@ impl Cpu {
             assert!(cos.len() * 2 <= head_dim);
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().rope)(x, head_dim, cos, sin) }
+            true
         });
     }
 
     /// Attention of the tokens of the runs, in their order: `q (tokens, heads, head_dim)` into `out` of the same shape.
     /// `cells(sequence)` are the layer's cells of a sequence, those of the tokens themselves included.
+    #[must_use]
     pub fn attention<'a>(
         &self,
         scratch: &mut AttentionScratch,
@@ -252,8 +261,8 @@ impl Cpu {
         runs: &[Run],
         cells: impl Fn(usize) -> KvCells<'a> + Sync,
         out: &mut [f32],
-    ) {
-        attention::attention((self.isa, &self.pool), scratch, shape, q, runs, cells, out);
+    ) -> bool {
+        attention::attention((self.isa, &self.pool), scratch, shape, q, runs, cells, out)
     }
 
     /// Writes the keys and values `(tokens, kv_heads, head_dim)` of tokens from `position` on into a layer's cells.
@@ -272,6 +281,7 @@ impl Cpu {
                 let row = ((at - position) * heads + head) * d..((at - position) * heads + head + 1) * d;
                 layout.store(self.isa, at % SPAN, &k[row.clone()], &v[row], block);
             }
+            true
         };
         self.items(spans.len() * heads, k.len(), write);
     }
@@ -281,20 +291,27 @@ impl Cpu {
         share(n, step, i, self.threads())
     }
 
-    /// Calls `work(row, values)` for every row of `d` values.
-    fn rows_mut(&self, x: &mut [f32], d: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    /// Calls `work(row, values)` for every row of `d` values; true if all calls gave true.
+    fn rows_mut(&self, x: &mut [f32], d: usize, work: impl Fn(usize, &mut [f32]) -> bool + Sync) -> bool {
         let (rows, len) = (x.len() / d, x.len());
         let x = SharedSlice::new(x);
         // SAFETY: every item has its own row.
-        self.items(rows, len, |row| work(row, unsafe { x.range(row * d..(row + 1) * d) }));
+        self.items(rows, len, |row| work(row, unsafe { x.range(row * d..(row + 1) * d) }))
     }
 
     /// Calls `work(i)` for `n` items, which handle `values` values in all: on this thread alone where waking the others takes longer.
-    fn items(&self, n: usize, values: usize, work: impl Fn(usize) + Sync) {
+    /// True if all calls gave true.
+    fn items(&self, n: usize, values: usize, work: impl Fn(usize) -> bool + Sync) -> bool {
         if n < 2 || values < ALONE {
-            return (0..n).for_each(work);
+            return (0..n).fold(true, |all, i| all & work(i));
         }
-        self.pool.run(&|thread| self.share(n, 1, thread).for_each(&work));
+        let all = AtomicBool::new(true);
+        self.pool.run(&|thread| {
+            if !self.share(n, 1, thread).fold(true, |all, i| all & work(i)) {
+                all.store(false, Ordering::Relaxed);
+            }
+        });
+        all.into_inner()
     }
 
     /// Cuts `whole`, which has `n` rows, into a share for each thread; which thread has which does not matter.

@@ -26,6 +26,7 @@
 mod attention;
 mod cpu;
 mod exp;
+mod finite;
 mod floats;
 mod glu;
 mod isa;

@@ -1,18 +1,23 @@
 //! Root-mean-square norm (Zhang and Sennrich, 2019): `y = x / sqrt(mean(x^2) + eps) * w`.
 
+use crate::finite::Finite;
 use strata_quant::simd::Simd;
 
-/// Normalizes one row: `x`, `w` and `y` have one length.
+/// Normalizes one row: `x`, `w` and `y` have one length. False if a number of `x` or `y`, or the mean of the squares, is not finite.
 #[inline(always)]
-pub fn rms_norm<S: Simd>(s: S, x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+pub fn rms_norm<S: Simd>(s: S, x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> bool {
     assert!(x.len() == w.len() && x.len() == y.len());
     let mut squares = s.splat(0.0);
     for part in x.chunks(16) {
         let v = s.load_part(part, 0.0);
         squares = s.fma(v, v, squares);
     }
-    let scale = s.splat(1.0 / (s.sum(squares) / x.len() as f32 + eps).sqrt());
+    let mean = s.sum(squares) / x.len() as f32;
+    let (scale, mut finite) = (s.splat(1.0 / (mean + eps).sqrt()), Finite::new(s));
     for ((x, w), y) in x.chunks(16).zip(w.chunks(16)).zip(y.chunks_mut(16)) {
-        s.store_part(s.mul(s.mul(s.load_part(x, 0.0), scale), s.load_part(w, 0.0)), y);
+        let normed = s.mul(s.mul(s.load_part(x, 0.0), scale), s.load_part(w, 0.0));
+        finite.see(normed);
+        s.store_part(normed, y);
     }
+    mean.is_finite() && finite.all()
 }

@@ -32,7 +32,8 @@ pub struct Wide {
     pub product: fn(GgmlType) -> Option<(Matmul, u8)>,
 }
 
-/// What an instruction set can do. Every function is unsafe to call without that instruction set, and only for that reason.
+/// What an instruction set can do. Every function is unsafe to call without that instruction set, and only for that reason. Those that
+/// return a `bool` say whether all numbers were finite.
 pub struct Table {
     /// Products by weight format; [`crate::matmul::by_dot`] for formats with no kernel of their own.
     pub matmul: fn(GgmlType) -> Matmul,
@@ -43,21 +44,21 @@ pub struct Table {
     /// Fills the 8-bit form of activations.
     pub quantize: unsafe fn(FormBuffers<'_>),
     /// See `norm.rs`.
-    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]) -> bool,
     /// See `glu.rs`.
-    pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]) -> bool,
     /// See `glu.rs`.
-    pub add: unsafe fn(&mut [f32], &[f32]),
+    pub add: unsafe fn(&mut [f32], &[f32]) -> bool,
     /// See `rope.rs`.
     pub rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
     /// What attention does with cells of a type; see `attention/span.rs`.
     pub cells: fn(GgmlType) -> &'static CellOps,
     /// See `attention/span.rs`.
-    pub softmax: unsafe fn(Rows, &mut [f32], &mut [f32], &mut [f32]),
+    pub softmax: unsafe fn(Rows, &mut [f32], &mut [f32], &mut [f32]) -> bool,
     /// See `attention/span.rs`.
     pub join: unsafe fn(Rows, &Part<'_>, &mut Part<'_>),
     /// See `attention/span.rs`.
-    pub divide: unsafe fn(&[f32], f32, &mut [f32]),
+    pub divide: unsafe fn(&[f32], f32, &mut [f32]) -> bool,
     /// See `limits.rs`.
     pub read: unsafe fn(&[u8]) -> u64,
     /// That many rounds of the set's 8-bit multiply-adds on registers; returns the products. See `limits.rs`.
@@ -100,15 +101,15 @@ macro_rules! instantiate {
                 buffers.fill()
             }
             $(#[$feature])?
-            fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+            fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> bool {
                 crate::norm::rms_norm($token, x, w, eps, y)
             }
             $(#[$feature])?
-            fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) -> bool {
                 crate::glu::silu_mul($token, gate, up, out)
             }
             $(#[$feature])?
-            fn add(x: &mut [f32], y: &[f32]) {
+            fn add(x: &mut [f32], y: &[f32]) -> bool {
                 crate::glu::add($token, x, y)
             }
             $(#[$feature])?
@@ -116,7 +117,7 @@ macro_rules! instantiate {
                 crate::rope::rope(x, head_dim, cos, sin)
             }
             $(#[$feature])?
-            fn softmax(rows: Rows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) {
+            fn softmax(rows: Rows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) -> bool {
                 span::softmax($token, rows, scores, peaks, sums)
             }
             $(#[$feature])?
@@ -124,7 +125,7 @@ macro_rules! instantiate {
                 span::join($token, rows, part, all)
             }
             $(#[$feature])?
-            fn divide(x: &[f32], by: f32, out: &mut [f32]) {
+            fn divide(x: &[f32], by: f32, out: &mut [f32]) -> bool {
                 span::divide($token, x, by, out)
             }
             $crate::table::cells!($token, $(#[$feature],)? $n, f32_cells, cells::F32);

@@ -46,6 +46,13 @@ pub fn nearest(x: f32) -> f32 {
     ((x + ROUND).to_bits() as i32 & 0x7f_ffff).wrapping_sub(0x40_0000) as f32
 }
 
+/// True if every value is finite.
+pub fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    // No early end inside a chunk: the compiler then takes several values at a time.
+    values.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, v| all & (v.to_bits() & EXPONENT != EXPONENT)))
+}
+
 /// The value of a half-precision number, little endian.
 #[inline(always)]
 pub fn f16_at(bytes: [u8; 2]) -> f32 {

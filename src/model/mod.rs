@@ -6,9 +6,11 @@
 //! * [`pinned`]: what of it stays, until others need the memory;
 //! * [`need`]: the memory for everything else;
 //! * [`cache`]: the keys and values of a sequence;
-//! * [`pass`]: the forward pass.
+//! * [`pass`]: the forward pass;
+//! * `finite`: why its numbers are not finite, where they are not.
 
 pub mod cache;
+mod finite;
 pub mod need;
 pub mod pass;
 pub mod pinned;

@@ -13,14 +13,17 @@
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
+use crate::model::finite::{Stage, finite};
 use crate::model::store::{Layer, Linear, Store};
 use crate::model::{KvCache, Need, Shape};
 use crate::progress::{Progress, Quiet};
 use crate::stream::rates::{self, Streams};
 use crate::stream::{Budget, Options, Plan, Rates, Room};
+use crate::verify;
 use std::ops::Range;
 use strata_kernels::{AttentionScratch, Cpu, Rotation, Run};
 use strata_quant::Activations;
+use strata_quant::float::all_finite;
 
 /// Tokens that go through a layer's matrices together.
 pub(crate) const SUB_BATCH: usize = 512;
@@ -163,7 +166,8 @@ impl Model {
     /// where they are wanted.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary, a cache has no room, or the memory cannot be had.
+    /// If a token is not in the vocabulary, a cache has no room, the memory cannot be had, or a number is not finite: then the weights are
+    /// searched for the cause.
     pub fn pass(&self, scratch: &mut Scratch, segments: &mut [Segment<'_>]) -> Result<()> {
         self.watched_pass(scratch, segments, &Quiet)
     }
@@ -185,7 +189,8 @@ impl Model {
         self.embed(segments.iter().flat_map(|segment| segment.tokens), n, &mut h)?;
         let mut walk = self.store.walk();
         for i in 0..self.shape.layers {
-            self.layer(i, &walk.next(progress)?, &mut h, scratch, segments, &mut |_, _| ());
+            let passed = self.layer(i, &walk.next(progress)?, &mut h, scratch, segments, &mut |_, _| ());
+            passed.map_err(|stage| self.not_finite(Some(i), stage, progress))?;
         }
         drop(walk);
         self.store.check()?;
@@ -227,7 +232,8 @@ impl Model {
                 progress.check()?;
                 let sequences = tokens.chunks(context).zip(&mut caches);
                 let mut segments: Vec<_> = sequences.map(|(tokens, cache)| Segment { tokens, cache }).collect();
-                self.layer(i, &w, h, scratch, &mut segments, &mut |input, x| see(i, input, x));
+                let passed = self.layer(i, &w, h, scratch, &mut segments, &mut |input, x| see(i, input, x));
+                passed.map_err(|stage| self.not_finite(Some(i), stage, progress))?;
                 // A token is done when all layers are.
                 let before = done / shape.layers;
                 done += tokens.len();
@@ -238,13 +244,15 @@ impl Model {
         self.store.check()?;
         for h in h.chunks(SUB_BATCH * d) {
             let x = &mut scratch.x;
-            self.cpu.rms_norm(h, self.store.output_norm(), shape.norm_eps, x.reset(h.len() / d, d));
+            let normed = self.cpu.rms_norm(h, self.store.output_norm(), shape.norm_eps, x.reset(h.len() / d, d));
+            finite(normed, Stage::OutputNorm).map_err(|stage| self.not_finite(None, stage, progress))?;
             see(shape.layers, Input::Output, x);
         }
         Ok(())
     }
 
-    /// Layer `i`, whose weights are `w`, over the tokens of all segments, `h (tokens, hidden)`, whose angles are the first in `scratch`.
+    /// Layer `i`, whose weights are `w`, over the tokens of all segments, `h (tokens, hidden)`, whose angles are the first in `scratch`. Fails
+    /// where a number is not finite.
     fn layer(
         &self,
         i: usize,
@@ -253,14 +261,16 @@ impl Model {
         scratch: &mut Scratch,
         segments: &mut [Segment<'_>],
         see: &mut impl FnMut(Input, &Activations),
-    ) {
+    ) -> std::result::Result<(), Stage> {
         let tokens = h.len() / self.shape.hidden;
         for start in (0..tokens).step_by(SUB_BATCH) {
-            self.sub_batch(i, w, start..(start + SUB_BATCH).min(tokens), h, scratch, segments, see);
+            self.sub_batch(i, w, start..(start + SUB_BATCH).min(tokens), h, scratch, segments, see)?;
         }
+        Ok(())
     }
 
-    /// One layer over one sub-batch: `range` of the tokens of all segments.
+    /// One layer over one sub-batch: `range` of the tokens of all segments. Whatever a later step would lose is checked: NaN is no maximum of
+    /// a softmax, and has no 8-bit code.
     #[allow(clippy::too_many_arguments)]
     fn sub_batch(
         &self,
@@ -271,12 +281,12 @@ impl Model {
         scratch: &mut Scratch,
         segments: &mut [Segment<'_>],
         see: &mut impl FnMut(Input, &Activations),
-    ) {
+    ) -> std::result::Result<(), Stage> {
         let (shape, cpu, n) = (&self.shape, &self.cpu, range.len());
         let Scratch { rotation, x, q, k, v, gate, up, y, runs, attention, .. } = scratch;
         let h = &mut h[range.start * shape.hidden..range.end * shape.hidden]; // (n, hidden)
 
-        cpu.rms_norm(h, w.attn_norm, shape.norm_eps, x.reset(n, shape.hidden));
+        finite(cpu.rms_norm(h, w.attn_norm, shape.norm_eps, x.reset(n, shape.hidden)), Stage::AttentionNorm)?;
         see(Input::Attention, x);
         let [q, k, v] = self.linears([w.q, w.k, w.v], x, [q, k, v]);
         cpu.rope(q, shape.heads, shape.head_dim, rotation, range.start);
@@ -290,28 +300,43 @@ impl Model {
             (keys, values) = (&keys[len..], &values[len..]);
         }
         let cells = |sequence: usize| segments[sequence].cache.cells(i);
-        cpu.attention(attention, shape.attention(), q, runs, cells, x.reset(n, shape.q_width()));
+        let attended = cpu.attention(attention, shape.attention(), q, runs, cells, x.reset(n, shape.q_width()));
+        if !attended {
+            return Err(Stage::of_attention(q, k, v, cells(runs[0].sequence).layout));
+        }
         see(Input::AttentionOutput, x);
         let attended = self.linear(w.o, x, y);
 
-        cpu.add_rms_norm(h, attended, w.ffn_norm, shape.norm_eps, x.reset(n, shape.hidden));
+        let normed = cpu.add_rms_norm(h, attended, w.ffn_norm, shape.norm_eps, x.reset(n, shape.hidden));
+        finite(normed, Stage::AttentionOutput)?;
         see(Input::Ffn, x);
         let [gate, up] = self.linears([w.gate, w.up], x, [gate, up]);
-        cpu.silu_mul(gate, up, x.reset(n, shape.ffn));
+        finite(cpu.silu_mul(gate, up, x.reset(n, shape.ffn)), Stage::Gate)?;
         see(Input::FfnDown, x);
-        cpu.add(h, self.linear(w.down, x, y), shape.hidden);
+        finite(cpu.add(h, self.linear(w.down, x, y), shape.hidden), Stage::Down)
     }
 
     /// The logits `(rows, vocab)` after `rows` of the tokens of the last pass of `scratch`, all segments counted through.
     ///
+    /// # Errors
+    /// If one is not finite: then the weights are searched for the cause, of which `progress` hears.
+    ///
     /// # Panics
     /// If it had fewer tokens.
-    pub fn logits<'s>(&self, scratch: &'s mut Scratch, rows: Range<usize>) -> &'s [f32] {
+    pub fn logits<'s>(
+        &self,
+        scratch: &'s mut Scratch,
+        rows: Range<usize>,
+        progress: &dyn Progress,
+    ) -> Result<&'s [f32]> {
         let (d, n) = (self.shape.hidden, rows.len());
         let Scratch { h, x, logits, .. } = scratch;
         let h = &h[rows.start * d..rows.end * d];
-        self.cpu.rms_norm(h, self.store.output_norm(), self.shape.norm_eps, x.reset(n, d));
-        self.linear(self.store.output(), x, logits)
+        let normed = self.cpu.rms_norm(h, self.store.output_norm(), self.shape.norm_eps, x.reset(n, d));
+        let logits = self.linear(self.store.output(), x, logits);
+        let all = finite(normed, Stage::OutputNorm).and_then(|()| finite(all_finite(logits), Stage::Output));
+        all.map_err(|stage| self.not_finite(None, stage, progress))?;
+        Ok(logits)
     }
 
     /// `W x + b` into the front of `y`, `(rows of x, rows of W)`.
@@ -338,7 +363,8 @@ impl Model {
         self.cpu.matmuls(ws.map(|w| w.weight), x, ys.each_mut().map(|y| &mut **y));
         for (w, y) in ws.iter().zip(&mut ys) {
             if let Some(bias) = w.bias {
-                self.cpu.add_bias(y, bias);
+                // Whoever reads the results checks them.
+                let _ = self.cpu.add_bias(y, bias);
             }
         }
         ys
@@ -357,6 +383,10 @@ impl Model {
                 return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
             }
             self.store.embed(token, h)?;
+            if let Some(column) = h.iter().position(|v| !v.is_finite()) {
+                self.check()?;
+                return Err(verify::bad_weight(self.gguf(), "token_embd.weight", (token.into(), column as u64), h[column]));
+            }
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::stream::plan::{MATRICES, MatrixSize, plan};
 use crate::stream::ring::Full;
 use crate::stream::source::{Sources, sources};
 use crate::stream::{Options, Plan, Room, Sizes};
+use crate::verify;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 use strata_kernels::{Cpu, Matrix};
@@ -89,7 +90,7 @@ impl Store {
     /// Finds every tensor that `shape` calls for. The weights stay mapped.
     ///
     /// # Errors
-    /// Names a tensor that is missing, misshapen, or of a type that Strata cannot run.
+    /// Names a tensor that is missing, misshapen, of a type that Strata cannot run, or a norm or bias with a value that is not finite.
     pub fn new(gguf: Gguf, shape: &Shape) -> Result<Store> {
         let (d, q, kv, ffn) = (shape.hidden, shape.q_width(), shape.kv_width(), shape.ffn);
         let embedding = matrix(&gguf, "token_embd.weight", shape.vocab, d)?;
@@ -350,5 +351,8 @@ fn vector(gguf: &Gguf, name: &str, len: usize) -> Result<Vec<f32>> {
     let mut values = vec![0.0; len];
     let format = tensor.ty.format().expect("`find` checked the type");
     (format.decode)(gguf.data(tensor), &mut values);
-    Ok(values)
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(column) => Err(verify::bad_weight(gguf, name, (0, column as u64), values[column])),
+        None => Ok(values),
+    }
 }

@@ -63,7 +63,8 @@ impl KvLayout {
         self.head_dim
     }
 
-    pub(crate) fn types(&self) -> (GgmlType, GgmlType) {
+    /// Of keys and of values.
+    pub fn types(&self) -> (GgmlType, GgmlType) {
         (self.k, self.v)
     }
 

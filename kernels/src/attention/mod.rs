@@ -27,7 +27,7 @@ use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::shared::SharedSlice;
 use cells::{SPAN, TILE};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use strata_quant::GgmlType;
 
 /// The shape of an attention.
@@ -211,7 +211,8 @@ struct Work<'a> {
     wide: &'a mut [u8],    // keys (SPAN / 16, head_dim, 16) and values (SPAN, width) as F32
 }
 
-/// Attention of all tokens of the runs: `q` and `out` are `(tokens, heads, head_dim)`. `cells(sequence)` are a layer's.
+/// Attention of all tokens of the runs: `q` and `out` are `(tokens, heads, head_dim)`. `cells(sequence)` are a layer's. False if
+/// a score or a result is not finite.
 pub fn attention<'a>(
     (isa, pool): (Isa, &Pool),
     scratch: &mut AttentionScratch,
@@ -220,7 +221,7 @@ pub fn attention<'a>(
     runs: &[Run],
     cells: impl Fn(usize) -> KvCells<'a> + Sync,
     out: &mut [f32],
-) {
+) -> bool {
     let (d, width, threads) = (shape.head_dim, shape.width(), pool.threads());
     let AttentionScratch { tiles, work, wide, parts, left } = scratch;
     let tile_tokens = (ROWS / shape.group()).max(1);
@@ -245,7 +246,7 @@ pub fn attention<'a>(
         let (part, all) = work.split_at_mut(lens[2]);
         Work { q, scores, part, all, wide }
     };
-    let call = Call { isa, shape, q, tiles, cells, out: SharedSlice::new(out) };
+    let call = Call { isa, shape, q, tiles, cells, out: SharedSlice::new(out), finite: AtomicBool::new(true) };
 
     let pairs = tiles.len() * shape.kv_heads;
     if pairs >= TILES * threads || part_rows > PARTS {
@@ -261,7 +262,7 @@ pub fn attention<'a>(
                 call.walk(tiles.len() - 1 - i / shape.kv_heads, i % shape.kv_heads, &mut work);
             }
         });
-        return;
+        return call.finite.into_inner();
     }
     left.resize_with(pairs.max(left.len()), AtomicUsize::default);
     for (tile, left) in tiles.iter().zip(left.chunks_mut(shape.kv_heads)) {
@@ -275,6 +276,7 @@ pub fn attention<'a>(
             call.share(item, &parts, left, &mut work);
         }
     });
+    call.finite.into_inner()
 }
 
 /// Cuts the runs into tiles. Returns how many tokens, items and rows of items there are.
@@ -312,6 +314,7 @@ struct Call<'a, F> {
     tiles: &'a [Tile],
     cells: F,
     out: SharedSlice<'a, f32>,
+    finite: AtomicBool, // as far as anybody has seen
 }
 
 impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
@@ -412,7 +415,9 @@ impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
                 (k, keys)
             };
             ((table.cells)(k).scores)(Scores { rows, d, scale, q, keys, copy, out: scores });
-            (table.softmax)(rows, scores, part.peaks, part.sums);
+            if !(table.softmax)(rows, scores, part.peaks, part.sums) {
+                self.finite.store(false, Ordering::Relaxed);
+            }
             let copy = widen(v);
             let (v, values) = if copy {
                 ((table.cells)(v).widen_values)(values, width, wide_values);
@@ -431,7 +436,9 @@ impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
             let (token, head) = (tile.token + r / group, head * group + r % group);
             let start = (token * self.shape.heads + head) * d;
             // SAFETY: `Isa` proves the instruction set of its table; only this head of this tile has this range.
-            unsafe { (self.isa.table().divide)(&a[..d], sum, self.out.range(start..start + d)) }
+            if !unsafe { (self.isa.table().divide)(&a[..d], sum, self.out.range(start..start + d)) } {
+                self.finite.store(false, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 use super::cells::{Cells, SPAN, TILE};
 use super::{Part, Rows, Scores, Weighted};
 use crate::exp::exp;
+use crate::finite::Finite;
 use strata_quant::simd::Simd;
 
 /// Positions whose values are used by all rows before the next are touched: at most half of the first cache.
@@ -136,19 +137,24 @@ fn score<S: Simd, P: Cells, const R: usize, const N: usize>(
     }
 }
 
-/// Of every row that sees something: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and `l = sum p_j`.
+/// Of every row that sees something: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and `l = sum p_j`. False if a
+/// score is not finite: here it would be lost.
 #[inline(always)]
-pub fn softmax<S: Simd>(s: S, rows: Rows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) {
+pub fn softmax<S: Simd>(s: S, rows: Rows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) -> bool {
+    let mut finite = Finite::new(s);
     for (r, scores) in scores.chunks_exact_mut(SPAN).enumerate() {
         let n = rows.sees(r);
         if n == 0 {
             continue;
         }
         let scores = &mut scores[..n.next_multiple_of(16)];
-        scores[n..].fill(f32::NEG_INFINITY);
+        // No score is less, so that this is never the peak, and it is finite.
+        scores[n..].fill(f32::MIN);
         let mut tops = s.splat(f32::NEG_INFINITY);
         for scores in scores.as_chunks::<16>().0 {
-            tops = s.max(s.load(scores), tops);
+            let scores = s.load(scores);
+            finite.see(scores);
+            tops = s.max(scores, tops);
         }
         let mut lanes = [0.0; 16];
         s.store(tops, &mut lanes);
@@ -166,6 +172,7 @@ pub fn softmax<S: Simd>(s: S, rows: Rows, scores: &mut [f32], peaks: &mut [f32],
         }
         (peaks[r], sums[r]) = (peak, s.sum(total));
     }
+    finite.all()
 }
 
 /// `a = sum p_j v_j` for every row, over the positions that it sees.
@@ -291,12 +298,16 @@ pub fn join<S: Simd>(s: S, rows: Rows, part: &Part<'_>, all: &mut Part<'_>) {
     }
 }
 
-/// `out = x / by`
+/// `out = x / by`; false if a result is not finite.
 #[inline(always)]
-pub fn divide<S: Simd>(s: S, x: &[f32], by: f32, out: &mut [f32]) {
+pub fn divide<S: Simd>(s: S, x: &[f32], by: f32, out: &mut [f32]) -> bool {
+    let mut finite = Finite::new(s);
     for (x, out) in x.chunks(16).zip(out.chunks_mut(16)) {
-        s.store_part(s.div(s.load_part(x, 0.0), s.splat(by)), out);
+        let quotient = s.div(s.load_part(x, 0.0), s.splat(by));
+        finite.see(quotient);
+        s.store_part(quotient, out);
     }
+    finite.all()
 }
 
 /// Tiles of keys `(tiles, d, 16)` as cells of F32.
