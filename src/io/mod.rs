@@ -3,6 +3,7 @@
 //! * [`file`]: mapping a file, positioned reads and writes; `guard.rs`: what happens when a mapped file is cut short;
 //! * [`stamp`]: what tells a file from all others, and whether it has changed; [`inputs`]: the files that a command reads;
 //! * `direct.rs`: large files past the page cache;
+//! * [`text`]: texts whole, from files and pipes;
 //! * [`hash`]: SHA-256.
 
 pub(crate) mod direct;
@@ -11,3 +12,4 @@ mod guard;
 pub mod hash;
 pub mod inputs;
 pub mod stamp;
+pub mod text;

@@ -194,7 +194,7 @@ impl RecipeArgs {
                 1 => String::new(),
                 n => format!(" and {} more files", n - 1),
             };
-            output::print(&format!(
+            output::print_lines(&format!(
                 "{}{files}: {} tensors{resumed}, {}, {:.3} bits per weight\n",
                 report.path.display(),
                 report.tensors,
@@ -256,7 +256,7 @@ impl RecipeArgs {
             tensors.len(),
             bits(total, data)
         );
-        output::print(&text)
+        output::print_lines(&text)
     }
 }
 
