@@ -32,6 +32,7 @@ pub mod sampler;
 pub mod split;
 pub mod stream;
 pub mod synthetic;
+pub mod threads;
 pub mod tokenizer;
 pub mod verify;
 

@@ -33,6 +33,7 @@ use crate::io::inputs::Inputs;
 use crate::io::partial::Partial;
 use crate::progress::Progress;
 use crate::split::shard_metadata;
+use crate::threads;
 use journal::{Head, SourceHead, TensorHead};
 use output::{Output, Part};
 use plan::Tensor;
@@ -151,9 +152,7 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
         output.check_sources(&job.files, &heads)?;
         outputs.push(output);
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build();
-    let pool =
-        pool.map_err(|error| Error::Request(format!("cannot start threads: {error}; give fewer by --threads")))?;
+    let pool = threads::pool(options.threads.unwrap_or_else(rayon::current_num_threads))?;
     for output in &mut outputs {
         pool.install(|| output.check_finished(progress))?;
     }

@@ -4,6 +4,7 @@
 //! * [`stamp`]: what tells a file from all others, and whether it has changed; [`inputs`]: the files that a command reads;
 //! * [`claim`]: one program at a time writes an output; [`partial`]: a file until it has its name; [`outputs`]: the way to write files;
 //! * `direct.rs`: large files past the page cache;
+//! * [`text`]: texts whole, from files and pipes;
 //! * [`hash`]: SHA-256.
 
 pub mod claim;
@@ -15,3 +16,4 @@ pub mod inputs;
 pub mod outputs;
 pub mod partial;
 pub mod stamp;
+pub mod text;

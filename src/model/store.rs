@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::model::Shape;
 use crate::model::residence::{InHand, Streamed};
-use crate::progress::Progress;
+use crate::progress::{Progress, three_digits};
 use crate::stream::plan::{MATRICES, MatrixSize, plan};
 use crate::stream::ring::Full;
 use crate::stream::source::{Sources, sources};
@@ -290,7 +290,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Before layer `i`: `layer 17 of 126, 6.9 GB/s from disk, 24 s left`.
+    /// Before layer `i`: `layer 17 of 126, 6.93 GB/s from disk`, and how long the walk will still take.
     fn say(&mut self, i: usize, progress: &dyn Progress) {
         let (taken, layers) = (self.begin.elapsed(), self.store.layers.len());
         if i == 0 || taken < SAY_AFTER || self.said.elapsed() < SAY_EVERY {
@@ -300,10 +300,10 @@ impl Walk<'_> {
         let seconds = taken.as_secs_f64();
         let disk = match self.streamed {
             0 => String::new(),
-            bytes => format!("{:.1} GB/s from disk, ", bytes as f64 / 1e9 / seconds),
+            bytes => format!(", {} GB/s from disk", three_digits(bytes as f64 / 1e9 / seconds)),
         };
         let left = seconds * (layers - i) as f64 / i as f64;
-        progress.step(&format!("layer {} of {layers}, {disk}{left:.0} s left", i + 1));
+        progress.step_left(&format!("layer {} of {layers}{disk}", i + 1), left);
     }
 }
 

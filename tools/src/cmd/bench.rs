@@ -16,8 +16,8 @@ use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Need, Scratch, Shape};
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
-use strata::stream::Options;
 use strata::stream::probe::Drives;
+use strata::stream::{Options, rates};
 use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
 use strata::{Cpu, GgmlType};
 
@@ -121,7 +121,7 @@ impl Args {
             bench.synthetic(shape, recipe, &self)?;
         }
         if self.models.is_empty() && self.synthetic.is_none() {
-            bench.machine.push(Limits::measure(&cpu, &vec![1; 1 << 30]));
+            bench.machine.push(Limits::measure(&cpu, rates::some_memory(1 << 30)?.bytes()));
         }
         bench.print(&self)
     }
@@ -155,7 +155,7 @@ impl Bench {
         shape.layers = args.layers.map_or(shape.layers, usize::from);
         let folder = match &args.dir {
             Some(dir) => {
-                tempfile::tempdir_in(dir).with_context(|| format!("cannot make a folder in {}", dir.display()))
+                tempfile::tempdir_in(dir).with_context(|| format!("cannot make a folder in {}", output::path(dir)))
             }
             None => tempfile::tempdir().context("cannot make a temporary folder; name another one with --dir"),
         }?;
@@ -252,11 +252,11 @@ impl Bench {
             disk.map_or("-".to_owned(), |rate| format!("{:.2}", rate / 1e9))
         );
         if args.csv {
-            eprint!("{line}");
+            output::say(line.trim_end());
             return output::print(&self.csv());
         }
-        output::print(&line)?;
-        if self.measured.is_empty() { Ok(()) } else { output::print(&format!("\n{}\n", self.table())) }
+        output::print_lines(&line)?;
+        if self.measured.is_empty() { Ok(()) } else { output::print_lines(&format!("\n{}\n", self.table())) }
     }
 
     fn table(&self) -> Table {

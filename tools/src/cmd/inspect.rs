@@ -24,7 +24,7 @@ impl Args {
     /// Shows it.
     pub fn run(self) -> Result<()> {
         let gguf = Gguf::open(&self.file)?;
-        if self.json { output::print_json(&as_json(&gguf)) } else { output::print(&as_text(&gguf)) }
+        if self.json { output::print_json(&as_json(&gguf)) } else { output::print_lines(&as_text(&gguf)) }
     }
 }
 

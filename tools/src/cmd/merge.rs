@@ -24,6 +24,6 @@ impl Args {
         let bytes: u64 = gguf.tensors().iter().map(|t| t.bytes).sum();
         let (n, parts) = (gguf.tensors().len(), gguf.files().count());
         let (output, bytes) = (self.output.display(), output::bytes(bytes));
-        output::print(&format!("{output}: {n} tensors of {parts} files, {bytes}\n"))
+        output::print_lines(&format!("{output}: {n} tensors of {parts} files, {bytes}\n"))
     }
 }

@@ -101,11 +101,11 @@ impl RamArgs {
         let Some(budget) = self.ram.unwrap_or_default().budget()? else { return Ok(Model::new(gguf, cpu)?) };
         let free = budget::memory().map_or(u64::MAX, |memory| memory.available + budget.fixed);
         if budget.bytes > free {
-            eprintln!(
-                "warning: the budget is {}, but only {} are free: others will be pushed out",
+            output::warn(&format!(
+                "the budget is {}, but only {} are free: others will be pushed out",
                 output::bytes(budget.bytes),
                 output::bytes(free)
-            );
+            ));
         }
         let model = Model::within(gguf, cpu, budget, need, &self.options(), &Shown::new(Unit::Bytes))?;
         if let Some(plan) = model.plan()
@@ -127,7 +127,7 @@ impl RamArgs {
 fn say(model: &Model) {
     let Some(plan) = model.plan() else { return };
     let room = plan.room;
-    eprintln!(
+    output::say(&format!(
         "budget {}: weights {}, ring {}, keys and values {}, activations {}, program {}",
         output::bytes(room.budget),
         output::bytes(plan.pinned_bytes),
@@ -135,17 +135,17 @@ fn say(model: &Model) {
         output::bytes(room.kv),
         output::bytes(room.scratch),
         output::bytes(room.fixed),
-    );
+    ));
     if let Some(streamed) = model.store().streamed() {
         let way = streamed.way();
         let rate = streamed.streams().map_or(String::new(), |streams| format!(", {:.2} GB/s", streams.disk / 1e9));
-        eprintln!(
+        output::say(&format!(
             "{} of weights come from disk in every pass: {}, {} requests of {} MiB{rate}",
             output::bytes(plan.streamed_bytes),
             way.reader.name(),
             way.depth,
             way.request >> 20,
-        );
+        ));
     }
 }
 

@@ -195,7 +195,7 @@ impl RecipeArgs {
                 1 => String::new(),
                 n => format!(" and {} more files", n - 1),
             };
-            output::print(&format!(
+            output::print_lines(&format!(
                 "{}{files}: {} tensors{resumed}, {}, {:.3} bits per weight\n",
                 report.path.display(),
                 report.tensors,
@@ -257,7 +257,7 @@ impl RecipeArgs {
             tensors.len(),
             bits(total, data)
         );
-        output::print(&text)
+        output::print_lines(&text)
     }
 }
 

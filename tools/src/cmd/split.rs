@@ -71,10 +71,10 @@ impl Args {
                 && let Some(&first) = shard.tensors.first()
             {
                 let name = &gguf.tensors()[first].name;
-                eprintln!("note: {} is over the limit, {name} alone is larger", shard.path.display());
+                output::say(&format!("note: {} is over the limit, {name} alone is larger", shard.path.display()));
             }
         }
-        output::print(&text)
+        output::print_lines(&text)
     }
 }
 

@@ -54,7 +54,7 @@ impl Args {
         if self.with.is_some() {
             notes.push_str("; gguf-rs agrees");
         }
-        output::print(&format!(
+        output::print_lines(&format!(
             "{}: sound: {}, {} tensors{notes}\n",
             self.file.display(),
             output::bytes(gguf.file_bytes()),
