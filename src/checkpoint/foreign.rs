@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn folders_are_named_by_what_is_in_them() {
-        let cases: &[(&[(&str, &str)], &[&str])] = &[
+        type Files = &'static [(&'static str, &'static str)];
+        let cases: &[(Files, &[&str])] = &[
             (
                 &[("adapter_config.json", r#"{"peft_type": "LORA", "base_model_name_or_path": "meta/L"}"#)],
                 &["adapter", "\"meta/L\"", "merge"],

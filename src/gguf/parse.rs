@@ -11,6 +11,7 @@ use strata_quant::GgmlType;
 use super::cursor::Cursor;
 use super::value::ValueType;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
+use crate::checkpoint::foreign;
 use crate::error::{Error, Result, quoted};
 
 /// A row of the tensor table, checked: its blocks lie inside its file, aligned, and overlap with no other's.
@@ -58,7 +59,15 @@ pub(super) fn parse(path: &Path, bytes: &[u8], part: usize) -> Result<Parsed> {
     let tensors = pass.count("tensors", 3 * 4 + 8, 2)?;
     let pairs = pass.count("key-value pairs", 4 + 1, 1)?;
     let (pairs, sorted) = pass.pairs(pairs, bytes)?;
+    let header = pass.cursor.pos();
     let tensors = pass.tensors(tensors, bytes.len(), part)?;
+    // Whole numbers that `tensors` has checked against the file's length.
+    let end = tensors.iter().map(|tensor| (tensor.offset + tensor.bytes) as usize).max().unwrap_or(header);
+    if foreign::is_followed_by_gguf(bytes, end) {
+        let problem =
+            format!("another GGUF file follows after byte {end}, as if parts of a split model were joined by `cat`");
+        return Err(Error::invalid(path, "file", problem, "get the parts again and join them with `strata merge`"));
+    }
     Ok(Parsed { version, pairs, sorted, tensors })
 }
 
@@ -85,6 +94,9 @@ impl<'a> Pass<'a> {
             return Err(self.big_endian());
         }
         if &magic != b"GGUF" {
+            if let Some(content) = foreign::content(bytes) {
+                return Err(content.error(self.path, "a GGUF file"));
+            }
             let problem = format!("starts with {:?}, not with \"GGUF\"", String::from_utf8_lossy(&magic));
             return Err(self.wrong(problem, "give the path of a .gguf file"));
         }

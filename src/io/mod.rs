@@ -3,7 +3,7 @@
 //! * [`file`]: mapping a file, positioned reads and writes; `guard.rs`: what happens when a mapped file is cut short;
 //! * [`stamp`]: what tells a file from all others, and whether it has changed; [`inputs`]: the files that a command reads;
 //! * `direct.rs`: large files past the page cache;
-//! * [`hash`]: SHA-256.
+//! * [`hash`] has SHA-256.
 
 pub(crate) mod direct;
 pub mod file;
