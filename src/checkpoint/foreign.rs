@@ -102,10 +102,8 @@ impl Content {
     }
 }
 
-/// True if bytes from `end` on, where the last tensor of a GGUF file ends, are another GGUF file: the parts of a split model were joined
-/// by `cat`.
-pub(crate) fn is_followed_by_gguf(bytes: &[u8], end: usize) -> bool {
-    let rest = bytes.get(end..).unwrap_or_default();
+/// True if what follows the last tensor of a GGUF file is another one: the parts of a split model were joined by `cat`.
+pub(crate) fn is_another_gguf(rest: &[u8]) -> bool {
     // Only the padding up to the alignment comes between.
     let padding = rest.iter().take_while(|&&byte| byte == 0).count();
     rest[padding..].starts_with(b"GGUF")
@@ -245,7 +243,8 @@ mod tests {
 
     #[test]
     fn folders_are_named_by_what_is_in_them() {
-        let cases: &[(&[(&str, &str)], &[&str])] = &[
+        type Files = &'static [(&'static str, &'static str)];
+        let cases: &[(Files, &[&str])] = &[
             (
                 &[("adapter_config.json", r#"{"peft_type": "LORA", "base_model_name_or_path": "meta/L"}"#)],
                 &["adapter", "\"meta/L\"", "merge"],

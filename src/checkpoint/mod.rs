@@ -5,6 +5,7 @@ pub(crate) mod foreign;
 pub(crate) mod json;
 mod weights;
 
+pub(crate) use config::MAX_TOKENS;
 pub use config::{Config, RopeScaling};
 pub(crate) use json::read_json;
 pub use weights::{Dtype, Source, Weights};

@@ -2,10 +2,12 @@
 //! in bounded memory, and nothing lost when it is stopped.
 //!
 //! * `source.rs`: the files that are read; `target.rs`: what is asked for; `plan.rs`: which tensor becomes which, in what order;
+//! * `acceptance.rs`: what is written can be read;
 //! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary.rs`: the tokenizer;
 //! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
 //! * `output.rs`: the file that grows; `sync.rs`: it reaches the disk; `journal.rs`: what of it is done.
 
+mod acceptance;
 mod journal;
 mod metadata;
 mod naming;
@@ -233,6 +235,10 @@ impl<'a> Job<'a> {
             let mut layout = Layout::new();
             if no == 0 {
                 self.metadata(target, &recipe, &mut layout)?;
+                // Targets differ in types only, unless the caller says otherwise.
+                if i == 0 || target.metadata != self.targets[0].metadata {
+                    acceptance::check(&layout, self.input, &self.tensors)?;
+                }
             }
             if shards.len() > 1 || matches!(target.split, Split::Limit(..)) {
                 for (key, value) in shard_metadata(no, shards.len(), self.tensors.len())? {
@@ -263,6 +269,7 @@ impl<'a> Job<'a> {
     fn metadata(&self, target: &Target, recipe: &Map<String, Json>, layout: &mut Layout) -> Result<()> {
         let name = self.options.name.as_deref();
         metadata::set(layout, self.input, name, target.recipe.mix, &self.tensors)?;
+        acceptance::check_overrides(layout, &target.metadata)?;
         for (key, value) in &target.metadata {
             layout.set(key.as_str(), value.clone());
         }

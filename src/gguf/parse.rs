@@ -13,6 +13,7 @@ use strata_quant::GgmlType;
 use super::cursor::Cursor;
 use super::value::ValueType;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
+use crate::checkpoint::foreign;
 use crate::error::{Error, Result, quoted};
 
 /// A row of the tensor table, checked: its blocks lie inside its file, aligned, and overlap with no other's.
@@ -110,6 +111,9 @@ impl<'a> Pass<'a> {
             return Err(self.big_endian());
         }
         if &magic != b"GGUF" {
+            if let Some(content) = foreign::content(bytes) {
+                return Err(content.error(self.path, "a GGUF file"));
+            }
             let problem = format!("starts with {:?}, not with \"GGUF\"", String::from_utf8_lossy(&magic));
             return Err(self.wrong(problem, "give the path of a .gguf file"));
         }

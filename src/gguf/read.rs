@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::metadata::{ArrayRef, Metadata, ValueRef};
 use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, Stop, TensorInfo};
+use crate::checkpoint::foreign;
 use crate::error::{Error, Result, quoted};
 use crate::io::file::Mapped;
 
@@ -188,6 +189,7 @@ impl Gguf {
         let Parsed { version, pairs, sorted, tensors, header } = parsed;
         bytes.truncate(header);
         bytes.shrink_to_fit();
+        refuse_joined(path, &source, header, &tensors)?;
         let source = Arc::new(source);
         let metadata = Metadata::new(bytes, version > 1, pairs, sorted);
         let index = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
@@ -287,6 +289,27 @@ fn header(path: &Path, source: &Source, part: usize) -> Result<(Vec<u8>, Parsed)
     }
     let problem = format!("is longer than {} bytes", bytes.len());
     Err(Error::invalid(path, "header", problem, GET_AGAIN))
+}
+
+/// The most that is looked at of what follows the last tensor.
+const AFTER: usize = 1 << 16;
+
+/// An error if parts of a split model were joined as if they were one file.
+fn refuse_joined(path: &Path, source: &Source, header: usize, tensors: &[TensorInfo]) -> Result<()> {
+    // Whole numbers that the checking pass has compared with the file's length.
+    let end = tensors.iter().map(|tensor| tensor.offset + tensor.bytes).max().unwrap_or(header as u64);
+    let rest = source.bytes().len() - end as usize;
+    let mut after = vec![0; rest.min(AFTER)];
+    match source {
+        Source::Mapped(mapped) => mapped.read_at(&mut after, end)?,
+        Source::Owned(bytes) => after.copy_from_slice(&bytes[end as usize..][..rest.min(AFTER)]),
+    }
+    if !foreign::is_another_gguf(&after) {
+        return Ok(());
+    }
+    let problem =
+        format!("another GGUF file follows after byte {end}, as if parts of a split model were joined by `cat`");
+    Err(Error::invalid(path, "file", problem, "get the parts again and join them with `strata merge`"))
 }
 
 /// The place of a file in a split model.

@@ -5,7 +5,7 @@
 //! * [`claim`]: one program at a time writes an output; [`partial`]: a file until it has its name; [`outputs`]: the way to write files;
 //! * `direct.rs`: large files past the page cache;
 //! * [`text`]: texts whole, from files and pipes;
-//! * [`hash`]: SHA-256.
+//! * [`hash`] has SHA-256.
 
 pub mod claim;
 pub(crate) mod direct;
