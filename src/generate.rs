@@ -29,7 +29,7 @@ pub struct Timings {
 impl Timings {
     /// Passes of one token a second; 0 without any.
     pub fn decode_rate(&self) -> f64 {
-        if self.decoded == 0 { 0.0 } else { self.decoded as f64 / self.decode.as_secs_f64() }
+        if self.decode.is_zero() { 0.0 } else { self.decoded as f64 / self.decode.as_secs_f64() }
     }
 }
 

@@ -19,11 +19,14 @@ use std::path::Path;
 
 use strata_quant::GgmlType;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::gguf::{Gguf, Layout, TensorInfo};
-use crate::io::file::Mapped;
+use crate::io::file::read_regular;
 use crate::io::inputs::Inputs;
 use crate::io::outputs::Outputs;
+
+/// The most bytes that a file may have: ten times what the largest models need.
+pub const MAX_BYTES: u64 = 2 << 30;
 
 /// Tokens in a chunk where nothing says otherwise; llama-imatrix's own default.
 pub const CHUNK_SIZE: u32 = 512;
@@ -74,11 +77,50 @@ impl Imatrix {
     /// Names what is damaged, negative or not finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Imatrix> {
         let path = path.as_ref();
-        let mapped = Mapped::open(path)?;
-        if mapped.bytes().starts_with(b"GGUF") {
-            return Imatrix::from_gguf(&Gguf::open(path)?);
+        Imatrix::parse(path, read_regular(path, MAX_BYTES)?)
+    }
+
+    /// The matrix in the contents of the file at `path`.
+    ///
+    /// # Errors
+    /// As [`Imatrix::open`].
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Imatrix> {
+        if bytes.starts_with(b"GGUF") {
+            return Imatrix::from_gguf(&Gguf::from_contents(path, bytes)?);
         }
-        Dat { path, bytes: mapped.bytes(), pos: 0 }.matrix()
+        Dat { path, bytes: &bytes, pos: 0 }.matrix()
+    }
+
+    /// What should be known before the matrix is used: tensors that no token went through, and columns in which errors count nothing.
+    pub fn notes(&self) -> Vec<String> {
+        let (mut unseen, mut zeros) = (Vec::new(), Vec::new());
+        for (name, Entry { in_sum2, counts }) in &self.entries {
+            let without = counts.iter().filter(|&&count| count == 0).count();
+            match without {
+                0 => {}
+                _ if without == counts.len() => unseen.push(quoted(name)),
+                _ => unseen.push(format!("{}: {without} of {} matrices", quoted(name), counts.len())),
+            }
+            let columns = self.columns(name);
+            let seen = in_sum2.chunks(columns).zip(counts).filter(|(_, count)| **count > 0);
+            let zero: usize = seen.map(|(sums, _)| sums.iter().filter(|&&sum| sum == 0.0).count()).sum();
+            if zero > 0 {
+                zeros.push(format!("{}: {zero} of {}", quoted(name), in_sum2.len()));
+            }
+        }
+        let note = |all: &[String], what: &str, meaning: &str| {
+            (!all.is_empty()).then(|| format!("the importance matrix {what} {} ({}): {meaning}", tensors(all), some(all)))
+        };
+        let notes = [
+            note(&unseen, "has no data for", "their columns count alike"),
+            note(&zeros, "is zero for columns of", "errors there count nothing, as in llama-quantize"),
+        ];
+        notes.into_iter().flatten().collect()
+    }
+
+    /// Columns of each matrix of an entry.
+    fn columns(&self, name: &str) -> usize {
+        self.entries.get(name).map_or(1, |entry| (entry.in_sum2.len() / entry.counts.len().max(1)).max(1))
     }
 
     /// The mean squares of a tensor's columns, `(matrices, columns)`, to the bit what llama-quantize derives from the
@@ -86,7 +128,7 @@ impl Imatrix {
     pub fn weights(&self, tensor: &str) -> Option<Vec<f32>> {
         let Entry { in_sum2, counts } = self.entries.get(tensor)?;
         let mut weights = Vec::with_capacity(in_sum2.len());
-        for (sums, &count) in in_sum2.chunks(in_sum2.len() / counts.len()).zip(counts) {
+        for (sums, &count) in in_sum2.chunks(self.columns(tensor)).zip(counts) {
             weights.extend(sums.iter().map(|sum| if count > 0 { sum / count as f32 } else { 1.0 }));
         }
         Some(weights)
@@ -107,7 +149,7 @@ impl Imatrix {
         if self.chunk_size.is_none() {
             for Entry { in_sum2, counts } in self.entries.values_mut() {
                 in_sum2.iter_mut().for_each(|sum| *sum *= chunk_size as f32);
-                counts.iter_mut().for_each(|count| *count *= u64::from(chunk_size));
+                counts.iter_mut().for_each(|count| *count = count.saturating_mul(chunk_size.into()));
             }
             self.chunk_size = Some(chunk_size);
         }
@@ -117,7 +159,7 @@ impl Imatrix {
     /// Adds what `other` has counted, as if both texts had been one.
     ///
     /// # Errors
-    /// If a tensor has other dimensions there.
+    /// If a tensor has other dimensions there, or a sum becomes too large.
     pub fn merge(&mut self, other: Imatrix) -> Result<()> {
         let size = self.chunk_size.or(other.chunk_size).unwrap_or(CHUNK_SIZE);
         let mut sum = std::mem::take(self).in_tokens(size);
@@ -135,6 +177,14 @@ impl Imatrix {
             }
             entry.in_sum2.iter_mut().zip(in_sum2).for_each(|(a, b)| *a += b);
             entry.counts.iter_mut().zip(counts).for_each(|(a, b)| *a = a.saturating_add(b));
+        }
+        for (name, entry) in &sum.entries {
+            if let Some((column, _)) = bad_sum(&entry.in_sum2) {
+                return Err(Error::Request(format!(
+                    "cannot merge importance matrices: the sum of column {column} of {} is too large; merge fewer",
+                    quoted(name)
+                )));
+            }
         }
         sum.datasets.extend(other.datasets);
         let most = sum.entries.values().flat_map(|entry| &entry.counts).max().copied().unwrap_or(0);
@@ -247,20 +297,20 @@ impl Imatrix {
         for sums in gguf.tensors() {
             let Some(name) = sums.name.strip_suffix(SUMS) else { continue };
             let counts = gguf.tensor(&format!("{name}{COUNTS}"));
-            let counts = counts.ok_or_else(|| wrong(format!("tensor {:?}", sums.name), "has no counts beside it"))?;
+            let counts = counts.ok_or_else(|| wrong(format!("tensor {}", quoted(&sums.name)), "has no counts beside it"))?;
             let (in_sum2, raw) = (floats(gguf, sums)?, floats(gguf, counts)?);
-            if !in_sum2.len().is_multiple_of(raw.len()) {
+            if sums.rows() != raw.len() as u64 {
                 let problem = format!("{} values do not belong to {} counts", in_sum2.len(), raw.len());
-                return Err(wrong(format!("tensor {:?}", sums.name), &problem));
+                return Err(wrong(format!("tensor {}", quoted(&sums.name)), &problem));
             }
             if let Some((column, sum)) = bad_sum(&in_sum2) {
-                return Err(wrong(format!("tensor {:?}", sums.name), &format!("value {column} is {sum}")));
+                return Err(wrong(format!("tensor {}", quoted(&sums.name)), &format!("value {column} is {sum}")));
             }
             let counts = raw.into_iter().map(|count| {
                 // Beyond 2^63 no integer of llama.cpp's is left.
-                let sound = (0.0..9.2e18).contains(&count);
-                sound.then(|| count.round() as u64).ok_or_else(|| {
-                    wrong(format!("tensor {:?}", counts.name), &format!("{count} is no count of tokens"))
+                let sound = (0.0..9.2e18).contains(&count) && count.fract() == 0.0;
+                sound.then_some(count as u64).ok_or_else(|| {
+                    wrong(format!("tensor {}", quoted(&counts.name)), &format!("{count} is no count of tokens"))
                 })
             });
             let counts = counts.collect::<Result<_>>()?;
@@ -277,7 +327,7 @@ impl Imatrix {
 /// The values of a tensor, which must be F32.
 fn floats(gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<f32>> {
     if tensor.ty != GgmlType::F32 {
-        let place = format!("tensor {:?}", tensor.name);
+        let place = format!("tensor {}", quoted(&tensor.name));
         return Err(Error::invalid(gguf.path(), place, format!("is of type {}, must be F32", tensor.ty), MAKE_AGAIN));
     }
     Ok(from_le(gguf.data(tensor)))
@@ -285,6 +335,18 @@ fn floats(gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<f32>> {
 
 fn from_le(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// `7 tensors`.
+pub(crate) fn tensors(names: &[String]) -> String {
+    format!("{} tensor{}", names.len(), if names.len() == 1 { "" } else { "s" })
+}
+
+/// The first few names.
+pub(crate) fn some(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 /// The first sum that is negative or no finite number, and where it is.
@@ -315,7 +377,7 @@ impl<'a> Dat<'a> {
         for _ in 0..count {
             let (name, entry) = self.entry()?;
             if entries.insert(name.to_owned(), entry).is_some() {
-                return Err(self.wrong(format!("tensor {name:?} appears twice")));
+                return Err(self.wrong(format!("tensor {} appears twice", quoted(name))));
             }
         }
         // Old files end here, or after the number of chunks.
@@ -336,11 +398,11 @@ impl<'a> Dat<'a> {
         let chunks = self.length("chunks")?;
         let values = self.length("values")?;
         if values == 0 {
-            return Err(self.wrong(format!("tensor {name:?} has no values")));
+            return Err(self.wrong(format!("tensor {} has no values", quoted(name))));
         }
         let in_sum2 = from_le(self.take(values.saturating_mul(4), "values")?);
         if let Some((column, sum)) = bad_sum(&in_sum2) {
-            return Err(self.wrong(format!("tensor {name:?}: value {column} is {sum}")));
+            return Err(self.wrong(format!("tensor {}: value {column} is {sum}", quoted(name))));
         }
         // Without calls llama-quantize takes the values as they are: as if of one.
         Ok((name, Entry { in_sum2, counts: vec![chunks.max(1) as u64] }))

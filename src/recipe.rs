@@ -186,6 +186,17 @@ impl Recipe {
         self.mix.name == "Q2_K_S"
     }
 
+    /// True if llama-quantize refuses to make the tensor of that name one of type `ty` without importance of its own.
+    pub fn requires_importance_of(&self, name: &str, ty: GgmlType) -> bool {
+        use GgmlType::*;
+        match ty {
+            _ if [EMBEDDING, OUTPUT].contains(&name) => false,
+            IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS => true,
+            Q2_K => self.requires_importance(),
+            _ => false,
+        }
+    }
+
     /// The type of every tensor. `importance` says whether there is an importance matrix: some rules ask.
     pub fn types(&self, model: ModelFacts, tensors: &[TensorFacts<'_>], importance: bool) -> Vec<GgmlType> {
         let tied = !tensors.iter().any(|tensor| tensor.name == OUTPUT);
@@ -201,8 +212,8 @@ impl Recipe {
     }
 }
 
-const OUTPUT: &str = "output.weight";
-const EMBEDDING: &str = "token_embd.weight";
+pub(crate) const OUTPUT: &str = "output.weight";
+pub(crate) const EMBEDDING: &str = "token_embd.weight";
 
 /// `i` of `blk.i.`; tensors of no layer come first.
 fn layer(name: &str) -> Option<usize> {
@@ -437,6 +448,27 @@ mod tests {
             let recipe = Recipe::new(Mix::from_name(mix).unwrap());
             let names = [("blk.9.attn_q.weight", [96, 96]), ("blk.9.attn_k.weight", [72, 96])];
             assert_eq!(types(&recipe, LLAMA_8B, &names, false), [wanted, F16], "{mix}");
+        }
+    }
+
+    #[test]
+    fn types_that_require_importance_do_so_tensor_by_tensor() {
+        use GgmlType::*;
+        let [small, q2_k] = ["Q2_K_S", "Q2_K"].map(|name| Recipe::new(Mix::from_name(name).unwrap()));
+        let table = [
+            (&small, "blk.0.attn_q.weight", Q2_K, true),
+            (&small, "blk.0.attn_v.weight", Q4_K, false),
+            (&small, EMBEDDING, Q2_K, false),
+            (&small, OUTPUT, Q2_K, false),
+            (&q2_k, "blk.0.attn_q.weight", Q2_K, false),
+            (&q2_k, "blk.0.attn_q.weight", IQ2_XXS, true),
+            (&q2_k, "blk.0.attn_q.weight", IQ1_M, true),
+            (&q2_k, "blk.0.attn_q.weight", IQ3_XXS, true),
+            (&q2_k, "blk.0.attn_q.weight", IQ3_S, false),
+            (&q2_k, EMBEDDING, IQ1_S, false),
+        ];
+        for (recipe, name, ty, wanted) in table {
+            assert_eq!(recipe.requires_importance_of(name, ty), wanted, "{} {name} {ty}", recipe.mix.name);
         }
     }
 

@@ -41,9 +41,9 @@ fn weights(format: &Format, rows: usize, cols: usize, kind: usize, random: &mut 
         // Saturated codes: all ones, all zeros, or the sign bit alone, under the encoded scales.
         let fill = [0xff, 0x00, 0x80][kind - 3];
         for block in bytes.chunks_exact_mut(ty.block_bytes()) {
-            let scales: Vec<_> = halves(ty).iter().map(|&at| [block[at], block[at + 1]]).collect();
+            let scales: Vec<_> = format.scales.iter().map(|&at| [block[at], block[at + 1]]).collect();
             block.fill(fill);
-            for (&at, scale) in halves(ty).iter().zip(scales) {
+            for (&at, scale) in format.scales.iter().zip(scales) {
                 block[at..at + 2].copy_from_slice(&scale);
             }
         }
@@ -51,18 +51,6 @@ fn weights(format: &Format, rows: usize, cols: usize, kind: usize, random: &mut 
     bytes
 }
 
-/// Where the half-precision numbers of a block are.
-fn halves(ty: GgmlType) -> &'static [usize] {
-    use GgmlType::*;
-    match ty {
-        Q4_0 | Q5_0 | Q8_0 | IQ4_NL | IQ4_XS => &[0],
-        Q4_1 | Q5_1 | Q4_K | Q5_K => &[0, 2],
-        Q2_K => &[80, 82],
-        Q3_K => &[108],
-        Q6_K => &[208],
-        other => panic!("where are the scales of {other}?"),
-    }
-}
 
 fn activations(rows: usize, cols: usize, saturated: bool, random: &mut Random) -> Activations {
     let mut x = Activations::default();
@@ -168,7 +156,7 @@ fn check_against_f64(format: &Format, bytes: &[u8], rows: usize, cols: usize, x:
             let row = &w[r * cols..(r + 1) * cols];
             // Scales and offsets of a block are summed apart: together they may be smaller than either.
             let peak = row.iter().fold(0.0f64, |peak, w| peak.max(w.abs() as f64));
-            let apart = if format.ty.block_len() > 1 && halves(format.ty).len() == 2 { 4.0 * peak } else { 0.0 };
+            let apart = if format.ty.block_len() > 1 && format.scales.len() == 2 { 4.0 * peak } else { 0.0 };
             let terms = row.iter().zip(&xs).map(|(w, x)| (*w as f64 * x, (w.abs() as f64 + apart) * x.abs()));
             let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), (t, magnitude)| (sum + t, size + magnitude));
             let bound = (cols as f64 + 4.0) * f64::from(f32::EPSILON) * size + f64::from(f32::MIN_POSITIVE);
@@ -522,6 +510,109 @@ fn rotations_are_the_same_bits_everywhere_and_right() {
         }
         let expected = expected.get_or_insert_with(|| y.clone());
         assert!(same_bits(&y, expected), "{}", isa.name());
+    }
+}
+
+/// A scale that is not finite reaches the result of its row, whatever kernel multiplies.
+#[test]
+fn no_product_swallows_a_bad_scale() {
+    let mut random = Random(9);
+    for format in GgmlType::with_format() {
+        let ty = format.ty;
+        let (rows, cols) = (39, 2 * ty.block_len().max(128));
+        let bytes = weights(format, rows, cols, 0, &mut random);
+        let places = if ty.block_len() > 1 { format.scales.to_vec() } else { vec![ty.block_bytes() - 2] };
+        for (at, half) in places.into_iter().flat_map(|at| [(at, [0u8, 0x7e]), (at, [0, 0x7c]), (at, [0, 0xfc])]) {
+            let value = match ty {
+                GgmlType::F32 | GgmlType::BF16 => [half[0] | 0x80, half[1] | 0x7f],
+                _ => half,
+            };
+            let (mut damaged, row) = (bytes.clone(), 37);
+            let block = row * ty.row_bytes(cols).unwrap() + ty.block_bytes();
+            damaged[block + at..block + at + 2].copy_from_slice(&value);
+            let w = Matrix::new(ty, rows, cols, &damaged).unwrap();
+            for isa in Isa::available() {
+                for m in [1, 3, 17] {
+                    let (mut x, mut y) = (activations(m, cols, false, &mut random), vec![0.0; m * rows]);
+                    Cpu::new(isa, 2).matmul(w, &mut x, &mut y);
+                    for (i, y) in y.iter().enumerate() {
+                        let is_bad = i % rows == row;
+                        assert_eq!(!y.is_finite(), is_bad, "{}/{ty} m={m} {value:x?}: row {}", isa.name(), i % rows);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every operation that would lose a number that is not finite says so, on every instruction set.
+#[test]
+fn operations_notice_what_is_not_finite_everywhere() {
+    let mut random = Random(10);
+    for isa in Isa::available() {
+        for (rows, d, threads) in [(1, 15, 1), (3, 40, 2), (9, 2048, 3)] {
+            let cpu = Cpu::new(isa, threads);
+            let (x, y, w) = (random.values(rows * d), random.values(rows * d), random.values(d));
+            let mut out = vec![0.0; rows * d];
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, d - 1, rows * d / 2, rows * d - 1] {
+                    let (mut x2, mut y2, mut w2) = (x.clone(), y.clone(), w.clone());
+                    (x2[at], y2[at], w2[at % d]) = (bad, bad, bad);
+                    let noticed = [
+                        !cpu.rms_norm(&x2, &w, 1e-5, &mut out),
+                        !cpu.rms_norm(&x, &w2, 1e-5, &mut out),
+                        !cpu.silu_mul(&x2, &y, &mut out),
+                        !cpu.silu_mul(&x, &y2, &mut out),
+                        !cpu.add(&mut x.clone(), &y2, d),
+                        !cpu.add(&mut x2.clone(), &y, d),
+                        !cpu.add_bias(&mut x.clone(), &w2),
+                        !cpu.add_rms_norm(&mut x.clone(), &y2, &w, 1e-5, &mut out),
+                        !cpu.add_rms_norm(&mut x2.clone(), &y, &w, 1e-5, &mut out),
+                    ];
+                    assert_eq!(noticed, [true; 9], "{} {rows}x{d}: {bad} at {at}", isa.name());
+                }
+            }
+            // Finite numbers whose squares, or products, are not.
+            let mut large = x.clone();
+            large[0] = 2e19;
+            assert!(!cpu.rms_norm(&large, &w, 1e-5, &mut out), "{}", isa.name());
+            large[0] = 3e38;
+            assert!(!cpu.silu_mul(&large, &large, &mut out), "{}", isa.name());
+            assert!(!cpu.add(&mut large.clone(), &large, d), "{}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn attention_notices_what_is_not_finite_everywhere() {
+    let mut random = Random(11);
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 40 };
+    let (tokens, width, kv_width) = (270, 4 * 40, 2 * 40);
+    for types in CACHES {
+        let good = Sequence::new(shape, types, tokens, &mut random);
+        let runs = [Run { sequence: 0, tokens, position: 0 }];
+        for isa in Isa::available() {
+            // The last is too large for half precision, and only for that.
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7e4] {
+                for (token, threads) in [(0, 1), (17, 2), (269, 3)] {
+                    let places = [token * width + 59, token * kv_width + 41, token * kv_width + 79];
+                    for (i, ty) in [GgmlType::F32, types.0, types.1].into_iter().enumerate() {
+                        let mut all = [&good.q, &good.k, &good.v].map(Vec::clone);
+                        all[i][places[i]] = bad;
+                        let [q, k, v] = all;
+                        let cpu = Cpu::new(isa, threads);
+                        let mut cells = vec![0xff; good.layout.bytes(tokens).unwrap()];
+                        cpu.remember(good.layout, 0, &k, &v, &mut cells);
+                        let cells = |_| KvCells { layout: good.layout, bytes: &cells };
+                        let mut out = vec![0.0; q.len()];
+                        let finite = cpu.attention(&mut AttentionScratch::default(), shape, &q, &runs, cells, &mut out);
+                        let wanted = bad.is_finite() && ty != GgmlType::F16;
+                        let what = format!("{bad} in {} of token {token}", ["q", "k", "v"][i]);
+                        assert_eq!(finite, wanted, "{} {types:?}: {what}", isa.name());
+                    }
+                }
+            }
+        }
     }
 }
 

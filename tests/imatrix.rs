@@ -112,6 +112,14 @@ fn merging_adds_up() {
     from_nothing.merge(small()).unwrap();
     assert_eq!(from_nothing, small());
 
+    let mut huge = small();
+    huge.entries.get_mut("blk.0.attn_q.weight").unwrap().in_sum2[3] = 2e38;
+    let mut sum = huge.clone();
+    assert!(sum.merge(huge.clone()).unwrap_err().to_string().contains("column 3 of \"blk.0.attn_q.weight\" is too large"));
+    // Means of chunks become sums of tokens.
+    let in_chunks = Imatrix { chunk_size: None, ..huge };
+    assert!(small().merge(in_chunks).unwrap_err().to_string().contains("is too large"));
+
     let mut other = small();
     other.entries.get_mut("blk.0.attn_q.weight").unwrap().in_sum2.push(1.0);
     assert!(matrix.merge(other).unwrap_err().to_string().contains("different models"));
@@ -225,6 +233,9 @@ fn hostile_gguf_files_are_refused() {
         (&[("a.in_sum2", &[1.0]), ("a.counts", &[f32::NAN])], "NaN is no count"),
         (&[("a.in_sum2", &[1.0]), ("a.counts", &[-1.0])], "-1 is no count"),
         (&[("a.in_sum2", &[1.0]), ("a.counts", &[1e30])], "no count"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[f32::INFINITY])], "inf is no count"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[0.5])], "0.5 is no count"),
+        (&[("a.in_sum2", &[1.0, 2.0]), ("a.counts", &[1.0, 2.0])], "2 values do not belong to 2 counts"),
     ];
     for (tensors, words) in table {
         let said = refused_tensors(tensors);

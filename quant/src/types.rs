@@ -11,6 +11,8 @@ use crate::simd::Simd;
 pub struct Format {
     /// The type of the blocks.
     pub ty: GgmlType,
+    /// Where the scales of a block are: the bytes that numbers in half precision start at. Plain numbers have none.
+    pub scales: &'static [usize],
     /// The form in which the other factor of a product must come.
     pub activation: ActivationKind,
     /// Blocks to values: `(n * bytes)` to `(n * len)`.
@@ -19,6 +21,23 @@ pub struct Format {
     pub encode: fn(values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]),
     /// One row times one activation row, in the canonical order: the definition that every kernel reproduces to the bit.
     pub dot: fn(blocks: &[u8], x: ActivationRow<'_>) -> f32,
+}
+
+impl Format {
+    /// The first block that has a scale which is not finite, and so no value that is. Every other block of a quantized type has only finite
+    /// values: codes and integer scales cannot make them large enough.
+    pub fn bad_block(&self, blocks: &[u8]) -> Option<usize> {
+        // Infinity and NaN have all bits of the exponent, to which one more then carries into the sign.
+        let bad = |block: &[u8], at: usize| (block[at + 1] & 0x7c) + 4;
+        let blocks = || blocks.chunks_exact(self.ty.block_bytes());
+        let any = match *self.scales {
+            [] => return None,
+            [d] => blocks().fold(0, |any, block| any | bad(block, d)),
+            [d, m] => blocks().fold(0, |any, block| any | bad(block, d) | bad(block, m)),
+            _ => blocks().fold(0, |any, block| self.scales.iter().fold(any, |any, &at| any | bad(block, at))),
+        };
+        if any & 0x80 == 0 { None } else { blocks().position(|block| self.scales.iter().any(|&at| bad(block, at) & 0x80 != 0)) }
+    }
 }
 
 macro_rules! types {

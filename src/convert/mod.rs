@@ -146,6 +146,7 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
 /// the same file; if the user stopped.
 pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
     let job = Job::new(input, targets, options)?;
+    target::importance_notes(targets, &job.tensors, &job.types).iter().for_each(|note| progress.warn(note));
     let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
     let mut outputs = Vec::with_capacity(targets.len());
     for (i, target) in targets.iter().enumerate() {
@@ -291,7 +292,7 @@ impl<'a> Job<'a> {
             tensors: self.tensors.len(),
             weights,
             bytes: output.file_bytes(),
-            bits_per_weight: data as f64 * 8.0 / weights as f64,
+            bits_per_weight: data as f64 * 8.0 / weights.max(1) as f64,
             resumed,
         }
     }

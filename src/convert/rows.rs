@@ -1,7 +1,7 @@
 //! The weights themselves: a slab of source rows, checked, put in order and encoded for every output that wants it.
 
 use super::plan::{Stored, Tensor, source_row};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use rayon::prelude::*;
 use std::path::Path;
 use strata_kernels::Isa;
@@ -52,7 +52,7 @@ impl Slab<'_> {
     /// Checks that every value is finite, and encodes: `encodings` may be empty.
     ///
     /// # Errors
-    /// Names the first row and column whose value cannot be stored.
+    /// Names the first row and column whose value cannot be stored, or the row and block whose importance is too large.
     pub fn encode(&self, encodings: &mut [Encoding<'_>]) -> Result<()> {
         let cols = self.tensor.cols;
         let row_bytes = self.row_bytes(self.stored.ty)?;
@@ -115,11 +115,9 @@ impl Slab<'_> {
                 out.copy_from_slice(source);
                 continue;
             }
-            self.isa.encode(form.format.ty, values, form.importance_of(self.first + r, self.tensor), out);
-            // Up to here every type can hold every value, as itself or by a scale in half precision.
-            if largest > F16_MAX.to_bits() {
-                self.check_overflow(r, form.format, values, out)?;
-            }
+            let importance = form.importance_of(self.first + r, self.tensor);
+            self.isa.encode(form.format.ty, values, importance, out);
+            self.check(r, form.format, largest, importance, values, out)?;
         }
         Ok(())
     }
@@ -131,16 +129,51 @@ impl Slab<'_> {
         Ok(values.iter().fold(0, |largest, v| largest.max((v.to_bits() & MAGNITUDE) as i32)) as u32)
     }
 
-    /// An error if values became infinite: the largest of the first block where that happened.
-    fn check_overflow(&self, r: usize, to: &Format, values: &[f32], out: &[u8]) -> Result<()> {
-        let mut back = vec![0.0; values.len()];
-        (to.decode)(out, &mut back);
+    /// An error if what was encoded is not finite, as llama-quantize checks it: a value too large for the type, or importance too large for
+    /// the search for scales. `largest` is the largest magnitude of `values`, as bits.
+    fn check(
+        &self,
+        r: usize,
+        to: &Format,
+        largest: u32,
+        importance: Option<&[f32]>,
+        values: &[f32],
+        out: &[u8],
+    ) -> Result<()> {
         let len = to.ty.block_len();
-        let Some(bad) = back.iter().position(|v| !v.is_finite()) else { return Ok(()) };
-        let block = bad / len * len..bad / len * len + len;
-        let c = block.max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).unwrap_or(bad);
+        let block = match to.bad_block(out) {
+            Some(block) => block,
+            // Plain numbers hold every value up to here as it is.
+            None if len > 1 || largest <= F16_MAX.to_bits() => return Ok(()),
+            None => {
+                let mut back = vec![0.0; values.len()];
+                (to.decode)(out, &mut back);
+                let Some(bad) = back.iter().position(|v| !v.is_finite()) else { return Ok(()) };
+                bad
+            }
+        };
+        if let Some(importance) = importance {
+            let mut plain = vec![0; out.len()];
+            self.isa.encode(to.ty, values, None, &mut plain);
+            if to.bad_block(&plain).is_none() {
+                return Err(self.bad_importance(r, block, to.ty, importance));
+            }
+        }
+        let columns = block * len..(block + 1) * len;
+        let c = columns.max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).unwrap_or(block * len);
         let remedy = if to.ty == GgmlType::BF16 { "choose --type f32" } else { "choose --type bf16" };
         Err(self.bad_value(r, c, values[c], to.ty, remedy))
+    }
+
+    /// The error of a block whose scale is finite without this importance.
+    fn bad_importance(&self, r: usize, block: usize, ty: GgmlType, importance: &[f32]) -> Error {
+        let row = self.first + self.source_row(r);
+        let largest = importance.iter().copied().fold(0.0, f32::max);
+        let problem = format!(
+            "row {row}, block {block}: the importance matrix is too large to find a finite scale of {ty} with: its largest mean square in \
+             the row is {largest:e}"
+        );
+        self.bad(problem, "make the matrix again with strata calibrate or llama-imatrix")
     }
 
     fn damaged(&self) -> &'static str {
@@ -162,7 +195,7 @@ impl Slab<'_> {
     }
 
     fn bad(&self, problem: String, remedy: &str) -> Error {
-        Error::invalid(self.path, format!("tensor {:?}", self.stored.name), problem, remedy)
+        Error::invalid(self.path, format!("tensor {}", quoted(&self.stored.name)), problem, remedy)
     }
 }
 

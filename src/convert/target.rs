@@ -2,12 +2,13 @@
 
 use super::plan::Tensor;
 use super::source::Input;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::gguf::Value;
-use crate::recipe::{Recipe, TensorFacts};
+use crate::imatrix::{some, tensors as count};
+use crate::recipe::{EMBEDDING, OUTPUT, Recipe, TensorFacts};
 use crate::split::{SplitLimit, plan_shards, shard_path};
 use serde_json::{Map, Value as Json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use strata_quant::GgmlType;
@@ -21,6 +22,8 @@ pub struct Target {
     pub recipe: Recipe,
     /// By the tensor's name in the file, what the errors of each column weigh: `(matrices, columns)`. `None` without importance.
     pub importance: Option<BTreeMap<String, Vec<f32>>>,
+    /// The file that the importance is from, which errors name.
+    pub importance_file: Option<PathBuf>,
     /// Metadata on top of what the source says.
     pub metadata: Vec<(String, Value)>,
     /// What else decides the bytes, for the record: a resumed run must have the same.
@@ -52,14 +55,14 @@ pub(super) struct Shard {
 impl Target {
     /// One file.
     pub fn new(path: impl Into<PathBuf>, recipe: Recipe) -> Target {
-        let (metadata, record) = Default::default();
-        Target { path: path.into(), recipe, importance: None, metadata, record, split: Split::Whole }
+        let (importance_file, metadata, record) = Default::default();
+        Target { path: path.into(), recipe, importance: None, importance_file, metadata, record, split: Split::Whole }
     }
 
     /// The type of each tensor. `requantize` allows sources that are quantized already.
     ///
     /// # Errors
-    /// If the recipe wants importance that is not there, or a tensor cannot be read.
+    /// If the recipe wants importance that is not there, the importance is of another model, or a tensor cannot be read.
     pub(super) fn types(&self, input: &Input, tensors: &[Tensor], requantize: bool) -> Result<Vec<GgmlType>> {
         let facts: Vec<_> = (tensors.iter())
             .map(|tensor| TensorFacts { name: &tensor.name, dims: &tensor.dims, kept: kept_type(input, tensor) })
@@ -74,7 +77,7 @@ impl Target {
         for (tensor, &ty) in tensors.iter().zip(&types) {
             let Some(stored) = tensor.stored() else { continue };
             let bad = |problem: String, remedy: &str| {
-                let place = format!("tensor {:?}", stored.name);
+                let place = format!("tensor {}", quoted(&stored.name));
                 Err(Error::invalid(input.path(), place, problem, remedy))
             };
             if ty.format().is_none() && stored.ty != ty {
@@ -89,24 +92,38 @@ impl Target {
                 return bad(format!("is quantized already ({})", stored.ty), remedy);
             }
         }
+        let importance = self.importance(tensors)?;
+        if self.importance.is_some() && importance.iter().all(Option::is_none) {
+            let problem = "none of its tensors is one of the model's: it is of another model, or filters have left nothing of it";
+            return Err(self.bad_importance("tensors".to_owned(), problem.to_owned()));
+        }
+        for ((tensor, &ty), importance) in tensors.iter().zip(&types).zip(importance) {
+            if importance.is_none() && self.recipe.requires_importance_of(&tensor.name, ty) {
+                let problem = format!("has no data for it, without which {ty} is of no use in {}", self.recipe.mix.name);
+                return Err(self.bad_importance(format!("tensor {}", quoted(&tensor.name)), problem));
+            }
+        }
         Ok(types)
+    }
+
+    fn bad_importance(&self, place: String, problem: String) -> Error {
+        let file = self.importance_file.as_deref().unwrap_or(Path::new("importance matrix"));
+        Error::invalid(file, place, problem, "make one of this model with strata calibrate")
     }
 
     /// The importance of each tensor's columns.
     ///
     /// # Errors
-    /// If a tensor has another number of columns.
+    /// If a tensor has other columns, or is of other matrices.
     pub(super) fn importance(&self, tensors: &[Tensor]) -> Result<Vec<Option<&[f32]>>> {
         let of = |tensor: &Tensor| {
             let Some(weights) = self.importance.as_ref().and_then(|all| all.get(&tensor.name)) else { return Ok(None) };
-            let matrices = weights.len() / tensor.cols;
-            if !weights.len().is_multiple_of(tensor.cols) || matrices == 0 || !tensor.rows.is_multiple_of(matrices) {
-                return Err(Error::Request(format!(
-                    "the importance matrix has {} values for {}, whose rows have {}; it is of another model",
-                    weights.len(),
-                    tensor.name,
-                    tensor.cols
-                )));
+            let matrices: u64 = tensor.dims.iter().skip(2).product();
+            if weights.len() as u64 != tensor.cols as u64 * matrices {
+                let (n, cols) = (weights.len(), tensor.cols);
+                let of = if matrices == 1 { String::new() } else { format!(" in each of {matrices} matrices") };
+                let problem = format!("has {n} values, the model has {cols} columns{of}: it is of another model");
+                return Err(self.bad_importance(format!("tensor {}", quoted(&tensor.name)), problem));
             }
             Ok(Some(weights.as_slice()))
         };
@@ -143,6 +160,32 @@ impl Target {
         let shard = |(no, tensors)| Shard { path: shard_path(prefix, no, count), tensors };
         Ok(ranges.into_iter().enumerate().map(shard).collect())
     }
+}
+
+/// What should be known of the importance that the targets have: tensors without data that a type would use it for, but for the two that
+/// llama-imatrix does not measure, and data for no tensor.
+pub(super) fn importance_notes(targets: &[Target], tensors: &[Tensor], types: &[Vec<GgmlType>]) -> Vec<String> {
+    let known: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let (mut without, mut unknown) = (BTreeSet::new(), BTreeSet::new());
+    for (target, types) in targets.iter().zip(types) {
+        let Some(importance) = &target.importance else { continue };
+        unknown.extend(importance.keys().filter(|name| !known.contains(name.as_str())).map(|name| quoted(name)));
+        for (tensor, ty) in tensors.iter().zip(types) {
+            let used = ty.block_len() > 1 && *ty != GgmlType::Q8_0 && ![EMBEDDING, OUTPUT].contains(&tensor.name.as_str());
+            if used && !importance.contains_key(&tensor.name) {
+                without.insert(quoted(&tensor.name));
+            }
+        }
+    }
+    let [without, unknown] = [without, unknown].map(|names| names.into_iter().collect::<Vec<_>>());
+    let mut notes = Vec::new();
+    if !without.is_empty() {
+        notes.push(format!("no importance for {} ({}): quantized without", count(&without), some(&without)));
+    }
+    if !unknown.is_empty() {
+        notes.push(format!("importance for {} that the model does not have ({})", count(&unknown), some(&unknown)));
+    }
+    notes
 }
 
 /// The type of a tensor where it is not quantized: vectors of a checkpoint are few and become exact, all else stays.

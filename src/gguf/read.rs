@@ -35,7 +35,12 @@ impl Gguf {
 
     /// Reads a file from memory; a part of a split model then stands alone.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Gguf> {
-        Gguf::single(Path::new("(memory)"), Source::Owned(bytes.into()), 0)
+        Gguf::from_contents(Path::new("(memory)"), bytes.into())
+    }
+
+    /// [`Gguf::from_bytes`] of what was read from the file at `path`, which errors name.
+    pub(crate) fn from_contents(path: &Path, bytes: Vec<u8>) -> Result<Gguf> {
+        Gguf::single(path, Source::Owned(bytes), 0)
     }
 
     /// The path that was opened.

@@ -9,6 +9,7 @@ use crate::types::{Format, GgmlType};
 /// This format's row in the table.
 pub const FORMAT: Format = Format {
     ty: GgmlType::BF16,
+    scales: &[],
     activation: ActivationKind::F32,
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),

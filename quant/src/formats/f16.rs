@@ -11,6 +11,7 @@ use half::slice::HalfFloatSliceExt;
 /// This format's row in the table.
 pub const FORMAT: Format = Format {
     ty: GgmlType::F16,
+    scales: &[],
     activation: ActivationKind::F32,
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),

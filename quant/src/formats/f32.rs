@@ -8,6 +8,7 @@ use crate::types::{Format, GgmlType};
 /// This format's row in the table.
 pub const FORMAT: Format = Format {
     ty: GgmlType::F32,
+    scales: &[],
     activation: ActivationKind::F32,
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),

@@ -20,6 +20,7 @@ use half::f16;
 /// This format's row in the table.
 pub const FORMAT: Format = Format {
     ty: GgmlType::IQ4_XS,
+    scales: &[0],
     activation: ActivationKind::Q8x256,
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),

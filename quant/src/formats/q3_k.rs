@@ -17,6 +17,7 @@ use half::f16;
 /// This format's row in the table.
 pub const FORMAT: Format = Format {
     ty: GgmlType::Q3_K,
+    scales: &[108],
     activation: ActivationKind::Q8x256,
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),

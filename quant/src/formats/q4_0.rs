@@ -14,6 +14,7 @@ use crate::types::{Format, GgmlType};
 /// This format's row in the table.
 pub const FORMAT: Format = Format {
     ty: GgmlType::Q4_0,
+    scales: &[0],
     activation: ActivationKind::Q8x32,
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),

@@ -15,6 +15,7 @@ use half::f16;
 /// This format's row in the table.
 pub const FORMAT: Format = Format {
     ty: GgmlType::Q8_0,
+    scales: &[0],
     activation: ActivationKind::Q8x32,
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),

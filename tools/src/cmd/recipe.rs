@@ -8,7 +8,8 @@ use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
 use strata::convert::{Input, Options, Plan, Split, Target, convert, plan};
 use strata::gguf::Value;
-use strata::imatrix::Imatrix;
+use strata::imatrix::{Imatrix, MAX_BYTES};
+use strata::io::file::read_regular;
 use strata::io::hash::Digest;
 use strata::io::inputs::Inputs;
 use strata::io::partial::Partial;
@@ -141,6 +142,7 @@ impl RecipeArgs {
         };
         if let Some(importance) = importance {
             target.importance = Some(importance.weights.clone());
+            target.importance_file.clone_from(&self.imatrix);
             target.metadata.clone_from(&importance.metadata);
             target.record.clone_from(&importance.record);
         }
@@ -149,12 +151,14 @@ impl RecipeArgs {
     }
 
     fn importance(&self, path: &Path) -> Result<Importance> {
-        let mut matrix = Imatrix::open(path)?;
+        let bytes = read_regular(path, MAX_BYTES)?;
+        let digest = Digest::of(&bytes);
+        let mut matrix = Imatrix::parse(path, bytes)?;
         if !self.include_weights.is_empty() {
             matrix.include(&self.include_weights);
         }
         matrix.exclude(&self.exclude_weights);
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        matrix.notes().iter().for_each(|note| output::warn(note));
         // llama-quantize's keys.
         let mut metadata = vec![("quantize.imatrix.file".to_owned(), path.display().to_string().into())];
         if let Some(dataset) = matrix.datasets.first() {
@@ -165,7 +169,7 @@ impl RecipeArgs {
             metadata.push(("quantize.imatrix.chunks_count".to_owned(), matrix.chunk_count.into()));
         }
         let mut record = Map::new();
-        record.insert("imatrix_sha256".to_owned(), Digest::of(&bytes).to_string().into());
+        record.insert("imatrix_sha256".to_owned(), digest.to_string().into());
         for (key, parts) in [("include_weights", &self.include_weights), ("exclude_weights", &self.exclude_weights)] {
             if !parts.is_empty() {
                 record.insert(key.to_owned(), parts.clone().into());
