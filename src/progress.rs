@@ -78,7 +78,8 @@ mod tests {
         ] {
             assert_eq!(three_digits(x), text);
         }
-        for (seconds, text) in [(0.0, "0 s"), (99.4, "99 s"), (720.0, "12 min"), (12_600.0, "3.5 h"), (1e6, "12 days")] {
+        for (seconds, text) in [(0.0, "0 s"), (99.4, "99 s"), (720.0, "12 min"), (12_600.0, "3.5 h"), (1e6, "12 days")]
+        {
             assert_eq!(time(seconds), text);
         }
     }

@@ -3,7 +3,7 @@
 //! The file is read once, by positioned reads: while one window is hashed and decoded, the next is read.
 
 use crate::convert::{Input, SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::gguf::{ArrayRef, Gguf, TensorInfo};
 use crate::io::file::{Mapped, read_at};
 use crate::io::hash::{Digest, Hasher};
@@ -66,7 +66,7 @@ pub fn model(gguf: &Gguf, source: Option<&Input>, progress: &dyn Progress) -> Re
 }
 
 fn damaged(gguf: &Gguf, tensor: &str, problem: impl Into<String>) -> Error {
-    let place = format!("tensor {tensor:?}");
+    let place = format!("tensor {}", quoted(tensor));
     Error::invalid(gguf.path(), place, problem, "the file is damaged; get or convert it again")
 }
 
@@ -84,7 +84,7 @@ fn digests(gguf: &Gguf, key: &str) -> Result<Option<Vec<Digest>>> {
     let Some(array) = gguf.array(key)? else { return Ok(None) };
     let digests: Option<Vec<Digest>> =
         strings(array).map(|texts| texts.iter().map(|t| t.parse().ok()).collect()).unwrap_or(None);
-    digests.map(Some).ok_or_else(|| wrong_key(gguf, key, "is no list of SHA-256 in hexadecimal digits"))
+    digests.map(Some).ok_or_else(|| wrong_key(gguf, key, "is not a list of SHA-256 in hexadecimal digits"))
 }
 
 fn strings(array: ArrayRef<'_>) -> Option<Vec<String>> {

@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::guard::Guard;
 use super::stamp::Stamp;
@@ -21,7 +22,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     stamp: Stamp,  // when it was opened, before anything of it was read
     _guard: Guard, // dropped before the map
     map: memmap2::Mmap,
@@ -39,7 +40,8 @@ impl Mapped {
         // that another process changes the file meanwhile, which no program on this system can prevent: Strata replaces files by
         // renaming, never in place, so an old map keeps its old bytes, and the doc comment forbids the rest.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        let mapped = Mapped { path: path.to_owned(), file, stamp, _guard: Guard::new(&map), map };
+        let mapped = Mapped { path: path.to_owned(), file: Arc::new(file), stamp, _guard: Guard::new(&map), map };
+        crate::limits::spare().map_err(Error::io("map", path))?;
         // The map is as long as the file was when it was made.
         mapped.check(0).map(|()| mapped)
     }
@@ -81,6 +83,11 @@ impl Mapped {
     /// The open file, for those who must not fail hard when it is cut short: see [`read_at`].
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The same for those who outlive the map, without another descriptor: a model may have a thousand parts.
+    pub fn shared_file(&self) -> Arc<File> {
+        self.file.clone()
     }
 
     /// What the file was when it was opened.

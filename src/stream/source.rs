@@ -7,33 +7,33 @@ use crate::io::file::Mapped;
 use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 /// A file, open for as long as the model is: one that is renamed or deleted meanwhile keeps its bytes.
 pub struct Source {
     path: PathBuf,
-    ordinary: File,
-    direct: Option<File>,
-    refuses: AtomicBool, // direct requests, though it could be opened for them
+    ordinary: Arc<File>,
+    direct: OnceLock<Option<File>>, // opened when it is wanted
+    refuses: AtomicBool,            // direct requests, though it could be opened for them
     bytes: u64,
     modified: Option<SystemTime>,
     drive: u64,
 }
 
 impl Source {
-    /// Opens again what is mapped.
+    /// What is mapped, to be read.
     ///
     /// # Errors
     /// If the system refuses.
     pub fn open(mapped: &Mapped) -> Result<Source> {
         let path = mapped.path();
-        let ordinary = mapped.file().try_clone().map_err(Error::io("open", path))?;
+        let ordinary = mapped.shared_file();
         let about = ordinary.metadata().map_err(Error::io("open", path))?;
         Ok(Source {
             path: path.to_owned(),
-            direct: direct::open(path, &ordinary, false),
+            direct: OnceLock::new(),
             ordinary,
             refuses: AtomicBool::new(false),
             bytes: about.len(),
@@ -54,8 +54,10 @@ impl Source {
 
     /// What to read from; true if that wants aligned requests.
     pub fn handle(&self, direct: bool) -> (&File, bool) {
-        match &self.direct {
-            Some(file) if direct && !self.refuses.load(Ordering::Relaxed) => (file, true),
+        let wanted = direct && !self.refuses.load(Ordering::Relaxed);
+        let open = || direct::open(&self.path, &self.ordinary, false);
+        match wanted.then(|| self.direct.get_or_init(open)) {
+            Some(Some(file)) => (file, true),
             _ => (&self.ordinary, false),
         }
     }
