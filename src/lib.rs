@@ -23,6 +23,7 @@ pub mod generate;
 pub mod gguf;
 pub mod imatrix;
 pub mod io;
+pub mod limits;
 pub mod model;
 pub mod perplexity;
 pub mod progress;

@@ -1,6 +1,7 @@
 //! Threads of the crate `rayon`, of which a system may refuse some: a limit of processes or of memory means fewer, never a panic.
 
 use crate::error::{Error, Result};
+use crate::limits;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 use std::io;
 use std::sync::mpsc::{Sender, channel};
@@ -51,7 +52,7 @@ struct Workers {
 impl Workers {
     fn hire(threads: usize) -> Workers {
         let mut workers = Workers { idle: Vec::new(), refused: None };
-        for i in 0..threads.clamp(1, MOST) {
+        for i in 0..limits::threads(threads.min(MOST)) {
             let (to, from) = channel::<ThreadBuilder>();
             let work = move || from.into_iter().for_each(ThreadBuilder::run);
             match thread::Builder::new().name(format!("strata-{i}")).spawn(work) {

@@ -181,7 +181,8 @@ fn what_a_cache_cannot_hold_is_told_by_its_type() {
             for (command, result) in [run, score] {
                 let said = result.map_or_else(|error| error.to_string(), |()| String::new());
                 assert_eq!(said.is_empty(), fits, "{command} with {what} x {factor:e} in {ty}: {said}");
-                let named = said.contains("layer 2") && said.contains(&format!("{what} are too large for a cache of type {ty}"));
+                let named = said.contains("layer 2")
+                    && said.contains(&format!("{what} are too large for a cache of type {ty}"));
                 assert!(fits || named, "{command} with {what} x {factor:e} in {ty}: {said}");
             }
         }

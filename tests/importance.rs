@@ -116,11 +116,17 @@ fn what_a_matrix_lacks_is_said_once() {
         (|_| (), &[]),
         (|all| of_q(all).in_sum2[..128].fill(0.0), &["zero for columns of 1 tensor", Q, "128 of 256"]),
         (|all| of_q(all).in_sum2.fill(0.0), &["zero for columns of 1 tensor", "256 of 256"]),
-        (|all| all.values_mut().for_each(|e| e.in_sum2[0] = 0.0), &["columns of 42 tensors", "1 of 256", "and 37 more"]),
+        (
+            |all| all.values_mut().for_each(|e| e.in_sum2[0] = 0.0),
+            &["columns of 42 tensors", "1 of 256", "and 37 more"],
+        ),
         (|all| of_q(all).counts[0] = 0, &["no data for 1 tensor", Q]),
         (|all| drop(all.remove(Q)), &["no importance for 1 tensor", Q, "quantized without"]),
         (|all| all.retain(|name, _| name.starts_with("blk.0.")), &["no importance for 35 tensors", "and 30 more"]),
-        (|all| drop(all.insert("blk.7.attn_q.weight".to_owned(), all[Q].clone())), &["does not have", "blk.7.attn_q.weight"]),
+        (
+            |all| drop(all.insert("blk.7.attn_q.weight".to_owned(), all[Q].clone())),
+            &["does not have", "blk.7.attn_q.weight"],
+        ),
     ];
     for (change, words) in table {
         let said = said("q4_0", change);
@@ -146,7 +152,9 @@ fn importance_too_large_for_the_search_is_an_error_of_the_matrix() {
                 Ok(_) => drop(strata::verify::model(&Gguf::open(&path).unwrap(), None, &Quiet).unwrap()),
                 Err(error) => {
                     let error = error.to_string();
-                    for words in ["tensor \"model.layers.", "row ", "block ", "importance matrix is too large", "mean square"] {
+                    for words in
+                        ["tensor \"model.layers.", "row ", "block ", "importance matrix is too large", "mean square"]
+                    {
                         assert!(error.contains(words), "{mix} {sum:e}: {words:?} is not in: {error}");
                     }
                     refused += 1;

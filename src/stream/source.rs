@@ -8,21 +8,21 @@ use crate::io::stamp::Stamp;
 use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// A file, open for as long as the model is: one that is renamed or deleted meanwhile keeps its bytes.
 pub struct Source {
     path: PathBuf,
-    ordinary: Arc<File>, // that of the map
-    direct: Option<File>,
-    refuses: AtomicBool, // direct requests, though it could be opened for them
+    ordinary: Arc<File>,            // that of the map
+    direct: OnceLock<Option<File>>, // opened when it is wanted
+    refuses: AtomicBool,            // direct requests, though it could be opened for them
     stamp: Stamp,
     drive: u64,
 }
 
 impl Source {
-    /// Opens again what is mapped.
+    /// What is mapped, to be read.
     ///
     /// # Errors
     /// If the system refuses.
@@ -32,7 +32,7 @@ impl Source {
         let about = ordinary.metadata().map_err(Error::io("open", path))?;
         Ok(Source {
             path: path.to_owned(),
-            direct: direct::open(path, &ordinary, false),
+            direct: OnceLock::new(),
             ordinary,
             refuses: AtomicBool::new(false),
             stamp: mapped.stamp().clone(),
@@ -52,8 +52,10 @@ impl Source {
 
     /// What to read from; true if that wants aligned requests.
     pub fn handle(&self, direct: bool) -> (&File, bool) {
-        match &self.direct {
-            Some(file) if direct && !self.refuses.load(Ordering::Relaxed) => (file, true),
+        let wanted = direct && !self.refuses.load(Ordering::Relaxed);
+        let open = || direct::open(&self.path, &self.ordinary, false);
+        match wanted.then(|| self.direct.get_or_init(open)) {
+            Some(Some(file)) => (file, true),
             _ => (&self.ordinary, false),
         }
     }

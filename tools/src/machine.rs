@@ -27,18 +27,6 @@ pub fn shared_threads() -> usize {
     wanted.map_or(all_threads(), |n: usize| n.min(all_threads()))
 }
 
-/// Raises the limit of open files as far as the user may: a model in a thousand parts wants as many, and most systems set a low one.
-pub fn allow_many_files() {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, getrlimit, setrlimit};
-        let mut limit = getrlimit(Resource::Nofile);
-        limit.current = limit.maximum;
-        // Where it is refused, the limit is what it was; a model in few parts does not meet it.
-        let _ = setrlimit(Resource::Nofile, limit);
-    }
-}
-
 /// The numbers of the processors that this process may run on, from a list like `0-3,8`; none where the system does not tell.
 fn allowed_cpus() -> impl Iterator<Item = usize> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

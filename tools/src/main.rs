@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(said) => return output::finish_usage(&said),
     };
-    machine::allow_many_files();
+    strata::limits::allow_many_files();
     progress::watch_signals();
     output::finish(
         strata::threads::share(machine::shared_threads()).map_err(Into::into).and_then(|()| cli.command.run()),

@@ -63,9 +63,9 @@ pub fn finish_usage(said: &clap::Error) -> ExitCode {
     let plain = said.to_string();
     let lines: Vec<_> = plain.lines().map(printable).collect();
     // With its colors, unless the arguments bring some of their own.
-    let _ = match lines.iter().zip(plain.lines()).all(|(shown, line)| shown == line) {
-        true => said.print(),
-        false => writeln!(io::stderr().lock(), "{}", lines.join("\n")),
+    let _ = match std::env::args_os().any(|arg| arg.to_string_lossy().contains(char::is_control)) {
+        false => said.print(),
+        true => writeln!(io::stderr().lock(), "{}", lines.join("\n")),
     };
     ExitCode::from(USAGE)
 }

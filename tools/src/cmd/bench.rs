@@ -54,17 +54,16 @@ pub struct Args {
     /// Tokens to generate; 0 is none
     #[arg(short = 'n', long = "n-gen", value_name = "N,...", value_delimiter = ',', default_value = "128")]
     generate: Vec<u32>,
-    /// Tokens in the context before, made up: attention is as fast over random keys and values
+    /// Tokens in the KV cache before a test, of random values: attention is as fast over them
     #[arg(short = 'd', long = "n-depth", value_name = "N,...", value_delimiter = ',', default_value = "0")]
     depths: Vec<u32>,
     /// Sequences that are generated together, each with a context of its own
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch: Vec<u32>,
-    /// Rounds
+    /// Repetitions of all tests
     #[arg(short = 'r', long = "repetitions", value_name = "RUNS", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
-    /// Measure the first run as well, which finds buffers to be made and pages to be mapped; otherwise a pass of up to 512 tokens comes
-    /// before, unless weights come from disk in every pass
+    /// No pass to warm up. Without this a pass of up to 512 tokens comes first, unless weights come from disk in every pass
     #[arg(long)]
     no_warmup: bool,
     #[command(flatten)]
@@ -373,7 +372,7 @@ fn need(shape: &Shape, tests: &[Test], types: CacheTypes) -> Result<Need> {
         let need = test.need(shape, types)?;
         if let Some(free) = machine::available_bytes().filter(|&free| need.kv > free) {
             bail!(
-                "{} at depth {} for {} sequences keeps {} of keys and values, and {} of memory are free; choose a smaller -d or --batch",
+                "{} at depth {} for {} sequences needs a KV cache of {}, and {} of memory are free; choose a smaller -p, -n, -d or --batch",
                 test.name(),
                 test.depth(),
                 test.batch(),

@@ -94,7 +94,7 @@ impl Args {
         }
         output::print_lines(&format!(
             "{}: {} tensors, {tokens} tokens in {} chunks of {}\n",
-            self.output.display(),
+            output::path(&self.output),
             matrix.entries.len(),
             matrix.chunk_count,
             matrix.chunk_size.unwrap_or(0)
@@ -116,9 +116,7 @@ impl Args {
     fn measure(&self, model: &Path, file: &Path) -> Result<Imatrix> {
         let gguf = Gguf::open(model)?;
         if self.process_output && gguf.tensor("output.weight").is_none() {
-            output::say(&format!(
-                "note: --process-output has no effect, the model uses its embedding as output matrix"
-            ));
+            output::say(&format!("note: --process-output has no effect: the model's embedding is its output matrix"));
         }
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let options = EncodeOptions { add_special: true, parse_special: self.parse_special };

@@ -99,7 +99,7 @@ fn unpack(folder: &Path) -> Result<PathBuf> {
 /// A paragraph, greedily.
 fn write(model: &Model, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
     let prompt = tokenizer.encode(PROMPT, EncodeOptions { add_special: true, parse_special: true })?;
-    let mut session = Session::new(model, prompt.len().saturating_add(predict))?;
+    let mut session = Session::new(model, prompt.len().saturating_add(predict).min(model.shape().context))?;
     let mut text = StreamDecoder::new(tokenizer);
     output::print(PROMPT)?;
     let timings = session.generate(

@@ -170,7 +170,7 @@ impl Args {
         };
         format!(
             "{}: {} layers, {}; {stays}\n\
-             budget {}: weights {}, ring {}, keys and values of {} tokens {}, activations {}, program {}\n\
+             budget {}: weights {}, ring {}, KV cache of {} tokens {}, activations {}, program {}\n\
              {disk}, memory {:.1} GB/s, {:.0} G multiplications/s\n\
              loading {}, then a prompt of {prompt} tokens {}, bound by the {}\n\
              a token {}, bound by the {}\n\n{}\n{}",

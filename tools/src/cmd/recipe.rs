@@ -7,15 +7,20 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
 use strata::convert::{Input, Options, Plan, Split, Target, convert, plan};
+use strata::error::printable;
 use strata::gguf::Value;
 use strata::imatrix::{Imatrix, MAX_BYTES};
 use strata::io::file::read_regular;
 use strata::io::hash::Digest;
 use strata::io::inputs::Inputs;
 use strata::io::partial::Partial;
+use strata::io::text;
 use strata::recipe::{Mix, Recipe, tensor_type};
 use strata::split::SplitLimit;
 use strata::{Error, GgmlType, Isa};
+
+/// Tensors by a pattern of their names, and their type.
+type Exception = (regex::Regex, GgmlType);
 
 /// What to make, and how.
 #[derive(clap::Args)]
@@ -25,8 +30,8 @@ pub struct RecipeArgs {
     pure: bool,
     /// The type of tensors whose name REGEX is found in; may be given several times, the first match counts
     #[arg(long, value_name = "REGEX=TYPE", value_parser = Recipe::parse_exception)]
-    tensor_type: Vec<(regex::Regex, GgmlType)>,
-    /// A file of REGEX=TYPE, separated by spaces or line ends
+    tensor_type: Vec<Exception>,
+    /// A file or pipe of REGEX=TYPE, separated by spaces or line ends; - is standard input
     #[arg(long, value_name = "FILE")]
     tensor_type_file: Vec<PathBuf>,
     /// The type of output.weight
@@ -77,7 +82,7 @@ pub struct RecipeArgs {
     /// Threads [default: all that the system offers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Discard what an interrupted run left, instead of going on from there
+    /// Discard what an interrupted run left, instead of resuming from there
     #[arg(long)]
     restart: bool,
 }
@@ -96,15 +101,16 @@ impl RecipeArgs {
             inputs: self.inputs(),
         };
         let importance = self.imatrix.as_deref().map(|path| self.importance(path)).transpose()?;
-        let targets: Vec<Target> =
-            outputs.iter().map(|(path, mix)| self.target(path, *mix, importance.as_ref())).collect::<Result<_>>()?;
+        let listed = self.listed_types()?;
+        let target = |(path, mix): &(PathBuf, Mix)| self.target(path, *mix, &listed, importance.as_ref());
+        let targets: Vec<Target> = outputs.iter().map(target).collect::<Result<_>>()?;
         if self.dry_run {
             return targets.iter().try_for_each(|target| self.show_plan(input, target, &options));
         }
         match convert(input, &targets, &options, &Shown::new(Unit::Bytes)) {
             Ok(reports) => self.show(&reports),
             Err(Error::Cancelled) => match left_over(input, &targets, &options) {
-                Some(partial) => bail!("stopped; the same command goes on from {}", partial.display()),
+                Some(partial) => bail!("stopped; the same command resumes from {}", output::path(&partial)),
                 None => Err(Error::Cancelled.into()),
             },
             Err(error) => Err(error.into()),
@@ -119,20 +125,26 @@ impl RecipeArgs {
         inputs
     }
 
-    fn target(&self, path: &Path, mix: Mix, importance: Option<&Importance>) -> Result<Target> {
+    /// The exceptions of --tensor-type-file, read once: the file may be a pipe.
+    fn listed_types(&self) -> Result<Vec<Exception>> {
+        let mut listed = Vec::new();
+        for file in &self.tensor_type_file {
+            let text = text::read(file, text::LIST, &Shown::new(Unit::Bytes))?;
+            for exception in text.split_whitespace() {
+                listed.push(Recipe::parse_exception(exception).with_context(|| output::path(file))?);
+            }
+        }
+        Ok(listed)
+    }
+
+    fn target(&self, path: &Path, mix: Mix, listed: &[Exception], importance: Option<&Importance>) -> Result<Target> {
         let mut recipe = Recipe::new(mix);
         recipe.pure = self.pure;
         recipe.leave_output = self.leave_output_tensor;
         recipe.output = self.output_tensor_type;
         recipe.embedding = self.token_embedding_type;
         recipe.tensor_types.clone_from(&self.tensor_type);
-        for file in &self.tensor_type_file {
-            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-            for exception in text.split_whitespace() {
-                let exception = Recipe::parse_exception(exception).with_context(|| file.display().to_string())?;
-                recipe.tensor_types.push(exception);
-            }
-        }
+        recipe.tensor_types.extend_from_slice(listed);
         let mut target = Target::new(path, recipe);
         target.split = match (self.keep_split, self.split_max_size, self.split_max_tensors) {
             (true, ..) => Split::AsSource,
@@ -201,7 +213,7 @@ impl RecipeArgs {
             };
             output::print_lines(&format!(
                 "{}{files}: {} tensors{resumed}, {}, {:.3} bits per weight\n",
-                report.path.display(),
+                output::path(&report.path),
                 report.tensors,
                 output::bytes(report.bytes),
                 report.bits_per_weight
@@ -241,7 +253,7 @@ impl RecipeArgs {
         }
         for tensor in &tensors {
             table.add_row([
-                tensor.name.clone(),
+                printable(&tensor.name).into_owned(),
                 tensor.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x "),
                 tensor.from.name().to_owned(),
                 output::bytes(tensor.bytes_from),
@@ -252,7 +264,7 @@ impl RecipeArgs {
         }
         let mut text = format!("{table}\n");
         for (path, bytes) in &files {
-            text += &format!("{}: {}\n", path.display(), output::bytes(*bytes));
+            text += &format!("{}: {}\n", output::path(path), output::bytes(*bytes));
         }
         let all = output::bytes(files.iter().map(|(_, bytes)| bytes).sum());
         text += &format!(
@@ -322,7 +334,7 @@ pub fn output_paths(given: Option<PathBuf>, input: &Input, mixes: &[Mix]) -> Res
     match mixes.len() {
         1 if !given.is_dir() => Ok(vec![given]),
         _ if given.is_dir() => Ok(in_folder(given)),
-        n => bail!("{} cannot be {n} files: name a folder, or put {{type}} into the name", given.display()),
+        n => bail!("{} cannot be {n} files: name a folder, or put {{type}} into the name", output::path(&given)),
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Args {
     context: Option<usize>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Go on past the model's end
+    /// Continue past the model's end-of-text token
     #[arg(long)]
     ignore_eos: bool,
     /// Print JSON when done, instead of text as it comes
@@ -57,18 +57,18 @@ pub struct Args {
 #[derive(clap::Args)]
 struct SamplingArgs {
     /// Temperature; 0 takes the most likely token [default: the model's, else 0.8]
-    #[arg(long, value_name = "T", value_parser = temperature)]
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     temp: Option<f32>,
     /// Choose among this many of the most likely tokens; 0 is all [default: the model's, else 40]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Choose among the most likely tokens that make up this probability [default: the model's, else 0.95]
-    #[arg(long, value_name = "P", value_parser = probability)]
+    #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Never choose a token less likely than this share of the most likely [default: the model's, else 0.05]
-    #[arg(long, value_name = "P", value_parser = probability)]
+    #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     min_p: Option<f32>,
-    /// Start of the random numbers [default: random]
+    /// Seed of the random numbers [default: random]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 }
@@ -227,7 +227,7 @@ impl Args {
         }
         if let Some(bytes @ 1..) = streamed.map(Streamed::given_back) {
             output::say(&format!(
-                "memory was short: {} of weights were given back and read again since",
+                "memory was short: {} of weights were released and read again since",
                 output::bytes(bytes)
             ));
         }
