@@ -522,7 +522,6 @@ fn a_file_that_asks_for_another_computation_is_not_run() {
         ("llama.attention.key_length", 32u32.into()),
         ("llama.attention.value_length", 32u32.into()),
         ("llama.rope.scaling.type", "longrope".into()),
-        ("llama.rope.scaling.type", "linear".into()),
         ("llama.rope.scaling.type", 1u32.into()),
         ("llama.rope.scaling.factor", "8".into()),
         ("llama.rope.freq_base", f64::MAX.into()),
@@ -531,6 +530,8 @@ fn a_file_that_asks_for_another_computation_is_not_run() {
         let error = read(key, value.clone()).err().unwrap_or_else(|| panic!("{key} {value:?}")).to_string();
         check_words(&error, &[key.rsplit('.').next().unwrap()]);
     }
+    let error = read("llama.rope.scaling.type", "linear".into()).unwrap_err().to_string();
+    check_words(&error, &["llama.rope.scaling.factor", "missing"]);
     for (key, value) in [
         ("llama.attention.scale", Value::from(0.125f32)),
         ("llama.attention.clamp_kqv", 0f32.into()),
