@@ -119,7 +119,7 @@ static SIZE: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(?<number>(?:A|\d+x)?\d+(?:[._]\d+)?)(?<unit>[KMBT])(?<decimal>\d?)"));
 static SIZE_WORD: LazyLock<Regex> = LazyLock::new(|| pattern("small|mini|medium|large|x?xl"));
 static FINETUNE: LazyLock<Regex> = LazyLock::new(|| pattern("chat|instruct|vision|lora"));
-static NUMBERED: LazyLock<Regex> = LazyLock::new(|| pattern(r"v\d+(?:\.\d+)*|\d.*"));
+static NUMBERED: LazyLock<Regex> = LazyLock::new(|| pattern(r"v\d+(?:\.\d+)*|\d(?u:.*)"));
 
 /// The kind of the `i`-th word of a name, and how it is spelled.
 fn classify(i: usize, word: &str, weights: u64) -> (Cow<'_, str>, Part) {

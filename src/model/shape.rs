@@ -110,7 +110,7 @@ impl Shape {
         if value_dim != head_dim && (says("llama.attention.value_length") || says("llama.attention.key_length")) {
             return Err(bad(
                 "llama.attention.value_length",
-                format!("{value_dim} differs from the key length {head_dim}"),
+                format!("{value_dim} differs from llama.attention.key_length, {head_dim}"),
             ));
         }
         let norm_eps = gguf.required_f32("llama.attention.layer_norm_rms_epsilon")?;
