@@ -107,7 +107,8 @@ impl Imatrix {
             }
         }
         let note = |all: &[String], what: &str, meaning: &str| {
-            (!all.is_empty()).then(|| format!("the importance matrix {what} {} ({}): {meaning}", tensors(all), some(all)))
+            (!all.is_empty())
+                .then(|| format!("the importance matrix {what} {} ({}): {meaning}", tensors(all), some(all)))
         };
         let notes = [
             note(&unseen, "has no data for", "their columns count alike"),
@@ -287,7 +288,8 @@ impl Imatrix {
         for sums in gguf.tensors() {
             let Some(name) = sums.name.strip_suffix(SUMS) else { continue };
             let counts = gguf.tensor(&format!("{name}{COUNTS}"));
-            let counts = counts.ok_or_else(|| wrong(format!("tensor {}", quoted(&sums.name)), "has no counts beside it"))?;
+            let counts =
+                counts.ok_or_else(|| wrong(format!("tensor {}", quoted(&sums.name)), "has no counts beside it"))?;
             let (in_sum2, raw) = (floats(gguf, sums)?, floats(gguf, counts)?);
             if sums.rows() != raw.len() as u64 {
                 let problem = format!("{} values do not belong to {} counts", in_sum2.len(), raw.len());

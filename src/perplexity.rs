@@ -141,7 +141,8 @@ impl Scores {
     fn finish(&self, chunks: usize) -> Result<Perplexity> {
         if self.n < 2 {
             return Err(Error::Request(
-                "one token is too little to measure an error by; use a longer text, a larger -c or more --chunks".into(),
+                "one token is too little to measure an error by; use a longer text, a larger -c or more --chunks"
+                    .into(),
             ));
         }
         let n = self.n as f64;

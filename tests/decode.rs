@@ -58,15 +58,18 @@ fn no_encoder_writes_what_is_not_finite_unnoticed() {
             for weight in numbers {
                 for mixed in [false, true] {
                     // Every third value, and every second column, is another than the others.
-                    let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0 * if mixed && i % 3 > 0 { 1.0 } else { large };
+                    let value =
+                        |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0 * if mixed && i % 3 > 0 { 1.0 } else { large };
                     let importance = |i: usize| if mixed && i % 2 > 0 { 1.0 } else { weight };
-                    let (values, weights): (Vec<f32>, Vec<f32>) = (0..3 * len).map(|i| (value(i), importance(i))).unzip();
+                    let (values, weights): (Vec<f32>, Vec<f32>) =
+                        (0..3 * len).map(|i| (value(i), importance(i))).unzip();
                     for weights in [None, Some(&weights[..])] {
                         let (mut blocks, mut back) = (vec![0; 3 * bytes], values.clone());
                         (format.encode)(&values, weights, &mut blocks);
                         (format.decode)(&blocks, &mut back);
                         let bad = back.iter().position(|v| !v.is_finite()).map(|i| i / len);
-                        let what = format!("{}: values of {large:e}, importance {:?}", format.ty, weights.map(|w| w[0]));
+                        let what =
+                            format!("{}: values of {large:e}, importance {:?}", format.ty, weights.map(|w| w[0]));
                         assert_eq!(format.bad_block(&blocks), bad, "{what}");
                         assert!(bad.is_none() || large > 1e3 || weights.is_some_and(|w| w[0] > 1e3), "{what}");
                         noticed += usize::from(bad.is_some());

@@ -51,7 +51,6 @@ fn weights(format: &Format, rows: usize, cols: usize, kind: usize, random: &mut 
     bytes
 }
 
-
 fn activations(rows: usize, cols: usize, saturated: bool, random: &mut Random) -> Activations {
     let mut x = Activations::default();
     for v in x.reset(rows, cols) {

@@ -115,7 +115,9 @@ fn merging_adds_up() {
     let mut huge = small();
     huge.entries.get_mut("blk.0.attn_q.weight").unwrap().in_sum2[3] = 2e38;
     let mut sum = huge.clone();
-    assert!(sum.merge(huge.clone()).unwrap_err().to_string().contains("column 3 of \"blk.0.attn_q.weight\" is too large"));
+    assert!(
+        sum.merge(huge.clone()).unwrap_err().to_string().contains("column 3 of \"blk.0.attn_q.weight\" is too large")
+    );
     // Means of chunks become sums of tokens.
     let in_chunks = Imatrix { chunk_size: None, ..huge };
     assert!(small().merge(in_chunks).unwrap_err().to_string().contains("is too large"));

@@ -36,7 +36,11 @@ impl Format {
             [d, m] => blocks().fold(0, |any, block| any | bad(block, d) | bad(block, m)),
             _ => blocks().fold(0, |any, block| self.scales.iter().fold(any, |any, &at| any | bad(block, at))),
         };
-        if any & 0x80 == 0 { None } else { blocks().position(|block| self.scales.iter().any(|&at| bad(block, at) & 0x80 != 0)) }
+        if any & 0x80 == 0 {
+            None
+        } else {
+            blocks().position(|block| self.scales.iter().any(|&at| bad(block, at) & 0x80 != 0))
+        }
     }
 }
 

@@ -94,12 +94,14 @@ impl Target {
         }
         let importance = self.importance(tensors)?;
         if self.importance.is_some() && importance.iter().all(Option::is_none) {
-            let problem = "none of its tensors is one of the model's: it is of another model, or filters have left nothing of it";
+            let problem =
+                "none of its tensors is one of the model's: it is of another model, or filters have left nothing of it";
             return Err(self.bad_importance("tensors".to_owned(), problem.to_owned()));
         }
         for ((tensor, &ty), importance) in tensors.iter().zip(&types).zip(importance) {
             if importance.is_none() && self.recipe.requires_importance_of(&tensor.name, ty) {
-                let problem = format!("has no data for it, without which {ty} is of no use in {}", self.recipe.mix.name);
+                let problem =
+                    format!("has no data for it, without which {ty} is of no use in {}", self.recipe.mix.name);
                 return Err(self.bad_importance(format!("tensor {}", quoted(&tensor.name)), problem));
             }
         }
@@ -171,7 +173,8 @@ pub(super) fn importance_notes(targets: &[Target], tensors: &[Tensor], types: &[
         let Some(importance) = &target.importance else { continue };
         unknown.extend(importance.keys().filter(|name| !known.contains(name.as_str())).map(|name| quoted(name)));
         for (tensor, ty) in tensors.iter().zip(types) {
-            let used = ty.block_len() > 1 && *ty != GgmlType::Q8_0 && ![EMBEDDING, OUTPUT].contains(&tensor.name.as_str());
+            let used =
+                ty.block_len() > 1 && *ty != GgmlType::Q8_0 && ![EMBEDDING, OUTPUT].contains(&tensor.name.as_str());
             if used && !importance.contains_key(&tensor.name) {
                 without.insert(quoted(&tensor.name));
             }

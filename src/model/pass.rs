@@ -385,7 +385,12 @@ impl Model {
             self.store.embed(token, h)?;
             if let Some(column) = h.iter().position(|v| !v.is_finite()) {
                 self.check()?;
-                return Err(verify::bad_weight(self.gguf(), "token_embd.weight", (token.into(), column as u64), h[column]));
+                return Err(verify::bad_weight(
+                    self.gguf(),
+                    "token_embd.weight",
+                    (token.into(), column as u64),
+                    h[column],
+                ));
             }
         }
         Ok(())
