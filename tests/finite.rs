@@ -1,8 +1,9 @@
 //! Not a number is never a result: a weight that is not finite, or finite ones whose results are not, end a run, a perplexity and a
 //! calibration with an error that names the file and the tensor, or the layer and the operation.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use strata::calibrate::{Options, calibrate};
 use strata::convert::{self, Input, Target, convert};
 use strata::error::Error;
@@ -22,8 +23,7 @@ fn model(ty: GgmlType, folder: &Path) -> PathBuf {
     let (tied, path) = (folder.join("tied.gguf"), folder.join(format!("{ty}.gguf")));
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
     let target = Target::new(&tied, Recipe::pure(ty).unwrap());
-    let options = convert::Options { restart: true, ..Default::default() };
-    convert(&Input::open(&checkpoint).unwrap(), &[target], &options, &Quiet).unwrap();
+    convert(&Input::open(&checkpoint).unwrap(), &[target], &convert::Options::default(), &Quiet).unwrap();
     let gguf = Gguf::open(&tied).unwrap();
     let mut layout = Layout::new();
     for (key, value) in gguf.metadata().iter().filter(|(key, _)| !key.starts_with("strata.")) {
@@ -44,10 +44,10 @@ fn model(ty: GgmlType, folder: &Path) -> PathBuf {
 
 /// The file of a type, made once.
 fn file(ty: GgmlType) -> Vec<u8> {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path().join(ty.name());
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::read(model(ty, &folder)).unwrap()
+    static FILES: Mutex<BTreeMap<GgmlType, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut files = FILES.lock().unwrap();
+    let make = || std::fs::read(model(ty, tempfile::tempdir().unwrap().path())).unwrap();
+    files.entry(ty).or_insert_with(make).clone()
 }
 
 /// What each use of a model says.
