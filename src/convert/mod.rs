@@ -2,7 +2,7 @@
 //! in bounded memory, and nothing lost when it is stopped.
 //!
 //! * `source.rs`: the files that are read; `target.rs`: what is asked for; `plan.rs`: which tensor becomes which, in what order;
-//! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary.rs`: the tokenizer;
+//! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary/`: the tokenizer;
 //! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
 //! * `output.rs`: the file that grows; `sync.rs`: it reaches the disk; `journal.rs`: what of it is done.
 
@@ -141,6 +141,9 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
 /// the same file; if the user stopped.
 pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
     let job = Job::new(input, targets, options)?;
+    if let Input::Checkpoint(checkpoint) = input {
+        vocabulary::notes(checkpoint)?.iter().for_each(|note| progress.warn(note));
+    }
     let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
     let mut outputs = Vec::with_capacity(targets.len());
     for (i, target) in targets.iter().enumerate() {
