@@ -36,7 +36,7 @@ fn of_checkpoint(
     sampling(layout, checkpoint)?;
     names(layout, checkpoint, name, weights)?;
     shape(layout, &checkpoint.config, mix);
-    vocabulary::set(layout, checkpoint)
+    vocabulary::set(layout, checkpoint).map(drop)
 }
 
 /// The keys of another file, in its order, except those that are about that file and not about the model.

@@ -3,7 +3,7 @@
 //!
 //! * `source.rs`: the files that are read; `target.rs`: what is asked for; `plan.rs`: which tensor becomes which, in what order;
 //! * `acceptance.rs`: what is written can be read;
-//! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary.rs`: the tokenizer;
+//! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary/`: the tokenizer;
 //! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
 //! * `output.rs`: the file that grows; `sync.rs`: it reaches the disk; `journal.rs`: what of it is done.
 
@@ -147,6 +147,9 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
 pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
     let job = Job::new(input, targets, options)?;
     target::importance_notes(targets, &job.tensors, &job.types).iter().for_each(|note| progress.warn(note));
+    if let Input::Checkpoint(checkpoint) = input {
+        vocabulary::notes(checkpoint)?.iter().for_each(|note| progress.warn(note));
+    }
     let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
     let mut outputs = Vec::with_capacity(targets.len());
     for (i, target) in targets.iter().enumerate() {
