@@ -357,6 +357,22 @@ fn tiny_gguf() -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
+/// The warnings of a conversion.
+#[derive(Default)]
+struct Warnings(std::sync::Mutex<Vec<String>>);
+
+impl strata::progress::Progress for Warnings {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn warn(&self, what: &str) {
+        self.0.lock().unwrap().push(what.to_owned());
+    }
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
 #[test]
 fn overrides_are_readable_or_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -391,13 +407,11 @@ fn overrides_are_readable_or_refused() {
         ("llama.rope.freq_base", 500000u32.into(), &["llama.rope.freq_base", "must be a float"]),
         ("llama.rope.freq_base", f32::NAN.into(), &["llama.rope.freq_base"]),
         ("llama.rope.dimension_count", 65u32.into(), &["llama.rope.dimension_count"]),
-        ("llama.rope.scaling.type", "yarn".into(), &["llama.rope.scaling.type", "yarn"]),
         ("llama.attention.layer_norm_rms_epsilon", 0f32.into(), &["layer_norm_rms_epsilon"]),
         ("llama.attention.head_count_kv", 3u32.into(), &["head_count_kv"]),
         ("llama.attention.sliding_window", 100u32.into(), &["sliding_window", "100"]),
         ("llama.expert_count", 8u32.into(), &["expert_count"]),
         ("llama.logit_scale", 0.5f32.into(), &["logit_scale", "0.5"]),
-        ("tokenizer.ggml.model", "bert".into(), &["bert"]),
         ("tokenizer.ggml.bos_token_id", 4096u32.into(), &["4096"]),
         ("tokenizer.ggml.bos_token_id", "1".into(), &["bos_token_id", "must be an integer"]),
         ("tokenizer.ggml.add_bos_token", 1u32.into(), &["add_bos_token", "must be a bool"]),
@@ -410,6 +424,22 @@ fn overrides_are_readable_or_refused() {
                 make(&input, &[(key, value.clone())]).err().unwrap_or_else(|| panic!("{key} {value:?}")).to_string();
             check_words(&error, words);
             assert!(!path("out.gguf").exists() && !path("out.gguf.partial").exists(), "{key}");
+        }
+        // What other programs may know is written, and said.
+        for (key, value) in [
+            ("llama.rope.scaling.type", "yarn\x1b"),
+            ("tokenizer.ggml.model", "bert"),
+            ("tokenizer.ggml.model", "no_vocab"),
+            ("tokenizer.ggml.pre", "tekken2"),
+        ] {
+            let mut target = target(&path("out.gguf"));
+            target.metadata = vec![(key.to_owned(), value.into())];
+            let warnings = Warnings::default();
+            convert(&input, &[target], &Options::default(), &warnings).unwrap();
+            let said = warnings.0.into_inner().unwrap().join("\n");
+            check_words(&said, &["cannot run", key]);
+            assert!(!said.contains('\x1b'), "{said:?}");
+            fs::remove_file(path("out.gguf")).unwrap();
         }
         let twice = make(&input, &[("my.key", 1u32.into()), ("my.key", 2u32.into())]);
         check_words(&twice.unwrap_err().to_string(), &["my.key", "twice"]);

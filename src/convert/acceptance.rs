@@ -88,24 +88,53 @@ impl Kind {
     }
 }
 
-/// Builds the shape and the tokenizer that a run of the file will build. A GGUF source without a vocabulary has no tokenizer.
+/// Names of kinds that other programs may know where Strata does not.
+const NAMES: [&str; 3] = ["llama.rope.scaling.type", "tokenizer.ggml.model", "tokenizer.ggml.pre"];
+
+/// Builds the shape and the tokenizer that a run of the file will build. A file that Strata cannot run for the name of a kind alone, as a
+/// way of splitting text, is another program's: then that is said.
 ///
 /// # Errors
 /// Theirs, as errors of `input`, which is where the metadata comes from.
-pub fn check(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<()> {
-    let gguf = stand_in(layout, input, tensors)?;
-    Shape::read(&gguf).map_err(|error| blamed(error, input))?;
-    let has_vocabulary = gguf.metadata().get("tokenizer.ggml.tokens").is_some();
-    let has_model = gguf.metadata().get("tokenizer.ggml.model").is_some_and(|model| model.as_str() != Some("no_vocab"));
-    if has_vocabulary || has_model || matches!(input, Input::Checkpoint(_)) {
-        Tokenizer::from_gguf(&gguf).map_err(|error| blamed(error, input))?;
+pub fn check(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<Option<String>> {
+    let mut small = stand_in(layout, input, tensors)?;
+    let Err(error) = small.read() else { return Ok(None) };
+    small.layout.metadata.retain(|(key, _)| !NAMES.contains(&key.as_str()));
+    if small.read().is_ok() {
+        return Ok(Some(format!("strata itself cannot run the file that it writes: {}", blamed(error, input))));
     }
-    Ok(())
+    Err(blamed(error, input))
 }
 
-/// A small file with the metadata of the one to come, in memory: of its tensors only those that the shape looks at, the embedding with
-/// one byte for each row.
-fn stand_in(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<Gguf> {
+/// A small file with the metadata of the one to come, in memory.
+struct StandIn {
+    layout: Layout,
+    data: Vec<Vec<u8>>, // by tensor
+}
+
+impl StandIn {
+    /// What a run reads of it. A file without a vocabulary has no tokenizer, and one that does not name its kind cannot be checked.
+    fn read(&self) -> Result<()> {
+        let placed = self.layout.clone().place()?;
+        let mut file = placed.header;
+        for (range, bytes) in placed.tensors.iter().zip(&self.data) {
+            file.resize(range.start as usize, 0);
+            file.extend(bytes);
+        }
+        file.resize(placed.file_bytes as usize, 0);
+        let gguf = Gguf::from_bytes(file)?;
+        Shape::read(&gguf)?;
+        let model = gguf.metadata().get("tokenizer.ggml.model").map(|model| model.as_str());
+        let vocabulary = gguf.metadata().get("tokenizer.ggml.tokens");
+        match (model, vocabulary) {
+            (None, _) | (Some(Some("no_vocab")), None) => Ok(()),
+            _ => Tokenizer::from_gguf(&gguf).map(drop),
+        }
+    }
+}
+
+/// Of the tensors of the file to come only those that the shape looks at, the embedding with one byte for each row.
+fn stand_in(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<StandIn> {
     const EMBEDDING: &str = "token_embd.weight";
     let mut small = Layout::new();
     small.alignment = layout.alignment;
@@ -140,14 +169,7 @@ fn stand_in(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<Gguf> 
         small.tensor(tensor.name.as_str(), &dims, ty);
         data.push(bytes);
     }
-    let placed = small.place()?;
-    let mut file = placed.header;
-    for (range, bytes) in placed.tensors.iter().zip(&data) {
-        file.resize(range.start as usize, 0);
-        file.extend(bytes);
-    }
-    file.resize(placed.file_bytes as usize, 0);
-    Gguf::from_bytes(file).map_err(|error| blamed(error, input))
+    Ok(StandIn { layout: small, data })
 }
 
 /// The error of the file to come as one of its source, or of what the caller has set.

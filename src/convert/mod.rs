@@ -131,6 +131,7 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
         Planned { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
     };
     let tensors = job.tensors.iter().zip(&job.types[0]).map(planned).collect();
+    job.accepted()?;
     let (parts, _) = job.parts(0, &vec![Digest::of(&[]); job.files.len()])?;
     let files = parts.into_iter().map(|mut part| Ok((part.path, part.layout.place()?.file_bytes)));
     Ok(Plan { tensors, files: files.collect::<Result<_>>()? })
@@ -146,6 +147,7 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
 /// the same file; if the user stopped.
 pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
     let job = Job::new(input, targets, options)?;
+    job.accepted()?.iter().for_each(|note| progress.warn(note));
     target::importance_notes(targets, &job.tensors, &job.types).iter().for_each(|note| progress.warn(note));
     if let Input::Checkpoint(checkpoint) = input {
         vocabulary::notes(checkpoint)?.iter().for_each(|note| progress.warn(note));
@@ -239,10 +241,6 @@ impl<'a> Job<'a> {
             let mut layout = Layout::new();
             if no == 0 {
                 self.metadata(target, &recipe, &mut layout)?;
-                // Targets differ in types only, unless the caller says otherwise.
-                if i == 0 || target.metadata != self.targets[0].metadata {
-                    acceptance::check(&layout, self.input, &self.tensors)?;
-                }
             }
             if shards.len() > 1 || matches!(target.split, Split::Limit(..)) {
                 for (key, value) in shard_metadata(no, shards.len(), self.tensors.len())? {
@@ -267,6 +265,20 @@ impl<'a> Job<'a> {
         let name = |part: &Part| Some(Partial::path_for(&part.path).file_name()?.to_string_lossy().into_owned());
         let partials = parts.iter().filter_map(name).collect();
         Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors, partials }))
+    }
+
+    /// That what is written can be read; what the user should know of it.
+    fn accepted(&self) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        for (i, target) in self.targets.iter().enumerate() {
+            // Targets differ in types only, unless the caller says otherwise.
+            if i == 0 || target.metadata != self.targets[0].metadata {
+                let mut layout = Layout::new();
+                self.metadata(target, &Map::new(), &mut layout)?;
+                notes.extend(acceptance::check(&layout, self.input, &self.tensors)?);
+            }
+        }
+        Ok(notes)
     }
 
     /// The metadata of a model; hashes are zeros still.
