@@ -646,3 +646,30 @@ fn a_full_disk_is_said_and_cleaned() {
     check_error(result, &["m.gguf", "free some space"]);
     assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 0);
 }
+
+/// Keeps what it is warned of.
+struct Warned(std::sync::Mutex<Vec<String>>);
+
+impl Progress for Warned {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn warn(&self, what: &str) {
+        self.0.lock().unwrap().push(what.to_owned());
+    }
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// What of a tokenizer is taken otherwise than its files say reaches the user, once.
+#[test]
+fn what_is_taken_otherwise_is_said() {
+    let folder = Folder::new();
+    folder.edit("tokenizer_config.json", |json| json["add_bos_token"] = json!(false));
+    let warned = Warned(std::sync::Mutex::default());
+    let out = tempfile::tempdir().unwrap();
+    convert(&folder.dir, &out.path().join("m.gguf"), GgmlType::Q8_0, &warned).unwrap();
+    let warned = warned.0.into_inner().unwrap();
+    assert_eq!(warned.iter().filter(|what| what.contains("\"add_bos_token\" is false")).count(), 1, "{warned:?}");
+}

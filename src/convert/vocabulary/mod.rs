@@ -100,9 +100,10 @@ impl Files {
             self.refuse_space_prefix()?;
             layout.set("tokenizer.ggml.model", "gpt2");
             layout.set("tokenizer.ggml.pre", parts::byte_level(&root)?);
-            if root.get("decoder").is_none() {
-                notes.push("tokenizer.json: there is no \"decoder\": tokens are decoded as bytes".to_owned());
-            }
+        }
+        if root.get("decoder").is_none() {
+            let how = if is_sentencepiece { "as SentencePiece does it" } else { "as bytes" };
+            notes.push(format!("tokenizer.json: there is no \"decoder\": tokens are decoded {how}"));
         }
         note_bytes(&tokens, is_sentencepiece, &mut notes);
         let scores = is_sentencepiece.then(|| tokens.scores(&merges));

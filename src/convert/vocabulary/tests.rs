@@ -353,6 +353,13 @@ fn what_passes_is_said_where_it_must_be() {
         (|t| drop(t["model"].as_object_mut().unwrap().remove("type")), ""),
         (|t| t["decoder"] = json!({"type": "Sequence", "decoders": [{"type": "ByteLevel"}]}), ""),
         (|t| t["decoder"] = json!(null), "decoder"),
+        (
+            |t| {
+                t["added_tokens"].as_array_mut().unwrap().remove(255);
+                t["model"]["vocab"][""] = json!(4095);
+            },
+            "token 4095 has no text",
+        ),
         (|t| t["added_tokens"][1]["rstrip"] = json!(true), "rstrip"),
         (|t| drop(t["added_tokens"].as_array_mut().unwrap().remove(100)), "1 numbers between its tokens"),
     ];

@@ -47,6 +47,9 @@ impl<'a> Tokens<'a> {
                 text if sentencepiece && byte_of(text).is_some() => TokenKind::Byte,
                 _ => TokenKind::Normal,
             };
+            if text.is_empty() {
+                notes.push(format!("tokenizer.json: token {id} has no text: nothing ever becomes this token"));
+            }
             *slot = Some((text, kind));
             ids.insert(text.as_str(), id);
         }
