@@ -93,6 +93,7 @@ impl fmt::Display for Error {
                 match source.kind() {
                     io::ErrorKind::NotFound => f.write_str("; check the path"),
                     io::ErrorKind::StorageFull => f.write_str("; free some space or choose another disk"),
+                    io::ErrorKind::OutOfMemory => f.write_str("; free some memory, or raise its limit (ulimit -v)"),
                     io::ErrorKind::PermissionDenied => f.write_str("; check the permissions"),
                     _ => Ok(()),
                 }

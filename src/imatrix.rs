@@ -21,7 +21,9 @@ use strata_quant::GgmlType;
 
 use crate::error::{Error, Result, quoted};
 use crate::gguf::{Gguf, Layout, TensorInfo};
-use crate::io::file::{AtomicFile, read_regular};
+use crate::io::file::read_regular;
+use crate::io::inputs::Inputs;
+use crate::io::outputs::Outputs;
 
 /// The most bytes that a file may have: ten times what the largest models need.
 pub const MAX_BYTES: u64 = 2 << 30;
@@ -197,6 +199,14 @@ impl Imatrix {
     /// # Errors If the file cannot be written, or the matrix is empty, has a sum that is no finite number, or is too
     /// large for the format.
     pub fn write(&self, path: impl AsRef<Path>, format: Format) -> Result<()> {
+        self.write_beside(path, format, &Inputs::default())
+    }
+
+    /// [`Imatrix::write`], which refuses to replace one of the `inputs`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_beside(&self, path: impl AsRef<Path>, format: Format, inputs: &Inputs) -> Result<()> {
         let path = path.as_ref();
         if self.entries.is_empty() {
             return Err(Error::Request(format!("cannot write {}: the matrix has no entries", path.display())));
@@ -214,12 +224,12 @@ impl Imatrix {
             }
         }
         match format {
-            Format::Gguf => matrix.write_gguf(path),
-            Format::Dat => matrix.write_dat(path),
+            Format::Gguf => matrix.write_gguf(path, inputs),
+            Format::Dat => matrix.write_dat(path, inputs),
         }
     }
 
-    fn write_gguf(&self, path: &Path) -> Result<()> {
+    fn write_gguf(&self, path: &Path, inputs: &Inputs) -> Result<()> {
         let mut layout = Layout::new();
         layout.set("general.type", TYPE);
         layout.set(DATASETS_KEY, self.datasets.clone());
@@ -232,7 +242,7 @@ impl Imatrix {
             layout.tensor(format!("{name}{SUMS}"), &[columns, matrices][..used], GgmlType::F32);
             layout.tensor(format!("{name}{COUNTS}"), &[1, matrices][..used], GgmlType::F32);
         }
-        let mut writer = layout.create(path)?;
+        let mut writer = layout.create_beside(path, inputs)?;
         for (name, Entry { in_sum2, counts }) in &self.entries {
             writer.begin(&format!("{name}{SUMS}"))?;
             writer.write(&in_sum2.iter().flat_map(|sum| sum.to_le_bytes()).collect::<Vec<u8>>())?;
@@ -242,7 +252,7 @@ impl Imatrix {
         writer.finish()
     }
 
-    fn write_dat(&self, path: &Path) -> Result<()> {
+    fn write_dat(&self, path: &Path, inputs: &Inputs) -> Result<()> {
         let int = |n: u64, what: &str| -> Result<[u8; 4]> {
             let int = i32::try_from(n).map_err(|_| {
                 Error::Request(format!("a .dat file cannot hold {n} {what}; choose --output-format gguf"))
@@ -269,7 +279,7 @@ impl Imatrix {
         let dataset = self.datasets.last().map_or("", String::as_str);
         out.extend(int(dataset.len() as u64, "bytes of a dataset's name")?);
         out.extend(dataset.as_bytes());
-        let mut file = AtomicFile::create(path)?;
+        let mut file = Outputs::single(path, inputs)?;
         file.write_all(&out)?;
         file.commit()
     }

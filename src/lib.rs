@@ -23,6 +23,7 @@ pub mod generate;
 pub mod gguf;
 pub mod imatrix;
 pub mod io;
+pub mod limits;
 pub mod model;
 pub mod perplexity;
 pub mod progress;
@@ -32,6 +33,7 @@ pub mod sampler;
 pub mod split;
 pub mod stream;
 pub mod synthetic;
+pub mod threads;
 pub mod tokenizer;
 pub mod verify;
 

@@ -8,6 +8,10 @@ pub trait Progress: Sync {
     fn begin(&self, what: &str, total: u64);
     /// The part of the work that is done from now on, as a tensor's name.
     fn step(&self, _what: &str) {}
+    /// A part that will be done in `left` seconds. Whoever shows how long the whole work takes says nothing of that.
+    fn step_left(&self, what: &str, left: f64) {
+        self.step(&format!("{what}, {} left", time(left)));
+    }
     /// `units` more are done.
     fn advance(&self, units: u64);
     /// The work ended well.
@@ -32,5 +36,51 @@ impl Progress for Quiet {
     fn end(&self) {}
     fn cancelled(&self) -> bool {
         false
+    }
+}
+
+/// A number with three digits, as rates are shown: `217`, `6.93`, `0.0123`; no more are zeros in front of it.
+pub fn three_digits(x: f64) -> String {
+    let magnitude = if x.abs() >= 1e-9 { x.abs().log10().floor() as i32 } else { 2 };
+    // Rounded first: 9.999 is 10.0.
+    let unit = 10f64.powi(magnitude - 2);
+    let rounded = (x / unit).round() * unit;
+    let magnitude = magnitude + i32::from(rounded.abs() >= 10f64.powi(magnitude + 1));
+    format!("{rounded:.*}", (2 - magnitude).max(0) as usize)
+}
+
+/// A time in its largest unit: `24 s`, `12 min`, `3.5 h`.
+pub fn time(seconds: f64) -> String {
+    match seconds {
+        ..99.5 => format!("{seconds:.0} s"),
+        ..5970.0 => format!("{:.0} min", seconds / 60.0),
+        ..360_000.0 => format!("{:.1} h", seconds / 3600.0),
+        _ => format!("{:.0} days", seconds / 86_400.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_three_digits_and_times_one_unit() {
+        for (x, text) in [
+            (216.6988, "217"),
+            (6.9312, "6.93"),
+            (99.96, "100"),
+            (9.999, "10.0"),
+            (12_345.0, "12300"),
+            (999.9, "1000"),
+            (0.012_345, "0.0123"),
+            (0.0, "0"),
+            (1.0, "1.00"),
+        ] {
+            assert_eq!(three_digits(x), text);
+        }
+        for (seconds, text) in [(0.0, "0 s"), (99.4, "99 s"), (720.0, "12 min"), (12_600.0, "3.5 h"), (1e6, "12 days")]
+        {
+            assert_eq!(time(seconds), text);
+        }
     }
 }

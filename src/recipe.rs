@@ -4,7 +4,7 @@
 //! of llama.cpp at 0c1e57098, for the architecture `llama` (facts only). Every golden file of llama-quantize has the types that these
 //! rules give.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use regex::Regex;
 use serde_json::{Map, Value as Json};
 use strata_quant::GgmlType;
@@ -87,7 +87,7 @@ fn unknown(name: &str) -> String {
     if NOT_WRITTEN.iter().any(|family| upper.starts_with(family)) || GgmlType::from_name(name).is_some() {
         format!("type {upper} exists in ggml, but Strata cannot write it")
     } else {
-        format!("there is no type {name:?}")
+        format!("there is no type {}", quoted(name))
     }
 }
 
@@ -167,7 +167,7 @@ impl Recipe {
     /// # Errors
     /// If it is not of that form, the pattern no regular expression, or the type none that Strata writes.
     pub fn parse_exception(text: &str) -> Result<(Regex, GgmlType)> {
-        let bad = |why: String| Error::Request(format!("{text:?}: {why}"));
+        let bad = |why: String| Error::Request(format!("{}: {why}", quoted(text)));
         // The last `=`: types have none, patterns may.
         let (pattern, ty) = text.rsplit_once('=').ok_or_else(|| bad("must be REGEX=TYPE".into()))?;
         if pattern.is_empty() {
@@ -175,7 +175,7 @@ impl Recipe {
         }
         let regex = Regex::new(&pattern.to_ascii_lowercase()).map_err(|error| {
             let reason = error.to_string();
-            bad(format!("the pattern is no regular expression ({})", reason.lines().last().unwrap_or_default()))
+            bad(format!("the pattern is not a regular expression ({})", reason.lines().last().unwrap_or_default()))
         })?;
         let ty = tensor_type(ty).map_err(|error| bad(error.to_string()))?;
         Ok((regex, ty))

@@ -4,7 +4,14 @@
 //! in `f64` with exponentials that are the same on every platform, so a seed gives the same text everywhere.
 
 use crate::random::uniform;
+use std::ops::RangeInclusive;
 use strata_quant::float::all_finite;
+
+/// Temperatures that mean something; NaN is none of them.
+pub const TEMPERATURES: RangeInclusive<f32> = 0.0..=f32::MAX;
+
+/// The same of probabilities, and of shares of one.
+pub const PROBABILITIES: RangeInclusive<f32> = 0.0..=1.0;
 
 /// How to choose.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,7 +77,9 @@ impl Sampler {
             });
             candidates.truncate(enough.map_or(candidates.len(), |i| i + 1));
         }
-        candidates.retain(|c| libm::exp(c.0 as f64 - peak) >= min_p as f64);
+        // The most likely one stays, whatever share of itself is asked for.
+        let least = (min_p as f64).min(1.0);
+        candidates.retain(|c| libm::exp(c.0 as f64 - peak) >= least);
         let weight = |c: &(f32, u32)| libm::exp((c.0 as f64 - peak) / temperature as f64);
         let total: f64 = candidates.iter().map(weight).sum();
         let mut left = uniform(&mut self.state) * total;
@@ -126,6 +135,19 @@ mod tests {
         assert_eq!(counts(Sampling { top_p: 0.9, ..plain }, &logits)[3..], [0, 0]);
         assert_eq!(counts(Sampling { min_p: 0.2, ..plain }, &logits)[3..], [0, 0]);
         assert!(counts(Sampling { temperature: 0.2, ..plain }, &logits)[0] > 9_000);
+    }
+
+    #[test]
+    fn the_most_likely_token_is_always_a_candidate() {
+        let logits = [0.5, 2.0, -1.0];
+        for (top_p, min_p) in [(0.0, 0.0), (-1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (0.0, f32::INFINITY)] {
+            for top_k in [0, 1, usize::MAX] {
+                let sampling = Sampling { top_k, top_p, min_p, temperature: 1.0, seed: 3 };
+                assert_eq!(Sampler::new(sampling).sample(&logits), Some(1), "{sampling:?}");
+            }
+        }
+        assert!(!TEMPERATURES.contains(&f32::NAN) && !TEMPERATURES.contains(&f32::INFINITY));
+        assert!(!PROBABILITIES.contains(&1.5) && PROBABILITIES.contains(&1.0) && PROBABILITIES.contains(&0.0));
     }
 
     #[test]

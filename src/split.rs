@@ -5,17 +5,17 @@
 //! consecutive runs comes back byte for byte, what was striped with its tensors ordered by file.
 //!
 //! Data goes by plain reads and writes through one buffer: a model larger than the memory does not crowd it. All files
-//! are complete under names that end in `.new` before the first gets its own: a failure leaves nothing behind.
+//! are complete before the first gets its name: a failure leaves nothing behind.
 
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::convert::TENSOR_HASHES;
 use crate::error::{Error, Result};
 use crate::gguf::{Array, Gguf, Layout, TensorInfo, Value, Writer};
-use crate::io::file::{Mapped, output_folder, sync_folder};
+use crate::io::file::Mapped;
+use crate::io::inputs::Inputs;
+use crate::io::outputs::Outputs;
 use crate::progress::Progress;
 
 /// The key of a file's place among all, from 0.
@@ -191,11 +191,11 @@ pub fn plan(gguf: &Gguf, prefix: &Path, options: &Options) -> Result<Vec<Shard>>
 /// behind then.
 pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progress) -> Result<Vec<Shard>> {
     let shards = plan(gguf, prefix, options)?;
-    shards.iter().try_for_each(|shard| check_output(gguf, &shard.path))?;
+    let paths = shards.iter().map(|shard| shard.path.clone()).collect();
+    let mut outputs = Outputs::claim(prefix, paths, &inputs(gguf))?;
     let mut metadata = own_metadata(gguf);
     let order: Vec<usize> = shards.iter().flat_map(|shard| &shard.tensors).copied().collect();
     order_hashes(&mut metadata, &order);
-    let mut staged = Staged::default();
     progress.begin("splitting", gguf.tensors().iter().map(|t| t.bytes).sum());
     for (no, shard) in shards.iter().enumerate() {
         let mut layout = Layout::new();
@@ -205,11 +205,12 @@ pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progr
         shard_metadata(no, shards.len(), gguf.tensors().len())?.into_iter().for_each(|(k, v)| layout.set(k, v));
         let tensors = shard.tensors.iter().map(|&i| &gguf.tensors()[i]);
         tensors.clone().for_each(|t| layout.tensor(&t.name, &t.dims, t.ty));
-        let mut writer = layout.create(staged.add(&shard.path))?;
+        let mut writer = layout.create_next(&mut outputs)?;
         copy(gguf, tensors, &mut writer, progress)?;
         writer.finish()?;
     }
-    staged.commit()?;
+    gguf.check()?;
+    outputs.commit()?;
     progress.end();
     Ok(shards)
 }
@@ -224,14 +225,14 @@ pub fn merge(gguf: &Gguf, output: &Path, progress: &dyn Progress) -> Result<()> 
         let problem = "is missing or 0: the file is not a part of a split model";
         return Err(Error::invalid(gguf.path(), format!("key {COUNT_KEY:?}"), problem, "name one of the parts"));
     }
-    check_output(gguf, output)?;
     let mut layout = Layout::new();
     layout.alignment = gguf.u32(ALIGNMENT_KEY)?.unwrap_or(layout.alignment);
     layout.metadata = own_metadata(gguf);
     gguf.tensors().iter().for_each(|t| layout.tensor(&t.name, &t.dims, t.ty));
     progress.begin("merging", gguf.tensors().iter().map(|t| t.bytes).sum());
-    let mut writer = layout.create(output)?;
+    let mut writer = layout.create_beside(output, &inputs(gguf))?;
     copy(gguf, gguf.tensors().iter(), &mut writer, progress)?;
+    gguf.check()?;
     writer.finish()?;
     progress.end();
     Ok(())
@@ -258,86 +259,39 @@ fn order_hashes(metadata: &mut [(String, Value)], order: &[usize]) {
     }
 }
 
-/// Refuses, before hours of work, to replace a folder or one of the model's own files.
-fn check_output(gguf: &Gguf, output: &Path) -> Result<()> {
-    let Ok(known) = output.canonicalize() else { return Ok(()) };
-    let wrong = |problem: &str| Err(Error::invalid(output, "output path", problem, "choose another name"));
-    if known.is_dir() {
-        return wrong("is a folder");
-    }
-    if gguf.files().any(|part| part.path().canonicalize().is_ok_and(|part| part == known)) {
-        return wrong("is the file that is read");
-    }
-    Ok(())
+/// What is read.
+fn inputs(gguf: &Gguf) -> Inputs {
+    let mut inputs = Inputs::default();
+    inputs.add_model(gguf);
+    inputs
 }
 
 /// Appends the blocks of the tensors.
 fn copy<'t>(
     gguf: &Gguf,
     tensors: impl Iterator<Item = &'t TensorInfo>,
-    writer: &mut Writer,
+    writer: &mut Writer<'_>,
     progress: &dyn Progress,
 ) -> Result<()> {
     let mut buffer = vec![0; BUFFER];
-    let paths: Vec<&Path> = gguf.files().map(Mapped::path).collect();
-    let mut open: Option<(usize, File)> = None; // the part that is being read
+    let files: Vec<&Mapped> = gguf.files().collect();
     for tensor in tensors {
-        let Some(path) = paths.get(tensor.part) else {
+        // By the open file: what has its name now may be another.
+        let Some(file) = files.get(tensor.part) else {
             return Err(Error::Request("a model in memory cannot be split or merged; write it to a file".to_owned()));
         };
-        let mut file = match open.take() {
-            Some((part, file)) if part == tensor.part => file,
-            _ => File::open(path).map_err(Error::io("open", path))?,
-        };
-        file.seek(SeekFrom::Start(tensor.offset)).map_err(Error::io("read", path))?;
         writer.begin(&tensor.name)?;
-        let mut left = tensor.bytes;
-        while left > 0 {
+        let mut at = 0;
+        while at < tensor.bytes {
             progress.check()?;
-            let n = left.min(BUFFER as u64) as usize;
-            file.read_exact(&mut buffer[..n]).map_err(Error::io("read", path))?;
-            writer.write(&buffer[..n])?;
-            progress.advance(n as u64);
-            left -= n as u64;
+            let piece = &mut buffer[..(tensor.bytes - at).min(BUFFER as u64) as usize];
+            file.read_at(piece, tensor.offset + at)?;
+            writer.write(piece)?;
+            progress.advance(piece.len() as u64);
+            at += piece.len() as u64;
         }
-        open = Some((tensor.part, file));
     }
     Ok(())
-}
-
-/// Finished files that do not have their names yet; dropped before [`commit`](Staged::commit), it removes them.
-#[derive(Default)]
-struct Staged {
-    files: Vec<(PathBuf, PathBuf)>, // under which name it is, which it will have
-}
-
-impl Staged {
-    /// Where to write the file that will be `path`.
-    fn add(&mut self, path: &Path) -> PathBuf {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".new");
-        self.files.push((name.clone().into(), path.to_owned()));
-        name.into()
-    }
-
-    /// Gives all files their names, replacing what had them, so that they last through a power cut. All are in one folder.
-    fn commit(mut self) -> Result<()> {
-        let folder = self.files.first().map(|(_, path)| output_folder(path)).transpose()?;
-        while let Some((staged, path)) = self.files.first() {
-            fs::rename(staged, path).map_err(Error::io("rename the finished .new to", path))?;
-            self.files.remove(0);
-        }
-        folder.map_or(Ok(()), |folder| sync_folder(&folder))
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        for (staged, _) in &self.files {
-            // Nothing better can be done about a failure here; the last may not exist yet.
-            let _ = fs::remove_file(staged);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! states finite through any number of layers. A few rows are encoded, by the real encoder, and repeated, so that writing is as fast as
 //! the disk. The same request gives the same bytes on every machine.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::gguf::{Layout, Writer};
 use crate::io::file::{free_bytes, output_folder};
 use crate::progress::Progress;
@@ -68,7 +68,7 @@ impl LlamaShape {
     pub fn from_name(name: &str) -> Result<LlamaShape> {
         SHAPES.iter().find(|shape| shape.name.eq_ignore_ascii_case(name)).copied().ok_or_else(|| {
             let known = SHAPES.map(|shape| shape.name).join(", ");
-            Error::Request(format!("there is no shape {name:?}; choose one of {known}"))
+            Error::Request(format!("there is no shape {}; choose one of {known}", quoted(name)))
         })
     }
 }
@@ -195,7 +195,7 @@ impl Synthetic {
 const POOL: usize = 61;
 
 /// `bytes` bytes of `pool`, over and over.
-fn repeat(writer: &mut Writer, pool: &[u8], mut bytes: usize, progress: &dyn Progress) -> Result<()> {
+fn repeat(writer: &mut Writer<'_>, pool: &[u8], mut bytes: usize, progress: &dyn Progress) -> Result<()> {
     while bytes > 0 {
         progress.check()?;
         let n = bytes.min(pool.len());

@@ -113,7 +113,7 @@ fn digests(gguf: &Gguf, key: &str) -> Result<Option<Vec<Digest>>> {
     let Some(array) = gguf.array(key)? else { return Ok(None) };
     let digests: Option<Vec<Digest>> =
         strings(array).map(|texts| texts.iter().map(|t| t.parse().ok()).collect()).unwrap_or(None);
-    digests.map(Some).ok_or_else(|| wrong_key(gguf, key, "is no list of SHA-256 in hexadecimal digits"))
+    digests.map(Some).ok_or_else(|| wrong_key(gguf, key, "is not a list of SHA-256 in hexadecimal digits"))
 }
 
 fn strings(array: ArrayRef<'_>) -> Option<Vec<String>> {

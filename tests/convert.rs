@@ -454,7 +454,7 @@ fn weights_that_a_type_cannot_hold_are_found() {
 #[test]
 fn configurations_that_cannot_be_converted_are_refused() {
     let cases = [
-        ("num_attention_heads", Value::Null, &["config.json", "num_attention_heads", "missing"][..]),
+        ("num_attention_heads", Value::Null, &["config.json", "num_attention_heads", "count", "null"][..]),
         ("num_attention_heads", json!("four"), &["num_attention_heads", "four"]),
         ("num_key_value_heads", json!(3), &["num_key_value_heads", "3"]),
         ("num_hidden_layers", json!(0), &["num_hidden_layers"]),

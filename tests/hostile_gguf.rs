@@ -101,7 +101,12 @@ fn broken_files_are_refused_with_a_reason() {
 
     let table: &[(&str, Vec<u8>, &[&str])] = &[
         ("nothing", vec![], &["header", "ends in the middle"]),
-        ("magic", b"PK\x03\x04 and so on, like a zip".to_vec(), &["header", "\"GGUF\"", ".gguf"]),
+        ("magic", b"once upon a time, and so on".to_vec(), &["header", "\"GGUF\"", ".gguf"]),
+        (
+            "magic of a zip",
+            b"PK\x03\x04 and so on, like a zip".to_vec(),
+            &["file", "zip archive", "a GGUF file", "unpack"],
+        ),
         ("magic turned", b"FUGG\0\0\0\x03".to_vec(), &["big-endian"]),
         ("big-endian", swapped, &["big-endian"]),
         ("version 0", Bytes::header(0, 0, 0).out, &["version 0"]),

@@ -134,10 +134,14 @@ fn models_without_rules_are_refused() {
         for key in ["llama.block_count", "llama.attention.head_count"] {
             layout.set(key, 1u32);
         }
+        for key in ["llama.embedding_length", "llama.feed_forward_length", "llama.context_length"] {
+            layout.set(key, 32u32);
+        }
+        layout.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32);
         layout.set("llama.expert_count", experts);
-        layout.tensor("output.weight", &[32, 1], GgmlType::F32);
+        layout.tensor("token_embd.weight", &[32, 1], GgmlType::F32);
         let mut writer = layout.create(&path).unwrap();
-        writer.begin("output.weight").unwrap();
+        writer.begin("token_embd.weight").unwrap();
         writer.write(&[0; 128]).unwrap();
         writer.finish().unwrap();
         path

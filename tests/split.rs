@@ -297,3 +297,74 @@ fn work_that_was_stopped_leaves_the_old_files() {
     assert!(matches!(merge(&parts, &dir.path().join("whole.gguf"), &Impatient), Err(Error::Cancelled)));
     assert_eq!(files(dir.path()), before);
 }
+
+/// Changes the source once, when the first bytes are copied.
+struct Changes<'a> {
+    change: &'a (dyn Fn() + Sync),
+    done: std::sync::atomic::AtomicBool,
+}
+
+impl Progress for Changes<'_> {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {
+        if !self.done.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            (self.change)();
+        }
+    }
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_source_that_changes_while_it_is_copied_is_an_error() {
+    use std::os::unix::fs::FileExt;
+    let (dir, path) = model();
+    let tens = options(SplitLimit::Tensors(10), false);
+    let original = fs::read(&path).unwrap();
+    let write = |at: u64| {
+        // File systems count time in steps of some milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[7; 64], at).unwrap();
+    };
+    let cut = |to: u64| fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(to).unwrap();
+    let len = original.len() as u64;
+    type Change<'a> = (&'a (dyn Fn() + Sync), &'a str);
+    let changes: [Change<'_>; 4] = [
+        (&|| cut(len / 2), "bytes when it was opened"),
+        (&|| cut(0), "has 0 now"),
+        (&|| write(len - 64), "written to"),
+        (&|| write(200), "written to"),
+    ];
+    let progress = |change| Changes { change, done: false.into() };
+    for (change, words) in changes {
+        fs::write(&path, &original).unwrap();
+        let gguf = Gguf::open(&path).unwrap();
+        let error = split(&gguf, &dir.path().join("p"), &tens, &progress(change)).map(drop).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert_eq!(files(dir.path()).len(), 1);
+    }
+    fs::write(&path, &original).unwrap();
+    let shards = split(&Gguf::open(&path).unwrap(), &dir.path().join("q"), &tens, &Quiet).unwrap();
+    let (parts, before) = (Gguf::open(&shards[0].path).unwrap(), files(dir.path()).len());
+    let last = &shards.last().unwrap().path;
+    let cut_last = || fs::OpenOptions::new().write(true).open(last).unwrap().set_len(100).unwrap();
+    let error = merge(&parts, &dir.path().join("whole.gguf"), &progress(&cut_last)).unwrap_err().to_string();
+    assert!(error.contains("00006-of-00006") && error.contains("bytes when it was opened"), "{error}");
+    assert_eq!(files(dir.path()).len(), before);
+
+    // Another file under its name does not matter: the one that was opened is read.
+    fs::write(&path, &original).unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    let expected = split(&gguf, &dir.path().join("e"), &tens, &Quiet).unwrap();
+    let replace = || {
+        fs::write(dir.path().join("other"), "another").unwrap();
+        fs::rename(dir.path().join("other"), &path).unwrap();
+    };
+    let shards = split(&gguf, &dir.path().join("r"), &tens, &progress(&replace)).unwrap();
+    for (a, b) in expected.iter().zip(shards) {
+        assert!(fs::read(&a.path).unwrap() == fs::read(b.path).unwrap());
+    }
+}

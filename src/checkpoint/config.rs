@@ -1,7 +1,8 @@
 //! `config.json`: the shape of the model.
 
-use super::read_json;
-use crate::error::{Error, Result};
+use super::json::{Object, shown};
+use super::{foreign, read_json};
+use crate::error::{Error, Result, quoted};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -52,41 +53,83 @@ pub enum RopeScaling {
     },
 }
 
+/// Keys that checkpoints set to `null` to say that the model does not have the thing.
+const NULLABLE: &[&str] = &[
+    "architectures",
+    "model_type",
+    "_name_or_path",
+    "num_key_value_heads",
+    "head_dim",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "sliding_window",
+    "quantization_config",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "sep_token_id",
+];
+
+/// Layers of a model, at most; llama.cpp's own limit.
+const MAX_LAYERS: usize = 512;
+
+/// Tokens of a vocabulary, at most: sixty times the largest known one.
+pub(crate) const MAX_TOKENS: usize = 1 << 24;
+
 impl Config {
     /// Reads and checks `config.json` of a folder.
     pub(super) fn read(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
         let Some(json) = read_json(&path)? else {
+            if let Some(error) = foreign::folder(dir)? {
+                return Err(error);
+            }
             return Err(Error::invalid(&path, "file", "is missing", "name the folder of a Hugging Face checkpoint"));
         };
-        let file = File { path: &path, json: &json };
-        file.supported()?;
+        let file = Object::of_file(&path, &json, NULLABLE)?;
+        supported(&file)?;
         let (hidden, heads) = (file.count("hidden_size")?, file.count("num_attention_heads")?);
-        let kv_heads = file.optional_count("num_key_value_heads")?.unwrap_or(heads);
+        let kv_heads = file.opt_count("num_key_value_heads")?.unwrap_or(heads);
         if !heads.is_multiple_of(kv_heads) {
-            return Err(file.bad("num_key_value_heads", format!("{kv_heads} heads do not divide {heads} query heads")));
+            let problem = format!("{kv_heads} heads do not divide {heads} query heads");
+            return Err(file.wrong("num_key_value_heads", problem));
         }
-        let explicit = file.optional_count("head_dim")?;
+        let explicit = file.opt_count("head_dim")?;
         let head_dim = match explicit {
             Some(d) => d,
             None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => return Err(file.bad("num_attention_heads", format!("{heads} heads do not divide {hidden} values"))),
+            None => {
+                return Err(file.wrong("num_attention_heads", format!("{heads} heads do not divide {hidden} values")));
+            }
         };
         if !head_dim.is_multiple_of(2) {
-            return Err(file.bad("head_dim", format!("{head_dim} is odd: its values cannot be rotated in pairs")));
+            return Err(file.wrong("head_dim", format!("{head_dim} is odd: its values cannot be rotated in pairs")));
         }
         let layers = file.count("num_hidden_layers")?;
-        if layers > 512 {
-            return Err(file.bad("num_hidden_layers", format!("{layers} layers; at most 512 are possible")));
+        if layers > MAX_LAYERS {
+            let problem = format!("{layers} layers; at most {MAX_LAYERS} are possible");
+            return Err(file.wrong("num_hidden_layers", problem));
         }
-        let context = file.optional_count("max_position_embeddings")?.unwrap_or(2048);
-        let eps = file.number("rms_norm_eps")?.unwrap_or(1e-6);
-        if !(eps > 0.0 && eps < 1.0) {
-            return Err(file.bad("rms_norm_eps", format!("{eps} is no small positive number")));
+        let context = file.opt_count("max_position_embeddings")?.unwrap_or(2048);
+        if let Some(window) = file.opt_count("sliding_window")?.filter(|window| *window < context) {
+            let problem = format!("attention over a window of {window} tokens is not supported");
+            return Err(file.refused("sliding_window", problem, "use a model with full attention"));
         }
-        let (rope_theta, rope_scaling) = rope(&file, context)?;
+        let eps = file.opt_positive("rms_norm_eps")?.unwrap_or(1e-6);
+        if eps >= 1.0 {
+            return Err(file.wrong("rms_norm_eps", format!("must be a small number, is {eps}")));
+        }
+        let vocab_size = file.count("vocab_size")?;
+        if vocab_size > MAX_TOKENS {
+            let problem = format!("{vocab_size} tokens; at most {MAX_TOKENS} are possible");
+            return Err(file.wrong("vocab_size", problem));
+        }
+        token_ids(&file, vocab_size)?;
+        let (rope_theta, rope_scaling) = rope(&file)?;
         Ok(Config {
-            vocab_size: file.count("vocab_size")?,
+            vocab_size,
             hidden_size: hidden,
             intermediate_size: file.count("intermediate_size")?,
             num_hidden_layers: layers,
@@ -95,129 +138,145 @@ impl Config {
             head_dim,
             head_dim_is_explicit: explicit.is_some(),
             max_position_embeddings: context,
-            rms_norm_eps: eps as f32,
+            rms_norm_eps: eps,
             rope_theta,
             rope_scaling,
-            tie_word_embeddings: file.flag("tie_word_embeddings")?,
-            attention_bias: file.flag("attention_bias")?,
-            mlp_bias: file.flag("mlp_bias")?,
+            tie_word_embeddings: file.opt_flag("tie_word_embeddings")?.unwrap_or(false),
+            attention_bias: file.opt_flag("attention_bias")?.unwrap_or(false),
+            mlp_bias: file.opt_flag("mlp_bias")?.unwrap_or(false),
             path,
             json,
         })
     }
+
+    /// The model's name or path as `config.json` tells it.
+    pub(crate) fn name_or_path(&self) -> Result<Option<&str>> {
+        Object::of_file(&self.path, &self.json, NULLABLE)?.opt_text("_name_or_path")
+    }
+}
+
+/// Refuses models that would convert to something that computes other than the original.
+fn supported(file: &Object<'_>) -> Result<()> {
+    let name = match file.opt_list("architectures")?.and_then(<[Value]>::first) {
+        None => None,
+        Some(Value::String(name)) => Some(name.as_str()),
+        Some(other) => {
+            return Err(file.wrong("architectures", format!("must be a list of texts, has {}", shown(other))));
+        }
+    };
+    let model = file.opt_text("model_type")?;
+    if !matches!(
+        (name, model),
+        (Some("LlamaForCausalLM" | "MistralForCausalLM"), _) | (None, Some("llama" | "mistral"))
+    ) {
+        let what = name.or(model).map_or("a model that does not say what it is".to_owned(), quoted);
+        let remedy = "strata converts LlamaForCausalLM and MistralForCausalLM";
+        return Err(file.refused("architectures", format!("{what} is not supported"), remedy));
+    }
+    for key in ["hidden_act", "hidden_activation"] {
+        // Two names of one function.
+        if let Some(act) = file.opt_text(key)?.filter(|act| !["silu", "swish"].contains(act)) {
+            return Err(file.refused(key, format!("{} is not supported", quoted(act)), "strata knows silu"));
+        }
+    }
+    if file.get("quantization_config").is_some() {
+        let remedy = "convert the original checkpoint (BF16, F16 or F32)";
+        return Err(file.refused("quantization_config", "the checkpoint is quantized", remedy));
+    }
+    Ok(())
+}
+
+/// The numbers of special tokens, which must be in the vocabulary. Some models have several that end a text.
+fn token_ids(file: &Object<'_>, vocab_size: usize) -> Result<()> {
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id"] {
+        let ids = match file.get(key) {
+            None => continue,
+            Some(Value::Array(ids)) if key == "eos_token_id" => ids.as_slice(),
+            Some(id) => std::slice::from_ref(id),
+        };
+        // No cast: the comparison is in 64 bits.
+        if let Some(id) = ids.iter().find(|id| id.as_u64().is_none_or(|id| id >= vocab_size as u64)) {
+            let problem = format!("must be the number of a token from 0 to {}, is {}", vocab_size - 1, shown(id));
+            return Err(file.refused(key, problem, "get the file again, or set null for a token that the model lacks"));
+        }
+    }
+    Ok(())
 }
 
 /// The base of the frequencies and their scaling, in the older form (`rope_theta`, `rope_scaling`) or the newer (`rope_parameters`).
-fn rope(file: &File<'_>, context: usize) -> Result<(f32, RopeScaling)> {
-    let newer = file.json.get("rope_parameters").filter(|v| v.is_object());
-    let older = file.json.get("rope_scaling").filter(|v| v.is_object());
-    let theta = match newer.and_then(|v| v.get("rope_theta")).and_then(Value::as_f64) {
-        Some(theta) => theta,
-        None => file.number("rope_theta")?.unwrap_or(10_000.0),
-    };
-    if !(theta.is_finite() && theta > 0.0) {
-        return Err(file.bad("rope_theta", format!("{theta} is no positive number")));
-    }
-    let Some(scaling) = older.or(newer) else { return Ok((theta as f32, RopeScaling::None)) };
-    let kind = scaling.get("rope_type").or(scaling.get("type")).and_then(Value::as_str).unwrap_or("default");
-    let number = |key: &str, fallback: Option<f64>| -> Result<f32> {
-        match scaling.get(key).and_then(Value::as_f64).or(fallback) {
-            Some(x) if x.is_finite() && x > 0.0 => Ok(x as f32),
-            _ => Err(file.bad(&format!("rope_scaling.{key}"), "is no positive number".into())),
+/// What both say must be the same.
+fn rope(file: &Object<'_>) -> Result<(f32, RopeScaling)> {
+    let (newer, older) = (file.opt_object("rope_parameters")?, file.opt_object("rope_scaling")?);
+    let mut theta = file.opt_positive("rope_theta")?;
+    let mut scaling = None;
+    for object in [newer, older].into_iter().flatten() {
+        if let Some(inner) = object.opt_positive("rope_theta")? {
+            if theta.is_some_and(|theta| theta != inner) {
+                return Err(
+                    object.wrong("rope_theta", format!("is {inner} here and another number elsewhere in the file"))
+                );
+            }
+            theta = Some(inner);
         }
+        let this = rope_scaling(&object)?;
+        if scaling.is_some_and(|other| other != this) {
+            return Err(file.wrong("rope_scaling", "contradicts \"rope_parameters\""));
+        }
+        scaling = Some(this);
+        full_rotation(&object)?;
+    }
+    full_rotation(file)?;
+    Ok((theta.unwrap_or(10_000.0), scaling.unwrap_or(RopeScaling::None)))
+}
+
+/// That all values of a head are rotated.
+fn full_rotation(object: &Object<'_>) -> Result<()> {
+    match object.opt_f32("partial_rotary_factor")? {
+        Some(share) if share != 1.0 => {
+            let problem = format!("{share}: heads of which only a part is rotated are not supported");
+            Err(object.refused("partial_rotary_factor", problem, "use a Llama model"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The scaling that `rope_scaling` or `rope_parameters` describes, of which every key is understood or refused.
+fn rope_scaling(object: &Object<'_>) -> Result<RopeScaling> {
+    const ANY: &[&str] = &["rope_type", "type", "rope_theta", "partial_rotary_factor"];
+    const CONTEXT: &str = "original_max_position_embeddings";
+    let kind = match (object.opt_text("rope_type")?, object.opt_text("type")?) {
+        (Some(a), Some(b)) if a != b => {
+            return Err(object.wrong("type", format!("{} contradicts \"rope_type\", {}", quoted(b), quoted(a))));
+        }
+        (a, b) => a.or(b).unwrap_or("default"),
     };
-    let scaling = match kind {
-        "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear(number("factor", None)?),
-        "llama3" => RopeScaling::Llama3 {
-            factor: number("factor", Some(8.0))?,
-            low_freq_factor: number("low_freq_factor", Some(1.0))?,
-            high_freq_factor: number("high_freq_factor", Some(4.0))?,
-            original_context: number("original_max_position_embeddings", Some(context.min(8192) as f64))?,
-        },
+    let (scaling, own): (_, &[&str]) = match kind {
+        "default" => (RopeScaling::None, &[]),
+        // The original context is where the linear scaling came from; it changes nothing.
+        "linear" => (RopeScaling::Linear(object.positive("factor")?), &["factor", CONTEXT]),
+        "llama3" => {
+            let (low, high) = (object.positive("low_freq_factor")?, object.positive("high_freq_factor")?);
+            if low >= high {
+                return Err(object.wrong("low_freq_factor", format!("{low} is not below high_freq_factor, {high}")));
+            }
+            let scaling = RopeScaling::Llama3 {
+                factor: object.positive("factor")?,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_context: object.positive(CONTEXT)?,
+            };
+            (scaling, &["factor", "low_freq_factor", "high_freq_factor", CONTEXT])
+        }
         other => {
-            let problem = format!("rope type \"{other}\" is not supported");
-            return Err(Error::invalid(file.path, "rope_scaling", problem, "strata knows linear and llama3"));
+            let problem = format!("{} is not supported", quoted(other));
+            return Err(object.refused("rope_type", problem, "strata knows the rope types default, linear and llama3"));
         }
     };
-    if let RopeScaling::Llama3 { low_freq_factor, high_freq_factor, .. } = scaling
-        && low_freq_factor >= high_freq_factor
-    {
-        return Err(
-            file.bad("rope_scaling", format!("low_freq_factor {low_freq_factor} is not below {high_freq_factor}"))
-        );
-    }
-    Ok((theta as f32, scaling))
-}
-
-struct File<'a> {
-    path: &'a Path,
-    json: &'a Value,
-}
-
-impl File<'_> {
-    fn bad(&self, key: &str, problem: String) -> Error {
-        Error::invalid(self.path, format!("\"{key}\""), problem, "get the file again from the model's page")
-    }
-
-    /// Refuses models that would convert to something that computes other than the original.
-    fn supported(&self) -> Result<()> {
-        let refuse = |key: &str, problem: String, remedy: &str| {
-            Err(Error::invalid(self.path, format!("\"{key}\""), problem, remedy))
-        };
-        let architectures = self.json.get("architectures").and_then(Value::as_array);
-        let name = architectures.and_then(|a| a.first()).and_then(Value::as_str);
-        let model = self.json.get("model_type").and_then(Value::as_str);
-        if !matches!(
-            (name, model),
-            (Some("LlamaForCausalLM" | "MistralForCausalLM"), _) | (None, Some("llama" | "mistral"))
-        ) {
-            let problem =
-                format!("{} is not supported", name.or(model).unwrap_or("a model that does not say what it is"));
-            return refuse("architectures", problem, "strata converts LlamaForCausalLM and MistralForCausalLM");
+    match object.keys().find(|key| !ANY.contains(key) && !own.contains(key)) {
+        Some(key) => {
+            let problem = format!("is not a key that the rope type {} has", quoted(kind));
+            Err(object.refused(key, problem, "strata cannot tell what it changes; correct config.json"))
         }
-        if let Some(act) = self.json.get("hidden_act").and_then(Value::as_str).filter(|act| *act != "silu") {
-            return refuse("hidden_act", format!("\"{act}\" is not supported"), "strata knows silu");
-        }
-        if self.json.get("quantization_config").is_some_and(|q| !q.is_null()) {
-            let problem = "the checkpoint is quantized".into();
-            return refuse("quantization_config", problem, "convert the original checkpoint (BF16, F16 or F32)");
-        }
-        let context = self.optional_count("max_position_embeddings")?.unwrap_or(usize::MAX);
-        if let Some(window) = self.optional_count("sliding_window")?.filter(|w| *w < context) {
-            let problem = format!("attention over a window of {window} tokens is not supported");
-            return refuse("sliding_window", problem, "use a model with full attention");
-        }
-        Ok(())
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>> {
-        match self.json.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => value.as_f64().map(Some).ok_or_else(|| self.bad(key, format!("{value} is no number"))),
-        }
-    }
-
-    fn flag(&self, key: &str) -> Result<bool> {
-        match self.json.get(key) {
-            None | Some(Value::Null) => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(value) => Err(self.bad(key, format!("{value} is neither true nor false"))),
-        }
-    }
-
-    /// A count from 1 to 2^31.
-    fn optional_count(&self, key: &str) -> Result<Option<usize>> {
-        match self.json.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_u64() {
-                Some(n @ 1..=0x8000_0000) => Ok(Some(n as usize)),
-                _ => Err(self.bad(key, format!("{value} is no count"))),
-            },
-        }
-    }
-
-    fn count(&self, key: &str) -> Result<usize> {
-        self.optional_count(key)?.ok_or_else(|| self.bad(key, "the key is missing".into()))
+        None => Ok(scaling),
     }
 }

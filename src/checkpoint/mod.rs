@@ -1,9 +1,13 @@
 //! A Hugging Face checkpoint: a folder with `config.json`, `tokenizer.json` and the weights in safetensors files.
 
 mod config;
+pub(crate) mod foreign;
+pub(crate) mod json;
 mod weights;
 
+pub(crate) use config::MAX_TOKENS;
 pub use config::{Config, RopeScaling};
+pub(crate) use json::read_json;
 pub use weights::{Dtype, Source, Weights};
 
 use crate::error::{Error, Result};
@@ -33,6 +37,7 @@ impl Checkpoint {
         let config = Config::read(dir)?;
         let weights = Weights::open(dir)?;
         weights.check(&config)?;
+        foreign::other_tokenizer(dir)?;
         Ok(Checkpoint { dir: dir.to_owned(), config, weights })
     }
 
@@ -42,21 +47,5 @@ impl Checkpoint {
     /// If it is there and no JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
         read_json(&self.dir.join(name))
-    }
-}
-
-/// A JSON file; `None` if it is not there.
-pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read", path)(error)),
-    };
-    match serde_json::from_slice(&text) {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => {
-            let place = format!("line {} column {}", error.line(), error.column());
-            Err(Error::invalid(path, place, format!("is no JSON ({error})"), "get the file again"))
-        }
     }
 }

@@ -1,10 +1,12 @@
 //! The weights of a checkpoint: one or many safetensors files, mapped, with or without an index.
 
+use super::foreign::{self, Content};
+use super::json::Object;
 use super::{Config, read_json};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::io::file::Mapped;
 use safetensors::SafeTensors;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -79,7 +81,8 @@ impl Weights {
             for (tensor, shard) in &index.tensors {
                 let found = weights.tensors.get(tensor).map(|at| weights.shards[at.shard].path());
                 if found != Some(dir.join(shard).as_path()) {
-                    let problem = format!("names tensor {tensor:?} in {shard}, which does not have it");
+                    let problem =
+                        format!("names tensor {} in {}, which does not have it", quoted(tensor), quoted(shard));
                     let remedy = "the index and the shards belong to different versions; get them again";
                     return Err(Error::invalid(&dir.join(INDEX), "\"weight_map\"", problem, remedy));
                 }
@@ -98,8 +101,8 @@ impl Weights {
         let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| broken(path, bytes, &error))?;
         let start = header + 8;
         // In the order of the file, so that of several faults always the same is reported.
-        for name in metadata.offset_keys() {
-            let Some(info) = metadata.info(&name) else { continue };
+        for name in &metadata.offset_keys() {
+            let Some(info) = metadata.info(name) else { continue };
             let dtype = match info.dtype {
                 safetensors::Dtype::F32 => Dtype::F32,
                 safetensors::Dtype::F16 => Dtype::F16,
@@ -107,7 +110,7 @@ impl Weights {
                 other => {
                     let problem = format!("numbers of type {other:?} are not supported");
                     let remedy = "convert a checkpoint in BF16, F16 or F32";
-                    return Err(Error::invalid(path, format!("tensor {name:?}"), problem, remedy));
+                    return Err(Error::invalid(path, format!("tensor {}", quoted(name)), problem, remedy));
                 }
             };
             // `read_metadata` has made sure that the file ends where the last tensor does.
@@ -117,7 +120,7 @@ impl Weights {
                 let problem = format!("{} has it too", self.shards[other.shard].path().display());
                 return Err(Error::invalid(
                     path,
-                    format!("tensor {name:?}"),
+                    format!("tensor {}", quoted(name)),
                     problem,
                     "remove the file that does not belong",
                 ));
@@ -156,19 +159,20 @@ impl Weights {
                     let problem = format!("shape {:?} where config.json calls for {shape:?}", at.shape);
                     let path = self.shards[at.shard].path();
                     let remedy = "config.json and the weights belong to different models; get them again";
-                    return Err(Error::invalid(path, format!("tensor {name:?}"), problem, remedy));
+                    return Err(Error::invalid(path, format!("tensor {}", quoted(name)), problem, remedy));
                 }
                 None if *optional => {}
                 None => {
                     let remedy = "the checkpoint is incomplete; download all its safetensors files";
-                    return Err(Error::invalid(&self.dir, format!("tensor {name:?}"), "is missing", remedy));
+                    return Err(Error::invalid(&self.dir, format!("tensor {}", quoted(name)), "is missing", remedy));
                 }
             }
         }
         let strangers: Vec<_> =
             self.tensors.keys().filter(|name| !wanted.contains_key(*name) && !is_derived(name)).take(3).collect();
         if !strangers.is_empty() {
-            let problem = format!("{strangers:?} are not part of a Llama model");
+            let strangers: Vec<_> = strangers.into_iter().map(|name| quoted(name)).collect();
+            let problem = format!("{} are not part of a Llama model", strangers.join(", "));
             return Err(Error::invalid(
                 &self.dir,
                 "tensors",
@@ -231,23 +235,23 @@ impl Index {
     fn read(dir: &Path) -> Result<Option<Index>> {
         let path = dir.join(INDEX);
         let Some(json) = read_json(&path)? else { return Ok(None) };
-        let bad = |problem: &str| Err(Error::invalid(&path, "\"weight_map\"", problem, "get the index again"));
-        let Some(map) = json.get("weight_map").and_then(|map| map.as_object()) else {
-            return bad("the map from tensors to shards is missing");
+        let file = Object::of_file(&path, &json, &[])?;
+        let Some(map) = file.opt_object("weight_map")? else {
+            return Err(file.wrong("weight_map", "the map from tensors to shards is missing"));
         };
-        let (mut tensors, mut shards) = (BTreeMap::new(), Vec::new());
-        for (tensor, shard) in map {
-            let Some(shard) = shard.as_str() else { return bad("a shard is no name") };
+        let (mut tensors, mut shards) = (BTreeMap::new(), BTreeSet::new());
+        for tensor in map.keys() {
+            let shard = map.opt_text(tensor)?.unwrap_or_default();
             if shard.is_empty() || shard.contains(['/', '\\']) || shard == ".." {
-                return bad(&format!("shard {shard:?} is no plain file name"));
+                return Err(map.wrong(tensor, format!("shard {} is no plain file name", quoted(shard))));
             }
-            tensors.insert(tensor.clone(), shard.to_owned());
-            if !shards.iter().any(|s| s == shard) {
-                shards.push(shard.to_owned());
-            }
+            tensors.insert(tensor.to_owned(), shard.to_owned());
+            shards.insert(shard.to_owned());
         }
-        shards.sort();
-        Ok(Some(Index { tensors, shards }))
+        if shards.is_empty() {
+            return Err(file.wrong("weight_map", "has no tensors"));
+        }
+        Ok(Some(Index { tensors, shards: shards.into_iter().collect() }))
     }
 }
 
@@ -257,18 +261,19 @@ fn shards_in(dir: &Path) -> Result<Vec<String>> {
         return Ok(vec!["model.safetensors".to_owned()]);
     }
     let entries = fs::read_dir(dir).map_err(Error::io("read", dir))?;
-    let mut names: Vec<String> = entries
+    let names: BTreeSet<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.starts_with("model-") && name.ends_with(".safetensors"))
         .collect();
-    names.sort();
-    if names.is_empty() {
+    let Some(first) = names.first() else {
+        if let Some(error) = foreign::folder(dir)? {
+            return Err(error);
+        }
         let path = dir.join("model.safetensors");
         return Err(Error::invalid(&path, "file", "is missing", "download the checkpoint's safetensors files"));
-    }
+    };
     // Shards are numbered: a gap is a shard that was not downloaded.
-    if let Some(total) =
-        names[0].strip_suffix(".safetensors").and_then(|n| n.rsplit("-of-").next()?.parse::<usize>().ok())
+    if let Some(total) = first.strip_suffix(".safetensors").and_then(|n| n.rsplit("-of-").next()?.parse::<usize>().ok())
     {
         for i in 1..=total.min(99_999) {
             let name = format!("model-{i:05}-of-{total:05}.safetensors");
@@ -283,12 +288,15 @@ fn shards_in(dir: &Path) -> Result<Vec<String>> {
             }
         }
     }
-    Ok(names)
+    Ok(names.into_iter().collect())
 }
 
 /// What the safetensors crate found wrong, with the sizes where the file is cut off.
 fn broken(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Error {
     use safetensors::SafeTensorError as E;
+    if let Some(content) = foreign::content(bytes).filter(|content| *content != Content::Safetensors) {
+        return content.error(path, "a safetensors file");
+    }
     let len = bytes.len() as u64;
     match error {
         E::MetadataIncompleteBuffer | E::HeaderTooSmall | E::InvalidHeaderLength => {

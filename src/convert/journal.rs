@@ -1,19 +1,19 @@
 //! The journal of an output: what it is to be, and what of it is done.
 //!
 //! Lines of JSON in `NAME.partial.journal`. The first says what decides the bytes ([`Head`]); then comes one for each finished tensor and
-//! each source file read to its end, in the order in which that happened. A line is only a claim until the bytes in the `.partial` have
-//! the SHA-256 that it names: so nothing depends on the order in which the system brings file and journal to the disk.
+//! each source file read to its end, in the order in which that happened. Each ends with a check of itself and the lines before, so that
+//! a damaged journal is not taken for a source that has changed. A line is only a claim until the bytes in the `.partial` have the SHA-256
+//! that it names: so nothing depends on the order in which the system brings file and journal to the disk.
 
 use crate::error::{Error, Result};
-use crate::io::file::with_ending;
-use crate::io::hash::Digest;
+use crate::io::claim::{Claim, Leftover};
+use crate::io::hash::{Digest, Hasher};
 use crate::io::stamp::Stamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What is to be made, from what. Conversions with equal heads, sources aside, make equal bytes of equal sources.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub struct Head {
     pub sources: Vec<SourceHead>,
     /// The tensors, in file order.
     pub tensors: Vec<TensorHead>,
+    /// The names of the `.partial` files.
+    pub partials: Vec<String>,
 }
 
 /// A file of the source.
@@ -90,11 +92,8 @@ pub struct FileRead {
     pub stamp: Stamp,
 }
 
-/// The version of the form.
-pub const VERSION: u32 = 1;
-
-/// A journal of a hundred thousand tensors is smaller.
-const LONGEST: u64 = 64 << 20;
+/// The version of the form; 2 has checks.
+pub const VERSION: u32 = 2;
 
 /// What a journal says.
 pub struct Record {
@@ -106,139 +105,138 @@ pub struct Record {
     pub read: BTreeMap<String, FileRead>,
     /// True if only the name is missing.
     pub complete: bool,
-    bytes: u64, // up to the end of the last whole line
+    /// The number, from 1, of a line that is damaged: what it and those after it said is done again.
+    pub damaged: Option<usize>,
+    bytes: u64,    // up to the end of the last sound line
+    check: String, // that of the last sound line
+}
+
+/// What an earlier run has left.
+pub enum Earlier {
+    /// Nothing to go on from; these `.partial` files of it are worth nothing.
+    Nothing(Vec<String>),
+    /// Its journal.
+    Record(Box<Record>),
+    /// A journal whose first line makes no sense: what to tell the user, unless there is nothing to lose.
+    Unknown(Error),
 }
 
 /// An open journal, which no other process has.
 pub struct Journal {
-    path: PathBuf,
-    file: File,
+    claim: Claim,
+    check: String, // that of the last line
 }
 
 impl Journal {
-    /// Where the journal of an output lies.
-    pub fn path_for(output: &Path) -> PathBuf {
-        with_ending(output, ".partial.journal")
-    }
-
-    /// Opens or creates the journal at `path` and locks it; `output` is for errors.
+    /// Opens or creates the journal of `output` and locks it.
     ///
     /// # Errors
-    /// If another process has it.
-    pub fn lock(path: &Path, output: &Path) -> Result<Journal> {
-        if fs::symlink_metadata(path).is_ok_and(|about| !about.is_file()) {
-            return Err(Error::invalid(path, "journal", "is not a regular file", "remove it"));
-        }
-        loop {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-            let file = file.map_err(Error::io("create", path))?;
-            match file.try_lock() {
-                Err(TryLockError::WouldBlock) => {
-                    let problem = "another strata is writing it";
-                    return Err(Error::invalid(output, "output", problem, "wait for its end, or name another file"));
-                }
-                // Some network file systems know no locks: then the user has to see to it.
-                Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {}
-                Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
-                Ok(()) => {}
-            }
-            // Whoever had it may have removed it between the opening and the lock.
-            let journal = Journal { path: path.to_owned(), file };
-            if journal.is_at_its_path() {
-                return Ok(journal);
-            }
-        }
+    /// As [`Claim::lock`].
+    pub fn lock(output: &Path) -> Result<Journal> {
+        Ok(Journal { claim: Claim::lock(output)?, check: String::new() })
     }
 
-    fn is_at_its_path(&self) -> bool {
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::MetadataExt;
-            let node = |about: fs::Metadata| (about.dev(), about.ino());
-            match (self.file.metadata(), fs::metadata(&self.path)) {
-                (Ok(open), Ok(there)) => node(open) == node(there),
-                _ => false,
-            }
-        }
-        #[cfg(not(unix))]
-        self.path.exists()
-    }
-
-    /// What it says; `None` of a new journal, or one whose first line was never finished.
+    /// What it says.
     ///
     /// # Errors
-    /// If the first line makes no sense though others follow.
-    pub fn read(&mut self) -> Result<Option<Record>> {
-        let wrong = |problem: String| {
-            Error::invalid(&self.path, "line 1", problem, "begin anew with --restart, or name another output")
+    /// If it cannot be read.
+    pub fn read(&mut self) -> Result<Earlier> {
+        let text = match self.claim.leftover()? {
+            Leftover::Nothing => return Ok(Earlier::Nothing(Vec::new())),
+            Leftover::Discardable(partials) => return Ok(Earlier::Nothing(partials)),
+            Leftover::Journal(text) => text,
         };
-        let mut text = Vec::new();
-        let read =
-            self.file.seek(SeekFrom::Start(0)).and_then(|_| (&self.file).take(LONGEST + 1).read_to_end(&mut text));
-        read.map_err(Error::io("read", &self.path))?;
-        if text.len() as u64 > LONGEST {
-            return Err(wrong(format!("the file has more than {LONGEST} bytes")));
-        }
         // Without its end a line is torn, and the last one.
         let mut lines = text.split_inclusive(|&byte| byte == b'\n').take_while(|line| line.ends_with(b"\n"));
-        let Some(first) = lines.next() else { return Ok(None) };
-        let head: Head = match serde_json::from_slice(first) {
-            Ok(head) => head,
-            Err(error) => return Err(wrong(format!("is damaged, or of another version of strata ({error})"))),
+        let Some(first) = lines.next() else { return Ok(Earlier::Nothing(Vec::new())) };
+        let Some((head, mut check)) = sound::<Head>(first, "") else {
+            let (problem, remedy) =
+                ("is damaged, or of another version of strata", "start over with --restart, or name another output");
+            return Ok(Earlier::Unknown(Error::invalid(self.claim.path(), "line 1", problem, remedy)));
         };
-        let bytes = first.len() as u64;
-        let (finished, read) = (BTreeMap::new(), BTreeMap::new());
-        let mut record = Record { head, finished, read, complete: false, bytes };
-        for line in lines {
+        let (finished, read, bytes) = (BTreeMap::new(), BTreeMap::new(), first.len() as u64);
+        let mut record = Record { head, finished, read, complete: false, damaged: None, bytes, check: String::new() };
+        for (i, line) in lines.enumerate() {
             // What follows a damaged line may be anything: it is done again.
-            let Ok(what) = serde_json::from_slice(line) else { break };
+            let Some((what, its_check)) = sound(line, &check) else {
+                record.damaged = Some(i + 2);
+                break;
+            };
             match what {
                 Line::Tensor(tensor) => drop(record.finished.insert(tensor.name.clone(), tensor)),
                 Line::Source(source) => drop(record.read.insert(source.name.clone(), source)),
                 Line::Complete(complete) => record.complete = complete,
             }
             record.bytes += line.len() as u64;
+            check = its_check;
         }
-        Ok(Some(record))
+        record.check = check;
+        Ok(Earlier::Record(Box::new(record)))
     }
 
-    /// Begins it anew.
+    /// Starts it over.
     pub fn begin(&mut self, head: &Head) -> Result<()> {
-        self.cut(0)?;
+        self.claim.cut(0)?;
+        self.check.clear();
         self.append(head)
     }
 
     /// Goes on after what `record` has read.
     pub fn go_on(&mut self, record: &Record) -> Result<()> {
-        self.cut(record.bytes)
-    }
-
-    fn cut(&mut self, bytes: u64) -> Result<()> {
-        let done = self.file.set_len(bytes).and_then(|()| self.file.seek(SeekFrom::Start(bytes)));
-        done.map(drop).map_err(Error::io("write", &self.path))
+        self.check.clone_from(&record.check);
+        self.claim.cut(record.bytes)
     }
 
     /// Adds a line.
     pub fn append(&mut self, line: &impl Serialize) -> Result<()> {
-        let mut text = serde_json::to_vec(line).map_err(|error| Error::io("write", &self.path)(error.into()))?;
-        text.push(b'\n');
-        self.file.write_all(&text).map_err(Error::io("write", &self.path))
+        let text = serde_json::to_string(line).map_err(|error| Error::io("write", self.claim.path())(error.into()))?;
+        self.check = check(&self.check, &text);
+        let body = text.strip_suffix('}').unwrap_or(&text);
+        self.claim.append(format!("{body}{CHECK}{}\"}}\n", self.check).as_bytes())
     }
 
     /// Brings it to the disk.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(Error::io("write", &self.path))
+        self.claim.sync()
     }
 
-    /// True if nothing was ever written to it.
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.claim.path()
+    }
+
+    /// True if nothing is in it.
     pub fn is_empty(&self) -> bool {
-        self.file.metadata().is_ok_and(|about| about.len() == 0)
+        self.claim.is_empty()
     }
 
     /// Removes it, while it is still locked.
     pub fn remove(&self) -> Result<()> {
-        fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
+        self.claim.remove()
     }
+}
+
+/// What stands before the check of a line.
+const CHECK: &str = ",\"check\":\"";
+
+/// The check of a line of JSON after one with the check `before`: the first half of a SHA-256.
+fn check(before: &str, text: &str) -> String {
+    let mut hasher = Hasher::default();
+    hasher.update(before.as_bytes());
+    hasher.update(text.as_bytes());
+    hasher.digest().to_string()[..Digest::LEN / 2].to_owned()
+}
+
+/// A line and its check, if that is right.
+fn sound<T: DeserializeOwned>(line: &[u8], before: &str) -> Option<(T, String)> {
+    let line = str::from_utf8(line).ok()?.trim_end().strip_suffix("\"}")?;
+    let (body, stated) = line.rsplit_once(CHECK)?;
+    let text = format!("{body}}}");
+    let right = check(before, &text);
+    if right != stated {
+        return None;
+    }
+    Some((serde_json::from_str(&text).ok()?, right))
 }
 
 impl Head {
@@ -271,6 +269,9 @@ impl Head {
             (Some(_), None) => format!("{key} is not set any more"),
             (None, _) => format!("{key} was not set"),
         });
+        if found.len() == types && self.partials != now.partials {
+            found.push("the names of the files are others".to_owned());
+        }
         if found.len() == types && self.tensors != now.tensors {
             found.push("the order or the places of the tensors are others".to_owned());
         }
@@ -301,6 +302,15 @@ fn changes<'a, K: AsRef<str> + 'a, V: PartialEq + 'a, M>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    /// The record of a journal that has one.
+    fn record(journal: &mut Journal) -> Option<Box<Record>> {
+        match journal.read().unwrap() {
+            Earlier::Record(record) => Some(record),
+            _ => None,
+        }
+    }
 
     fn head() -> Head {
         let tensor = |name: &str, offset| {
@@ -314,6 +324,7 @@ mod tests {
             metadata: BTreeMap::from([("general.name".to_owned(), Digest::of(b"x"))]),
             sources: vec![source],
             tensors: vec![tensor("a", 0), tensor("b", 64)],
+            partials: vec!["m.partial".to_owned()],
         }
     }
 
@@ -324,9 +335,9 @@ mod tests {
     #[test]
     fn only_whole_and_sound_lines_count() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("m.partial.journal");
-        let mut journal = Journal::lock(&path, &path).unwrap();
-        assert!(journal.is_empty() && journal.read().unwrap().is_none());
+        let (output, path) = (folder.path().join("m"), folder.path().join("m.partial.journal"));
+        let mut journal = Journal::lock(&output).unwrap();
+        assert!(journal.is_empty() && record(&mut journal).is_none());
         journal.begin(&head()).unwrap();
         journal.append(&line("a")).unwrap();
         journal.append(&line("b")).unwrap();
@@ -335,34 +346,42 @@ mod tests {
         let ends: Vec<usize> = text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1).collect();
         for cut in 0..=text.len() {
             fs::write(&path, &text[..cut]).unwrap();
-            let record = journal.read().unwrap();
+            let read = record(&mut journal);
             let whole = ends.iter().filter(|&&end| end <= cut).count();
-            assert_eq!(record.is_some(), whole > 0, "{cut}");
-            let Some(record) = record else { continue };
-            assert_eq!((record.finished.len(), record.complete), ((whole - 1).min(2), whole == 4), "{cut}");
+            assert_eq!(read.is_some(), whole > 0, "{cut}");
+            let Some(read) = read else { continue };
+            assert_eq!((read.finished.len(), read.complete), ((whole - 1).min(2), whole == 4), "{cut}");
+            assert_eq!(read.damaged, None, "{cut}");
             // What goes on after a torn line does not stick to it.
-            journal.go_on(&record).unwrap();
+            journal.go_on(&read).unwrap();
             journal.append(&line("c")).unwrap();
-            assert!(journal.read().unwrap().unwrap().finished.contains_key("c"), "{cut}");
+            assert!(record(&mut journal).unwrap().finished.contains_key("c"), "{cut}");
         }
-        // A line that is damaged ends what is believed.
-        for (at, finished) in [(ends[0] + 3, 0), (ends[1] + 3, 1)] {
+        // Whatever is changed in a line ends what is believed there, be it one digit of a hash.
+        for at in ends[0]..text.len() - 1 {
             let mut damaged = text.clone();
-            damaged[at] = b'\xff';
+            damaged[at] ^= 1;
             fs::write(&path, damaged).unwrap();
-            let record = journal.read().unwrap().unwrap();
-            assert_eq!((record.finished.len(), record.complete), (finished, false));
+            let read = record(&mut journal).unwrap();
+            let sound = ends.iter().filter(|&&end| end <= at).count();
+            assert!(read.finished.len() < sound && !read.complete, "{at}");
+            // A line end may have become something else: then two lines are one, or the last is torn.
+            assert!(read.damaged == Some(sound + 1) || ends.contains(&(at + 1)), "{at}");
         }
-        for wrong in ["{}\n", "[]\n", "\n", "null\n{\"complete\":true}\n", "\u{fffd}\n"] {
+        // So does a line that is missing or comes twice.
+        let parts: Vec<&[u8]> = text.split_inclusive(|&byte| byte == b'\n').collect();
+        for order in [&[0, 2, 3][..], &[0, 1, 1, 2], &[0, 2, 1, 3]] {
+            fs::write(&path, order.iter().map(|&i| parts[i]).collect::<Vec<_>>().concat()).unwrap();
+            assert!(record(&mut journal).unwrap().damaged.is_some(), "{order:?}");
+        }
+        for wrong in ["{}\n", "[]\n", "\n", "null\n{\"complete\":true}\n", "\u{fffd}\n", "{\"journal\":1}\n"] {
             fs::write(&path, wrong).unwrap();
-            let error = journal.read().map(drop).unwrap_err().to_string();
+            let Earlier::Unknown(error) = journal.read().unwrap() else { panic!("{wrong:?} is taken for a journal") };
+            let error = error.to_string();
             assert!(error.contains("line 1") && error.contains("--restart"), "{error}");
         }
-        let error = Journal::lock(&path, Path::new("m")).map(drop).unwrap_err().to_string();
-        assert!(error.contains("another strata"), "{error}");
-        journal.remove().unwrap();
-        drop(journal);
-        Journal::lock(&path, &path).unwrap();
+        fs::write(&path, "{\"discardable\":[\"m.partial\"]}").unwrap();
+        assert!(matches!(journal.read().unwrap(), Earlier::Nothing(left) if left == ["m.partial"]));
     }
 
     #[test]

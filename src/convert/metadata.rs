@@ -4,12 +4,13 @@ use super::naming::{self, Name};
 use super::plan::Tensor;
 use super::source::Input;
 use super::vocabulary;
+use crate::checkpoint::json::{Object, read_optional};
 use crate::checkpoint::{Checkpoint, Config, RopeScaling};
 use crate::error::Result;
 use crate::gguf::{ALIGNMENT_KEY, Gguf, Layout};
 use crate::recipe::Mix;
-use serde_json::Value as Json;
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 /// Sets every key. `name` goes before what the source says.
@@ -33,9 +34,9 @@ fn of_checkpoint(
     layout.set("general.architecture", "llama");
     layout.set("general.type", "model");
     sampling(layout, checkpoint)?;
-    names(layout, checkpoint, name, weights);
+    names(layout, checkpoint, name, weights)?;
     shape(layout, &checkpoint.config, mix);
-    vocabulary::set(layout, checkpoint)
+    vocabulary::set(layout, checkpoint).map(drop)
 }
 
 /// The keys of another file, in its order, except those that are about that file and not about the model.
@@ -52,32 +53,100 @@ fn of_gguf(layout: &mut Layout, gguf: &Gguf, name: Option<&str>, mix: Mix) {
     layout.set("general.file_type", mix.file_type);
 }
 
+/// A sampling default: its key in `generation_config.json`, its key in the file, and what a sampler can use.
+enum Default {
+    Text(&'static str, &'static str),
+    Integer(&'static str, &'static str, RangeInclusive<i32>),
+    Number(&'static str, &'static str, RangeInclusive<f32>),
+}
+
+/// What llama.cpp's converter takes over, in its order.
+const SAMPLING: &[Default] = &[
+    Default::Text("sequence", "sequence"),
+    Default::Integer("top_k", "top_k", 0..=i32::MAX),
+    Default::Number("top_p", "top_p", 0.0..=1.0),
+    Default::Number("min_p", "min_p", 0.0..=1.0),
+    Default::Number("xtc_probability", "xtc_probability", 0.0..=1.0),
+    Default::Number("xtc_threshold", "xtc_threshold", 0.0..=1.0),
+    Default::Number("temperature", "temp", 0.0..=f32::MAX),
+    Default::Integer("penalty_last_n", "penalty_last_n", -1..=i32::MAX),
+    Default::Number("penalty_repeat", "penalty_repeat", 0.0..=f32::MAX),
+    Default::Integer("mirostat", "mirostat", 0..=2),
+    Default::Number("mirostat_tau", "mirostat_tau", 0.0..=f32::MAX),
+    Default::Number("mirostat_eta", "mirostat_eta", 0.0..=f32::MAX),
+];
+
+/// Their keys: `null` says that there is no default.
+const NULLABLE: &[&str] = &[
+    "sequence",
+    "top_k",
+    "top_p",
+    "min_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "temperature",
+    "penalty_last_n",
+    "penalty_repeat",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+];
+
 /// Sampling defaults of `generation_config.json`.
 fn sampling(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<()> {
-    let Some(json) = checkpoint.json("generation_config.json")? else { return Ok(()) };
-    let number = |key: &str| json.get(key).and_then(Json::as_f64);
-    if let Some(k) = number("top_k") {
-        layout.set("general.sampling.top_k", k as i32);
-    }
-    for (from, to) in [("top_p", "top_p"), ("min_p", "min_p"), ("temperature", "temp")] {
-        if let Some(x) = number(from) {
-            layout.set(format!("general.sampling.{to}"), x as f32);
+    const NAME: &str = "generation_config.json";
+    let path = checkpoint.dir.join(NAME);
+    let Some(json) = checkpoint.json(NAME)? else { return Ok(()) };
+    let file = Object::of_file(&path, &json, NULLABLE)?;
+    let unusable = |key: &str, value: String, least: String| {
+        let problem = format!("no sampler can use {value}; it must be {least}");
+        Err(file.refused(key, problem, "correct it in generation_config.json, or remove the key"))
+    };
+    // `MAX` is not worth a mention.
+    let range = |least: String, most: Option<String>| match most {
+        Some(most) => format!("from {least} to {most}"),
+        None => format!("at least {least}"),
+    };
+    for default in SAMPLING {
+        match default {
+            Default::Text(key, to) => {
+                if let Some(text) = file.opt_text(key)? {
+                    layout.set(format!("general.sampling.{to}"), text);
+                }
+            }
+            Default::Integer(key, to, usable) => {
+                let Some(n) = file.opt_i32(key)? else { continue };
+                if !usable.contains(&n) {
+                    let most = Some(usable.end()).filter(|&&most| most != i32::MAX);
+                    return unusable(key, n.to_string(), range(usable.start().to_string(), most.map(i32::to_string)));
+                }
+                layout.set(format!("general.sampling.{to}"), n);
+            }
+            Default::Number(key, to, usable) => {
+                let Some(x) = file.opt_f32(key)? else { continue };
+                if !usable.contains(&x) {
+                    let most = Some(usable.end()).filter(|&&most| most != f32::MAX);
+                    return unusable(key, x.to_string(), range(usable.start().to_string(), most.map(f32::to_string)));
+                }
+                layout.set(format!("general.sampling.{to}"), x);
+            }
         }
     }
     Ok(())
 }
 
-fn names(layout: &mut Layout, checkpoint: &Checkpoint, name: Option<&str>, weights: u64) {
-    let card = card(&checkpoint.dir.join("README.md"));
-    let first = |key: &str| card.get(key).and_then(|v| v.first()).cloned();
+fn names(layout: &mut Layout, checkpoint: &Checkpoint, name: Option<&str>, weights: u64) -> Result<()> {
+    let card = card(&checkpoint.dir.join("README.md"))?;
+    let first = |keys: &[&str]| -> Option<String> {
+        let value = keys.iter().find_map(|key| card.get(*key)?.first())?;
+        Some(naming::cut(value).to_owned())
+    };
     // A name in config.json counts only if it is a model's and not a path on somebody's disk.
-    let path_name = checkpoint.config.json.get("_name_or_path").and_then(Json::as_str);
-    let from_config = path_name.filter(|n| !n.is_empty() && n.matches('/').count() <= 1);
-    let dir = checkpoint.dir.canonicalize().unwrap_or_else(|_| checkpoint.dir.clone());
-    let folder = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let from_config = checkpoint.config.name_or_path()?.filter(|name| name.matches('/').count() <= 1);
+    let folder = naming::of_folder(&checkpoint.dir);
     let [a, b] = [from_config.unwrap_or_default(), &folder].map(|id| naming::parse(id, weights));
     let either = |f: fn(&Name) -> &Option<String>| f(&a).clone().filter(|s| !s.is_empty()).or_else(|| f(&b).clone());
-    let name = name.map(str::to_owned).or_else(|| first("name").or_else(|| first("model_name")));
+    let name = name.map(str::to_owned).or_else(|| first(&["name", "model_name"]));
     let name = name.or_else(|| either(|n| &n.full).map(|n| naming::title(&n))).unwrap_or_else(|| "Llama".to_owned());
     layout.set("general.name", name);
     let mut set = |key: &str, value: Option<String>| {
@@ -85,39 +154,58 @@ fn names(layout: &mut Layout, checkpoint: &Checkpoint, name: Option<&str>, weigh
             layout.set(format!("general.{key}"), value);
         }
     };
-    set("author", first("author").or_else(|| first("model_creator")));
-    set("version", either(|n| &n.version));
-    set("organization", either(|n| &n.organization).map(|o| naming::title(&o)));
-    set("finetune", either(|n| &n.finetune));
-    set("basename", either(|n| &n.basename));
-    set("size_label", either(|n| &n.size_label).or_else(|| Some(naming::size_label(weights))));
+    let organization = || either(|n| &n.organization).map(|o| naming::title(&o));
+    set("author", first(&["author", "model_author", "model_creator"]));
+    set("version", first(&["version", "model_version"]).or_else(|| either(|n| &n.version)));
+    set("organization", first(&["organization", "model_organization"]).or_else(organization));
+    set("finetune", first(&["finetune", "model_finetune"]).or_else(|| either(|n| &n.finetune)));
+    set("basename", first(&["basename", "model_basename", "model_type"]).or_else(|| either(|n| &n.basename)));
+    let size = either(|n| &n.size_label).or_else(|| Some(naming::size_label(weights)));
+    set("size_label", first(&["size_label", "model_size_label"]).or(size));
     set("license", card.get("license").map(|v| v.join(",")).filter(|s| !s.is_empty()));
-    set("license.name", first("license_name"));
-    set("license.link", first("license_link"));
-    if let Some(models) = card.get("base_model").filter(|m| !m.is_empty()) {
-        layout.set("general.base_model.count", models.len() as u32);
-        for (i, id) in models.iter().enumerate() {
-            let base = naming::parse(id, weights);
-            let mut set = |key: &str, value: Option<String>| {
-                if let Some(value) = value {
-                    layout.set(format!("general.base_model.{i}.{key}"), value);
-                }
-            };
-            set("name", base.full.as_deref().map(naming::title));
-            set("version", base.version);
-            set("organization", base.organization.as_deref().map(naming::title));
-            set("repo_url", base.organization.is_some().then(|| format!("https://huggingface.co/{id}")));
-        }
-    }
+    set("license.name", first(&["license_name"]));
+    set("license.link", first(&["license_link"]));
+    base_models(layout, &card, weights);
     for (key, from) in [("tags", ["tags", "pipeline_tag"]), ("languages", ["languages", "language"])] {
         let values: Vec<String> = from.iter().filter_map(|k| card.get(*k)).flatten().cloned().collect();
         if !values.is_empty() {
             layout.set(format!("general.{key}"), values);
         }
     }
+    Ok(())
+}
+
+/// What the card says that the model was made of: names of Hugging Face, or addresses.
+fn base_models(layout: &mut Layout, card: &HashMap<String, Vec<String>>, weights: u64) {
+    let models = ["base_model", "base_models", "base_model_sources"].iter().find_map(|key| card.get(*key));
+    let Some(models) = models.filter(|models| !models.is_empty()) else { return };
+    // A card has at most as many lines as bytes, which are limited to far fewer than 2^32.
+    layout.set("general.base_model.count", models.len() as u32);
+    for (i, id) in models.iter().enumerate() {
+        let is_address = ["http://", "https://", "ssh://"].iter().any(|scheme| id.starts_with(scheme));
+        let page = ["https://huggingface.co/", "http://huggingface.co/"].iter().find_map(|site| id.strip_prefix(site));
+        // Of an address only ORG/NAME of Hugging Face tells a name.
+        let name = if is_address { page.filter(|page| page.matches('/').count() == 1) } else { Some(id.as_str()) };
+        let base = name.map_or_else(Name::default, |name| naming::parse(name, weights));
+        let address = match (is_address, &base.organization, &base.full) {
+            (true, ..) => Some(id.clone()),
+            (false, Some(organization), Some(full)) => Some(format!("https://huggingface.co/{organization}/{full}")),
+            _ => None,
+        };
+        let mut set = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                layout.set(format!("general.base_model.{i}.{key}"), value);
+            }
+        };
+        set("name", base.full.as_deref().map(naming::title));
+        set("version", base.version);
+        set("organization", base.organization.as_deref().map(naming::title));
+        set("repo_url", address);
+    }
 }
 
 fn shape(layout: &mut Layout, config: &Config, mix: Mix) {
+    // `Object::opt_count` lets no count beyond 2^31 pass.
     let mut set = |key: &str, n: usize| layout.set(format!("llama.{key}"), n as u32);
     set("block_count", config.num_hidden_layers);
     set("context_length", config.max_position_embeddings);
@@ -141,12 +229,22 @@ fn shape(layout: &mut Layout, config: &Config, mix: Mix) {
     }
 }
 
-/// The front matter of a model card, as far as it is names and lists of names; a card that cannot be read tells nothing.
-fn card(path: &Path) -> HashMap<String, Vec<String>> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+/// Bytes of a model card, at most.
+const LONGEST_CARD: u64 = 16 << 20;
+
+/// The front matter of a model card, as far as it is names and lists of names. No card, or one without front matter, tells nothing.
+///
+/// # Errors
+/// If there is one and it is not a regular file, or longer than any card.
+fn card(path: &Path) -> Result<HashMap<String, Vec<String>>> {
+    let text = read_optional(path, LONGEST_CARD)?.unwrap_or_default();
+    Ok(front_matter(&String::from_utf8_lossy(&text)))
+}
+
+fn front_matter(text: &str) -> HashMap<String, Vec<String>> {
     let mut lines = text.lines();
     let mut card: HashMap<String, Vec<String>> = HashMap::new();
-    if lines.next() != Some("---") {
+    if lines.next().map(str::trim_end) != Some("---") {
         return card;
     }
     let clean = |s: &str| s.trim().trim_matches(['"', '\'']).to_owned();
@@ -168,4 +266,52 @@ fn card(path: &Path) -> HashMap<String, Vec<String>> {
         }
     }
     card
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sampling_default_may_be_null() {
+        let keys = SAMPLING.iter().map(|default| match default {
+            Default::Text(key, _) | Default::Integer(key, ..) | Default::Number(key, ..) => *key,
+        });
+        assert_eq!(keys.collect::<Vec<_>>(), NULLABLE);
+    }
+
+    #[test]
+    fn base_models_are_names_or_addresses() {
+        let text = "---\nbase_model:\n- meta-llama/Llama-3.1-8B\n- https://huggingface.co/a/b-v2\n- https://example.com/a/b/c\n- 'plain'\n---\n";
+        let mut layout = Layout::new();
+        base_models(&mut layout, &front_matter(text), 8_000_000_000);
+        let texts: Vec<(&str, String)> = layout
+            .metadata
+            .iter()
+            .skip(1)
+            .map(|(key, value)| (key.strip_prefix("general.base_model.").unwrap(), format!("{value:?}")))
+            .collect();
+        let expected = [
+            ("0.name", "Llama 3.1 8B"),
+            ("0.organization", "Meta Llama"),
+            ("0.repo_url", "https://huggingface.co/meta-llama/Llama-3.1-8B"),
+            ("1.name", "B v2"),
+            ("1.version", "v2"),
+            ("1.organization", "A"),
+            ("1.repo_url", "https://huggingface.co/a/b-v2"),
+            ("2.repo_url", "https://example.com/a/b/c"),
+            ("3.name", "Plain"),
+        ];
+        assert_eq!(texts, expected.map(|(key, text)| (key, format!("String({text:?})"))));
+    }
+
+    #[test]
+    fn many_base_models_take_linear_time() {
+        let started = std::time::Instant::now();
+        let text = format!("---\nbase_model:\n{}---\n", "- a/b-8B-chat\n".repeat(100_000));
+        let mut layout = Layout::new();
+        base_models(&mut layout, &front_matter(&text), 8_000_000_000);
+        assert_eq!(layout.metadata.len(), 1 + 3 * 100_000);
+        assert!(started.elapsed().as_secs() < 20);
+    }
 }

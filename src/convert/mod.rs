@@ -2,10 +2,12 @@
 //! in bounded memory, and nothing lost when it is stopped.
 //!
 //! * `source.rs`: the files that are read; `target.rs`: what is asked for; `plan.rs`: which tensor becomes which, in what order;
-//! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary.rs`: the tokenizer;
+//! * `acceptance.rs`: what is written can be read;
+//! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary/`: the tokenizer;
 //! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
 //! * `output.rs`: the file that grows; `sync.rs`: it reaches the disk; `journal.rs`: what of it is done.
 
+mod acceptance;
 mod journal;
 mod metadata;
 mod naming;
@@ -26,11 +28,14 @@ pub use target::{Split, Target};
 
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
-use crate::io::file::{PARTIAL, free_bytes, with_ending};
+use crate::io::claim::Claim;
+use crate::io::file::free_bytes;
 use crate::io::hash::Digest;
 use crate::io::inputs::Inputs;
+use crate::io::partial::Partial;
 use crate::progress::Progress;
 use crate::split::shard_metadata;
+use crate::threads;
 use journal::{Head, SourceHead, TensorHead};
 use output::{Output, Part};
 use plan::Tensor;
@@ -126,6 +131,7 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
         Planned { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
     };
     let tensors = job.tensors.iter().zip(&job.types[0]).map(planned).collect();
+    job.accepted()?;
     let (parts, _) = job.parts(0, &vec![Digest::of(&[]); job.files.len()])?;
     let files = parts.into_iter().map(|mut part| Ok((part.path, part.layout.place()?.file_bytes)));
     Ok(Plan { tensors, files: files.collect::<Result<_>>()? })
@@ -141,18 +147,20 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
 /// the same file; if the user stopped.
 pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
     let job = Job::new(input, targets, options)?;
+    job.accepted()?.iter().for_each(|note| progress.warn(note));
     target::importance_notes(targets, &job.tensors, &job.types).iter().for_each(|note| progress.warn(note));
+    if let Input::Checkpoint(checkpoint) = input {
+        vocabulary::notes(checkpoint)?.iter().for_each(|note| progress.warn(note));
+    }
     let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
     let mut outputs = Vec::with_capacity(targets.len());
     for (i, target) in targets.iter().enumerate() {
         let (parts, head) = job.parts(i, &heads)?;
-        let mut output = Output::open(&target.path, parts, head, options.restart)?;
+        let mut output = Output::open(&target.path, parts, head, options.restart, progress)?;
         output.check_sources(&job.files, &heads)?;
         outputs.push(output);
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build();
-    let pool =
-        pool.map_err(|error| Error::Request(format!("cannot start threads: {error}; give fewer by --threads")))?;
+    let pool = threads::pool(options.threads.unwrap_or_else(rayon::current_num_threads))?;
     for output in &mut outputs {
         pool.install(|| output.check_finished(progress))?;
     }
@@ -254,13 +262,30 @@ impl<'a> Job<'a> {
             SourceHead { name, bytes, head }
         };
         let sources = self.files.iter().zip(heads).map(source_head).collect();
-        Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors }))
+        let name = |part: &Part| Some(Partial::path_for(&part.path).file_name()?.to_string_lossy().into_owned());
+        let partials = parts.iter().filter_map(name).collect();
+        Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors, partials }))
+    }
+
+    /// That what is written can be read; what the user should know of it.
+    fn accepted(&self) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        for (i, target) in self.targets.iter().enumerate() {
+            // Targets differ in types only, unless the caller says otherwise.
+            if i == 0 || target.metadata != self.targets[0].metadata {
+                let mut layout = Layout::new();
+                self.metadata(target, &Map::new(), &mut layout)?;
+                notes.extend(acceptance::check(&layout, self.input, &self.tensors)?);
+            }
+        }
+        Ok(notes)
     }
 
     /// The metadata of a model; hashes are zeros still.
     fn metadata(&self, target: &Target, recipe: &Map<String, Json>, layout: &mut Layout) -> Result<()> {
         let name = self.options.name.as_deref();
         metadata::set(layout, self.input, name, target.recipe.mix, &self.tensors)?;
+        acceptance::check_overrides(layout, &target.metadata)?;
         for (key, value) in &target.metadata {
             layout.set(key.as_str(), value.clone());
         }
@@ -292,8 +317,8 @@ impl<'a> Job<'a> {
 fn check_paths(inputs: &Inputs, targets: &[Target], shards: &[Vec<Shard>]) -> Result<()> {
     let mut paths = HashSet::new();
     for (target, shards) in targets.iter().zip(shards) {
-        let own = shards.iter().flat_map(|shard| [shard.path.clone(), partial(&shard.path)]);
-        for path in own.chain([journal::Journal::path_for(&target.path)]) {
+        let own = shards.iter().flat_map(|shard| [shard.path.clone(), Partial::path_for(&shard.path)]);
+        for path in own.chain([Claim::path_for(&target.path)]) {
             if !paths.insert(canonical(&path)) {
                 let problem = "is the name of two outputs, or of what one needs beside it";
                 return Err(Error::invalid(&path, "output", problem, "name each output its own way"));
@@ -302,11 +327,6 @@ fn check_paths(inputs: &Inputs, targets: &[Target], shards: &[Vec<Shard>]) -> Re
         }
     }
     Ok(())
-}
-
-/// Where a file grows until it is complete: what remains of a run that was stopped.
-pub fn partial(path: &Path) -> PathBuf {
-    with_ending(path, PARTIAL)
 }
 
 /// The path with the folder that it is really in.

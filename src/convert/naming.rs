@@ -2,6 +2,13 @@
 //! (docs/gguf.md, "GGUF Naming Convention") as llama.cpp's converter applies them.
 
 use regex::Regex;
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::LazyLock;
+
+/// Characters of a name that are looked at; Hugging Face's own names have at most 96.
+const LONGEST: usize = 256;
 
 /// The parts of a name.
 #[derive(Debug, Default, PartialEq)]
@@ -24,8 +31,27 @@ enum Part {
     Type,
 }
 
+/// The name that a checkpoint's folder gives it: its own, or `ORG/NAME` of a folder in the cache of Hugging Face
+/// (`models--ORG--NAME/snapshots/HASH`).
+pub fn of_folder(dir: &Path) -> String {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let name = |dir: &Path| dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let parent = dir.parent().filter(|parent| name(parent) == "snapshots").and_then(Path::parent).map(name);
+    match parent.as_deref().and_then(|parent| parent.strip_prefix("models--")) {
+        Some(repository) if !repository.is_empty() => repository.replacen("--", "/", 1),
+        _ => name(&dir),
+    }
+}
+
+/// The first [`LONGEST`] characters of a text.
+pub fn cut(text: &str) -> &str {
+    // The place of a character, so that no character is cut.
+    text.char_indices().nth(LONGEST).map_or(text, |(end, _)| &text[..end])
+}
+
 /// Takes a name apart; `weights` decides whether a number like `8B` or `128k` is a size of this model.
 pub fn parse(id: &str, weights: u64) -> Name {
+    let id = cut(id);
     if id.contains(' ') {
         return Name { full: Some(id.to_owned()), ..Name::default() };
     }
@@ -33,7 +59,7 @@ pub fn parse(id: &str, weights: u64) -> Name {
         Some((organization, full)) => (Some(organization).filter(|o| !o.starts_with('.')), full),
         None => (None, id),
     };
-    let mut words: Vec<(String, Part)> =
+    let mut words: Vec<(Cow<'_, str>, Part)> =
         full.split('-').filter(|w| !w.is_empty()).enumerate().map(|(i, word)| classify(i, word, weights)).collect();
     if words.iter().any(|(w, p)| *p == Part::Size && w.contains(|c: char| c.is_ascii_digit())) {
         for (word, part) in &mut words {
@@ -64,12 +90,9 @@ pub fn parse(id: &str, weights: u64) -> Name {
         }
     }
     let join = |wanted: Part| {
-        let mut found: Vec<&str> = Vec::new();
-        for (word, _) in words.iter().filter(|(_, part)| *part == wanted) {
-            if wanted != Part::Size || !found.contains(&word.as_str()) {
-                found.push(word);
-            }
-        }
+        let mut seen = HashSet::new();
+        let found = words.iter().filter(|(word, part)| *part == wanted && (wanted != Part::Size || seen.insert(word)));
+        let found: Vec<&str> = found.map(|(word, _)| word.as_ref()).collect();
         Some(found.join("-")).filter(|s| !s.is_empty())
     };
     let (size_label, finetune, version) = (join(Part::Size), join(Part::Finetune), join(Part::Version));
@@ -84,45 +107,70 @@ pub fn parse(id: &str, weights: u64) -> Name {
     }
 }
 
-fn classify(i: usize, word: &str, weights: u64) -> (String, Part) {
-    let is = |pattern: &str| Regex::new(&format!("(?i)^(?:{pattern})$")).is_ok_and(|r| r.is_match(word));
-    if is(r"(v|iter)?\d+([.]\d+)*") {
-        return (word.to_owned(), Part::Version);
-    }
-    if is(r"i?q\d(_\w)*|b?fp?(16|32)") {
-        return (word.to_uppercase(), Part::Type);
-    }
-    if i > 0 && is(r"([A]|\d+[x])?\d+([._]\d+)?[KMBT]") {
-        let (number, unit) = word.split_at(word.len() - 1);
-        let number = number.replace('_', ".");
-        let thousands = " KMBT".find(&unit.to_uppercase()).unwrap_or(0);
-        let size = number.parse::<f64>().map(|n| n * 1000f64.powi(thousands as i32));
-        // Far from this model's own size it is something else, most likely a context length.
-        if size.is_ok_and(|size| (size - weights as f64).abs() > (weights as f64) * 7.0 / 8.0) {
-            return (format!("{number}{}", unit.to_lowercase()), Part::Finetune);
-        }
-        return (format!("{number}{}", unit.to_uppercase()), Part::Size);
-    }
-    if i > 0 && is("small|mini|medium|large|x?xl") {
-        return (word.to_owned(), Part::Size);
-    }
-    if i > 0 && is("chat|instruct|vision|lora") {
-        return (word.to_owned(), Part::Finetune);
-    }
-    (word.to_owned(), Part::Unknown)
+/// A pattern for a whole word. Letters and digits are those of ASCII: in Unicode, `K` has a third form of three bytes (U+212A).
+fn pattern(text: &str) -> Regex {
+    Regex::new(&format!("^(?i-u:{text})$")).expect("the patterns of this file are right, as its tests show")
 }
 
-/// `llama-3.1-8b` as people write it: `Llama 3.1 8b`.
-pub fn title(name: &str) -> String {
-    let words = name.split(['-', ' ']).filter(|w| !w.is_empty()).map(|word| {
-        let is_lower = word.chars().any(char::is_lowercase) && !word.chars().any(char::is_uppercase);
-        let is_number = word.starts_with(|c: char| c.is_ascii_digit());
-        let is_version = word.strip_prefix('v').is_some_and(|v| v.chars().all(|c| c.is_ascii_digit() || c == '.'));
-        let mut chars = word.chars();
-        match chars.next() {
-            Some(first) if is_lower && !is_number && !is_version => first.to_uppercase().chain(chars).collect(),
-            _ => word.to_owned(),
+static VERSION: LazyLock<Regex> = LazyLock::new(|| pattern(r"(v|iter)?\d+([.]\d+)*"));
+static TYPE: LazyLock<Regex> = LazyLock::new(|| pattern(r"i?q\d(_\w)*|b?fp?(16|32)"));
+/// The number, the unit, and the decimals of `7b1`.
+static SIZE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?<number>(?:A|\d+x)?\d+(?:[._]\d+)?)(?<unit>[KMBT])(?<decimal>\d?)"));
+static SIZE_WORD: LazyLock<Regex> = LazyLock::new(|| pattern("small|mini|medium|large|x?xl"));
+static FINETUNE: LazyLock<Regex> = LazyLock::new(|| pattern("chat|instruct|vision|lora"));
+static NUMBERED: LazyLock<Regex> = LazyLock::new(|| pattern(r"v\d+(?:\.\d+)*|\d(?u:.*)"));
+
+/// The kind of the `i`-th word of a name, and how it is spelled.
+fn classify(i: usize, word: &str, weights: u64) -> (Cow<'_, str>, Part) {
+    if VERSION.is_match(word) {
+        return (word.into(), Part::Version);
+    }
+    if TYPE.is_match(word) {
+        return (word.to_uppercase().into(), Part::Type);
+    }
+    if i == 0 {
+        return (word.into(), Part::Unknown);
+    }
+    if let Some(size) = SIZE.captures(word) {
+        let mut number = size["number"].replace('_', ".");
+        if !size["decimal"].is_empty() {
+            number = format!("{number}.{}", &size["decimal"]);
         }
+        let unit = &size["unit"];
+        let thousands = " KMBT".find(&unit.to_ascii_uppercase()).unwrap_or(0);
+        let value = number.parse::<f64>().map(|n| n * 1000f64.powi(thousands as i32)); // at most 4
+        // Far from this model's own size it is something else, most likely a context length.
+        if value.is_ok_and(|value| (value - weights as f64).abs() > (weights as f64) * 7.0 / 8.0) {
+            return (format!("{number}{}", unit.to_ascii_lowercase()).into(), Part::Finetune);
+        }
+        return (format!("{number}{}", unit.to_ascii_uppercase()).into(), Part::Size);
+    }
+    match () {
+        _ if SIZE_WORD.is_match(word) => (word.into(), Part::Size),
+        _ if FINETUNE.is_match(word) => (word.into(), Part::Finetune),
+        _ => (word.into(), Part::Unknown),
+    }
+}
+
+/// `llama-3.1-8b_chat` as people write it: `Llama 3.1 8b_chat`. Words with capitals, versions and numbers stay as they are.
+pub fn title(name: &str) -> String {
+    let words = cut(name).split(|c: char| c == '-' || c.is_whitespace()).filter(|word| !word.is_empty()).map(|word| {
+        let is_lower = word.chars().any(char::is_lowercase) && !word.chars().any(char::is_uppercase);
+        if !is_lower || NUMBERED.is_match(word) {
+            return word.to_owned();
+        }
+        let mut after_letter = false;
+        let mut titled = String::with_capacity(word.len());
+        for c in word.chars() {
+            if after_letter {
+                titled.push(c)
+            } else {
+                titled.extend(c.to_uppercase())
+            }
+            after_letter = c.is_alphabetic();
+        }
+        titled
     });
     words.collect::<Vec<String>>().join(" ")
 }
@@ -156,12 +204,80 @@ mod tests {
         assert_eq!((name.size_label, name.finetune), (some("8B"), some("Instruct-262k")));
         let name = parse("tiny-rustdoc", 5_770_000);
         assert_eq!((name.basename, name.finetune), (None, None));
+        let name = parse("bigscience/bloom-7b1", 7_070_000_000);
+        assert_eq!((name.basename, name.size_label), (some("bloom"), some("7.1B")));
+        let name = parse("Mixtral-8x7B-A3B-8x7b", 46_700_000_000);
+        assert_eq!(name.size_label, some("8x7B-A3B"));
+    }
+
+    /// Letters whose other case has another number of bytes, and other numbers than those of ASCII.
+    #[test]
+    fn names_of_any_letters_are_taken_apart() {
+        let letters = [
+            "\u{212a}",
+            "\u{17f}",
+            "\u{130}",
+            "\u{131}",
+            "\u{df}",
+            "\u{1e9e}",
+            "\u{fb01}",
+            "\u{660}",
+            "\u{ff11}",
+            "\u{301}",
+            "\u{1f600}",
+        ];
+        for letter in letters {
+            for form in [
+                "x-8X", "m-1X", "X", "X-X", "v1X", "q4_X", "fp16X", "x-cX", "-X-", "X/X", "8X7B-1X", "iterX1", "x-A1X",
+                "minX",
+            ] {
+                let id = form.replace('X', letter);
+                let name = parse(&id, 8_000_000_000);
+                assert!(name.full.is_some(), "{id}");
+                title(&id);
+                title(&format!("a{id}"));
+            }
+        }
+        assert_eq!(parse("x-8\u{212a}", 8000).size_label, None);
+        assert_eq!(parse("x-8k", 8000).size_label.as_deref(), Some("8K"));
+    }
+
+    #[test]
+    fn giant_names_are_cut_and_take_no_time() {
+        let started = std::time::Instant::now();
+        for word in ["a-", "8B-", "xl-", "v1-", "\u{212a}-", "--", "a b"] {
+            let name = parse(&word.repeat(1 << 20), 1);
+            assert!(name.full.is_none_or(|full| full.chars().count() <= LONGEST));
+            assert!(title(&word.repeat(1 << 20)).chars().count() <= LONGEST);
+        }
+        assert!(started.elapsed().as_secs() < 5);
+    }
+
+    #[test]
+    fn a_folder_of_the_cache_gives_its_repository() {
+        let root = tempfile::tempdir().unwrap();
+        for (folder, name) in [
+            ("models--meta-llama--Llama-3.1-8B/snapshots/0123abc", "meta-llama/Llama-3.1-8B"),
+            ("models--gpt2/snapshots/0123abc", "gpt2"),
+            ("models--a--b--c/snapshots/main", "a/b--c"),
+            ("models--/snapshots/0123abc", "0123abc"),
+            ("snapshots/0123abc", "0123abc"),
+            ("models--a--b", "models--a--b"),
+        ] {
+            let dir = root.path().join(folder);
+            std::fs::create_dir_all(&dir).unwrap();
+            assert_eq!(of_folder(&dir), name);
+            assert_eq!(of_folder(&dir.join(".")), name);
+        }
+        assert_eq!(of_folder(Path::new("/nowhere/llama")), "llama");
     }
 
     #[test]
     fn titles_and_sizes() {
         assert_eq!(title("tiny-rustdoc"), "Tiny Rustdoc");
         assert_eq!(title("Llama-3.1-8b-v0.1"), "Llama 3.1 8b v0.1");
+        // As Python's str.title, which llama.cpp's converter uses.
+        assert_eq!(title("rust_doc v  v.1 2b"), "Rust_Doc V V.1 2b");
         for (n, label) in [(5_770_000, "5.8M"), (8_030_261_248, "8.0B"), (405_853_388_800, "406B"), (29_400_000, "29M")]
         {
             assert_eq!(size_label(n), label);

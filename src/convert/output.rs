@@ -3,17 +3,19 @@
 //!
 //! What an earlier run left is taken up where its journal's claims prove true; see `journal.rs`.
 
-use super::journal::{FileRead, Finished, Head, Journal, Line, Record};
+use super::journal::{Earlier, FileRead, Finished, Head, Journal, Line, Record};
 use super::source::SourceFile;
 use super::sync::Syncer;
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
+use crate::io::claim::PARTIAL;
 use crate::io::direct::Sink;
-use crate::io::file::{PARTIAL, free_bytes, output_folder, read_at, sync_folder, with_ending, write_at};
+use crate::io::file::{free_bytes, open_regular, output_folder, read_at, sync_folder, write_at};
 use crate::io::hash::{Digest, Hasher};
+use crate::io::partial::{self, Partial};
 use crate::progress::Progress;
 use rayon::prelude::*;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,7 @@ pub struct Output {
     journal: Journal,
     head: Head,
     record: Option<Record>,    // what an earlier run left
+    worthless: Vec<PathBuf>,   // .partial files of earlier runs, to be removed unless they are gone on with
     done: Vec<Option<Digest>>, // by tensor
     begun: bool,               // the journal and the .partial files are this run's
     syncer: Option<Syncer>,    // once begun
@@ -61,9 +64,14 @@ struct Growing {
     layout: Layout,
     header_bytes: u64,
     file_bytes: u64,
-    file: Option<Arc<File>>, // the .partial, once begun
-    named: bool,             // complete, under its name
+    file: Option<Partial>, // that of an earlier run, or once begun
+    resumed: bool,         // it is that of an earlier run
+    named: bool,           // complete, under its name
 }
+
+/// Until it is complete a file is longer than it will be. Nothing that is written to it comes so far, so that a file that another
+/// program has cut stays too short, and is noticed whatever was written since.
+const BEYOND: u64 = 1;
 
 /// Where a tensor goes.
 struct Place {
@@ -77,46 +85,80 @@ impl Output {
     ///
     /// # Errors
     /// If the path cannot be one, another process writes it, or an earlier run left something else than `head` says.
-    pub fn open(path: &Path, parts: Vec<Part>, head: Head, restart: bool) -> Result<Output> {
+    pub fn open(path: &Path, parts: Vec<Part>, head: Head, restart: bool, progress: &dyn Progress) -> Result<Output> {
         let folder = output_folder(path)?;
         let (mut growing, mut places) = (Vec::with_capacity(parts.len()), Vec::new());
         for Part { path, mut layout } in parts {
             output_folder(&path)?;
-            let partial = with_ending(&path, PARTIAL);
-            if fs::symlink_metadata(&partial).is_ok_and(|about| !about.is_file()) {
-                return Err(Error::invalid(&partial, "output", "is not a regular file", "remove it"));
-            }
+            let partial = Partial::path_for(&path);
             let placed = layout.place()?;
             places.extend(placed.tensors.into_iter().map(|range| Place { part: growing.len(), range }));
             let (header_bytes, file_bytes) = (placed.header.len() as u64, placed.file_bytes);
-            growing.push(Growing { path, partial, layout, header_bytes, file_bytes, file: None, named: false });
+            let (file, resumed, named) = (None, false, false);
+            growing.push(Growing { path, partial, layout, header_bytes, file_bytes, file, resumed, named });
         }
-        let journal = Journal::lock(&Journal::path_for(path), path)?;
+        let mut journal = Journal::lock(path)?;
+        let earlier = journal.read()?;
         let (path, parts, done) = (path.to_owned(), growing, vec![None; places.len()]);
-        let (record, begun, syncer, request, sink) = (None, false, None, 0, None);
-        let mut output =
-            Output { path, folder, parts, places, journal, head, record, done, begun, syncer, request, sink };
-        if !restart {
-            let record = output.journal.read();
-            let binding = output.has_partials();
-            output.record = match record {
-                Ok(record) => record.filter(|record| !record.finished.is_empty()),
-                Err(_) if !binding => None,
-                Err(error) => return Err(error),
-            };
-            let differences = output.record.as_ref().map(|record| record.head.differences(&output.head));
-            match differences {
-                Some(found) if !found.is_empty() && binding => return Err(output.another(&found)),
-                Some(found) if !found.is_empty() => output.record = None,
-                _ => {}
+        let (record, worthless, begun, syncer, request, sink) = (None, Vec::new(), false, None, 0, None);
+        let mut output = Output {
+            path,
+            folder,
+            parts,
+            places,
+            journal,
+            head,
+            record,
+            worthless,
+            done,
+            begun,
+            syncer,
+            request,
+            sink,
+        };
+        output.consider(earlier, restart, progress)?;
+        Ok(output)
+    }
+
+    /// Decides what becomes of what an earlier run has left.
+    fn consider(&mut self, earlier: Earlier, restart: bool, progress: &dyn Progress) -> Result<()> {
+        match earlier {
+            Earlier::Nothing(partials) => {
+                self.worthless = partials.iter().map(|name| self.folder.join(name)).collect();
+                let unknown = |part: &&Growing| !self.worthless.contains(&part.partial);
+                return self.parts.iter().filter(unknown).try_for_each(|part| Partial::refuse_existing(&part.path));
+            }
+            Earlier::Unknown(error) if !restart && self.has_partials() => return Err(error),
+            Earlier::Unknown(_) => {}
+            Earlier::Record(record) => {
+                let in_folder = |name: &String| Some(self.folder.join(Path::new(name).file_name()?));
+                let partials: Vec<PathBuf> = record.head.partials.iter().filter_map(in_folder).collect();
+                self.worthless
+                    .extend(partials.into_iter().filter(|path| path.extension() == Some(PARTIAL[1..].as_ref())));
+                let differences = record.head.differences(&self.head);
+                if !restart && !differences.is_empty() && self.has_partials() {
+                    return Err(self.another(&differences));
+                }
+                if !restart && differences.is_empty() {
+                    if let Some(line) = record.damaged {
+                        progress.warn(&format!(
+                            "{}: line {line} is damaged, by another program or when power was lost: what it and the lines after it \
+                             say is done again",
+                            self.journal.path().display()
+                        ));
+                    }
+                    self.record = Some(*record).filter(|record| !record.finished.is_empty());
+                }
             }
         }
-        Ok(output)
+        // The journal says that its files are Strata's own; where it cannot be read, the user does.
+        self.worthless.extend(self.parts.iter().map(|part| part.partial.clone()));
+        Ok(())
     }
 
     /// True if there is unfinished work to lose; with none, a journal alone binds nobody.
     fn has_partials(&self) -> bool {
-        self.parts.iter().any(|part| part.partial.exists())
+        self.parts.iter().map(|part| &part.partial).chain(&self.worthless).any(|partial| partial.exists())
     }
 
     /// True if every file has its name.
@@ -162,23 +204,22 @@ impl Output {
     pub fn check_finished(&mut self, progress: &dyn Progress) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
         // Killed between a renaming and the removal of the journal, that run has left complete files.
-        let open = |part: &Growing| -> Result<Option<(File, bool)>> {
-            for (path, named) in [(&part.partial, false), (&part.path, true)] {
-                match File::open(path) {
-                    Ok(file) if !named || record.complete => return Ok(Some((file, named))),
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(Error::io("open", path)(error));
-                    }
-                    _ => {}
-                }
+        let mut files = Vec::with_capacity(self.parts.len());
+        for part in &mut self.parts {
+            if fs::symlink_metadata(&part.partial).is_ok() {
+                let partial = part.file.insert(Partial::reopen(&part.path)?);
+                part.resumed = true;
+                files.push(Some((partial.file().clone(), false)));
+            } else if record.complete && part.path.exists() {
+                files.push(Some((Arc::new(open_regular(&part.path)?.0), true)));
+            } else {
+                files.push(None);
             }
-            Ok(None)
-        };
-        let files = self.parts.iter().map(open).collect::<Result<Vec<_>>>()?;
+        }
         let claimed: Vec<_> = self.head.tensors.iter().map(|tensor| record.finished.get(&tensor.name)).collect();
         let claims = claimed.iter().zip(&self.head.tensors).filter(|(claim, _)| claim.is_some());
         progress.begin("checking what is there", claims.map(|(_, tensor)| tensor.bytes).sum());
-        let done: Result<Vec<_>> = (claimed.into_par_iter().zip(&self.places))
+        let done: Result<Vec<_>> = (claimed.par_iter().zip(&self.places))
             .map(|(claim, place)| {
                 let (Some(claim), Some((file, _))) = (claim, &files[place.part]) else { return Ok(None) };
                 let digest = hash_range(file, place.range.clone(), progress).map_err(|error| match error {
@@ -190,6 +231,16 @@ impl Output {
             .collect();
         self.done = done?;
         progress.end();
+        let lost = claimed.iter().zip(&self.places).zip(&self.done);
+        let lost =
+            lost.filter(|((claim, place), done)| claim.is_some() && done.is_none() && files[place.part].is_some());
+        let (lost, partial) = (lost.count(), self.parts[0].partial.display());
+        if lost > 0 {
+            progress.warn(&format!(
+                "{partial}: {lost} tensors are not what the journal says was written, since another program has changed them or power was \
+                 lost: they are written again"
+            ));
+        }
         for (i, file) in files.into_iter().enumerate() {
             let Some((file, true)) = file else { continue };
             // A file under its name is not written to: it is the one that was to be made, or it is made anew.
@@ -247,19 +298,24 @@ impl Output {
         }
         match &self.record {
             Some(record) => self.journal.go_on(record)?,
-            None => self.journal.begin(&self.head)?,
+            None => {
+                self.parts.iter_mut().for_each(|part| (part.file, part.resumed) = (None, false));
+                self.worthless.iter().try_for_each(|partial| partial::discard(partial))?;
+                self.journal.begin(&self.head)?;
+            }
         }
         self.begun = true;
         for i in 0..self.parts.len() {
-            let part = &self.parts[i];
+            let part = &mut self.parts[i];
             if part.named {
                 continue;
             }
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(self.record.is_none());
-            let file = options.open(&part.partial).map_err(Error::io("create", &part.partial))?;
-            file.set_len(part.file_bytes).map_err(|error| self.failed(i, error))?;
-            self.parts[i].file = Some(Arc::new(file));
+            let file = match part.file.take() {
+                Some(file) => file,
+                None => Partial::create(&part.path)?,
+            };
+            let file = part.file.insert(file).file().clone();
+            file.set_len(part.file_bytes + BEYOND).map_err(|error| self.failed(i, error))?;
         }
         self.syncer = Some(Syncer::start().map_err(Error::io("start a thread for", &self.path))?);
         Ok(())
@@ -272,7 +328,7 @@ impl Output {
         debug_assert!(place + bytes.len() as u64 <= range.end);
         if self.sink.as_ref().is_none_or(|(of, _)| *of != part) {
             self.flush()?;
-            let file = self.file(part)?.clone();
+            let file = self.file(part)?.file().clone();
             self.sink = Some((part, Sink::new(&self.parts[part].partial, file, self.request)));
         }
         let (sink, syncer) = (self.sink.as_mut(), self.syncer.as_mut());
@@ -293,6 +349,8 @@ impl Output {
     /// A tensor is written whole; `source` as in [`Finished`].
     pub fn finish_tensor(&mut self, tensor: usize, sha256: Digest, source: Option<Digest>) -> Result<()> {
         self.flush()?;
+        let part = self.places[tensor].part;
+        self.file(part)?.check(self.parts[part].file_bytes + BEYOND)?;
         let name = self.head.tensors[tensor].name.clone();
         self.journal.append(&Line::Tensor(Finished { name, sha256, source })).map_err(|error| self.explained(error))?;
         self.done[tensor] = Some(sha256);
@@ -319,20 +377,36 @@ impl Output {
             syncer.finish().map_err(|error| self.failed(0, error))?;
         }
         for i in (0..self.parts.len()).filter(|&i| !self.parts[i].named) {
-            let header = self.header(i, sources)?;
-            let file = self.file(i)?;
-            let written = write_at(file, &header, 0).and_then(|()| file.sync_all());
+            let (header, file_bytes) = (self.header(i, sources)?, self.parts[i].file_bytes);
+            let partial = self.file(i)?;
+            partial.check(file_bytes + BEYOND)?;
+            let file = partial.file();
+            let written = write_at(file, &header, 0).and_then(|()| {
+                file.set_len(file_bytes)?;
+                self.gaps(i).try_for_each(|gap| write_at(file, &vec![0; (gap.end - gap.start) as usize], gap.start))?;
+                file.sync_all()
+            });
             written.map_err(|error| self.failed(i, error))?;
         }
         self.journal.append(&Line::Complete(true)).map_err(|error| self.explained(error))?;
         self.journal.sync()?;
         for part in self.parts.iter_mut().filter(|part| !part.named) {
-            // Closed before the rename, which some systems refuse for open files.
-            part.file = None;
-            fs::rename(&part.partial, &part.path).map_err(Error::io("rename the finished .partial to", &part.path))?;
+            part.file.take().map_or(Ok(()), |file| file.name(part.file_bytes))?;
             part.named = true;
         }
         sync_folder(&self.folder)
+    }
+
+    /// The bytes between the tensors of a part, at most an alignment each, which whatever an earlier run has left may not be: zeros.
+    fn gaps(&self, part: usize) -> impl Iterator<Item = Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        if self.parts[part].resumed {
+            ranges.extend(self.places.iter().filter(|place| place.part == part).map(|place| place.range.clone()));
+        }
+        ranges.sort_by_key(|range| range.start);
+        let ends =
+            ranges.iter().skip(1).map(|range| range.start).chain([self.parts[part].file_bytes]).collect::<Vec<_>>();
+        ranges.into_iter().zip(ends).map(|(range, next)| range.end..next)
     }
 
     /// Removes the journal of a complete output.
@@ -359,7 +433,7 @@ impl Output {
         }
     }
 
-    fn file(&self, part: usize) -> Result<&Arc<File>> {
+    fn file(&self, part: usize) -> Result<&Partial> {
         let part = &self.parts[part];
         part.file.as_ref().ok_or_else(|| Error::Request(format!("{} was not begun", part.partial.display())))
     }
@@ -390,11 +464,8 @@ impl Drop for Output {
     fn drop(&mut self) {
         let nothing_done = self.done.iter().all(Option::is_none);
         if self.begun && nothing_done {
-            // What cannot be removed here is overwritten by the next run.
-            for part in &mut self.parts {
-                part.file = None;
-                let _ = fs::remove_file(&part.partial);
-            }
+            // What cannot be removed here is removed by the next run.
+            self.parts.iter().filter_map(|part| part.file.as_ref()).for_each(Partial::remove);
             let _ = self.journal.remove();
         } else if !self.begun && self.journal.is_empty() {
             let _ = self.journal.remove();

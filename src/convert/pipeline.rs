@@ -19,8 +19,10 @@ use super::source::{Reading, SourceFile};
 use crate::error::{Error, Result};
 use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
+use crate::threads::no_thread;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
 use strata_kernels::Isa;
 use strata_quant::GgmlType;
 
@@ -87,22 +89,28 @@ pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Di
     let slabs = Buffers::new(SOURCES, sizes.source)?;
     let blocks = sizes.blocks.iter().map(|&bytes| Buffers::new(BLOCKS, bytes)).collect::<Result<Vec<_>>>()?;
     let mut digests = work.known.clone();
-    let done: Vec<Result<()>> = std::thread::scope(|scope| {
+    let done: Vec<Result<()>> = thread::scope(|scope| {
         let (to_encode, slabs_read) = sync_channel(1);
         let reader = Reader { work, sizes: &sizes, needs: &needs, slabs, to: to_encode };
-        let reader = scope.spawn(move || reader.run(&reads));
         let mut to_write = Vec::new();
         let mut threads = Vec::new();
+        // Where the system refuses a thread, those before it end by themselves: nobody is left at the other end.
         for output in outputs.iter_mut() {
             let (to, from) = sync_channel(1);
             to_write.push(to);
-            threads.push(scope.spawn(move || write(output, work, &from)));
+            match thread::Builder::new().spawn_scoped(scope, move || write(output, work, &from)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => return vec![Err(no_thread(error))],
+            }
+        }
+        match thread::Builder::new().spawn_scoped(scope, || reader.run(&reads)) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => return vec![Err(no_thread(error))],
         }
         let encoder = Encoder { work, needs: &needs, blocks, to: to_write };
         let encoded = encoder.run(&slabs_read, &mut digests);
         // Whoever waits for this one learns that nobody is there any more.
         drop((slabs_read, encoder));
-        threads.push(reader);
         let ends = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|why| std::panic::resume_unwind(why)));
         std::iter::once(encoded).chain(ends).collect()
     });

@@ -3,7 +3,7 @@
 use super::rope::frequency_divisors;
 use super::source::Input;
 use crate::checkpoint::{Checkpoint, RopeScaling};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::gguf::Gguf;
 use strata_quant::GgmlType;
 
@@ -154,7 +154,7 @@ fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Vec<Tensor>> {
 }
 
 fn missing(checkpoint: &Checkpoint, name: &str) -> Error {
-    Error::invalid(&checkpoint.dir, format!("tensor {name:?}"), "is missing", "download the checkpoint again")
+    Error::invalid(&checkpoint.dir, format!("tensor {}", quoted(name)), "is missing", "download the checkpoint again")
 }
 
 fn of_gguf(gguf: &Gguf) -> Result<Vec<Tensor>> {
@@ -174,7 +174,12 @@ fn of_gguf(gguf: &Gguf) -> Result<Vec<Tensor>> {
 }
 
 fn too_large(gguf: &Gguf, name: &str) -> Error {
-    Error::invalid(gguf.path(), format!("tensor {name:?}"), "is too large for this machine", "use a 64-bit machine")
+    Error::invalid(
+        gguf.path(),
+        format!("tensor {}", quoted(name)),
+        "is too large for this machine",
+        "use a 64-bit machine",
+    )
 }
 
 /// Where a forward pass reads the tensor of that name, as a key to sort by; what it does not know comes last.

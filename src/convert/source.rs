@@ -3,6 +3,7 @@
 //! The memory map that opened them serves only for their headers. Weights come by positioned reads of the same open file, so that a
 //! file cut short meanwhile is an error and not the end of the process.
 
+use super::naming;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -29,10 +30,26 @@ impl Input {
     /// # Errors
     /// As [`Checkpoint::open`] and [`Gguf::open`].
     pub fn open(path: &Path) -> Result<Input> {
-        if path.is_file() {
-            Ok(Input::Gguf(Box::new(Gguf::open(path)?)))
-        } else {
+        // A pipe or a device is refused as a file that is not regular.
+        if path.is_dir() || !path.exists() {
             Ok(Input::Checkpoint(Box::new(Checkpoint::open(path)?)))
+        } else {
+            Ok(Input::Gguf(Box::new(Gguf::open(path)?)))
+        }
+    }
+
+    /// A name for files that are made of it: that of the file without its ending, or of the checkpoint's folder; of a folder in the
+    /// cache of Hugging Face, that of the model.
+    pub fn name(&self) -> String {
+        let name = match self {
+            Input::Checkpoint(checkpoint) => naming::of_folder(&checkpoint.dir),
+            Input::Gguf(gguf) => {
+                gguf.path().file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+            }
+        };
+        match name.rsplit('/').next() {
+            Some(name) if !name.is_empty() => name.to_owned(),
+            _ => "model".to_owned(),
         }
     }
 
@@ -93,7 +110,7 @@ impl Input {
                 inputs.add_folder(&checkpoint.dir, what);
                 checkpoint.weights.shards().for_each(|shard| inputs.add(shard.path(), what));
             }
-            Input::Gguf(gguf) => gguf.files().for_each(|part| inputs.add(part.path(), "the model")),
+            Input::Gguf(gguf) => inputs.add_model(gguf),
         }
         inputs
     }

@@ -26,8 +26,9 @@ impl<'a> Cursor<'a> {
         self.wide
     }
 
-    pub fn remaining(&self) -> usize {
-        self.bytes.len() - self.pos
+    /// Where the bytes end.
+    pub fn end(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
     pub fn take(&mut self, n: usize) -> Option<&'a [u8]> {

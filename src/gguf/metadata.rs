@@ -1,16 +1,14 @@
-//! Metadata read in place: views of the mapped bytes, made only after the checking pass has found them sound.
+//! Metadata read in place: views of a copy of the file's header, made only after the checking pass has found it sound.
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::cursor::Cursor;
-use super::read::Source;
 use super::value::{Array, Value, ValueType};
 
 /// The key-value pairs of a file, in the file's order.
 #[derive(Debug)]
 pub struct Metadata {
-    source: Arc<Source>,
+    header: Vec<u8>,
     wide: bool,
     pairs: Vec<usize>,  // where each pair starts, in file order
     sorted: Vec<usize>, // the same, in the order of the keys
@@ -18,8 +16,8 @@ pub struct Metadata {
 
 impl Metadata {
     /// Over pairs that the checking pass has walked.
-    pub(super) fn new(source: Arc<Source>, wide: bool, pairs: Vec<usize>, sorted: Vec<usize>) -> Metadata {
-        Metadata { source, wide, pairs, sorted }
+    pub(super) fn new(header: Vec<u8>, wide: bool, pairs: Vec<usize>, sorted: Vec<usize>) -> Metadata {
+        Metadata { header, wide, pairs, sorted }
     }
 
     /// The pairs, in file order.
@@ -50,7 +48,7 @@ impl Metadata {
     }
 
     fn cursor(&self, at: usize) -> Cursor<'_> {
-        Cursor::new(self.source.bytes(), self.wide).at(at)
+        Cursor::new(&self.header, self.wide).at(at)
     }
 }
 
@@ -135,11 +133,11 @@ impl<'a> ValueRef<'a> {
         }
     }
 
-    /// A float of either type, rounded to f32.
+    /// A float of either type, rounded to f32, unless that has no such number.
     pub fn as_f32(self) -> Option<f32> {
         match self {
             ValueRef::F32(v) => Some(v),
-            ValueRef::F64(v) => Some(v as f32),
+            ValueRef::F64(v) if v.is_finite() == (v as f32).is_finite() => Some(v as f32),
             _ => None,
         }
     }
@@ -288,5 +286,5 @@ fn text<'a>(cursor: &mut Cursor<'a>) -> &'a str {
     cursor.string().and_then(|bytes| str::from_utf8(bytes).ok()).expect(CHECKED)
 }
 
-/// Why no step of this file can fail: `parse` has taken the same steps over the same bytes.
-const CHECKED: &str = "the checking pass has walked these bytes; the file changed under the map";
+/// Why no step of this file can fail: `parse` has taken the same steps over the same bytes, which nobody else has.
+const CHECKED: &str = "the checking pass has walked these bytes";

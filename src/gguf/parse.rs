@@ -1,8 +1,10 @@
 //! The checking pass: every rule of the format, once, over bytes that may be hostile; after it nothing needs a check.
 //!
 //! Memory stays in proportion to the bytes: no count is believed before that many entries have been parsed, and no array
-//! leaves the file.
+//! leaves the file. The bytes are a copy of the file's beginning, so that what was checked stays what it was; where the copy is too
+//! short for the header, the pass says so.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -11,6 +13,7 @@ use strata_quant::GgmlType;
 use super::cursor::Cursor;
 use super::value::ValueType;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
+use crate::checkpoint::foreign;
 use crate::error::{Error, Result, quoted};
 
 /// A row of the tensor table, checked: its blocks lie inside its file, aligned, and overlap with no other's.
@@ -49,24 +52,33 @@ pub(super) struct Parsed {
     pub pairs: Vec<usize>,        // where each pair starts, in file order
     pub sorted: Vec<usize>,       // the same, in the order of the keys
     pub tensors: Vec<TensorInfo>, // in file order
+    pub header: usize,            // bytes up to the end of the tensor table
 }
 
-/// Checks the bytes of the file at `path`, which is part `part` of its model.
-pub(super) fn parse(path: &Path, bytes: &[u8], part: usize) -> Result<Parsed> {
-    let mut pass = Pass { path, cursor: Cursor::new(bytes, true), place: Place::Header, alignment: DEFAULT_ALIGNMENT };
-    let version = pass.version(bytes)?;
-    let tensors = pass.count("tensors", 3 * 4 + 8, 2)?;
-    let pairs = pass.count("key-value pairs", 4 + 1, 1)?;
-    let (pairs, sorted) = pass.pairs(pairs, bytes)?;
-    let tensors = pass.tensors(tensors, bytes.len(), part)?;
-    Ok(Parsed { version, pairs, sorted, tensors })
+/// Why there is nothing.
+pub(super) enum Stop {
+    /// The header goes on after the bytes that were given.
+    Short,
+    /// No file can be so.
+    Wrong(Error),
+}
+
+/// Checks the header of the file at `path`, part `part` of its model, given the first `bytes` of its `file_bytes`.
+pub(super) fn parse(path: &Path, bytes: &[u8], file_bytes: u64, part: usize) -> std::result::Result<Parsed, Stop> {
+    let cursor = Cursor::new(bytes, true);
+    let (place, alignment, short) = (Place::Header, DEFAULT_ALIGNMENT, Cell::new(false));
+    let mut pass = Pass { path, cursor, file_bytes, place, alignment, short };
+    let parsed = pass.header(bytes, part);
+    parsed.map_err(|error| if pass.short.get() { Stop::Short } else { Stop::Wrong(error) })
 }
 
 struct Pass<'a> {
     path: &'a Path,
     cursor: Cursor<'a>,
+    file_bytes: u64,
     place: Place<'a>,
     alignment: u32,
+    short: Cell<bool>, // the bytes ended, the file does not
 }
 
 /// What is being read, for the errors.
@@ -79,12 +91,29 @@ enum Place<'a> {
 }
 
 impl<'a> Pass<'a> {
+    fn header(&mut self, bytes: &'a [u8], part: usize) -> Result<Parsed> {
+        let version = self.version(bytes)?;
+        let tensors = self.count("tensors", 3 * 4 + 8, 2)?;
+        let pairs = self.count("key-value pairs", 4 + 1, 1)?;
+        let (pairs, sorted) = self.pairs(pairs, bytes)?;
+        let tensors = self.tensors(tensors, part)?;
+        Ok(Parsed { version, pairs, sorted, tensors, header: self.cursor.pos() })
+    }
+
+    /// Bytes of the file that follow.
+    fn room(&self) -> u64 {
+        self.file_bytes.saturating_sub(self.cursor.pos() as u64)
+    }
+
     fn version(&mut self, bytes: &'a [u8]) -> Result<u32> {
         let magic = self.cursor.array().ok_or_else(|| self.cut())?;
         if &magic == b"FUGG" {
             return Err(self.big_endian());
         }
         if &magic != b"GGUF" {
+            if let Some(content) = foreign::content(bytes) {
+                return Err(content.error(self.path, "a GGUF file"));
+            }
             let problem = format!("starts with {:?}, not with \"GGUF\"", String::from_utf8_lossy(&magic));
             return Err(self.wrong(problem, "give the path of a .gguf file"));
         }
@@ -103,8 +132,8 @@ impl<'a> Pass<'a> {
     /// A count of entries that take at least `fixed` bytes and `lengths` lengths each.
     fn count(&mut self, of: &str, fixed: usize, lengths: usize) -> Result<u64> {
         let count = self.cursor.length().ok_or_else(|| self.cut())?;
-        let room = self.cursor.remaining() / (fixed + lengths * self.cursor.length_bytes());
-        if count > room as u64 {
+        let room = self.room() / (fixed + lengths * self.cursor.length_bytes()) as u64;
+        if count > room {
             return Err(self.wrong(format!("claims {count} {of}, the file has room for {room}"), GET_AGAIN));
         }
         Ok(count)
@@ -166,9 +195,9 @@ impl<'a> Pass<'a> {
         let len = self.cursor.length().ok_or_else(|| self.cut())?;
         // Strings take at least their length.
         let least = ty.size().unwrap_or(self.cursor.length_bytes());
-        let room = self.cursor.remaining() / least;
+        let room = self.room() / least as u64;
         match usize::try_from(len) {
-            Ok(len) if len <= room => self.elements(ty, len),
+            Ok(count) if len <= room => self.elements(ty, count),
             _ => Err(self.wrong(format!("claims {len} elements, the file has room for {room}"), GET_AGAIN)),
         }
     }
@@ -193,8 +222,11 @@ impl<'a> Pass<'a> {
     fn string(&mut self) -> Result<&'a str> {
         let mut ahead = self.cursor;
         let len = ahead.length().ok_or_else(|| self.cut())?;
-        let room = ahead.remaining();
+        let room = self.file_bytes.saturating_sub(ahead.pos() as u64);
         let Some(bytes) = self.cursor.string() else {
+            if len <= room {
+                return Err(self.cut());
+            }
             let problem = format!("a string claims {len} bytes, the file has {room} left");
             return Err(self.wrong(problem, GET_AGAIN));
         };
@@ -204,7 +236,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The tensor table, in file order.
-    fn tensors(&mut self, count: u64, file: usize, part: usize) -> Result<Vec<TensorInfo>> {
+    fn tensors(&mut self, count: u64, part: usize) -> Result<Vec<TensorInfo>> {
         let mut tensors = Vec::new();
         let mut names = HashSet::new();
         for i in 0..count {
@@ -220,7 +252,7 @@ impl<'a> Pass<'a> {
 
         // The offsets count from the first aligned byte after the table.
         let alignment = u64::from(self.alignment);
-        let file = file as u64;
+        let file = self.file_bytes;
         let end = self.cursor.pos() as u64;
         let start = end.checked_next_multiple_of(alignment);
         let mut order: Vec<usize> = (0..tensors.len()).collect();
@@ -277,6 +309,7 @@ impl<'a> Pass<'a> {
     }
 
     fn cut(&self) -> Error {
+        self.short.set(self.cursor.end() < self.file_bytes);
         self.wrong("the file ends in the middle of it", GET_AGAIN)
     }
 

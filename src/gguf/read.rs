@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::metadata::{ArrayRef, Metadata, ValueRef};
-use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, TensorInfo};
+use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, Stop, TensorInfo};
+use crate::checkpoint::foreign;
 use crate::error::{Error, Result, quoted};
 use crate::io::file::Mapped;
 
@@ -105,6 +106,19 @@ impl Gguf {
         })
     }
 
+    /// That all files are still those that were opened: what was read of them until now is right.
+    ///
+    /// # Errors
+    /// Names the file that was cut or written to.
+    pub fn check(&self) -> Result<()> {
+        self.parts.iter().try_for_each(|part| part.check())
+    }
+
+    /// `result`, which was made of the files' bytes; if it is an error and a file has changed, that is the error.
+    pub fn unless_changed<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| self.check().err().unwrap_or(error))
+    }
+
     /// An unsigned integer of any type that fits a u32.
     pub fn u32(&self, key: &str) -> Result<Option<u32>> {
         self.typed(key, "an integer from 0 to 2^32-1", |v| v.as_u64()?.try_into().ok())
@@ -117,7 +131,7 @@ impl Gguf {
 
     /// A float of either type.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
-        self.typed(key, "a float", ValueRef::as_f32)
+        self.typed(key, "a float of 32 bits", ValueRef::as_f32)
     }
 
     /// A bool.
@@ -176,9 +190,13 @@ impl Gguf {
 
     /// One file, alone.
     fn single(path: &Path, source: Source, part: usize) -> Result<Gguf> {
-        let Parsed { version, pairs, sorted, tensors } = parse::parse(path, source.bytes(), part)?;
+        let (mut bytes, parsed) = header(path, &source, part)?;
+        let Parsed { version, pairs, sorted, tensors, header } = parsed;
+        bytes.truncate(header);
+        bytes.shrink_to_fit();
+        refuse_joined(path, &source, header, &tensors)?;
         let source = Arc::new(source);
-        let metadata = Metadata::new(source.clone(), version > 1, pairs, sorted);
+        let metadata = Metadata::new(bytes, version > 1, pairs, sorted);
         let index = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Ok(Gguf { path: path.to_owned(), version, metadata, tensors, index, parts: vec![source] })
     }
@@ -250,6 +268,55 @@ impl Gguf {
     }
 }
 
+/// Copies of a file's beginning are made of these lengths, until the header is in one: that of Llama 3 has 8 MB.
+const BEGINNINGS: [u64; 4] = [1 << 20, 16 << 20, 128 << 20, 1 << 30];
+
+/// A copy of the beginning of a file, with the whole header, and what was found in that.
+fn header(path: &Path, source: &Source, part: usize) -> Result<(Vec<u8>, Parsed)> {
+    let file_bytes = source.bytes().len() as u64;
+    let mut bytes = Vec::new();
+    for beginning in BEGINNINGS {
+        let known = bytes.len();
+        bytes.resize(file_bytes.min(beginning) as usize, 0);
+        match source {
+            Source::Mapped(mapped) => mapped.read_at(&mut bytes[known..], known as u64)?,
+            Source::Owned(all) => {
+                let upto = bytes.len();
+                bytes[known..].copy_from_slice(&all[known..upto]);
+            }
+        }
+        match parse::parse(path, &bytes, file_bytes, part) {
+            Ok(parsed) => return Ok((bytes, parsed)),
+            Err(Stop::Short) => {}
+            // Perhaps it was written to meanwhile.
+            Err(Stop::Wrong(error)) => return Err(source.check().err().unwrap_or(error)),
+        }
+    }
+    let problem = format!("is longer than {} bytes", bytes.len());
+    Err(Error::invalid(path, "header", problem, GET_AGAIN))
+}
+
+/// The most that is looked at of what follows the last tensor.
+const AFTER: usize = 1 << 16;
+
+/// An error if parts of a split model were joined as if they were one file.
+fn refuse_joined(path: &Path, source: &Source, header: usize, tensors: &[TensorInfo]) -> Result<()> {
+    // Whole numbers that the checking pass has compared with the file's length.
+    let end = tensors.iter().map(|tensor| tensor.offset + tensor.bytes).max().unwrap_or(header as u64);
+    let rest = source.bytes().len() - end as usize;
+    let mut after = vec![0; rest.min(AFTER)];
+    match source {
+        Source::Mapped(mapped) => mapped.read_at(&mut after, end)?,
+        Source::Owned(bytes) => after.copy_from_slice(&bytes[end as usize..][..rest.min(AFTER)]),
+    }
+    if !foreign::is_another_gguf(&after) {
+        return Ok(());
+    }
+    let problem =
+        format!("another GGUF file follows after byte {end}, as if parts of a split model were joined by `cat`");
+    Err(Error::invalid(path, "file", problem, "get the parts again and join them with `strata merge`"))
+}
+
 /// The place of a file in a split model.
 #[derive(Clone, Copy, PartialEq)]
 struct Split {
@@ -269,6 +336,13 @@ impl Source {
         match self {
             Source::Mapped(mapped) => mapped.bytes(),
             Source::Owned(bytes) => bytes,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match self {
+            Source::Mapped(mapped) => mapped.check(0),
+            Source::Owned(_) => Ok(()),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Writer`] takes the data in file order; [`Layout::place`] is for those who write it in another.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -12,7 +12,8 @@ use super::parse::tensor_bytes;
 use super::value::{Array, Value};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
 use crate::error::{Error, Result, quoted};
-use crate::io::file::AtomicFile;
+use crate::io::inputs::Inputs;
+use crate::io::outputs::Outputs;
 
 /// What a file will hold, in file order. The same layout and data make the same bytes.
 #[derive(Clone, Debug)]
@@ -22,6 +23,7 @@ pub struct Layout {
     /// To what tensors are aligned: a power of two from 8 on. Written as `general.alignment` if it is not 32.
     pub alignment: u32,
     tensors: Vec<Planned>,
+    places: HashMap<String, usize>, // of keys in `metadata`, believed only where they are right
 }
 
 #[derive(Clone, Debug)]
@@ -40,7 +42,7 @@ impl Default for Layout {
 impl Layout {
     /// An empty file.
     pub fn new() -> Layout {
-        Layout { metadata: Vec::new(), alignment: DEFAULT_ALIGNMENT, tensors: Vec::new() }
+        Layout { metadata: Vec::new(), alignment: DEFAULT_ALIGNMENT, tensors: Vec::new(), places: HashMap::new() }
     }
 
     /// Sets `key`: at the end if it is new, in place if it is not. Setting `general.alignment` sets the alignment.
@@ -49,10 +51,27 @@ impl Layout {
         if let (ALIGNMENT_KEY, Value::U32(alignment)) = (key.as_str(), &value) {
             self.alignment = *alignment;
         }
-        match self.metadata.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, old)) => *old = value,
-            None => self.metadata.push((key, value)),
+        match self.place_of(&key) {
+            Some(i) => self.metadata[i].1 = value,
+            None => {
+                self.places.insert(key.clone(), self.metadata.len());
+                self.metadata.push((key, value));
+            }
         }
+    }
+
+    /// Where a key is. The places are found again where others have changed `metadata`.
+    fn place_of(&mut self, key: &str) -> Option<usize> {
+        let place = self.places.get(key).copied();
+        let is_right = place.is_none_or(|i| self.metadata.get(i).is_some_and(|(known, _)| known == key));
+        if is_right && self.places.len() == self.metadata.len() {
+            return place;
+        }
+        self.places.clear();
+        for (i, (key, _)) in self.metadata.iter().enumerate() {
+            self.places.entry(key.clone()).or_insert(i);
+        }
+        self.places.get(key).copied()
     }
 
     /// Adds a tensor, `dims` with the fastest first.
@@ -75,20 +94,28 @@ impl Layout {
     }
 
     /// Checks the layout and starts the file at `path` with its header.
-    pub fn create(mut self, path: impl AsRef<Path>) -> Result<Writer> {
+    pub fn create(self, path: impl AsRef<Path>) -> Result<Writer<'static>> {
+        self.create_beside(path, &Inputs::default())
+    }
+
+    /// [`Layout::create`], which refuses to replace one of the `inputs`.
+    pub fn create_beside(self, path: impl AsRef<Path>, inputs: &Inputs) -> Result<Writer<'static>> {
+        self.start(|| Ok(Files::Own(Box::new(Outputs::single(path.as_ref(), inputs)?))))
+    }
+
+    /// Checks the layout and starts the next of several files with its header.
+    pub fn create_next(self, files: &mut Outputs) -> Result<Writer<'_>> {
+        self.start(|| files.begin().map(|()| Files::Several(files)))
+    }
+
+    fn start<'o>(mut self, files: impl FnOnce() -> Result<Files<'o>>) -> Result<Writer<'o>> {
         self.check_metadata()?;
         let slots = self.slots()?;
         let header = self.header(&slots);
-        let mut file = AtomicFile::create(path)?;
-        file.write_all(&header)?;
-        Ok(Writer {
-            file,
-            slots,
-            alignment: self.alignment as usize,
-            header: header.len() as u64,
-            begun: 0,
-            written: 0,
-        })
+        let (alignment, header_bytes) = (self.alignment as usize, header.len() as u64);
+        let mut writer = Writer { files: files()?, slots, alignment, header: header_bytes, begun: 0, written: 0 };
+        writer.outputs().write_all(&header)?;
+        Ok(writer)
     }
 
     fn check_metadata(&mut self) -> Result<()> {
@@ -96,12 +123,24 @@ impl Layout {
         if let Some((key, _)) = self.metadata.iter().find(|(key, _)| !keys.insert(key)) {
             return Err(Error::Request(format!("cannot write a GGUF file: key {} is given twice", quoted(key))));
         }
-        if !alignment_is_valid(self.alignment) {
-            let alignment = self.alignment;
-            return Err(Error::Request(format!("cannot align tensors to {alignment}; use a power of two from 8 on")));
+        let wrong_key = |(key, _): &&(String, Value)| key.is_empty() || key.len() > LONGEST_KEY;
+        if let Some((key, _)) = self.metadata.iter().find(wrong_key) {
+            return Err(Error::Request(format!(
+                "cannot write a GGUF file: key {} has {} bytes, must have 1 to {LONGEST_KEY}",
+                quoted(key),
+                key.len()
+            )));
         }
-        let given = self.metadata.iter().any(|(key, _)| key == ALIGNMENT_KEY);
-        if given || self.alignment != DEFAULT_ALIGNMENT {
+        if !alignment_is_valid(self.alignment) || self.alignment > LARGEST_ALIGNMENT {
+            let alignment = self.alignment;
+            let rule = format!("use a power of two from 8 to {LARGEST_ALIGNMENT}");
+            return Err(Error::Request(format!("cannot align tensors to {alignment}; {rule}")));
+        }
+        let given = self.metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY);
+        if let Some((_, value)) = given.filter(|(_, value)| !matches!(value, Value::U32(_))) {
+            return Err(Error::Request(format!("{ALIGNMENT_KEY} must be a u32, is of type {}", value.ty())));
+        }
+        if given.is_some() || self.alignment != DEFAULT_ALIGNMENT {
             self.set(ALIGNMENT_KEY, self.alignment);
         }
         Ok(())
@@ -177,13 +216,22 @@ pub struct Placed {
 /// [`begin`](Writer::begin), [`write`](Writer::write) as often as needed, and [`finish`](Writer::finish) after the last.
 /// Dropped before that, it leaves nothing behind.
 #[derive(Debug)]
-pub struct Writer {
-    file: AtomicFile,
+pub struct Writer<'o> {
+    files: Files<'o>,
     slots: Vec<Slot>,
     alignment: usize,
     header: u64,
     begun: usize, // the number of tensors begun
     written: u64, // bytes of the last one begun
+}
+
+/// What the file is one of.
+#[derive(Debug)]
+enum Files<'o> {
+    /// It is the only one, and gets its name when it is complete.
+    Own(Box<Outputs>),
+    /// Several that get their names together.
+    Several(&'o mut Outputs),
 }
 
 #[derive(Debug)]
@@ -193,7 +241,7 @@ struct Slot {
     bytes: u64,
 }
 
-impl Writer {
+impl Writer<'_> {
     /// Starts the next tensor, which must be `name`.
     pub fn begin(&mut self, name: &str) -> Result<()> {
         self.end()?;
@@ -217,18 +265,21 @@ impl Writer {
             let problem = format!("{} bytes are written, {room} of its {} are free", bytes.len(), slot.bytes);
             return Err(self.wrong(&slot.name, problem));
         }
-        self.file.write_all(bytes)?;
+        self.outputs().write_all(bytes)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// Completes the file, which only now gets its name.
+    /// Completes the file, which only now gets its name, unless it is one of several.
     pub fn finish(mut self) -> Result<()> {
         self.end()?;
         if let Some(missing) = self.slots.get(self.begun) {
             return Err(self.wrong(&missing.name, "is missing".to_owned()));
         }
-        self.file.commit()
+        match self.files {
+            Files::Own(outputs) => outputs.commit(),
+            Files::Several(_) => Ok(()),
+        }
     }
 
     /// The bytes of the finished file.
@@ -239,7 +290,17 @@ impl Writer {
 
     /// The path that the file will have.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        match &self.files {
+            Files::Own(outputs) => outputs.path(),
+            Files::Several(outputs) => outputs.path(),
+        }
+    }
+
+    fn outputs(&mut self) -> &mut Outputs {
+        match &mut self.files {
+            Files::Own(outputs) => outputs,
+            Files::Several(outputs) => outputs,
+        }
     }
 
     /// Ends the tensor that was begun, if any: it must be complete, and is padded.
@@ -252,7 +313,7 @@ impl Writer {
         }
         // Padded once only: every begin counts from 0 again, and finish consumes the writer.
         let padding = slot.bytes.next_multiple_of(self.alignment as u64) - slot.bytes;
-        self.file.write_all(&vec![0; padding as usize])
+        self.outputs().write_all(&vec![0; padding as usize])
     }
 
     fn current(&self) -> Option<&Slot> {
@@ -326,6 +387,12 @@ const LONGEST_DATA: u64 = i64::MAX as u64;
 
 /// ggml's `GGML_MAX_NAME`, less the 0 at the end: llama.cpp refuses longer names.
 const LONGEST_NAME: usize = 63;
+
+/// The format's limit on keys.
+const LONGEST_KEY: usize = 65535;
+
+/// Above it, padding would take more room than data; the format has no limit.
+const LARGEST_ALIGNMENT: u32 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -435,6 +502,33 @@ mod tests {
         layout.set(ALIGNMENT_KEY, 64u32);
         assert_eq!(layout.metadata[0], ("a".to_owned(), Value::from("new")));
         assert_eq!((layout.metadata.len(), layout.alignment), (3, 64));
+        // Also where others have changed the list meanwhile.
+        layout.metadata.remove(0);
+        layout.set("b", 3u32);
+        layout.metadata.push(("c".to_owned(), 1u8.into()));
+        layout.set("c", 2u8);
+        layout.metadata.swap(0, 2);
+        layout.set("b", 4u32);
+        layout.set("d", 5u32);
+        let expected: Vec<(String, Value)> = vec![
+            ("c".into(), 2u8.into()),
+            (ALIGNMENT_KEY.into(), 64u32.into()),
+            ("b".into(), 4u32.into()),
+            ("d".into(), 5u32.into()),
+        ];
+        assert_eq!(layout.metadata, expected);
+    }
+
+    #[test]
+    fn many_keys_are_set_in_linear_time() {
+        let started = std::time::Instant::now();
+        let mut layout = Layout::new();
+        for round in 0..2u32 {
+            (0..200_000).for_each(|i| layout.set(format!("key.{i}"), round));
+        }
+        assert_eq!(layout.metadata.len(), 200_000);
+        assert!(layout.metadata.iter().all(|(_, value)| *value == 1u32.into()));
+        assert!(started.elapsed().as_secs() < 20);
     }
 
     #[test]
@@ -518,6 +612,11 @@ mod tests {
                 "too long",
             ),
             (|l| l.alignment = 3, "cannot align tensors to 3"),
+            (|l| l.alignment = 1 << 31, "cannot align tensors to 2147483648"),
+            (|l| l.set(ALIGNMENT_KEY, -1i32), "must be a u32"),
+            (|l| l.set(ALIGNMENT_KEY, "64"), "must be a u32"),
+            (|l| l.set("k".repeat(65536), 1u8), "has 65536 bytes"),
+            (|l| l.set("", 1u8), "has 0 bytes"),
             (|_| (), "mkdir -p /nowhere"),
         ];
         for (fill, words) in table {

@@ -40,10 +40,12 @@ struct Buffer {
 }
 
 impl Buffer {
-    fn new(len: usize) -> Buffer {
-        let bytes = vec![0; len + ALIGN];
+    fn new(len: usize) -> io::Result<Buffer> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len + ALIGN)?;
+        bytes.resize(len + ALIGN, 0);
         let start = bytes.as_ptr().align_offset(ALIGN);
-        Buffer { bytes, start, len }
+        Ok(Buffer { bytes, start, len })
     }
 
     fn get(&self) -> &[u8] {
@@ -103,7 +105,7 @@ impl Stream {
         let (ordinary, (to, full), (free, empty)) = (file.try_clone()?, sync_channel(AHEAD), mpsc::channel());
         for _ in 0..AHEAD {
             // The receiver is right here.
-            let _ = free.send(Buffer::new(request));
+            let _ = free.send(Buffer::new(request)?);
         }
         let work = move || ahead(direct, &ordinary, bytes, &empty, &to);
         thread::Builder::new().name("strata-read".to_owned()).spawn(work)?;
@@ -182,8 +184,12 @@ pub struct Sink {
 impl Sink {
     /// Writes to `file`, which has been opened as `path`, by requests as those of [`Stream::open`].
     pub fn new(path: &Path, file: Arc<File>, request: usize) -> Sink {
-        let direct = open(path, &file, true);
-        Sink { file, direct, buffer: Buffer::new(request), place: 0, first: 0, len: 0 }
+        // Without memory to gather them in, bytes are written as they come.
+        let (direct, buffer) = match Buffer::new(request) {
+            Ok(buffer) => (open(path, &file, true), buffer),
+            Err(_) => (None, Buffer { bytes: Vec::new(), start: 0, len: 0 }),
+        };
+        Sink { file, direct, buffer, place: 0, first: 0, len: 0 }
     }
 
     /// The file.

@@ -1,13 +1,14 @@
-//! Files whole: read by mapping them into memory, written so that a reader sees the complete new file or none of it.
+//! Reading files: whole, by mapping them into memory, or pieces of them; and what is asked of the place of a file to write.
 
 // The one place of the library that needs it: mapping a file.
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::guard::Guard;
 use super::stamp::Stamp;
@@ -15,13 +16,13 @@ use crate::error::{Error, Result};
 
 /// A whole file, mapped read-only: opening costs nothing, pages are read as they are touched.
 ///
-/// Nobody may shorten or rewrite the file while it is mapped; Strata itself never does (see [`AtomicFile`]). Where somebody does all the
+/// Nobody may shorten or rewrite the file while it is mapped; Strata itself never does (see [`super::outputs`]). Where somebody does all the
 /// same, zeros stand in for what is gone (`guard.rs`), and whoever uses the bytes asks before it gives a result whether the file is
 /// still the one that was opened ([`Mapped::check`]).
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     stamp: Stamp,  // when it was opened, before anything of it was read
     _guard: Guard, // dropped before the map
     map: memmap2::Mmap,
@@ -39,7 +40,8 @@ impl Mapped {
         // that another process changes the file meanwhile, which no program on this system can prevent: Strata replaces files by
         // renaming, never in place, so an old map keeps its old bytes, and the doc comment forbids the rest.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        let mapped = Mapped { path: path.to_owned(), file, stamp, _guard: Guard::new(&map), map };
+        let mapped = Mapped { path: path.to_owned(), file: Arc::new(file), stamp, _guard: Guard::new(&map), map };
+        crate::limits::spare().map_err(Error::io("map", path))?;
         // The map is as long as the file was when it was made.
         mapped.check(0).map(|()| mapped)
     }
@@ -79,8 +81,18 @@ impl Mapped {
     }
 
     /// The open file, for those who must not fail hard when it is cut short: see [`read_at`].
-    pub fn file(&self) -> &File {
+    pub fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// Fills `buffer` with the bytes at `offset`, by a read of the open file: one that was cut is an error here, and no zeros.
+    ///
+    /// # Errors
+    /// Also if the file ends before.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let Err(error) = read_at(&self.file, buffer, offset) else { return Ok(()) };
+        self.check(offset)?;
+        Err(Error::io("read", &self.path)(error))
     }
 
     /// What the file was when it was opened.
@@ -233,76 +245,6 @@ pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// A file being written: its bytes go to `NAME.partial` beside it, and [`commit`](AtomicFile::commit) gives it its name.
-///
-/// Dropped without a commit, it removes the `.partial` and leaves whatever `NAME` was.
-#[derive(Debug)]
-pub struct AtomicFile {
-    path: PathBuf,
-    partial: PathBuf,
-    folder: PathBuf,
-    file: Option<BufWriter<File>>, // None once committed
-}
-
-impl AtomicFile {
-    /// Starts the file that will be `path`; a `.partial` left behind by a killed run is overwritten.
-    pub fn create(path: impl AsRef<Path>) -> Result<AtomicFile> {
-        let path = path.as_ref();
-        let folder = output_folder(path)?;
-        let partial = with_ending(path, PARTIAL);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&partial)
-            .map_err(Error::io("create", &partial))?;
-        let file = Some(BufWriter::with_capacity(BUFFER, file));
-        Ok(AtomicFile { path: path.to_owned(), partial, folder, file })
-    }
-
-    /// Appends `bytes`.
-    pub fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        self.writer().write_all(bytes).map_err(Error::io("write", &self.partial))
-    }
-
-    /// Brings every byte to the disk, then gives the file its name, replacing what had it.
-    pub fn commit(mut self) -> Result<()> {
-        let wrote = self.writer().flush().and_then(|()| self.writer().get_ref().sync_all());
-        wrote.map_err(Error::io("write", &self.partial))?;
-        // Closed before the rename, which some systems refuse for open files; an error leaves the .partial to `drop`.
-        let open = self.file.take();
-        drop(open);
-        if let Err(error) = fs::rename(&self.partial, &self.path) {
-            let _ = fs::remove_file(&self.partial);
-            return Err(Error::io("rename the finished .partial to", &self.path)(error));
-        }
-        sync_folder(&self.folder)
-    }
-
-    /// The path that the file will have.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn writer(&mut self) -> &mut BufWriter<File> {
-        self.file.as_mut().expect("only commit empties it, and consumes self")
-    }
-}
-
-impl Drop for AtomicFile {
-    fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
-            // `into_parts` closes it without writing out what is buffered.
-            drop(file.into_parts());
-            // Nothing better can be done about a failure here.
-            let _ = fs::remove_file(&self.partial);
-        }
-    }
-}
-
-/// The ending of a file that is not complete yet.
-pub const PARTIAL: &str = ".partial";
-
 /// Makes a rename in `folder` last through a power cut, where the system can.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     if !cfg!(unix) {
@@ -315,48 +257,12 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
     }
 }
 
-/// Tensors come in rows of a few kilobytes; a megabyte at a time keeps the system calls few.
-const BUFFER: usize = 1 << 20;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn error<T>(result: Result<T>) -> String {
         result.err().expect("must be refused").to_string()
-    }
-
-    #[test]
-    fn a_file_has_its_name_only_once_committed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.gguf");
-        let partial = folder.path().join("a.gguf.partial");
-        fs::write(&path, "old").unwrap();
-        fs::write(&partial, "left by a killed run, and longer").unwrap();
-
-        let mut file = AtomicFile::create(&path).unwrap();
-        file.write_all(b"half").unwrap();
-        assert!(partial.exists());
-        drop(file);
-        assert!(!partial.exists());
-        assert_eq!(fs::read(&path).unwrap(), b"old");
-
-        let mut file = AtomicFile::create(&path).unwrap();
-        file.write_all(b"whole ").unwrap();
-        file.write_all(b"file").unwrap();
-        file.commit().unwrap();
-        assert!(!partial.exists());
-        assert_eq!(Mapped::open(&path).unwrap().bytes(), b"whole file");
-    }
-
-    #[test]
-    fn bad_output_paths_are_refused_at_the_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let missing = folder.path().join("no/such");
-        let said = error(AtomicFile::create(missing.join("a.gguf")));
-        assert!(said.contains(&format!("mkdir -p {}", missing.display())), "{said}");
-        assert!(error(AtomicFile::create(folder.path())).contains("is a folder"));
-        assert!(error(AtomicFile::create("..")).contains("no file name"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::stamp::Identity;
 use crate::error::{Error, Result};
+use crate::gguf::Gguf;
 use std::fs;
 use std::path::Path;
 
@@ -34,6 +35,11 @@ impl Inputs {
         }
     }
 
+    /// Adds all files of a model.
+    pub fn add_model(&mut self, gguf: &Gguf) {
+        gguf.files().for_each(|part| self.add(part.path(), "the model"));
+    }
+
     /// Adds all that another command's list has.
     pub fn extend(&mut self, other: &Inputs) {
         self.files.extend(other.files.iter().cloned());
@@ -44,7 +50,12 @@ impl Inputs {
         // What does not exist yet replaces nothing.
         let Ok(target) = Identity::of(output) else { return Ok(()) };
         match self.files.iter().find(|(identity, _)| *identity == target) {
-            Some((_, what)) => Err(Error::invalid(output, "output", format!("is {what} itself"), "name another file")),
+            Some((_, what)) => Err(Error::invalid(
+                output,
+                "output",
+                format!("is {what} itself, and is the file that is read"),
+                "name another file",
+            )),
             None => Ok(()),
         }
     }

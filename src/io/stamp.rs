@@ -57,8 +57,8 @@ impl Stamp {
         Stamp { bytes: about.len(), modified, node }
     }
 
-    /// That `file`, which was opened as `path` when it had this stamp, is still what it was: as long, not written to, and not replaced
-    /// under its name. A file that was only removed is: whoever has it open keeps its bytes.
+    /// That `file`, which was opened as `path` when it had this stamp, is still what it was: as long, and not written to. That another
+    /// has taken its name meanwhile, or that it was removed, does not matter: whoever has it open keeps its bytes.
     ///
     /// # Errors
     /// Says what has happened. What has been read of it before byte `offset` may not belong to what follows; of a file that was cut
@@ -75,10 +75,6 @@ impl Stamp {
         }
         if now_stamp.modified != self.modified {
             return changed(offset, "the file has been written to since it was opened".to_owned());
-        }
-        #[cfg(unix)]
-        if fs::metadata(path).is_ok_and(|there| Identity::of_metadata(&there) != Identity::of_metadata(&now)) {
-            return changed(offset, "another file has taken this name since it was opened".to_owned());
         }
         Ok(())
     }

@@ -191,7 +191,7 @@ impl Streamed {
             let given = pinned.relieve();
             if given > 0 {
                 let mb = given / 1_000_000;
-                progress.step(&format!("memory is short: {mb} MB of weights are given back, to be read again"));
+                progress.step(&format!("memory is short: {mb} MB of weights are released and will be read again"));
             }
             progress.check()
         };

@@ -1,6 +1,7 @@
 //! The numbers that describe a Llama model, read from GGUF metadata and checked against each other.
 
-use crate::error::{Error, Result};
+use crate::checkpoint::MAX_TOKENS;
+use crate::error::{Error, Result, quoted};
 use crate::gguf::Gguf;
 use strata_kernels::AttentionShape;
 
@@ -32,12 +33,34 @@ pub struct Shape {
     pub frequencies: Vec<f64>,
 }
 
+/// Keys that llama.cpp knows and that change what is computed, each with the values that change nothing. Others are refused: Strata
+/// computes none of it.
+const NEUTRAL: &[(&str, &[f32])] = &[
+    ("llama.attention.clamp_kqv", &[0.0]),
+    ("llama.attention.max_alibi_bias", &[0.0]),
+    ("llama.attention.output_scale", &[0.0, 1.0]),
+    ("llama.attn_logit_softcapping", &[0.0]),
+    ("llama.final_logit_softcapping", &[0.0]),
+    ("llama.router_logit_softcapping", &[0.0]),
+    ("llama.logit_scale", &[0.0, 1.0]),
+    ("llama.embedding_scale", &[0.0, 1.0]),
+    ("llama.residual_scale", &[0.0, 1.0]),
+    ("llama.rope.scaling.attn_factor", &[1.0]),
+];
+
+/// As [`NEUTRAL`], for flags.
+const NEUTRAL_FLAGS: &[(&str, bool)] = &[("llama.attention.causal", true), ("llama.use_parallel_residual", false)];
+
 impl Shape {
     /// Reads the shape.
     ///
     /// # Errors
     /// Names the key that is missing, out of range, or asks for what Strata does not have.
     pub fn read(gguf: &Gguf) -> Result<Shape> {
+        gguf.unless_changed(Shape::checked(gguf))
+    }
+
+    fn checked(gguf: &Gguf) -> Result<Shape> {
         let bad = |key: &str, problem: String| {
             Error::invalid(gguf.path(), key, problem, "convert the model again from its checkpoint")
         };
@@ -46,22 +69,14 @@ impl Shape {
             return Err(Error::invalid(
                 gguf.path(),
                 "general.architecture",
-                format!("\"{architecture}\" is not supported"),
+                format!("{} is not supported", quoted(architecture)),
                 "strata runs models of the llama architecture (Llama 2 and 3, Mistral, TinyLlama, SmolLM)",
-            ));
-        }
-        if gguf.u32("llama.expert_count")?.is_some_and(|n| n > 0) {
-            return Err(Error::invalid(
-                gguf.path(),
-                "llama.expert_count",
-                "mixtures of experts are not supported",
-                "use a dense model",
             ));
         }
         let count = |key: &str| -> Result<usize> {
             match gguf.required_u32(key)? {
                 0 => Err(bad(key, "is zero".into())),
-                n => Ok(n as usize),
+                n => Ok(n as usize), // a usize has 32 bits or more
             }
         };
         let (layers, hidden) = (count("llama.block_count")?, count("llama.embedding_length")?);
@@ -89,8 +104,14 @@ impl Shape {
         if head_dim == 0 || head_dim > 4096 {
             return Err(bad("llama.attention.key_length", format!("heads of {head_dim} values")));
         }
-        if let Some(n) = gguf.u32("llama.attention.value_length")?.filter(|&n| n as usize != head_dim) {
-            return Err(bad("llama.attention.value_length", format!("{n} differs from the key length {head_dim}")));
+        // Where the file does not say, llama.cpp takes the share of a head in a hidden state for values too.
+        let value_dim = gguf.u32("llama.attention.value_length")?.map_or(hidden / heads, |n| n as usize);
+        let says = |key: &str| gguf.metadata().get(key).is_some();
+        if value_dim != head_dim && (says("llama.attention.value_length") || says("llama.attention.key_length")) {
+            return Err(bad(
+                "llama.attention.value_length",
+                format!("{value_dim} differs from llama.attention.key_length, {head_dim}"),
+            ));
         }
         let norm_eps = gguf.required_f32("llama.attention.layer_norm_rms_epsilon")?;
         if !(norm_eps > 0.0 && norm_eps < 1.0) {
@@ -99,7 +120,8 @@ impl Shape {
                 format!("{norm_eps} is no small positive number"),
             ));
         }
-        let embedding = gguf.required_tensor("token_embd.weight")?;
+        let context = count("llama.context_length")?;
+        check_neutral(gguf, head_dim, context)?;
         Ok(Shape {
             layers,
             hidden,
@@ -107,8 +129,8 @@ impl Shape {
             heads,
             kv_heads,
             head_dim,
-            context: count("llama.context_length")?,
-            vocab: embedding.rows() as usize,
+            context,
+            vocab: vocabulary(gguf)?,
             norm_eps,
             frequencies: frequencies(gguf, head_dim)?,
         })
@@ -130,6 +152,59 @@ impl Shape {
     }
 }
 
+/// The rows of the embedding, which all that the metadata says of the vocabulary must agree with.
+fn vocabulary(gguf: &Gguf) -> Result<usize> {
+    let rows = gguf.required_tensor("token_embd.weight")?.rows();
+    let refuse = |problem: String| {
+        let remedy = "the file contradicts itself; convert the model again from its checkpoint";
+        Err(Error::invalid(gguf.path(), "token_embd.weight", problem, remedy))
+    };
+    let tokens = gguf.array("tokenizer.ggml.tokens")?.map(|tokens| tokens.len() as u64);
+    let said = gguf.u32("llama.vocab_size")?.map(u64::from);
+    for (count, what) in [(tokens, "the vocabulary has"), (said, "llama.vocab_size is")] {
+        if let Some(count) = count.filter(|count| *count != rows) {
+            return refuse(format!("has {rows} rows where {what} {count}"));
+        }
+    }
+    match usize::try_from(rows) {
+        Ok(rows) if rows <= MAX_TOKENS => Ok(rows),
+        _ => refuse(format!("has {rows} rows, one for each token; at most {MAX_TOKENS} are possible")),
+    }
+}
+
+/// That no key asks for a computation that Strata does not have.
+fn check_neutral(gguf: &Gguf, head_dim: usize, context: usize) -> Result<()> {
+    let refuse = |key: &str, problem: String| {
+        let remedy = "strata would compute something else; use a plain Llama model";
+        Err(Error::invalid(gguf.path(), format!("key {}", quoted(key)), problem, remedy))
+    };
+    for (key, neutral) in NEUTRAL {
+        if let Some(x) = gguf.f32(key)?.filter(|x| !neutral.contains(x)) {
+            return refuse(key, format!("{x} is not supported"));
+        }
+    }
+    for (key, neutral) in NEUTRAL_FLAGS {
+        if gguf.bool(key)?.is_some_and(|flag| flag != *neutral) {
+            return refuse(key, format!("{} is not supported", !neutral));
+        }
+    }
+    // Scores are divided by the root of the length of a head; 0 says the same.
+    let usual = 1.0 / (head_dim as f64).sqrt();
+    let key = "llama.attention.scale";
+    let is_usual = |x: f32| x == 0.0 || (x as f64 - usual).abs() < 1e-6 * usual;
+    if let Some(x) = gguf.f32(key)?.filter(|&x| !is_usual(x)) {
+        return refuse(key, format!("{x} is not supported, only 1/sqrt({head_dim})"));
+    }
+    if let Some(n) = gguf.u32("llama.expert_count")?.filter(|&n| n > 0) {
+        return refuse("llama.expert_count", format!("{n}: mixtures of experts are not supported"));
+    }
+    let key = "llama.attention.sliding_window";
+    if let Some(n) = gguf.u32(key)?.filter(|&n| n > 0 && (n as usize) < context) {
+        return refuse(key, format!("attention over a window of {n} tokens is not supported"));
+    }
+    Ok(())
+}
+
 /// `base^(-2i / dims)`, divided by the factors of `rope_freqs.weight` (Llama 3.1) and by the linear scaling, if the file has them.
 fn frequencies(gguf: &Gguf, head_dim: usize) -> Result<Vec<f64>> {
     let bad = |key: &str, problem: String, remedy: &str| Err(Error::invalid(gguf.path(), key, problem, remedy));
@@ -148,12 +223,15 @@ fn frequencies(gguf: &Gguf, head_dim: usize) -> Result<Vec<f64>> {
         None => gguf.f32("llama.rope.scale_linear")?,
     };
     let factor = match (scaling, factor) {
-        ("linear", factor) => factor.unwrap_or(1.0) as f64,
+        ("linear", Some(factor)) => factor as f64,
+        ("linear", None) => {
+            return bad("llama.rope.scaling.factor", "is missing, though the scaling is linear".into(), again);
+        }
         // Old files carry a factor and no type: it was linear then.
         ("none", factor) if gguf.str("llama.rope.scaling.type")?.is_none() => factor.unwrap_or(1.0) as f64,
         ("none", _) => 1.0,
         (other, _) => {
-            let problem = format!("\"{other}\" is not supported");
+            let problem = format!("{} is not supported", quoted(other));
             return bad(
                 "llama.rope.scaling.type",
                 problem,

@@ -4,11 +4,11 @@
 //! or of the memory that a model larger than its budget is read to. Norms and biases are small: they are kept decoded. A pass takes the
 //! layers by a [`Walk`], which waits for what comes from disk.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::model::Shape;
 use crate::model::residence::{InHand, Streamed};
-use crate::progress::Progress;
+use crate::progress::{Progress, three_digits};
 use crate::stream::plan::{MATRICES, MatrixSize, plan};
 use crate::stream::ring::Full;
 use crate::stream::source::{Sources, sources};
@@ -90,7 +90,8 @@ impl Store {
     /// Finds every tensor that `shape` calls for. The weights stay mapped.
     ///
     /// # Errors
-    /// Names a tensor that is missing, misshapen, of a type that Strata cannot run, or a norm or bias with a value that is not finite.
+    /// Names a tensor that is missing, misshapen, of a type that Strata cannot run, or that nothing uses, or a norm or bias with a value
+    /// that is not finite.
     pub fn new(gguf: Gguf, shape: &Shape) -> Result<Store> {
         let (d, q, kv, ffn) = (shape.hidden, shape.q_width(), shape.kv_width(), shape.ffn);
         let embedding = matrix(&gguf, "token_embd.weight", shape.vocab, d)?;
@@ -115,6 +116,7 @@ impl Store {
         };
         let layers = (0..shape.layers).map(layer).collect::<Result<_>>()?;
         let output_norm = vector(&gguf, "output_norm.weight", d)?;
+        check_all_used(&gguf, shape.layers)?;
         Ok(Store { sources: sources(&gguf)?, embedding, output_norm, output, layers, gguf, streamed: None })
     }
 
@@ -290,7 +292,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Before layer `i`: `layer 17 of 126, 6.9 GB/s from disk, 24 s left`.
+    /// Before layer `i`: `layer 17 of 126, 6.93 GB/s from disk`, and how long the walk will still take.
     fn say(&mut self, i: usize, progress: &dyn Progress) {
         let (taken, layers) = (self.begin.elapsed(), self.store.layers.len());
         if i == 0 || taken < SAY_AFTER || self.said.elapsed() < SAY_EVERY {
@@ -300,10 +302,10 @@ impl Walk<'_> {
         let seconds = taken.as_secs_f64();
         let disk = match self.streamed {
             0 => String::new(),
-            bytes => format!("{:.1} GB/s from disk, ", bytes as f64 / 1e9 / seconds),
+            bytes => format!(", {} GB/s from disk", three_digits(bytes as f64 / 1e9 / seconds)),
         };
         let left = seconds * (layers - i) as f64 / i as f64;
-        progress.step(&format!("layer {} of {layers}, {disk}{left:.0} s left", i + 1));
+        progress.step_left(&format!("layer {} of {layers}{disk}", i + 1), left);
     }
 }
 
@@ -318,11 +320,57 @@ impl Drop for Walk<'_> {
     }
 }
 
+/// That the file has no tensor that a pass would leave out: llama.cpp refuses such files too, since they are of another model.
+fn check_all_used(gguf: &Gguf, layers: usize) -> Result<()> {
+    let unused: Vec<&str> = (gguf.tensors().iter())
+        .map(|tensor| tensor.name.as_str())
+        .filter(|name| !is_used(name, layers, gguf.tensor("output.weight").is_some()))
+        .collect();
+    if unused.is_empty() {
+        return Ok(());
+    }
+    let first: Vec<_> = unused.iter().take(3).map(|name| quoted(name)).collect();
+    let more = if unused.len() > first.len() { ", ..." } else { "" };
+    let problem = format!(
+        "{} of {} are not part of a Llama model of {layers} layers: {}{more}",
+        unused.len(),
+        gguf.tensors().len(),
+        first.join(", ")
+    );
+    let remedy = "strata would leave them out; check llama.block_count, or use a Llama model";
+    Err(Error::invalid(gguf.path(), "tensors", problem, remedy))
+}
+
+/// True for the tensors that [`Store::new`] and [`Shape::read`] take, and for what old converters stored though it follows from the metadata.
+fn is_used(name: &str, layers: usize, has_output: bool) -> bool {
+    const MATRICES: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    let Some((layer, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
+        return match name {
+            "token_embd.weight" | "output_norm.weight" | "output.weight" | "rope_freqs.weight" => true,
+            // Without an output matrix of its own, a bias has nothing to belong to.
+            "output.bias" => has_output,
+            _ => false,
+        };
+    };
+    // As names are made: "blk.07" is not layer 7.
+    if !layer.parse::<usize>().is_ok_and(|i| i < layers && i.to_string() == layer) {
+        return false;
+    }
+    match part {
+        "attn_norm.weight" | "ffn_norm.weight" | "attn_rot_embd" | "attn_rot_embd.weight" => true,
+        _ => part
+            .rsplit_once('.')
+            .is_some_and(|(stem, end)| MATRICES.contains(&stem) && ["weight", "bias"].contains(&end)),
+    }
+}
+
 fn find<'a>(gguf: &'a Gguf, name: &str, rows: usize, cols: usize) -> Result<&'a TensorInfo> {
     let bad = |problem: String, remedy: &str| Err(Error::invalid(gguf.path(), name, problem, remedy));
     let tensor = gguf.required_tensor(name)?;
-    if (tensor.rows(), tensor.cols()) != (rows as u64, cols as u64) {
-        let is = format!("{} x {} values where the metadata calls for {rows} x {cols}", tensor.rows(), tensor.cols());
+    let dim = |i: usize| tensor.dims.get(i).copied().unwrap_or(1);
+    if [dim(0), dim(1), dim(2), dim(3)] != [cols as u64, rows as u64, 1, 1] {
+        let dims: Vec<_> = tensor.dims.iter().rev().map(u64::to_string).collect();
+        let is = format!("{} values where the metadata calls for {rows} x {cols}", dims.join(" x "));
         return bad(is, "the file contradicts itself; convert it again");
     }
     if tensor.ty.format().is_none() {

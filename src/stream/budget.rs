@@ -3,7 +3,7 @@
 //! What the kernel says is free, no more than every control group above this process allows (containers), less a reserve for others; or
 //! what the user says.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -62,7 +62,7 @@ impl FromStr for Ram {
 
     /// `64G`, `1.5T`, `500M` (thousands), plain bytes, or a share: `80%`.
     fn from_str(text: &str) -> std::result::Result<Ram, String> {
-        let wrong = || format!("{text:?} is no amount of memory; give it as 64G, 500M (thousands) or 80%");
+        let wrong = || format!("{} is not a valid size; give it as 64G, 500M (thousands) or 80%", quoted(text));
         let number = |digits: &str| -> std::result::Result<f64, String> {
             let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
             digits.parse().ok().filter(|n: &f64| plain && n.is_finite() && *n > 0.0).ok_or_else(wrong)

@@ -13,7 +13,7 @@ use strata_quant::{Activations, GgmlType};
 const TRIAL: Duration = Duration::from_millis(60);
 
 /// Memory that is read to measure how fast that is. Twice as much gave the same on a machine that says its third cache has 480 MB.
-const PROBE_BYTES: usize = 256 << 20;
+pub const PROBE_BYTES: usize = 256 << 20;
 
 /// How fast weights come from the drives and from memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,7 +36,7 @@ impl Streams {
         let alone = (disk()?, cpu.read_bytes_per_second(memory));
         let done = AtomicBool::new(false);
         let both = thread::scope(|scope| {
-            let reading = scope.spawn(|| {
+            let reading = thread::Builder::new().spawn_scoped(scope, || {
                 let (begin, mut bytes) = (Instant::now(), 0);
                 while !done.load(Ordering::Relaxed) {
                     cpu.read_once(memory);
@@ -44,6 +44,8 @@ impl Streams {
                 }
                 bytes as f64 / begin.elapsed().as_secs_f64()
             });
+            // Without another thread they cannot be measured at once; they count as apart then.
+            let Ok(reading) = reading else { return Ok(alone) };
             let disk = disk();
             done.store(true, Ordering::Relaxed);
             // A thread that panics takes the process with it, as everywhere.
@@ -55,14 +57,14 @@ impl Streams {
     }
 }
 
-/// Memory to measure, where no weights are there.
+/// So many bytes of memory to measure, where no weights are there.
 ///
 /// # Errors
 /// If it cannot be had.
-pub fn some_memory() -> Result<Buffer> {
-    let mut buffer = Buffer::new(PROBE_BYTES)?;
+pub fn some_memory(bytes: usize) -> Result<Buffer> {
+    let mut buffer = Buffer::new(bytes)?;
     // Pages that nobody has written to are all the same one.
-    buffer.carve(std::iter::once(0..PROBE_BYTES)).iter_mut().for_each(|target| target.bytes().fill(1));
+    buffer.carve(std::iter::once(0..bytes)).iter_mut().for_each(|target| target.bytes().fill(1));
     Ok(buffer)
 }
 

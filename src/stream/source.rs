@@ -4,40 +4,38 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::io::direct::{self, ALIGN};
 use crate::io::file::Mapped;
+use crate::io::stamp::Stamp;
 use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, OnceLock};
 
 /// A file, open for as long as the model is: one that is renamed or deleted meanwhile keeps its bytes.
 pub struct Source {
     path: PathBuf,
-    ordinary: File,
-    direct: Option<File>,
-    refuses: AtomicBool, // direct requests, though it could be opened for them
-    bytes: u64,
-    modified: Option<SystemTime>,
+    ordinary: Arc<File>,            // that of the map
+    direct: OnceLock<Option<File>>, // opened when it is wanted
+    refuses: AtomicBool,            // direct requests, though it could be opened for them
+    stamp: Stamp,
     drive: u64,
 }
 
 impl Source {
-    /// Opens again what is mapped.
+    /// What is mapped, to be read.
     ///
     /// # Errors
     /// If the system refuses.
     pub fn open(mapped: &Mapped) -> Result<Source> {
         let path = mapped.path();
-        let ordinary = mapped.file().try_clone().map_err(Error::io("open", path))?;
+        let ordinary = mapped.file().clone();
         let about = ordinary.metadata().map_err(Error::io("open", path))?;
         Ok(Source {
             path: path.to_owned(),
-            direct: direct::open(path, &ordinary, false),
+            direct: OnceLock::new(),
             ordinary,
             refuses: AtomicBool::new(false),
-            bytes: about.len(),
-            modified: about.modified().ok(),
+            stamp: mapped.stamp().clone(),
             drive: drive(&about),
         })
     }
@@ -54,8 +52,10 @@ impl Source {
 
     /// What to read from; true if that wants aligned requests.
     pub fn handle(&self, direct: bool) -> (&File, bool) {
-        match &self.direct {
-            Some(file) if direct && !self.refuses.load(Ordering::Relaxed) => (file, true),
+        let wanted = direct && !self.refuses.load(Ordering::Relaxed);
+        let open = || direct::open(&self.path, &self.ordinary, false);
+        match wanted.then(|| self.direct.get_or_init(open)) {
+            Some(Some(file)) => (file, true),
             _ => (&self.ordinary, false),
         }
     }
@@ -85,26 +85,7 @@ impl Source {
     /// # Errors
     /// If it has another length or was written to: what has been read of it before `offset` may not belong to what follows.
     pub fn check(&self, offset: u64) -> Result<()> {
-        let about = self.ordinary.metadata().map_err(|error| Error::io("look at", &self.path)(error))?;
-        let changed = |what: String| {
-            Err(Error::invalid(
-                &self.path,
-                format!("byte {offset}"),
-                what,
-                "start again when nothing writes to the file",
-            ))
-        };
-        if about.len() != self.bytes {
-            return changed(format!(
-                "the file had {} bytes when it was opened and has {} now",
-                self.bytes,
-                about.len()
-            ));
-        }
-        if about.modified().ok() != self.modified {
-            return changed("the file has been written to since it was opened".to_owned());
-        }
-        Ok(())
+        self.stamp.check(&self.ordinary, &self.path, offset)
     }
 }
 

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use tokenizers::Model;
-use tokenizers::models::bpe::{BPE, Vocab as Ids};
+use tokenizers::models::bpe::BPE;
+pub(super) use tokenizers::models::bpe::Vocab as Ids;
 
 use super::split::Split;
 use super::vocab::{TokenKind, Vocab};
+use crate::error::quoted;
 use crate::{Error, Result};
 
 /// The model "gpt2".
@@ -30,14 +32,17 @@ impl ByteLevel {
         for (i, merge) in vocab.merges.iter().enumerate() {
             let parts = merge.split_once(' ').filter(|(l, r)| !l.is_empty() && !r.is_empty() && !r.contains(' '));
             let Some((left, right)) = parts else {
-                return Err(bad_merges(path, format!("merge {i} is {merge:?}, not two tokens with a space between")));
+                return Err(bad_merges(
+                    path,
+                    format!("merge {i} is {}, not two tokens with a space between", quoted(merge)),
+                ));
             };
             // `BPE` panics where left + right is longer than every token, so all three are looked up here.
             for token in [left, right, &format!("{left}{right}")] {
                 if !ids.contains_key(token) {
                     return Err(bad_merges(
                         path,
-                        format!("merge {i} ({merge:?}) needs the token {token:?}, not there"),
+                        format!("merge {i} ({}) needs the token {}, not there", quoted(merge), quoted(token)),
                     ));
                 }
             }
@@ -105,7 +110,7 @@ pub(super) fn text_ids(vocab: &Vocab, path: &Path, wanted: impl Fn(TokenKind) ->
             return Err(Error::invalid(
                 path,
                 "tokenizer.ggml.tokens",
-                format!("tokens {first} and {id} have the same text {token:?}"),
+                format!("tokens {first} and {id} have the same text {}", quoted(token)),
                 "the file is damaged; download or convert it again",
             ));
         }
@@ -118,7 +123,7 @@ fn bad_merges(path: &Path, problem: String) -> Error {
 }
 
 /// GPT-2's alphabet: a byte that prints in Latin-1 is that character, the other 68 are U+0100 and on, in order.
-fn char_of(byte: u8) -> char {
+pub(crate) fn char_of(byte: u8) -> char {
     let code = match byte {
         b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => u32::from(byte),
         0..=0x20 => 0x100 + u32::from(byte),

@@ -44,6 +44,10 @@ impl Vocab {
             eom: id("eom")?,
             unk: id("unknown")?,
             pad: id("padding")?,
+            fim_ends: ["fim_pad", "fim_rep", "fim_sep"]
+                .into_iter()
+                .filter_map(|role| id(role).transpose())
+                .collect::<Result<_>>()?,
             add_bos: gguf.bool("tokenizer.ggml.add_bos_token")?,
             add_eos: gguf.bool("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix")?,

@@ -2,9 +2,10 @@
 //!
 //! `vocab.rs` holds what the file states, unchecked. `special.rs` cuts a text at its special tokens. What lies between
 //! them goes to one of two models: `bpe.rs`, byte-level BPE over the pieces of `split.rs`, or `sentencepiece.rs`.
-//! Both merge with the crate `tokenizers`. `stream.rs` is the way back, one token at a time.
+//! `ends.rs` knows tokens by their texts. `stream.rs` is the way back, one token at a time.
 
 mod bpe;
+mod ends;
 mod from_gguf;
 mod sentencepiece;
 mod special;
@@ -18,9 +19,13 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+pub(crate) use bpe::char_of;
+pub(crate) use ends::ends_generation;
 pub use stream::StreamDecoder;
+pub(crate) use vocab::byte_of;
 pub use vocab::{TokenKind, Vocab};
 
+use crate::error::quoted;
 use crate::{Error, Result};
 use special::{Part, Special};
 
@@ -32,6 +37,9 @@ pub struct Tokenizer {
     model: Model,
     special: Special,
     end_of_generation: HashSet<u32>,
+    /// Control tokens by their texts, that the file calls text.
+    control_looking: HashSet<u32>,
+    notes: Vec<String>,
     add_bos: bool,
     add_eos: bool,
 }
@@ -53,8 +61,9 @@ enum Model {
 
 impl Tokenizer {
     /// Checks `vocab`, which comes from `path`, and makes it ready.
-    pub fn new(vocab: Vocab, path: &Path) -> Result<Tokenizer> {
+    pub fn new(mut vocab: Vocab, path: &Path) -> Result<Tokenizer> {
         vocab.check(path)?;
+        let mut notes = vocab.assume();
         let (model, bos_default) = match vocab.model.as_str() {
             "gpt2" => {
                 let model = bpe::ByteLevel::new(&vocab, path)?;
@@ -66,12 +75,21 @@ impl Tokenizer {
                 return Err(Error::invalid(
                     path,
                     "tokenizer.ggml.model",
-                    format!("the tokenizer {other:?} is not supported"),
+                    format!("the tokenizer {} is not supported", quoted(other)),
                     "use a model with the tokenizer gpt2 or llama",
                 ));
             }
         };
-        let add_bos = vocab.add_bos.unwrap_or(bos_default);
+        let add_bos = vocab.add_bos.unwrap_or_else(|| {
+            let (what, of) =
+                (if bos_default { "begin" } else { "do not begin" }, vocab.pre.as_deref().unwrap_or("default"));
+            let of = if vocab.model == "gpt2" { of } else { &vocab.model };
+            notes.push(format!(
+                "tokenizer.ggml.add_bos_token is missing: texts {what} with BOS, as llama.cpp has it for {}",
+                quoted(of)
+            ));
+            bos_default
+        });
         let add_eos = vocab.add_eos.unwrap_or(false);
         for (add, id, name) in [(add_bos, vocab.bos, "bos"), (add_eos, vocab.eos, "eos")] {
             if add && id.is_none() {
@@ -83,9 +101,19 @@ impl Tokenizer {
                 ));
             }
         }
+        let control_looking = ends::control_looking(&vocab);
+        if let Some(&one) = control_looking.iter().min().filter(|_| vocab.types.is_some()) {
+            notes.push(format!(
+                "tokenizer.ggml.token_type calls {} control tokens text, one is {}: they are taken for control tokens, as by llama.cpp",
+                control_looking.len(),
+                quoted(&vocab.tokens[one as usize])
+            ));
+        }
         Ok(Tokenizer {
-            special: Special::new(&vocab, path)?,
-            end_of_generation: end_of_generation(&vocab),
+            special: Special::new(&vocab, &control_looking),
+            end_of_generation: ends::end_of_generation(&vocab),
+            control_looking,
+            notes,
             path: path.to_owned(),
             model,
             add_bos,
@@ -104,7 +132,7 @@ impl Tokenizer {
             match (part, &self.model) {
                 (Part::Token(id), _) => ids.push(id),
                 (Part::Text(text), Model::ByteLevel(model)) => model.encode(text, &self.path, &mut ids)?,
-                (Part::Text(text), Model::SentencePiece(model)) => model.encode(text, &self.path, &mut ids)?,
+                (Part::Text(text), Model::SentencePiece(model)) => model.encode(text, &mut ids),
             }
         }
         if options.add_special && self.add_eos {
@@ -149,7 +177,12 @@ impl Tokenizer {
         self.end_of_generation.contains(&id)
     }
 
-    /// What the file states.
+    /// What the file does not state or states wrongly, and what llama.cpp and Strata take for it: a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What the file states, and what stands in for special tokens that it does not name.
     pub fn vocab(&self) -> &Vocab {
         &self.vocab
     }
@@ -168,6 +201,9 @@ impl Tokenizer {
                 self.vocab.tokens.len()
             )));
         };
+        if self.control_looking.contains(&id) {
+            return Ok((Cow::Borrowed(token.as_bytes()), true));
+        }
         let bytes = match (self.vocab.kind(id), &self.model) {
             (TokenKind::Control | TokenKind::Unknown, _) => return Ok((Cow::Borrowed(token.as_bytes()), true)),
             (TokenKind::UserDefined, _) => Cow::Owned(special::literal(&self.vocab, id).into_bytes()),
@@ -177,12 +213,4 @@ impl Tokenizer {
         };
         Ok((bytes, false))
     }
-}
-
-/// The tokens that end what a model says: those the file names, and those that other files forget to name.
-fn end_of_generation(vocab: &Vocab) -> HashSet<u32> {
-    const TEXTS: [&str; 6] = ["<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<|end|>"];
-    let named = [vocab.eos, vocab.eot, vocab.eom].into_iter().flatten();
-    let known = (0u32..).zip(&vocab.tokens).filter(|(_, token)| TEXTS.contains(&token.as_str())).map(|(id, _)| id);
-    named.chain(known).collect()
 }

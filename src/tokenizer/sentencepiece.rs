@@ -1,29 +1,34 @@
 //! SentencePiece BPE with byte fallback (Llama 2, Mistral, TinyLlama).
 //!
-//! Such files have scores, not merges. A token can be made of any two tokens whose texts it joins; the better its
-//! score, the earlier it is made. Among equal scores the order is that of Hugging Face's converter: the longer left
-//! part, then the longer right part, then the order of ids.
+//! Such files have scores, not merges. Two neighbours become one where their text is a token: the pair whose token has
+//! the best score first, of equal ones the leftmost, as SentencePiece and llama.cpp do. No list of merges is made, since
+//! it would grow with the square of the length of a token.
 
-use std::collections::HashSet;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::path::Path;
 
-use tokenizers::Model;
-use tokenizers::models::bpe::BPE;
-
-use super::bpe::text_ids;
+use super::bpe::{Ids, text_ids};
 use super::vocab::{TokenKind, Vocab, byte_of};
 use crate::{Error, Result};
 
 /// What SentencePiece writes for a space.
 const SPACE: char = '\u{2581}';
 
+/// Pieces of one text whose tokens are kept, at most: words come again.
+const REMEMBERED: usize = 1 << 15;
+
 /// The model "llama".
 #[derive(Debug)]
 pub(super) struct SentencePiece {
-    model: BPE,
+    ids: Ids,
+    scores: Vec<f32>,
+    /// Bytes of the longest token.
+    longest: usize,
     /// The pairs of characters that stand side by side in some token. No merge crosses any other pair, so the text is
-    /// cut there: pieces stay small, and the cache of `BPE` can know them.
+    /// cut there and pieces stay small.
     joined: HashSet<(char, char)>,
+    bytes: [Option<u32>; 256],
     unk: Option<u32>,
     space_prefix: bool,
 }
@@ -35,53 +40,31 @@ impl SentencePiece {
             let problem = "the model \"llama\" has no scores, so its merges are unknown";
             return Err(Error::invalid(path, "tokenizer.ggml.scores", problem, redo));
         };
-        let n = vocab.tokens.len() as u32;
+        let n = vocab.tokens.len() as u32; // `Vocab::check` has seen to it that it fits
         let unk = vocab.unk.or_else(|| (0..n).find(|&id| vocab.kind(id) == TokenKind::Unknown));
-        let bytes: HashSet<u8> = (0..n)
-            .filter(|&id| vocab.kind(id) == TokenKind::Byte)
-            .filter_map(|id| byte_of(&vocab.tokens[id as usize]))
-            .collect();
-        if unk.is_none() && bytes.len() < 256 {
-            let problem = format!("{} of the 256 byte tokens and no unknown token", bytes.len());
+        let mut bytes = [None; 256];
+        for id in (0..n).filter(|&id| vocab.kind(id) == TokenKind::Byte) {
+            if let Some(byte) = byte_of(&vocab.tokens[id as usize]) {
+                bytes[usize::from(byte)] = Some(id);
+            }
+        }
+        let known = bytes.iter().flatten().count();
+        if unk.is_none() && known < 256 {
+            let problem = format!("{known} of the 256 byte tokens and no unknown token");
             return Err(Error::invalid(path, "tokenizer.ggml.tokens", problem, redo));
         }
-
-        let merged = text_ids(vocab, path, |kind| matches!(kind, TokenKind::Normal | TokenKind::Unused))?;
-        let mut merges = Vec::new();
-        let mut joined = HashSet::new();
-        for (id, token) in (0u32..).zip(&vocab.tokens) {
-            if merged.get(token) != Some(&id) {
-                continue;
-            }
-            joined.extend(token.chars().zip(token.chars().skip(1)));
-            let first = merges.len();
-            for (i, _) in token.char_indices().skip(1) {
-                let (left, right) = token.split_at(i);
-                if let (Some(&l), Some(&r)) = (merged.get(left), merged.get(right)) {
-                    // Adding 0.0 makes -0.0, which SentencePiece writes, equal to 0.0.
-                    merges.push((scores[id as usize] + 0.0, (left, right), (l, r)));
-                }
-            }
-            merges[first..].sort_by_key(|&(_, _, ids)| ids);
-        }
-        merges.sort_by(|(score_a, a, _), (score_b, b, _)| {
-            let chars = |(left, right): &(&str, &str)| (left.chars().count(), right.chars().count());
-            score_b.total_cmp(score_a).then_with(|| chars(b).cmp(&chars(a)))
-        });
-        let merges = merges.iter().map(|&(_, (l, r), _)| (l.to_owned(), r.to_owned())).collect();
-
-        let mut ids = merged;
-        for id in (0..n).filter(|&id| vocab.kind(id) == TokenKind::Byte).chain(unk) {
-            ids.insert(vocab.tokens[id as usize].clone(), id);
-        }
-        let mut builder = BPE::builder().vocab_and_merges(ids, merges).byte_fallback(true).fuse_unk(true);
-        if let Some(unk) = unk {
-            builder = builder.unk_token(vocab.tokens[unk as usize].clone());
-        }
-        let model = builder
-            .build()
-            .map_err(|e| Error::invalid(path, "tokenizer.ggml.tokens", e.to_string(), "convert the model again"))?;
-        Ok(SentencePiece { model, joined, unk, space_prefix: vocab.add_space_prefix != Some(false) })
+        let ids = text_ids(vocab, path, |kind| matches!(kind, TokenKind::Normal | TokenKind::Unused))?;
+        let joined = ids.keys().flat_map(|token| token.chars().zip(token.chars().skip(1))).collect();
+        Ok(SentencePiece {
+            longest: ids.keys().map(String::len).max().unwrap_or_default(),
+            // Adding 0.0 makes -0.0, which SentencePiece writes, equal to 0.0.
+            scores: scores.iter().map(|score| score + 0.0).collect(),
+            space_prefix: vocab.add_space_prefix != Some(false),
+            ids,
+            joined,
+            bytes,
+            unk,
+        })
     }
 
     /// Whether texts get a space in front, which decoding takes away.
@@ -90,34 +73,135 @@ impl SentencePiece {
     }
 
     /// Appends the tokens of `text`, which is not empty and holds no special tokens.
-    pub(super) fn encode(&self, text: &str, path: &Path, ids: &mut Vec<u32>) -> Result<()> {
+    pub(super) fn encode(&self, text: &str, ids: &mut Vec<u32>) {
         let section = ids.len();
+        let mut known: HashMap<String, Vec<u32>> = HashMap::new();
+        let mut end = |piece: &str| {
+            if let Some(tokens) = known.get(piece) {
+                return self.append(tokens, section, ids);
+            }
+            let tokens = self.merge(piece);
+            self.append(&tokens, section, ids);
+            if known.len() < REMEMBERED {
+                known.insert(piece.to_owned(), tokens);
+            }
+        };
         let prefix = self.space_prefix.then_some(SPACE);
         let mut piece = String::new();
+        let mut last = None;
         for c in prefix.into_iter().chain(text.chars()).map(|c| if c == ' ' { SPACE } else { c }) {
-            if piece.chars().next_back().is_some_and(|last| !self.joined.contains(&(last, c))) {
-                self.encode_piece(&piece, section, path, ids)?;
+            if last.is_some_and(|last| !self.joined.contains(&(last, c))) {
+                end(&piece);
                 piece.clear();
             }
             piece.push(c);
+            last = Some(c);
         }
-        self.encode_piece(&piece, section, path, ids)
+        end(&piece);
     }
 
-    fn encode_piece(&self, piece: &str, section: usize, path: &Path, ids: &mut Vec<u32>) -> Result<()> {
-        let tokens = self.model.tokenize(piece).map_err(|e| {
-            Error::invalid(path, "tokenizer.ggml.tokens", e.to_string(), "the file is damaged; download it again")
-        })?;
-        for token in tokens {
-            // A run of unknown characters is one unknown token, also across pieces.
-            let again = self.unk == Some(token.id) && ids.len() > section && ids.last() == Some(&token.id);
+    /// Appends the tokens of a piece. A run of unknown characters is one unknown token, also across pieces.
+    fn append(&self, tokens: &[u32], section: usize, ids: &mut Vec<u32>) {
+        for &token in tokens {
+            let again = self.unk == Some(token) && ids.len() > section && ids.last() == Some(&token);
             if !again {
-                ids.push(token.id);
+                ids.push(token);
             }
         }
-        Ok(())
+    }
+
+    /// The tokens of a piece.
+    fn merge(&self, piece: &str) -> Vec<u32> {
+        let mut symbols: Vec<Symbol> = Vec::new();
+        for (i, (start, c)) in piece.char_indices().enumerate() {
+            symbols.push(Symbol { start, len: c.len_utf8(), before: i.checked_sub(1), behind: Some(i + 1) });
+        }
+        if let Some(last) = symbols.last_mut() {
+            last.behind = None;
+        }
+        let mut queue = BinaryHeap::new();
+        for left in 0..symbols.len() {
+            queue.extend(self.pair(piece, &symbols, left));
+        }
+        while let Some(Pair { left, right, len, .. }) = queue.pop() {
+            let (a, b) = (&symbols[left], &symbols[right]);
+            // One of them is part of another token by now, or longer.
+            if a.len == 0 || b.len == 0 || a.len + b.len != len {
+                continue;
+            }
+            let (before, behind) = (a.before, b.behind);
+            symbols[right].len = 0;
+            symbols[left].len = len;
+            symbols[left].behind = behind;
+            if let Some(behind) = behind {
+                symbols[behind].before = Some(left);
+            }
+            queue.extend(before.and_then(|before| self.pair(piece, &symbols, before)));
+            queue.extend(self.pair(piece, &symbols, left));
+        }
+        let mut tokens = Vec::new();
+        for symbol in symbols.iter().filter(|symbol| symbol.len > 0) {
+            let text = &piece[symbol.start..symbol.start + symbol.len];
+            match self.ids.get(text) {
+                Some(&id) => tokens.push(id),
+                // A character; only those of more than one are made by merging, and they are tokens.
+                None => match text.bytes().map(|byte| self.bytes[usize::from(byte)]).collect::<Option<Vec<u32>>>() {
+                    Some(bytes) => tokens.extend(bytes),
+                    None => tokens.extend(self.unk),
+                },
+            }
+        }
+        tokens
+    }
+
+    /// What the symbol `left` and the one behind it could become.
+    fn pair(&self, piece: &str, symbols: &[Symbol], left: usize) -> Option<Pair> {
+        let right = symbols[left].behind?;
+        let len = symbols[left].len + symbols[right].len;
+        if len > self.longest {
+            return None;
+        }
+        let start = symbols[left].start;
+        let id = *self.ids.get(&piece[start..start + len])?;
+        Some(Pair { score: self.scores[id as usize], left, right, len })
     }
 }
+
+/// A part of a piece that is one token, or one character still; its length is 0 once it belongs to another.
+struct Symbol {
+    start: usize,
+    len: usize,
+    before: Option<usize>,
+    behind: Option<usize>,
+}
+
+/// Two neighbours whose text is a token.
+struct Pair {
+    score: f32,
+    left: usize,
+    right: usize,
+    len: usize,
+}
+
+impl Ord for Pair {
+    fn cmp(&self, other: &Pair) -> Ordering {
+        self.score.total_cmp(&other.score).then_with(|| other.left.cmp(&self.left))
+    }
+}
+
+impl PartialOrd for Pair {
+    fn partial_cmp(&self, other: &Pair) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Pair {
+    fn eq(&self, other: &Pair) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Pair {}
 
 /// The bytes of a token that is text.
 pub(super) fn bytes_of(token: &str) -> Vec<u8> {

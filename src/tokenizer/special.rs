@@ -1,12 +1,10 @@
-//! Tokens that are matched in the text before anything else: longest first, leftmost, in one linear pass.
+//! Tokens that are matched in the text before anything else: leftmost, then longest, in memory that grows with the
+//! texts of the tokens alone.
 
-use std::collections::HashMap;
-use std::path::Path;
-
-use regex::{Regex, RegexBuilder};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::vocab::{TokenKind, Vocab};
-use crate::{Error, Result};
 
 /// A part of a text.
 #[derive(Debug, PartialEq)]
@@ -21,51 +19,100 @@ pub(super) enum Part<'t> {
 #[derive(Debug)]
 pub(super) struct Special {
     /// The tokens that are text to their user: always matched.
-    user: Option<Regex>,
+    user: Matcher,
     /// Those and the control tokens.
-    all: Option<Regex>,
-    ids: HashMap<String, u32>,
+    all: Matcher,
 }
 
 impl Special {
-    pub(super) fn new(vocab: &Vocab, path: &Path) -> Result<Special> {
-        let mut ids = HashMap::new();
+    /// Of `vocab`, whose tokens `control` are control tokens whatever their types say.
+    pub(super) fn new(vocab: &Vocab, control: &HashSet<u32>) -> Special {
+        let mut seen = HashSet::new();
         let (mut user, mut all) = (Vec::new(), Vec::new());
         for (id, token) in (0u32..).zip(&vocab.tokens) {
             let kind = vocab.kind(id);
-            let control = kind == TokenKind::Control || (kind == TokenKind::Unknown && vocab.model == "llama");
-            if token.is_empty() || !(control || kind == TokenKind::UserDefined) {
+            let is_control = kind == TokenKind::Control
+                || control.contains(&id)
+                || (kind == TokenKind::Unknown && vocab.model == "llama");
+            if token.is_empty() || !(is_control || kind == TokenKind::UserDefined) {
                 continue;
             }
-            let text = literal(vocab, id);
+            let text: Arc<str> = literal(vocab, id).into();
             // Where two have one text, the first is the one that is meant.
-            if ids.contains_key(&text) {
+            if !seen.insert(text.clone()) {
                 continue;
             }
-            ids.insert(text.clone(), id);
-            if !control {
-                user.push(text.clone());
+            if !is_control {
+                user.push((text.clone(), id));
             }
-            all.push(text);
+            all.push((text, id));
         }
-        Ok(Special { user: any_of(user, path)?, all: any_of(all, path)?, ids })
+        Special { user: Matcher::new(user), all: Matcher::new(all) }
     }
 
     /// Cuts `text` at its special tokens; control tokens are plain text unless `control`.
     pub(super) fn parts<'t>(&self, text: &'t str, control: bool) -> Vec<Part<'t>> {
+        let matcher = if control { &self.all } else { &self.user };
         let mut parts = Vec::new();
-        let mut start = 0;
-        for found in (if control { &self.all } else { &self.user }).iter().flat_map(|any| any.find_iter(text)) {
-            if start < found.start() {
-                parts.push(Part::Text(&text[start..found.start()]));
+        let (mut start, mut at) = (0, 0);
+        while let Some(skipped) = text.as_bytes()[at..].iter().position(|&byte| matcher.begins[usize::from(byte)]) {
+            at += skipped;
+            let Some((id, len)) = matcher.longest(&text.as_bytes()[at..]) else {
+                at += 1;
+                continue;
+            };
+            if start < at {
+                parts.push(Part::Text(&text[start..at]));
             }
-            parts.push(Part::Token(self.ids[found.as_str()]));
-            start = found.end();
+            parts.push(Part::Token(id));
+            at += len;
+            start = at;
         }
         if start < text.len() {
             parts.push(Part::Text(&text[start..]));
         }
         parts
+    }
+}
+
+/// Texts in the order of their bytes. Of all that begin a text, the longest is a prefix of the last one in this order
+/// that is not behind the text: a binary search and a walk along the prefixes find it, without an automaton whose
+/// states would cost many times the texts.
+#[derive(Debug)]
+struct Matcher {
+    texts: Vec<(Arc<str>, u32)>,
+    /// The longest other text that begins this one.
+    prefix: Vec<Option<u32>>,
+    /// The bytes that texts begin with.
+    begins: [bool; 256],
+}
+
+impl Matcher {
+    fn new(mut texts: Vec<(Arc<str>, u32)>) -> Matcher {
+        texts.sort_unstable();
+        let mut begins = [false; 256];
+        let mut prefix = Vec::with_capacity(texts.len());
+        let mut open: Vec<u32> = Vec::new();
+        for (i, (text, _)) in (0u32..).zip(&texts) {
+            begins[usize::from(text.as_bytes()[0])] = true;
+            while open.last().is_some_and(|&last| !text.starts_with(&*texts[last as usize].0)) {
+                open.pop();
+            }
+            prefix.push(open.last().copied());
+            open.push(i);
+        }
+        Matcher { texts, prefix, begins }
+    }
+
+    /// The id and length of the longest text that `rest` begins with.
+    fn longest(&self, rest: &[u8]) -> Option<(u32, usize)> {
+        let mut at = self.texts.partition_point(|(text, _)| text.as_bytes() <= rest).checked_sub(1)?;
+        let common = self.texts[at].0.bytes().zip(rest).take_while(|(a, b)| a == *b).count();
+        while self.texts[at].0.len() > common {
+            at = self.prefix[at]? as usize;
+        }
+        let (text, id) = &self.texts[at];
+        Some((*id, text.len()))
     }
 }
 
@@ -77,22 +124,4 @@ pub(super) fn literal(vocab: &Vocab, id: u32) -> String {
     } else {
         text.clone()
     }
-}
-
-/// A pattern that is one of `texts`; `regex` takes the first that fits and turns such a list into one automaton.
-fn any_of(mut texts: Vec<String>, path: &Path) -> Result<Option<Regex>> {
-    if texts.is_empty() {
-        return Ok(None);
-    }
-    texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
-    let pattern = texts.iter().map(|text| regex::escape(text)).collect::<Vec<_>>().join("|");
-    // Some vocabularies have thousands of such tokens; 1 GiB only stops files that are nothing else.
-    RegexBuilder::new(&pattern).size_limit(1 << 30).build().map(Some).map_err(|e| {
-        Error::invalid(
-            path,
-            "tokenizer.ggml.token_type",
-            format!("{} special tokens cannot be matched: {e}", texts.len()),
-            "check that the types of the tokens are right",
-        )
-    })
 }

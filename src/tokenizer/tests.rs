@@ -167,6 +167,105 @@ fn many_special_tokens() {
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
+/// What a file leaves open is as llama.cpp has it, and said.
+#[test]
+fn what_is_not_stated_is_assumed_and_said() {
+    type Assumed = (fn(&mut Vocab), bool, &'static [&'static str]);
+    let assumed: &[Assumed] = &[
+        (|_| (), true, &["add_bos_token is missing: texts begin with BOS", "\"llama-bpe\""]),
+        (|v| v.add_bos = Some(true), true, &[]),
+        (|v| v.add_bos = Some(false), false, &[]),
+        (|v| v.pre = Some("falcon3".into()), true, &["\"falcon3\""]),
+        (|v| v.pre = Some("dbrx".into()), false, &["texts do not begin with BOS", "\"dbrx\""]),
+        (|v| v.pre = Some("gpt-2".into()), false, &["\"gpt-2\""]),
+        (|v| v.pre = None, false, &["tokenizer.ggml.pre is missing", "\"default\"", "add_bos_token is missing"]),
+        (|v| v.pre = Some(String::new()), false, &["tokenizer.ggml.pre is missing"]),
+        (|v| v.types.as_mut().unwrap()[3849] = 1, true, &["add_bos_token", "control tokens text", "<|eot_id|>"]),
+    ];
+    for (edit, bos, words) in assumed {
+        let mut vocab = tiny_vocab();
+        edit(&mut vocab);
+        let tokenizer = new(vocab).unwrap();
+        assert_eq!(tokenizer.bos(), bos.then_some(3840), "{words:?}");
+        let notes = tokenizer.notes().concat();
+        assert!(
+            words.iter().all(|word| notes.contains(word)) && notes.is_empty() == words.is_empty(),
+            "{words:?}: {notes}"
+        );
+        // Control tokens are that whatever their types say.
+        assert_eq!(tokenizer.encode("<|eot_id|>", PARSE).unwrap(), [3849]);
+        assert_ne!(tokenizer.encode("<|eot_id|>", PLAIN).unwrap(), [3849]);
+        assert_eq!(tokenizer.decode(&[3849]).unwrap(), "");
+    }
+    let sp = new(Vocab { bos: None, ..sp_file().0 }).unwrap();
+    assert_eq!(sp.bos(), Some(1));
+    assert!(
+        ["bos_token_id is missing", "add_bos_token is missing"].iter().all(|word| sp.notes().concat().contains(word))
+    );
+}
+
+/// Where a file names no split: punctuation, then GPT-2's words, then numbers, then three digits each.
+#[test]
+fn the_split_of_files_that_name_none() {
+    let pieces = |pre: Option<&str>, text: &str| {
+        let mut pieces = Vec::new();
+        let split = split::Split::new(pre, Path::new("m")).unwrap();
+        split
+            .each(text, |piece| {
+                pieces.push(piece.to_owned());
+                Ok(())
+            })
+            .unwrap();
+        pieces
+    };
+    let text = "Hello, 'world' 12345  a+=1 it's\n\n x";
+    let default =
+        ["Hello", ",", " ", "'", "world", "'", " ", "123", "45", " ", " a", "+=", "1", " it", "'", "s", "\n\n", " x"];
+    let found = pieces(None, text);
+    assert_eq!(found, pieces(Some("default"), text));
+    assert_ne!(found, pieces(Some("gpt-2"), text));
+    assert_eq!(found, default);
+    for (name, like) in [("dbrx", "llama-bpe"), ("smaug-bpe", "llama-bpe"), ("phi-2", "gpt-2"), ("starcoder", "smollm")]
+    {
+        assert_eq!(pieces(Some(name), text), pieces(Some(like), text), "{name}");
+    }
+    let looks_up = |pre| split::Split::new(Some(pre), Path::new("m")).unwrap().ignore_merges;
+    assert!(looks_up("llama-bpe") && !looks_up("dbrx") && !looks_up("smollm"));
+}
+
+/// Time and memory are those of the texts, whatever tokens a file has.
+#[test]
+fn tokens_of_any_length_and_number() {
+    let start = Instant::now();
+    // Llama 2's manner: one giant token, and all runs of a character, each a prefix of the next.
+    let mut vocab = sp_file().0;
+    let runs = (1..1500).map(|n| "q".repeat(n));
+    for text in runs.chain(["z".repeat(1 << 20), "zz".to_owned(), "z".to_owned()]) {
+        if vocab.tokens.contains(&text) {
+            continue;
+        }
+        vocab.scores.as_mut().unwrap().push(-(vocab.tokens.len() as f32));
+        vocab.types.as_mut().unwrap().push(1);
+        vocab.tokens.push(text);
+    }
+    let tokenizer = new(vocab).unwrap();
+    let text = format!("{} {}", "q".repeat(5000), "z".repeat(1 << 20));
+    let ids = tokenizer.encode(&text, PLAIN).unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    // Thousands of special tokens of a kilobyte that share their beginnings.
+    let mut vocab = tiny_vocab();
+    let n = vocab.tokens.len() as u32;
+    let common = "<special".repeat(125);
+    vocab.tokens.extend((0..20_000).map(|i| format!("{common}{i:05}>")));
+    vocab.tokens.extend([common.clone(), format!("{common}0")]);
+    vocab.types.as_mut().unwrap().extend([4; 20_002]);
+    let tokenizer = new(vocab).unwrap();
+    let text = format!("x{common}12345>{common}{common}0{common}00000>");
+    let ids = tokenizer.encode(&text, PLAIN).unwrap();
+    assert_eq!(ids[ids.len() - 4..], [n + 12345, n + 20_000, n + 20_001, n], "longest first");
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+}
+
 #[test]
 fn end_of_generation() {
     for text in ["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"] {
@@ -174,7 +273,23 @@ fn end_of_generation() {
     }
     assert!(!TINY.is_eog(3840) && !TINY.is_eog(5));
     assert!(SP.is_eog(2) && !SP.is_eog(1));
-    assert!(!new(Vocab { eos: None, ..sp_file().0 }).unwrap().is_eog(2));
+    // llama.cpp's number for the end where the file names none, and its list of texts.
+    let unnamed = new(Vocab { eos: None, ..sp_file().0 }).unwrap();
+    assert!(unnamed.is_eog(2) && unnamed.notes().concat().contains("eos_token_id is missing"), "{:?}", unnamed.notes());
+    let mut vocab = tiny_vocab();
+    for text in ["<|im_end|>", "<end_of_turn>", "</s>", "<｜end▁of▁sentence｜>", "<|fim_pad|>", "<|file_sep|>", "<end>"]
+    {
+        vocab.tokens.push(text.to_owned());
+        vocab.types.as_mut().unwrap().push(3);
+    }
+    vocab.tokens.push("[fim]".to_owned());
+    vocab.types.as_mut().unwrap().push(3);
+    vocab.fim_ends = vec![4103];
+    let tokenizer = new(vocab).unwrap();
+    assert_eq!(
+        (4096..4104).map(|id| tokenizer.is_eog(id)).collect::<Vec<_>>(),
+        [true, true, true, true, true, true, false, true]
+    );
 }
 
 /// The pieces of runs far beyond any backtracking limit are those of short runs.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::error::quoted;
 use crate::{Error, Result};
 
 /// All `tokenizer.*` metadata of a file, not yet checked: [`Tokenizer::new`](super::Tokenizer::new) does that.
@@ -31,6 +32,8 @@ pub struct Vocab {
     pub unk: Option<u32>,
     /// The token that fills batches.
     pub pad: Option<u32>,
+    /// The tokens that end a completion in the middle of a text: its padding, repository and file.
+    pub fim_ends: Vec<u32>,
     /// Whether texts get `bos` in front; absent: yes for "llama" and for the split "llama-bpe".
     pub add_bos: Option<bool>,
     /// Whether texts get `eos` behind; absent: no.
@@ -77,6 +80,31 @@ impl Vocab {
         }
     }
 
+    /// Takes llama.cpp's values for what the file should name and does not; returns a sentence about each.
+    pub(super) fn assume(&mut self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.model == "gpt2" && self.pre.as_deref().unwrap_or_default().is_empty() {
+            notes.push(
+                "tokenizer.ggml.pre is missing: text is split as llama.cpp's \"default\" does it, which may not be how the \
+                 model was trained; convert the model again"
+                    .to_owned(),
+            );
+        }
+        if self.model == "llama" {
+            let n = self.tokens.len();
+            for (key, id, known) in [("bos", &mut self.bos, 1), ("eos", &mut self.eos, 2)] {
+                if id.is_none() && (known as usize) < n {
+                    *id = Some(known);
+                    let text = quoted(&self.tokens[known as usize]);
+                    notes.push(format!(
+                        "tokenizer.ggml.{key}_token_id is missing: it is taken to be {known} ({text}), as by llama.cpp"
+                    ));
+                }
+            }
+        }
+        notes
+    }
+
     /// The checks that hold for both models: lengths agree, ids are in range, types are known.
     pub(super) fn check(&self, path: &Path) -> Result<()> {
         let n = self.tokens.len();
@@ -109,6 +137,7 @@ impl Vocab {
             ("eom", self.eom),
             ("unknown", self.unk),
             ("padding", self.pad),
+            ("fim_pad, fim_rep or fim_sep", self.fim_ends.iter().max().copied()),
         ] {
             if let Some(id) = id.filter(|&id| id as usize >= n) {
                 return bad(
@@ -121,7 +150,7 @@ impl Vocab {
             if self.kind(i as u32) == TokenKind::Byte && byte_of(token).is_none() {
                 return bad(
                     "tokenizer.ggml.tokens",
-                    format!("token {i} has the type of a byte but the text {token:?}, not one such as <0x0A>"),
+                    format!("token {i} has the type of a byte but the text {}, not one such as <0x0A>", quoted(token)),
                 );
             }
         }
@@ -130,7 +159,7 @@ impl Vocab {
 }
 
 /// The byte that `<0x0A>` stands for.
-pub(super) fn byte_of(text: &str) -> Option<u8> {
+pub(crate) fn byte_of(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
     let hex = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
     if hex { u8::from_str_radix(digits, 16).ok() } else { None }

@@ -114,8 +114,8 @@ fn nonsense_is_refused() {
     let model = model(&dir);
     let model = model.to_str().unwrap();
     for (args, code, words) in [
-        (&["run", "-m", model, "--tokens", "1", "-n", "1", "--ram", "0"][..], 2, "no amount of memory"),
-        (&["run", "-m", model, "--tokens", "1", "-n", "1", "--ram", "64GB"], 2, "no amount of memory"),
+        (&["run", "-m", model, "--tokens", "1", "-n", "1", "--ram", "0"][..], 2, "is not a valid size"),
+        (&["run", "-m", model, "--tokens", "1", "-n", "1", "--ram", "64GB"], 2, "is not a valid size"),
         (&["run", "-m", model, "--tokens", "1", "-n", "1", "--ram", "20M"], 1, "is too small"),
         (&["run", "-m", model, "--tokens", "1", "-n", "1", "-c", "100000", "--ram", "60M"], 1, "smaller context (-c)"),
         (&["run", "-m", model, "--tokens", "1", "-n", "1", "--reader", "fast"], 2, "auto, uring, pread, buffered"),

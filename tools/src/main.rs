@@ -2,6 +2,8 @@
 //!
 //! Results go to stdout, all else to stderr. Exit codes: 0, 1 (failed), 2 (usage).
 #![forbid(unsafe_code)]
+// Their macros panic where the disk is full or the reader has gone; `output.rs` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
 mod cmd;
 mod machine;
@@ -9,6 +11,7 @@ mod output;
 mod progress;
 #[cfg(feature = "gguf-rs")]
 mod second_opinion;
+mod text;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -22,14 +25,13 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(std::env::args_os().map(cmd::long_name));
+    let cli = match Cli::try_parse_from(std::env::args_os().map(cmd::long_name)) {
+        Ok(cli) => cli,
+        Err(said) => return output::finish_usage(&said),
+    };
+    strata::limits::allow_many_files();
     progress::watch_signals();
-    match cli.command.run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    output::finish(
+        strata::threads::share(machine::shared_threads()).map_err(Into::into).and_then(|()| cli.command.run()),
+    )
 }

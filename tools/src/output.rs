@@ -1,15 +1,28 @@
-//! Writing results to stdout: what was written is there, or an error says so.
+//! The one printer: results to stdout, everything else to stderr. It outlives a full disk and a reader that has gone, and what it says of
+//! files does nothing to a terminal.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use strata::error::printable;
 
-/// Writes text at once.
+/// The exit code of a command that was called wrongly.
+const USAGE: u8 = 2;
+
+/// Writes text to stdout at once, as it is: what a model says, or data.
 pub fn print(text: &str) -> Result<()> {
     crate::progress::clear_status();
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    let wrote = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    wrote.context("cannot write to standard output")
+}
+
+/// Writes lines to stdout, in which names come from files.
+pub fn print_lines(text: &str) -> Result<()> {
+    let lines: Vec<_> = text.lines().map(printable).collect();
+    print(&(lines.join("\n") + "\n"))
 }
 
 /// Writes one JSON document.
@@ -20,7 +33,7 @@ pub fn print_json(value: &Value) -> Result<()> {
 /// Says something on stderr, on a line of its own. Where nobody can read it, nothing is lost.
 pub fn say(text: &str) {
     crate::progress::clear_status();
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", printable(text));
 }
 
 /// Says what the user should know before the result is believed.
@@ -28,11 +41,60 @@ pub fn warn(text: &str) {
     say(&format!("warning: {text}"));
 }
 
-/// True for the error of writing to a reader that has gone, as `strata inspect FILE | head` does: no failure.
-pub fn is_closed(error: &anyhow::Error) -> bool {
+/// The exit code of a command, once its error has been said. A reader that has gone, as in `strata inspect FILE | head`, is none.
+pub fn finish(done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            crate::progress::clear_status();
+            let _ = writeln!(io::stderr().lock(), "error: {}", in_words(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Shows what the parser of arguments has to say: help and version on stdout, how a command is used on stderr.
+pub fn finish_usage(said: &clap::Error) -> ExitCode {
+    if !said.use_stderr() {
+        let wrote = said.print().and_then(|()| io::stdout().flush());
+        return finish(wrote.context("cannot write to standard output"));
+    }
+    let plain = said.to_string();
+    let lines: Vec<_> = plain.lines().map(printable).collect();
+    // With its colors, unless the arguments bring some of their own.
+    let _ = match std::env::args_os().any(|arg| arg.to_string_lossy().contains(char::is_control)) {
+        false => said.print(),
+        true => writeln!(io::stderr().lock(), "{}", lines.join("\n")),
+    };
+    ExitCode::from(USAGE)
+}
+
+/// An error and what led to it, on one line. The library's own errors have been made harmless part by part, and keep their remedy.
+fn in_words(error: &anyhow::Error) -> String {
+    let cause = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<strata::Error>() {
+        Some(error) => error.to_string(),
+        None => printable(&cause.to_string()).into_owned(),
+    };
+    let mut text = error.chain().map(cause).collect::<Vec<_>>().join(": ");
+    if let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())
+        && error.kind() == io::ErrorKind::StorageFull
+    {
+        text.push_str("; free some space or choose another disk");
+    }
+    text
+}
+
+/// True for the error of writing to a reader that has gone.
+fn is_closed(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// A path as messages show it.
+pub fn path(path: &Path) -> String {
+    printable(&path.to_string_lossy()).into_owned()
 }
 
 /// Bytes as people read them: `12.3 MB`.
@@ -49,12 +111,25 @@ pub fn bytes(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn bytes_read_well() {
         for (n, text) in
             [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (243_100_000_000, "243 GB")]
         {
-            assert_eq!(super::bytes(n), text);
+            assert_eq!(bytes(n), text);
         }
+    }
+
+    #[test]
+    fn an_error_is_one_harmless_line_and_keeps_its_remedy() {
+        let long = strata::Error::invalid(Path::new("f"), "y".repeat(5000), "\x1b[31m", "get it again");
+        let text = in_words(&anyhow::Error::from(long).context("a\nb\u{9b}"));
+        assert!(text.starts_with("a\\nb\\u{9b}: f: yyy") && text.ends_with("get it again"), "{text}");
+        assert!(!text.contains('\x1b'));
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert!(in_words(&anyhow::Error::from(full).context("cannot write")).ends_with("choose another disk"));
+        assert!(is_closed(&anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("x")));
     }
 }

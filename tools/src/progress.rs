@@ -1,24 +1,49 @@
 //! Progress on stderr, with rate and time left: a bar on a terminal, plain lines elsewhere. And Ctrl-C, which stops the work cleanly.
 
+use crate::output;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use strata::progress::Progress;
+use strata::error::printable;
+use strata::progress::{Progress, three_digits, time};
 
 static STOP: AtomicBool = AtomicBool::new(false);
+
+/// True while nobody looks at [`STOP`], and nothing is lost if the process ends.
+static AT_ONCE: AtomicBool = AtomicBool::new(false);
 
 /// From now on the first Ctrl-C (or SIGTERM) asks the work to stop; a second one ends the process.
 pub fn watch_signals() {
     let stop = || {
-        if STOP.swap(true, Ordering::Relaxed) {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(1);
+        } else if AT_ONCE.load(Ordering::SeqCst) {
+            output::say("error: stopped");
             std::process::exit(1);
         }
     };
-    if let Err(error) = ctrlc::set_handler(stop) {
-        eprintln!("warning: Ctrl-C will end the program at once: {error}");
+    // Tried before: without its thread the handler would take the signals, and nobody would hear of them.
+    let thread = std::thread::Builder::new().spawn(|| ()).map(|thread| thread.join());
+    let watched = thread.map_err(|error| error.to_string()).and_then(|_| {
+        ctrlc::set_handler(stop).map_err(|error| error.to_string()) // and so that its own failure is told
+    });
+    if let Err(error) = watched {
+        output::warn(&format!("Ctrl-C will end the program at once: {error}"));
     }
+}
+
+/// Does what neither looks for Ctrl-C nor leaves anything behind: meanwhile it ends the process.
+pub fn at_once<T>(work: impl FnOnce() -> T) -> T {
+    AT_ONCE.store(true, Ordering::SeqCst);
+    if STOP.load(Ordering::SeqCst) {
+        output::say("error: stopped");
+        std::process::exit(1);
+    }
+    let done = work();
+    AT_ONCE.store(false, Ordering::SeqCst);
+    done
 }
 
 /// True while a status stands where the next text will.
@@ -27,30 +52,32 @@ static STATUS: AtomicBool = AtomicBool::new(false);
 /// When a status last went to a file.
 static LAST_STATUS: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// How often a status goes to where lines stay.
-const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// How often progress goes to where lines stay, and how often a bar is drawn.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// Shows, between two pieces of text, where the work on the next is: on a terminal after the text, until more comes; elsewhere in lines.
+/// Shows, between two pieces of text, where the work on the next is: on a terminal after the text, as far as the line goes, until more
+/// comes; elsewhere in lines.
 fn status(what: &str) {
-    let mut out = std::io::stderr().lock();
     // Where nobody sees it, nothing is lost.
     if std::io::stderr().is_terminal() {
         STATUS.store(true, Ordering::Relaxed);
-        let _ = write!(out, "\x1b7 ({what})\x1b[K\x1b8");
+        let mut out = std::io::stderr().lock();
+        let _ = write!(out, "\x1b7\x1b[?7l ({})\x1b[K\x1b[?7h\x1b8", printable(what));
+        let _ = out.flush();
     } else {
         let mut last = LAST_STATUS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if last.is_none_or(|last| last.elapsed() > STATUS_EVERY) {
+        if last.is_none_or(|last| last.elapsed() > LINE_EVERY) {
             *last = Some(Instant::now());
-            let _ = writeln!(out, "{what}");
+            output::say(what);
         }
     }
-    let _ = out.flush();
 }
 
 /// Takes the status away: text comes.
 pub fn clear_status() {
     if STATUS.swap(false, Ordering::Relaxed) {
-        eprint!("\x1b[J");
+        let _ = write!(std::io::stderr().lock(), "\x1b[J");
     }
 }
 
@@ -63,6 +90,31 @@ pub enum Unit {
     Tokens,
 }
 
+impl Unit {
+    /// So many a second, with three digits.
+    fn rate(self, units: f64) -> String {
+        match self {
+            Unit::Tokens => format!("{} tokens/s", three_digits(units)),
+            Unit::Bytes => {
+                let (scale, unit) = match units {
+                    ..999.5e3 => (1e3, "kB"),
+                    ..999.5e6 => (1e6, "MB"),
+                    _ => (1e9, "GB"),
+                };
+                format!("{} {unit}/s", three_digits(units / scale))
+            }
+        }
+    }
+
+    /// How much of how much.
+    fn amounts(self, done: u64, total: u64) -> String {
+        match self {
+            Unit::Tokens => format!("{done} of {total} tokens"),
+            Unit::Bytes => format!("{} of {}", output::bytes(done), output::bytes(total)),
+        }
+    }
+}
+
 /// Shows one piece of work after the other.
 pub struct Shown {
     unit: Unit,
@@ -70,13 +122,74 @@ pub struct Shown {
 }
 
 struct Work {
+    unit: Unit,
     what: String,
     step: String,
     total: u64,
     done: u64,
     start: Instant,
-    last_line: Instant,
+    said: Instant, // the last line, or the last drawing of the bar
     bar: Option<ProgressBar>,
+}
+
+impl Work {
+    /// `45 %, 1.23 GB/s, 24 s left`
+    fn numbers(&self, elapsed: Duration) -> String {
+        let share = (100 * self.done as u128 / self.total.max(1) as u128).min(100);
+        let rate = self.done as f64 / elapsed.as_secs_f64();
+        if !rate.is_finite() || rate <= 0.0 {
+            return format!("{share} %");
+        }
+        let left = self.total.saturating_sub(self.done) as f64 / rate;
+        format!("{share} %, {}, {} left", self.unit.rate(rate), time(left))
+    }
+
+    /// The line for a file.
+    fn line(&self) -> String {
+        let what = format!("{} {}", self.what, self.step);
+        format!("{}: {}", what.trim_end(), self.numbers(self.start.elapsed()))
+    }
+
+    /// The line for a terminal of so many columns: numbers first of all, then a bar, amounts and the step as far as there is room.
+    fn bar_line(&self, columns: usize, elapsed: Duration) -> String {
+        let (room, numbers) = (columns.saturating_sub(1), self.numbers(elapsed));
+        let cells = match columns {
+            ..80 => 10,
+            80..120 => 20,
+            _ => 30,
+        };
+        let full = (cells as u128 * self.done as u128 / self.total.max(1) as u128).min(cells as u128) as usize;
+        let head = if full < cells { format!("{}>", "=".repeat(full)) } else { "=".repeat(full) };
+        let amounts = match columns {
+            ..80 => String::new(),
+            _ => format!("{}, ", self.unit.amounts(self.done, self.total)),
+        };
+        let mut line = format!("{} [{head:<cells$}] {amounts}{numbers}", self.what);
+        if line.chars().count() > room {
+            line = format!("{}: {numbers}", self.what);
+        }
+        if !self.step.is_empty() && line.chars().count() + 8 < room {
+            line.push_str(": ");
+            line.push_str(&self.step);
+        }
+        line.chars().take(room).collect()
+    }
+
+    fn draw(&mut self) {
+        if let Some(bar) = &self.bar {
+            self.said = Instant::now();
+            bar.set_message(self.bar_line(columns(), self.start.elapsed()));
+        }
+    }
+}
+
+/// The width of the terminal.
+fn columns() -> usize {
+    #[cfg(unix)]
+    if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stderr()) {
+        return usize::from(size.ws_col).max(20);
+    }
+    80
 }
 
 impl Shown {
@@ -93,49 +206,47 @@ impl Shown {
 impl Progress for Shown {
     fn begin(&self, what: &str, total: u64) {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let template = match self.unit {
-                Unit::Bytes => {
-                    "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left"
-                }
-                Unit::Tokens => "{msg} [{bar:30}] {pos}/{len} tokens, {per_sec}, {eta} left",
-            };
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_message(what.to_owned())
+            let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(total).with_style(style)
         });
         let now = Instant::now();
-        let work = Work { what: what.to_owned(), step: String::new(), total, done: 0, start: now, last_line: now, bar };
+        let (what, step) = (printable(what).into_owned(), String::new());
+        let mut work = Work { unit: self.unit, what, step, total, done: 0, start: now, said: now, bar };
+        work.draw();
         self.with_work(|slot| *slot = Some(work));
     }
 
     fn step(&self, what: &str) {
         self.with_work(|slot| {
             let Some(work) = slot else { return status(what) };
-            work.step = what.to_owned();
-            if let Some(bar) = &work.bar {
-                bar.set_message(format!("{} {what}", work.what));
+            work.step = printable(what).into_owned();
+            if work.said.elapsed() > DRAW_EVERY {
+                work.draw();
             }
         });
+    }
+
+    fn step_left(&self, what: &str, left: f64) {
+        let mut shown = false;
+        self.with_work(|slot| shown = slot.is_some());
+        match shown {
+            // The line of the whole work says how long that takes.
+            true => self.step(what),
+            false => status(&format!("{what}, {} left", time(left))),
+        }
     }
 
     fn advance(&self, units: u64) {
         self.with_work(|slot| {
             let Some(work) = slot else { return };
-            work.done += units;
+            work.done = work.done.saturating_add(units);
             match &work.bar {
-                Some(bar) => bar.inc(units),
-                None if work.last_line.elapsed() > Duration::from_secs(10) => {
-                    work.last_line = Instant::now();
-                    let rate = work.done as f64 / work.start.elapsed().as_secs_f64();
-                    let left = work.total.saturating_sub(work.done) as f64 / rate;
-                    let share = 100.0 * work.done as f64 / work.total.max(1) as f64;
-                    let rate = match self.unit {
-                        Unit::Bytes => format!("{}/s", crate::output::bytes(rate as u64)),
-                        Unit::Tokens => format!("{rate:.1} tokens/s"),
-                    };
-                    let what = format!("{} {}", work.what, work.step);
-                    eprintln!("{}: {share:.0} %, {rate}, {left:.0} s left", what.trim_end());
+                Some(_) if work.said.elapsed() > DRAW_EVERY => work.draw(),
+                None if work.said.elapsed() > LINE_EVERY => {
+                    work.said = Instant::now();
+                    output::say(&work.line());
                 }
-                None => {}
+                _ => {}
             }
         });
     }
@@ -150,12 +261,61 @@ impl Progress for Shown {
 
     fn warn(&self, what: &str) {
         self.with_work(|slot| match slot.as_ref().and_then(|work| work.bar.as_ref()) {
-            Some(bar) => bar.suspend(|| crate::output::warn(what)),
-            None => crate::output::warn(what),
+            Some(bar) => bar.suspend(|| output::warn(what)),
+            None => output::warn(what),
         });
     }
 
     fn cancelled(&self) -> bool {
         STOP.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Shown {
+    /// Work that failed leaves no bar where its error will be said.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(unit: Unit, done: u64) -> Work {
+        let (what, step) = ("perplexity".to_owned(), "layer 3 of 126, 6.93 GB/s from disk".to_owned());
+        let now = Instant::now();
+        Work { unit, what, step, total: 4_500_000_000, done, start: now, said: now, bar: None }
+    }
+
+    #[test]
+    fn a_line_has_one_rate_and_one_time_and_fits() {
+        let after = Duration::from_millis(1234);
+        for columns in [20, 60, 80, 100, 120, 200, 1000] {
+            for (unit, rate) in [(Unit::Bytes, "1.46 GB/s"), (Unit::Tokens, "1460000000 tokens/s")] {
+                let line = work(unit, 1_800_000_000).bar_line(columns, after);
+                assert!(line.chars().count() < columns, "{line}");
+                assert_eq!(line.matches(" left").count(), usize::from(columns > 20), "{line}");
+                assert!(columns < 60 || line.contains(&format!("40 %, {rate}, 2 s left")), "{line}");
+                assert_eq!(line.contains('['), columns >= 60, "{line}");
+                assert_eq!(line.contains("1.8 GB of 4.5 GB"), columns >= 80 && matches!(unit, Unit::Bytes), "{line}");
+            }
+        }
+        assert!(work(Unit::Bytes, 0).bar_line(80, after).contains("0 B of 4.5 GB, 0 %"));
+        assert!(work(Unit::Bytes, u64::MAX).bar_line(80, after).contains("100 %"));
+        assert!(work(Unit::Bytes, 5).bar_line(80, Duration::ZERO).contains("0 %"));
+    }
+
+    #[test]
+    fn rates_have_a_unit() {
+        for (unit, rate, text) in [
+            (Unit::Tokens, 216.6988, "217 tokens/s"),
+            (Unit::Tokens, 0.0512, "0.0512 tokens/s"),
+            (Unit::Bytes, 217e6, "217 MB/s"),
+            (Unit::Bytes, 999.9e6, "1.00 GB/s"),
+            (Unit::Bytes, 12.0, "0.0120 kB/s"),
+        ] {
+            assert_eq!(unit.rate(rate), text);
+        }
     }
 }

@@ -16,8 +16,8 @@ use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Need, Scratch, Shape};
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
-use strata::stream::Options;
 use strata::stream::probe::Drives;
+use strata::stream::{Options, rates};
 use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
 use strata::{Cpu, GgmlType};
 
@@ -54,17 +54,16 @@ pub struct Args {
     /// Tokens to generate; 0 is none
     #[arg(short = 'n', long = "n-gen", value_name = "N,...", value_delimiter = ',', default_value = "128")]
     generate: Vec<u32>,
-    /// Tokens in the context before, made up: attention is as fast over random keys and values
+    /// Tokens in the KV cache before a test, of random values: attention is as fast over them
     #[arg(short = 'd', long = "n-depth", value_name = "N,...", value_delimiter = ',', default_value = "0")]
     depths: Vec<u32>,
     /// Sequences that are generated together, each with a context of its own
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch: Vec<u32>,
-    /// Rounds
+    /// Repetitions of all tests
     #[arg(short = 'r', long = "repetitions", value_name = "RUNS", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
-    /// Measure the first run as well, which finds buffers to be made and pages to be mapped; otherwise a pass of up to 512 tokens comes
-    /// before, unless weights come from disk in every pass
+    /// No pass to warm up. Without this a pass of up to 512 tokens comes first, unless weights come from disk in every pass
     #[arg(long)]
     no_warmup: bool,
     #[command(flatten)]
@@ -121,7 +120,7 @@ impl Args {
             bench.synthetic(shape, recipe, &self)?;
         }
         if self.models.is_empty() && self.synthetic.is_none() {
-            bench.machine.push(Limits::measure(&cpu, &vec![1; 1 << 30]));
+            bench.machine.push(Limits::measure(&cpu, rates::some_memory(1 << 30)?.bytes()));
         }
         bench.print(&self)
     }
@@ -155,7 +154,7 @@ impl Bench {
         shape.layers = args.layers.map_or(shape.layers, usize::from);
         let folder = match &args.dir {
             Some(dir) => {
-                tempfile::tempdir_in(dir).with_context(|| format!("cannot make a folder in {}", dir.display()))
+                tempfile::tempdir_in(dir).with_context(|| format!("cannot make a folder in {}", output::path(dir)))
             }
             None => tempfile::tempdir().context("cannot make a temporary folder; name another one with --dir"),
         }?;
@@ -252,11 +251,11 @@ impl Bench {
             disk.map_or("-".to_owned(), |rate| format!("{:.2}", rate / 1e9))
         );
         if args.csv {
-            eprint!("{line}");
+            output::say(line.trim_end());
             return output::print(&self.csv());
         }
-        output::print(&line)?;
-        if self.measured.is_empty() { Ok(()) } else { output::print(&format!("\n{}\n", self.table())) }
+        output::print_lines(&line)?;
+        if self.measured.is_empty() { Ok(()) } else { output::print_lines(&format!("\n{}\n", self.table())) }
     }
 
     fn table(&self) -> Table {
@@ -373,7 +372,7 @@ fn need(shape: &Shape, tests: &[Test], types: CacheTypes) -> Result<Need> {
         let need = test.need(shape, types)?;
         if let Some(free) = machine::available_bytes().filter(|&free| need.kv > free) {
             bail!(
-                "{} at depth {} for {} sequences keeps {} of keys and values, and {} of memory are free; choose a smaller -d or --batch",
+                "{} at depth {} for {} sequences needs a KV cache of {}, and {} of memory are free; choose a smaller -p, -n, -d or --batch",
                 test.name(),
                 test.depth(),
                 test.batch(),

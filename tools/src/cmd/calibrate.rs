@@ -1,14 +1,16 @@
 //! `strata calibrate`: the importance matrix of a model and a text.
 
 use super::model::{CpuArgs, RamArgs};
-use crate::output;
 use crate::progress::{Shown, Unit};
+use crate::{output, text};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use strata::calibrate::{Options, calibrate, need};
 use strata::gguf::Gguf;
 use strata::imatrix::{Format, Imatrix};
+use strata::io::inputs::Inputs;
+use strata::io::outputs::Outputs;
 use strata::model::Shape;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -26,7 +28,7 @@ pub struct Args {
     cpu: CpuArgs,
     #[command(flatten)]
     ram: RamArgs,
-    /// The text, UTF-8
+    /// The text, UTF-8: a file or a pipe; - is standard input
     #[arg(short = 'f', long = "file", value_name = "TEXT", requires = "model", required_unless_present = "in_files")]
     text: Option<PathBuf>,
     /// The matrix to write
@@ -65,9 +67,10 @@ enum OutputFormat {
 impl Args {
     /// Measures it.
     pub fn run(self) -> Result<()> {
+        let inputs = self.inputs()?;
         let mut matrix = Imatrix::default();
         for path in &self.in_files {
-            matrix.merge(Imatrix::open(path)?).with_context(|| path.display().to_string())?;
+            matrix.merge(Imatrix::open(path)?).with_context(|| output::path(path))?;
         }
         if let (Some(model), Some(text)) = (&self.model, &self.text) {
             matrix.merge(self.measure(model, text)?)?;
@@ -77,7 +80,7 @@ impl Args {
             OutputFormat::Gguf => Format::Gguf,
             OutputFormat::Dat => Format::Dat,
         });
-        matrix.write(&self.output, format)?;
+        matrix.write_beside(&self.output, format, &inputs)?;
         let tokens = matrix.entries.values().flat_map(|entry| &entry.counts).max().copied().unwrap_or(0);
         if self.json {
             return output::print_json(&json!({
@@ -89,30 +92,40 @@ impl Args {
                 "datasets": matrix.datasets,
             }));
         }
-        output::print(&format!(
+        output::print_lines(&format!(
             "{}: {} tensors, {tokens} tokens in {} chunks of {}\n",
-            self.output.display(),
+            output::path(&self.output),
             matrix.entries.len(),
             matrix.chunk_count,
             matrix.chunk_size.unwrap_or(0)
         ))
     }
 
-    fn measure(&self, model: &Path, text: &Path) -> Result<Imatrix> {
+    /// What is read; refuses an output that is one of it before hours of work.
+    fn inputs(&self) -> Result<Inputs> {
+        let mut inputs = Inputs::default();
+        self.in_files.iter().for_each(|path| inputs.add(path, "a matrix that is added"));
+        self.text.iter().for_each(|path| inputs.add(path, "the text"));
+        if let Some(path) = &self.model {
+            inputs.add_model(&Gguf::open(path)?);
+        }
+        Outputs::check(&self.output, &[&self.output], &inputs)?;
+        Ok(inputs)
+    }
+
+    fn measure(&self, model: &Path, file: &Path) -> Result<Imatrix> {
         let gguf = Gguf::open(model)?;
         if self.process_output && gguf.tensor("output.weight").is_none() {
-            eprintln!("note: --process-output has no effect, the model uses its embedding as output matrix");
+            output::say(&format!("note: --process-output has no effect: the model's embedding is its output matrix"));
         }
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let words =
-            std::fs::read_to_string(text).with_context(|| format!("cannot read {} as UTF-8 text", text.display()))?;
         let options = EncodeOptions { add_special: true, parse_special: self.parse_special };
-        let tokens = tokenizer.encode(&words, options)?;
+        let tokens = text::tokens(&tokenizer, &text::read(file)?, options)?;
         let options = Options {
             context: self.context,
             max_chunks: self.chunks,
             process_output: self.process_output,
-            dataset: text.display().to_string(),
+            dataset: file.display().to_string(),
         };
         let need = need(&Shape::read(&gguf)?, tokens.len(), &options)?;
         let model = self.ram.load(gguf, self.cpu.cpu()?, need)?;

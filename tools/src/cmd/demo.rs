@@ -79,7 +79,7 @@ impl Args {
             ]);
             last = Some((model, tokenizer));
         }
-        output::print(&format!("{table}\n\n"))?;
+        output::print_lines(&format!("{table}\n\n"))?;
         let (model, tokenizer) = last.context("no type was converted")?;
         write(&model, &tokenizer, self.predict)
     }
@@ -88,10 +88,10 @@ impl Args {
 /// Puts the checkpoint that the program carries into a folder.
 fn unpack(folder: &Path) -> Result<PathBuf> {
     let dir = folder.join("tiny-rustdoc");
-    std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", output::path(&dir)))?;
     for (name, bytes) in CHECKPOINT {
         let path = dir.join(name);
-        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", output::path(&path)))?;
     }
     Ok(dir)
 }
@@ -99,7 +99,7 @@ fn unpack(folder: &Path) -> Result<PathBuf> {
 /// A paragraph, greedily.
 fn write(model: &Model, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
     let prompt = tokenizer.encode(PROMPT, EncodeOptions { add_special: true, parse_special: true })?;
-    let mut session = Session::new(model, prompt.len() + predict)?;
+    let mut session = Session::new(model, prompt.len().saturating_add(predict).min(model.shape().context))?;
     let mut text = StreamDecoder::new(tokenizer);
     output::print(PROMPT)?;
     let timings = session.generate(
@@ -111,11 +111,11 @@ fn write(model: &Model, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
         &Shown::new(Unit::Tokens),
     )?;
     output::print(&format!("{}\n", text.finish()))?;
-    eprintln!(
+    output::say(&format!(
         "{} threads, {}: {:.0} tokens per second",
         model.cpu().threads(),
         model.cpu().isa().name(),
         timings.decode_rate()
-    );
+    ));
     Ok(())
 }

@@ -31,7 +31,7 @@ impl Args {
                 "types": types, "mixes": mixes,
             }));
         }
-        output::print(&format!(
+        output::print_lines(&format!(
             "processor        {}\ninstruction set  {} (of {}; STRATA_ISA chooses)\nthreads          {}\ntensor types     {}\nmixes            {}\n",
             machine::cpu_name(),
             cpu.isa().name(),

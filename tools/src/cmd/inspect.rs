@@ -5,6 +5,7 @@ use anyhow::Result;
 use serde_json::{Map, Value as Json, json};
 use std::fmt::Write;
 use std::path::PathBuf;
+use strata::error::printable;
 use strata::gguf::{Gguf, ValueRef};
 
 /// Elements of an array that the text form shows.
@@ -24,7 +25,7 @@ impl Args {
     /// Shows it.
     pub fn run(self) -> Result<()> {
         let gguf = Gguf::open(&self.file)?;
-        if self.json { output::print_json(&as_json(&gguf)) } else { output::print(&as_text(&gguf)) }
+        if self.json { output::print_json(&as_json(&gguf)) } else { output::print_lines(&as_text(&gguf)) }
     }
 }
 
@@ -63,9 +64,10 @@ fn to_json(value: ValueRef<'_>) -> Json {
 fn as_text(gguf: &Gguf) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{}: GGUF v{}, {}", gguf.path().display(), gguf.version(), output::bytes(gguf.file_bytes()));
+    let _ =
+        writeln!(text, "{}: GGUF v{}, {}", output::path(gguf.path()), gguf.version(), output::bytes(gguf.file_bytes()));
     for (key, value) in gguf.metadata().iter() {
-        let _ = writeln!(text, "{key:<42} {}", short(value));
+        let _ = writeln!(text, "{:<42} {}", printable(key), short(value));
     }
     let width = gguf.tensors().iter().map(|t| t.name.len()).max().unwrap_or(0);
     let (mut values, mut bytes) = (0u64, 0u64);
@@ -74,7 +76,7 @@ fn as_text(gguf: &Gguf) -> String {
         let _ = writeln!(
             text,
             "{:<width$}  {:<5} {:>20}  {:>10}",
-            t.name,
+            printable(&t.name),
             t.ty.name(),
             shape.join(" x "),
             output::bytes(t.bytes)

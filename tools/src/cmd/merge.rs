@@ -23,7 +23,7 @@ impl Args {
         merge(&gguf, &self.output, &Shown::new(Unit::Bytes))?;
         let bytes: u64 = gguf.tensors().iter().map(|t| t.bytes).sum();
         let (n, parts) = (gguf.tensors().len(), gguf.files().count());
-        let (output, bytes) = (self.output.display(), output::bytes(bytes));
-        output::print(&format!("{output}: {n} tensors of {parts} files, {bytes}\n"))
+        let (output, bytes) = (output::path(&self.output), output::bytes(bytes));
+        output::print_lines(&format!("{output}: {n} tensors of {parts} files, {bytes}\n"))
     }
 }

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use strata::gguf::Gguf;
+use strata::limits;
 use strata::model::{CacheTypes, KvCache, Model, Need};
 use strata::stream::{Options, Ram, Reader, budget};
 use strata::{Cpu, GgmlType, Isa};
@@ -31,11 +32,11 @@ pub struct RamArgs {
     #[arg(long, value_name = "SIZE")]
     ram: Option<Ram>,
     /// How to read it: auto, uring, pread or buffered [default: the fastest]
-    #[arg(long, value_name = "WAY")]
+    #[arg(long, value_name = "READER")]
     reader: Option<Reader>,
-    /// Seconds that a disk may give no answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    patience: u64,
+    /// I/O timeout in seconds: a disk that gives no answer for so long is an error
+    #[arg(long, alias = "patience", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    io_timeout: u64,
 }
 
 /// On how many threads.
@@ -49,10 +50,10 @@ pub struct CpuArgs {
 /// What keys and values are kept as.
 #[derive(clap::Args)]
 pub struct CacheArgs {
-    /// Numbers that the keys of tokens are kept as: f32, f16 or q8_0; also -ctk
+    /// Type of the KV cache's keys: f32, f16 or q8_0; also -ctk
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
     cache_type_k: GgmlType,
-    /// Numbers that the values of tokens are kept as: f32, f16 or q8_0; also -ctv
+    /// Type of the KV cache's values: f32, f16 or q8_0; also -ctv
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
     cache_type_v: GgmlType,
 }
@@ -101,11 +102,11 @@ impl RamArgs {
         let Some(budget) = self.ram.unwrap_or_default().budget()? else { return Ok(Model::new(gguf, cpu)?) };
         let free = budget::memory().map_or(u64::MAX, |memory| memory.available + budget.fixed);
         if budget.bytes > free {
-            eprintln!(
-                "warning: the budget is {}, but only {} are free: others will be pushed out",
+            output::warn(&format!(
+                "the budget is {}, but only {} are free: other programs will be pushed out; give less --ram",
                 output::bytes(budget.bytes),
                 output::bytes(free)
-            );
+            ));
         }
         let model = Model::within(gguf, cpu, budget, need, &self.options(), &Shown::new(Unit::Bytes))?;
         if let Some(plan) = model.plan()
@@ -118,7 +119,7 @@ impl RamArgs {
 
     /// How to read what is streamed.
     pub fn options(&self) -> Options {
-        let (reader, patience) = (self.reader.unwrap_or_default(), Duration::from_secs(self.patience));
+        let (reader, patience) = (self.reader.unwrap_or_default(), Duration::from_secs(self.io_timeout));
         Options { reader, patience, ..Options::default() }
     }
 }
@@ -127,25 +128,25 @@ impl RamArgs {
 fn say(model: &Model) {
     let Some(plan) = model.plan() else { return };
     let room = plan.room;
-    eprintln!(
-        "budget {}: weights {}, ring {}, keys and values {}, activations {}, program {}",
+    output::say(&format!(
+        "budget {}: weights {}, ring {}, KV cache {}, activations {}, program {}",
         output::bytes(room.budget),
         output::bytes(plan.pinned_bytes),
         output::bytes(plan.ring_bytes()),
         output::bytes(room.kv),
         output::bytes(room.scratch),
         output::bytes(room.fixed),
-    );
+    ));
     if let Some(streamed) = model.store().streamed() {
         let way = streamed.way();
         let rate = streamed.streams().map_or(String::new(), |streams| format!(", {:.2} GB/s", streams.disk / 1e9));
-        eprintln!(
+        output::say(&format!(
             "{} of weights come from disk in every pass: {}, {} requests of {} MiB{rate}",
             output::bytes(plan.streamed_bytes),
             way.reader.name(),
             way.depth,
             way.request >> 20,
-        );
+        ));
     }
 }
 
@@ -153,6 +154,12 @@ impl CpuArgs {
     /// The processor with the instruction set of `STRATA_ISA` or the best it has.
     pub fn cpu(&self) -> Result<Cpu> {
         let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
-        Ok(Cpu::new(isa, self.threads.map_or_else(crate::machine::default_threads, usize::from)))
+        let wanted = self.threads.map_or_else(crate::machine::default_threads, usize::from);
+        let cpu = Cpu::new(isa, limits::threads(wanted));
+        if cpu.threads() < wanted {
+            let n = cpu.threads();
+            output::warn(&format!("the limits of this system allow {n} of {wanted} threads (ulimit -u, ulimit -v)"));
+        }
+        Ok(cpu)
     }
 }

@@ -1,9 +1,9 @@
 //! `strata perplexity`: how well a model predicts a text.
 
 use super::model::{CacheArgs, ModelArgs};
-use crate::output;
 use crate::progress::{Shown, Unit};
-use anyhow::{Context, Result};
+use crate::{output, text};
+use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
 use strata::model::Shape;
@@ -17,7 +17,7 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     cache: CacheArgs,
-    /// The text, UTF-8
+    /// The text, UTF-8: a file or a pipe; - is standard input
     #[arg(short = 'f', long = "file", value_name = "TEXT")]
     text: PathBuf,
     /// Tokens in a chunk; the second half of each is scored
@@ -36,9 +36,8 @@ impl Args {
     pub fn run(self) -> Result<()> {
         let gguf = self.model.gguf()?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let text = std::fs::read_to_string(&self.text)
-            .with_context(|| format!("cannot read {} as UTF-8 text", self.text.display()))?;
-        let tokens = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
+        let options = EncodeOptions { add_special: true, parse_special: false };
+        let tokens = text::tokens(&tokenizer, &text::read(&self.text)?, options)?;
         let (types, shown) = (self.cache.types(), Shown::new(Unit::Tokens));
         let need = need(&Shape::read(&gguf)?, tokens.len(), self.context, self.chunks, types)?;
         let model = self.model.load(gguf, need)?;

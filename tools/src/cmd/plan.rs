@@ -129,7 +129,7 @@ impl Args {
                 "prompt_bound_by": outlook.prompt.bound.name(),
             }));
         }
-        output::print(&self.text(&subject, &planned, &rates, &outlook, prompt))
+        output::print_lines(&self.text(&subject, &planned, &rates, &outlook, prompt))
     }
 
     fn rates(&self, subject: &Subject, cpu: &Cpu) -> Result<Rates> {
@@ -141,14 +141,14 @@ impl Args {
         };
         let macs = self.macs.unwrap_or_else(|| rates::macs_per_second(cpu, subject.main_type));
         if let Some(mut drives) = drives {
-            let memory = rates::some_memory()?;
+            let memory = rates::some_memory(rates::PROBE_BYTES)?;
             let Streams { disk, memory, beside } = Streams::measure(cpu, memory.bytes(), || drives.bytes_per_second())?;
             let (memory, load) = (self.memory_bandwidth.unwrap_or(memory), drives.way().new_bytes_per_second);
             return Ok(Rates { disk, load: load.unwrap_or(disk), memory, macs, beside });
         }
         let memory = match self.memory_bandwidth {
             Some(memory) => memory,
-            None => rates::memory_bytes_per_second(cpu, rates::some_memory()?.bytes()),
+            None => rates::memory_bytes_per_second(cpu, rates::some_memory(rates::PROBE_BYTES)?.bytes()),
         };
         Ok(Rates { disk: self.disk.unwrap_or(f64::INFINITY), ..Rates::without_disk(memory, macs) })
     }
@@ -170,7 +170,7 @@ impl Args {
         };
         format!(
             "{}: {} layers, {}; {stays}\n\
-             budget {}: weights {}, ring {}, keys and values of {} tokens {}, activations {}, program {}\n\
+             budget {}: weights {}, ring {}, KV cache of {} tokens {}, activations {}, program {}\n\
              {disk}, memory {:.1} GB/s, {:.0} G multiplications/s\n\
              loading {}, then a prompt of {prompt} tokens {}, bound by the {}\n\
              a token {}, bound by the {}\n\n{}\n{}",

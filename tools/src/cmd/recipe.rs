@@ -6,15 +6,21 @@ use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
-use strata::convert::{Input, Options, Plan, Split, Target, convert, partial, plan};
+use strata::convert::{Input, Options, Plan, Split, Target, convert, plan};
+use strata::error::printable;
 use strata::gguf::Value;
 use strata::imatrix::{Imatrix, MAX_BYTES};
 use strata::io::file::read_regular;
 use strata::io::hash::Digest;
 use strata::io::inputs::Inputs;
+use strata::io::partial::Partial;
+use strata::io::text;
 use strata::recipe::{Mix, Recipe, tensor_type};
 use strata::split::SplitLimit;
 use strata::{Error, GgmlType, Isa};
+
+/// Tensors by a pattern of their names, and their type.
+type Exception = (regex::Regex, GgmlType);
 
 /// What to make, and how.
 #[derive(clap::Args)]
@@ -24,8 +30,8 @@ pub struct RecipeArgs {
     pure: bool,
     /// The type of tensors whose name REGEX is found in; may be given several times, the first match counts
     #[arg(long, value_name = "REGEX=TYPE", value_parser = Recipe::parse_exception)]
-    tensor_type: Vec<(regex::Regex, GgmlType)>,
-    /// A file of REGEX=TYPE, separated by spaces or line ends
+    tensor_type: Vec<Exception>,
+    /// A file or pipe of REGEX=TYPE, separated by spaces or line ends; - is standard input
     #[arg(long, value_name = "FILE")]
     tensor_type_file: Vec<PathBuf>,
     /// The type of output.weight
@@ -76,7 +82,7 @@ pub struct RecipeArgs {
     /// Threads [default: all that the system offers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Discard what an interrupted run left, instead of going on from there
+    /// Discard what an interrupted run left, instead of resuming from there
     #[arg(long)]
     restart: bool,
 }
@@ -95,15 +101,16 @@ impl RecipeArgs {
             inputs: self.inputs(),
         };
         let importance = self.imatrix.as_deref().map(|path| self.importance(path)).transpose()?;
-        let targets: Vec<Target> =
-            outputs.iter().map(|(path, mix)| self.target(path, *mix, importance.as_ref())).collect::<Result<_>>()?;
+        let listed = self.listed_types()?;
+        let target = |(path, mix): &(PathBuf, Mix)| self.target(path, *mix, &listed, importance.as_ref());
+        let targets: Vec<Target> = outputs.iter().map(target).collect::<Result<_>>()?;
         if self.dry_run {
             return targets.iter().try_for_each(|target| self.show_plan(input, target, &options));
         }
         match convert(input, &targets, &options, &Shown::new(Unit::Bytes)) {
             Ok(reports) => self.show(&reports),
             Err(Error::Cancelled) => match left_over(input, &targets, &options) {
-                Some(partial) => bail!("stopped; the same command goes on from {}", partial.display()),
+                Some(partial) => bail!("stopped; the same command resumes from {}", output::path(&partial)),
                 None => Err(Error::Cancelled.into()),
             },
             Err(error) => Err(error.into()),
@@ -118,20 +125,26 @@ impl RecipeArgs {
         inputs
     }
 
-    fn target(&self, path: &Path, mix: Mix, importance: Option<&Importance>) -> Result<Target> {
+    /// The exceptions of --tensor-type-file, read once: the file may be a pipe.
+    fn listed_types(&self) -> Result<Vec<Exception>> {
+        let mut listed = Vec::new();
+        for file in &self.tensor_type_file {
+            let text = text::read(file, text::LIST, &Shown::new(Unit::Bytes))?;
+            for exception in text.split_whitespace() {
+                listed.push(Recipe::parse_exception(exception).with_context(|| output::path(file))?);
+            }
+        }
+        Ok(listed)
+    }
+
+    fn target(&self, path: &Path, mix: Mix, listed: &[Exception], importance: Option<&Importance>) -> Result<Target> {
         let mut recipe = Recipe::new(mix);
         recipe.pure = self.pure;
         recipe.leave_output = self.leave_output_tensor;
         recipe.output = self.output_tensor_type;
         recipe.embedding = self.token_embedding_type;
         recipe.tensor_types.clone_from(&self.tensor_type);
-        for file in &self.tensor_type_file {
-            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-            for exception in text.split_whitespace() {
-                let exception = Recipe::parse_exception(exception).with_context(|| file.display().to_string())?;
-                recipe.tensor_types.push(exception);
-            }
-        }
+        recipe.tensor_types.extend_from_slice(listed);
         let mut target = Target::new(path, recipe);
         target.split = match (self.keep_split, self.split_max_size, self.split_max_tensors) {
             (true, ..) => Split::AsSource,
@@ -198,9 +211,9 @@ impl RecipeArgs {
                 1 => String::new(),
                 n => format!(" and {} more files", n - 1),
             };
-            output::print(&format!(
+            output::print_lines(&format!(
                 "{}{files}: {} tensors{resumed}, {}, {:.3} bits per weight\n",
-                report.path.display(),
+                output::path(&report.path),
                 report.tensors,
                 output::bytes(report.bytes),
                 report.bits_per_weight
@@ -240,7 +253,7 @@ impl RecipeArgs {
         }
         for tensor in &tensors {
             table.add_row([
-                tensor.name.clone(),
+                printable(&tensor.name).into_owned(),
                 tensor.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x "),
                 tensor.from.name().to_owned(),
                 output::bytes(tensor.bytes_from),
@@ -251,7 +264,7 @@ impl RecipeArgs {
         }
         let mut text = format!("{table}\n");
         for (path, bytes) in &files {
-            text += &format!("{}: {}\n", path.display(), output::bytes(*bytes));
+            text += &format!("{}: {}\n", output::path(path), output::bytes(*bytes));
         }
         let all = output::bytes(files.iter().map(|(_, bytes)| bytes).sum());
         text += &format!(
@@ -260,7 +273,7 @@ impl RecipeArgs {
             tensors.len(),
             bits(total, data)
         );
-        output::print(&text)
+        output::print_lines(&text)
     }
 }
 
@@ -274,23 +287,34 @@ struct Importance {
 /// What a stopped run left to go on from.
 fn left_over(input: &Input, targets: &[Target], options: &Options) -> Option<PathBuf> {
     let plans = targets.iter().filter_map(|target| plan(input, target, options).ok());
-    plans.flat_map(|plan| plan.files).map(|(path, _)| partial(&path)).find(|partial| partial.exists())
+    plans.flat_map(|plan| plan.files).map(|(path, _)| Partial::path_for(&path)).find(|partial| partial.exists())
 }
 
-/// `KEY=TYPE:VALUE`, as llama-quantize takes it: integers become unsigned where they can.
+/// `KEY=TYPE:VALUE`, as llama-quantize takes it: integers become unsigned where they can. A float must fit 32 bits.
 fn parse_override(text: &str) -> Result<(String, Value)> {
+    const LONGEST_KEY: usize = 65535;
     let (key, rest) = text.split_once('=').context("must be KEY=TYPE:VALUE")?;
     let (ty, value) = rest.split_once(':').context("the type is missing: KEY=int:N, float:X, bool:true, str:TEXT")?;
     if key.is_empty() {
         bail!("the key is missing");
     }
+    if key.len() > LONGEST_KEY {
+        bail!("the key has {} bytes, GGUF allows {LONGEST_KEY}", key.len());
+    }
     let value: Value = match ty {
-        "int" => match value.parse::<i64>().context("is no integer")? {
+        "int" => match value.parse::<i64>().context("is no integer of 64 bits")? {
             n if u32::try_from(n).is_ok() => (n as u32).into(),
             n if i32::try_from(n).is_ok() => (n as i32).into(),
             n => n.into(),
         },
-        "float" => value.parse::<f32>().context("is no number")?.into(),
+        "float" => {
+            let wide = value.parse::<f64>().context("is no number")?;
+            let x = wide as f32; // checked here
+            if !x.is_finite() || x == 0.0 && wide != 0.0 {
+                bail!("{value} is not a number that a 32-bit float holds");
+            }
+            x.into()
+        }
         "bool" => value.parse::<bool>().context("must be true or false")?.into(),
         "str" => value.into(),
         other => bail!("there is no type {other:?}; use int, float, bool or str"),
@@ -300,12 +324,7 @@ fn parse_override(text: &str) -> Result<(String, Value)> {
 
 /// The paths of outputs of several mixes: `-o` is a file if there is one mix, else a folder or a name with `{type}` in it.
 pub fn output_paths(given: Option<PathBuf>, input: &Input, mixes: &[Mix]) -> Result<Vec<PathBuf>> {
-    let path = input.path().canonicalize().unwrap_or_else(|_| input.path().to_owned());
-    let name = match input {
-        Input::Checkpoint(_) => path.file_name(),
-        Input::Gguf(_) => path.file_stem(),
-    };
-    let name = name.map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    let name = input.name();
     let in_folder =
         |folder: PathBuf| mixes.iter().map(|mix| folder.join(format!("{name}-{}.gguf", mix.name))).collect::<Vec<_>>();
     let Some(given) = given else { return Ok(in_folder(PathBuf::new())) };
@@ -315,7 +334,7 @@ pub fn output_paths(given: Option<PathBuf>, input: &Input, mixes: &[Mix]) -> Res
     match mixes.len() {
         1 if !given.is_dir() => Ok(vec![given]),
         _ if given.is_dir() => Ok(in_folder(given)),
-        n => bail!("{} cannot be {n} files: name a folder, or put {{type}} into the name", given.display()),
+        n => bail!("{} cannot be {n} files: name a folder, or put {{type}} into the name", output::path(&given)),
     }
 }
 
@@ -354,7 +373,11 @@ mod tests {
         assert_eq!(parse_override("a=str:x=y:z").unwrap().1, "x=y:z".into());
         assert_eq!(parse_override("a=bool:false").unwrap().1, false.into());
         assert_eq!(parse_override("a=float:1e-5").unwrap().1, 1e-5f32.into());
-        for text in ["", "a", "a=3", "=int:3", "a=int:x", "a=bool:1", "a=u8:1"] {
+        assert_eq!(parse_override("a=float:-0").unwrap().1, (-0f32).into());
+        let long = format!("{}=int:3", "a".repeat(65536));
+        let wrong = ["", "a", "a=3", "=int:3", "a=int:x", "a=int:", "a=int:9223372036854775808", "a=bool:1", "a=u8:1"];
+        let no_floats = ["a=float:nan", "a=float:inf", "a=float:-inf", "a=float:1e60", "a=float:1e-60", "a=float:"];
+        for text in wrong.into_iter().chain(no_floats).chain([long.as_str()]) {
             assert!(parse_override(text).is_err(), "{text}");
         }
     }

@@ -2,16 +2,19 @@
 
 use super::model::{CacheArgs, ModelArgs};
 use crate::progress::{Shown, Unit};
-use crate::{machine, output};
-use anyhow::{Context, Result, bail};
+use crate::{machine, output, text};
+use anyhow::{Result, bail};
 use serde_json::json;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Instant;
+use strata::Error;
+use strata::error::quoted;
 use strata::generate::{End, Session};
 use strata::gguf::Gguf;
 use strata::model::residence::Streamed;
 use strata::model::{KvCache, Model, Need, Shape};
-use strata::sampler::{Sampler, Sampling};
+use strata::sampler::{PROBABILITIES, Sampler, Sampling, TEMPERATURES};
 use strata::stream::plan::Estimate;
 use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
 
@@ -28,7 +31,7 @@ pub struct Args {
     /// The prompt
     #[arg(short = 'p', long, value_name = "PROMPT")]
     prompt: Option<String>,
-    /// The prompt, from a file
+    /// The prompt, from a file or a pipe; - is standard input
     #[arg(short = 'f', long = "file", value_name = "TEXT", conflicts_with_all = ["prompt", "tokens"])]
     file: Option<PathBuf>,
     /// The prompt as token numbers, for files without a vocabulary: --tokens 1,2,3
@@ -42,7 +45,7 @@ pub struct Args {
     context: Option<usize>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Go on past the model's end
+    /// Continue past the model's end-of-text token
     #[arg(long)]
     ignore_eos: bool,
     /// Print JSON when done, instead of text as it comes
@@ -54,47 +57,67 @@ pub struct Args {
 #[derive(clap::Args)]
 struct SamplingArgs {
     /// Temperature; 0 takes the most likely token [default: the model's, else 0.8]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     temp: Option<f32>,
     /// Choose among this many of the most likely tokens; 0 is all [default: the model's, else 40]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Choose among the most likely tokens that make up this probability [default: the model's, else 0.95]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Never choose a token less likely than this share of the most likely [default: the model's, else 0.05]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     min_p: Option<f32>,
-    /// Start of the random numbers [default: random]
+    /// Seed of the random numbers [default: random]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|t| TEMPERATURES.contains(t));
+    number.ok_or_else(|| "give a number of at least 0".to_owned())
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|p| PROBABILITIES.contains(p));
+    number.ok_or_else(|| "give a number from 0 to 1".to_owned())
 }
 
 impl SamplingArgs {
     fn sampling(&self, gguf: &Gguf) -> Result<Sampling> {
         let fallback = Sampling::default();
-        let number = |given: Option<f32>, key: &str, fallback: f32| -> Result<f32> {
+        let wrong = |key: &str, value: String, wanted: &str, option: &str| {
+            let remedy = format!("give another by {option}");
+            Error::invalid(gguf.path(), format!("key {key:?}"), format!("is {value}, not {wanted}"), remedy)
+        };
+        let number = |given, name: &str, option: &str, fallback, range: RangeInclusive<f32>| -> Result<f32> {
+            let key = format!("general.sampling.{name}");
             let value = match given {
                 Some(value) => value,
-                None => gguf.f32(key)?.unwrap_or(fallback),
+                None => gguf.f32(&key)?.unwrap_or(fallback),
             };
-            if value.is_finite() { Ok(value) } else { bail!("{value} is no number to sample with") }
+            let wanted = if *range.end() > 1.0 { "a number of at least 0" } else { "a number from 0 to 1" };
+            if range.contains(&value) { Ok(value) } else { Err(wrong(&key, value.to_string(), wanted, option).into()) }
         };
-        let top_k = match self.top_k {
-            Some(k) => k,
-            None => match gguf.metadata().get("general.sampling.top_k") {
-                Some(k) => k.as_u64().map_or(fallback.top_k, |k| k as usize),
-                None => fallback.top_k,
+        let key = "general.sampling.top_k";
+        let top_k = match (self.top_k, gguf.metadata().get(key)) {
+            (Some(k), _) => k,
+            (None, None) => fallback.top_k,
+            // llama.cpp takes all tokens where it is negative.
+            (None, Some(k)) => match (k.as_i64(), k.as_u64()) {
+                (_, Some(k)) => usize::try_from(k).unwrap_or(usize::MAX),
+                (Some(_), _) => 0,
+                _ => return Err(wrong(key, quoted(&format!("{k:?}")), "an integer", "--top-k").into()),
             },
         };
         // Seconds since 1970 in nanoseconds: different for every run, and printed so that a run can be repeated.
         let clock =
             || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
         Ok(Sampling {
-            temperature: number(self.temp, "general.sampling.temp", fallback.temperature)?,
+            temperature: number(self.temp, "temp", "--temp", fallback.temperature, TEMPERATURES)?,
             top_k,
-            top_p: number(self.top_p, "general.sampling.top_p", fallback.top_p)?,
-            min_p: number(self.min_p, "general.sampling.min_p", fallback.min_p)?,
+            top_p: number(self.top_p, "top_p", "--top-p", fallback.top_p, PROBABILITIES)?,
+            min_p: number(self.min_p, "min_p", "--min-p", fallback.min_p, PROBABILITIES)?,
             seed: self.seed.unwrap_or_else(clock),
         })
     }
@@ -109,6 +132,7 @@ impl Args {
             (Some(_), None | Some("no_vocab" | "none")) => None,
             _ => Some(Tokenizer::from_gguf(&gguf)?),
         };
+        let sampling = self.sampling.sampling(&gguf)?;
         let prompt = self.prompt(tokenizer.as_ref())?;
         let shape = Shape::read(&gguf)?;
         let context = self.context(&shape, prompt.len())?;
@@ -117,7 +141,6 @@ impl Args {
         let model = self.model.load(gguf, need)?;
         let predicted = predict(&model);
         let load = start.elapsed();
-        let sampling = self.sampling.sampling(model.gguf())?;
         let mut session = Session::with_cache(&model, self.cache.cache(&model, context)?);
         let read_to_load = machine::bytes_read();
         let mut tokens = Vec::new();
@@ -175,7 +198,7 @@ impl Args {
             }));
         }
         output::print("\n")?;
-        eprintln!(
+        output::say(&format!(
             "load {:.2} s; prompt {} tokens, {:.1} t/s; generation {} tokens, {decode_rate:.1} t/s; seed {}{}",
             load.as_secs_f64(),
             prompt.len(),
@@ -187,10 +210,10 @@ impl Args {
             } else {
                 String::new()
             }
-        );
+        ));
         if let (Some(estimate), 1..) = (predicted, timings.decoded) {
             let disk = streamed.and_then(|streamed| streamed.streams().zip(streamed.bytes_per_second()));
-            eprintln!(
+            output::say(&format!(
                 "{:.3} s a token; {:.3} s were predicted, bound by the {}{}",
                 1.0 / decode_rate,
                 estimate.seconds,
@@ -200,10 +223,13 @@ impl Args {
                     now / 1e9,
                     before.disk / 1e9
                 ))
-            );
+            ));
         }
         if let Some(bytes @ 1..) = streamed.map(Streamed::given_back) {
-            eprintln!("memory was short: {} of weights were given back and read again since", output::bytes(bytes));
+            output::say(&format!(
+                "memory was short: {} of weights were released and read again since",
+                output::bytes(bytes)
+            ));
         }
         Ok(())
     }
@@ -214,12 +240,11 @@ impl Args {
         }
         let text = match (&self.prompt, &self.file) {
             (Some(text), _) => text.clone(),
-            (None, Some(file)) => std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read {} as UTF-8 text", file.display()))?,
+            (None, Some(file)) => text::read(file)?,
             (None, None) => String::new(),
         };
         match tokenizer {
-            Some(tokenizer) => Ok(tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?),
+            Some(tokenizer) => text::tokens(tokenizer, &text, EncodeOptions { add_special: true, parse_special: true }),
             None => bail!("the file has no vocabulary; give the prompt as --tokens 1,2,3"),
         }
     }
@@ -233,7 +258,9 @@ impl Args {
             None => wanted.map_or(trained.min(DEFAULT_CONTEXT), |n| n.min(trained).max(1)).max(prompt.min(trained)),
         };
         if context > trained {
-            eprintln!("warning: the model was trained for {trained} positions; beyond them its text may be poor");
+            output::warn(&format!(
+                "the model was trained for {trained} positions; beyond them its text may be poor; choose a smaller -c"
+            ));
         }
         if prompt > context {
             bail!(

@@ -65,16 +65,19 @@ impl Args {
         for shard in shards {
             let (n, bytes) = (shard.tensors.len(), output::bytes(shard.bytes));
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{}: {n} tensors, {bytes}", shard.path.display());
+            let _ = writeln!(text, "{}: {n} tensors, {bytes}", output::path(&shard.path));
             if let Placement::Linear(SplitLimit::Bytes(max)) = placement
                 && shard.bytes > max
                 && let Some(&first) = shard.tensors.first()
             {
                 let name = &gguf.tensors()[first].name;
-                eprintln!("note: {} is over the limit, {name} alone is larger", shard.path.display());
+                output::say(&format!(
+                    "note: {} is over the limit, since {name} alone is larger; allow more with --split-max-size",
+                    output::path(&shard.path)
+                ));
             }
         }
-        output::print(&text)
+        output::print_lines(&text)
     }
 }
 

@@ -5,6 +5,7 @@ use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
 use strata::convert::Input;
+use strata::error::printable;
 use strata::gguf::Gguf;
 
 /// Check a GGUF file: its structure, that every weight is a number, and every tensor what strata has written
@@ -40,6 +41,7 @@ impl Args {
                 "second_opinion": self.with,
             }));
         }
+        let names = |names: &[String]| names.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
         let mut notes = String::new();
         match verified.hashes {
             true => notes.push_str(", each with its recorded SHA-256"),
@@ -49,14 +51,14 @@ impl Args {
             notes += &format!("; values of type {} were not looked at", verified.unknown.join(", "));
         }
         if !verified.sources.is_empty() {
-            notes += &format!("; made of {}", verified.sources.join(", "));
+            notes += &format!("; made of {}", names(&verified.sources));
         }
         if self.with.is_some() {
             notes.push_str("; gguf-rs agrees");
         }
-        output::print(&format!(
+        output::print_lines(&format!(
             "{}: sound: {}, {} tensors{notes}\n",
-            self.file.display(),
+            output::path(&self.file),
             output::bytes(gguf.file_bytes()),
             gguf.tensors().len()
         ))

@@ -1,0 +1,158 @@
+//! The tokenizer of a checkpoint (`tokenizer.json` and its neighbours) as GGUF metadata. Each part is honoured or an error: what GGUF cannot
+//! express would become other tokens without a word.
+//!
+//! `json.rs` reads values with their places; `tokens.rs` the tokens and merges; `parts.rs` what stands around the model; `special.rs` the
+//! tokens that begin and end texts; `chat_template.rs` the chat templates.
+
+mod chat_template;
+mod json;
+mod parts;
+mod special;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::gguf::Layout;
+use crate::tokenizer::char_of;
+use json::Node;
+use parts::Template;
+use serde_json::Value as Json;
+use std::path::PathBuf;
+use tokens::Tokens;
+
+/// Sets every `tokenizer.*` key. Returns what of the files is taken otherwise than it says, a sentence each.
+pub(super) fn set(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<Vec<String>> {
+    Files::read(checkpoint)?.set(layout)
+}
+
+/// What [`set`] returns, for whoever has no use for the keys.
+pub(super) fn notes(checkpoint: &Checkpoint) -> Result<Vec<String>> {
+    set(&mut Layout::new(), checkpoint)
+}
+
+/// A JSON file of the folder.
+struct File {
+    path: PathBuf,
+    json: Option<Json>,
+}
+
+impl File {
+    fn root(&self) -> Node<'_> {
+        Node::root(&self.path, self.json.as_ref())
+    }
+}
+
+/// Everything in a checkpoint that tells of its tokenizer.
+struct Files {
+    dir: PathBuf,
+    tokenizer: File,
+    tokenizer_config: File,
+    config: File,
+    generation_config: File,
+    chat_template: File,
+    vocab_size: usize,
+}
+
+impl Files {
+    fn read(checkpoint: &Checkpoint) -> Result<Files> {
+        let file = |name: &str| -> Result<File> {
+            let file = File { path: checkpoint.dir.join(name), json: checkpoint.json(name)? };
+            if file.json.is_some() {
+                file.root().object()?;
+            }
+            Ok(file)
+        };
+        let files = Files {
+            dir: checkpoint.dir.clone(),
+            tokenizer: file("tokenizer.json")?,
+            tokenizer_config: file("tokenizer_config.json")?,
+            config: File { path: checkpoint.config.path.clone(), json: Some(checkpoint.config.json.clone()) },
+            generation_config: file("generation_config.json")?,
+            chat_template: file("chat_template.json")?,
+            vocab_size: checkpoint.config.vocab_size,
+        };
+        if files.tokenizer.json.is_none() {
+            let remedy = if files.dir.join("tokenizer.model").exists() {
+                "strata reads no tokenizer.model; make tokenizer.json of it with AutoTokenizer.from_pretrained(..).save_pretrained(..)"
+            } else {
+                "download it into the checkpoint's folder"
+            };
+            return Err(Error::invalid(&files.tokenizer.path, "file", "is missing", remedy));
+        }
+        Ok(files)
+    }
+
+    fn set(&self, layout: &mut Layout) -> Result<Vec<String>> {
+        let (root, mut notes) = (self.tokenizer.root(), Vec::new());
+        let is_sentencepiece = parts::model(&root)?;
+        let tokens = Tokens::read(&root, self.vocab_size, is_sentencepiece, &mut notes)?;
+        let merges = tokens.merges_of(&root.get("model"), is_sentencepiece)?;
+        let template = Template::read(&root, &tokens)?;
+        let mut adds_space_prefix = None;
+        if is_sentencepiece {
+            adds_space_prefix = Some(self.adds_space_prefix(&tokens, &mut notes)?);
+            tokens.note_unlisted(&merges, &mut notes);
+            layout.set("tokenizer.ggml.model", "llama");
+            layout.set("tokenizer.ggml.pre", "default");
+        } else {
+            self.refuse_space_prefix()?;
+            layout.set("tokenizer.ggml.model", "gpt2");
+            layout.set("tokenizer.ggml.pre", parts::byte_level(&root)?);
+            if root.get("decoder").is_none() {
+                notes.push("tokenizer.json: there is no \"decoder\": tokens are decoded as bytes".to_owned());
+            }
+        }
+        note_bytes(&tokens, is_sentencepiece, &mut notes);
+        let scores = is_sentencepiece.then(|| tokens.scores(&merges));
+        layout.set("tokenizer.ggml.tokens", tokens.texts.clone());
+        if let Some(scores) = scores {
+            layout.set("tokenizer.ggml.scores", scores);
+        }
+        layout.set("tokenizer.ggml.token_type", tokens.kinds.iter().map(|kind| *kind as i32).collect::<Vec<_>>());
+        if !is_sentencepiece {
+            let merges = merges.iter().map(|(a, b)| format!("{a} {b}")).collect::<Vec<_>>();
+            layout.set("tokenizer.ggml.merges", merges);
+        }
+        special::set(layout, self, &tokens, &template, &mut notes)?;
+        if let Some(add) = adds_space_prefix {
+            layout.set("tokenizer.ggml.add_space_prefix", add);
+        }
+        chat_template::set(layout, self, &mut notes)?;
+        Ok(notes)
+    }
+
+    /// Whether SentencePiece puts a space in front of texts: transformers goes by tokenizer_config.json, where that says it.
+    fn adds_space_prefix(&self, tokens: &Tokens<'_>, notes: &mut Vec<String>) -> Result<bool> {
+        let in_file = parts::sentencepiece(&self.tokenizer.root(), tokens, notes)?;
+        let stated = self.tokenizer_config.root().get("add_prefix_space").opt_flag()?;
+        if let Some(stated) = stated.filter(|stated| *stated != in_file) {
+            notes.push(format!(
+                "tokenizer_config.json: \"add_prefix_space\" is {stated}, and tokenizer.json says otherwise: it is taken to be {stated}"
+            ));
+        }
+        Ok(stated.unwrap_or(in_file))
+    }
+
+    /// transformers sets this over what tokenizer.json says.
+    fn refuse_space_prefix(&self) -> Result<()> {
+        let prefix = self.tokenizer_config.root().get("add_prefix_space");
+        if prefix.opt_flag()? == Some(true) {
+            return Err(prefix.refuse("a space is put in front of texts"));
+        }
+        Ok(())
+    }
+}
+
+/// Says which bytes have no token: texts with them are refused, or become the unknown token.
+fn note_bytes(tokens: &Tokens<'_>, is_sentencepiece: bool, notes: &mut Vec<String>) {
+    let text = |byte: u8| if is_sentencepiece { format!("<0x{byte:02X}>") } else { char_of(byte).to_string() };
+    let missing: Vec<u8> = (0..=255).filter(|&byte| tokens.id(&text(byte)).is_none()).collect();
+    if let Some(byte) = missing.first() {
+        notes.push(format!(
+            "tokenizer.json: {} of the 256 bytes have no token, the first is {byte:#04x}",
+            missing.len()
+        ));
+    }
+}

@@ -1,0 +1,250 @@
+//! The parts of tokenizer.json around its model, each either what GGUF can express or an error that names it.
+
+use super::json::Node;
+use super::tokens::Tokens;
+use crate::error::{Result, quoted};
+use crate::tokenizer::TokenKind;
+
+/// Llama 3's way of splitting text into words, in the two spellings that checkpoints have.
+const LLAMA3_PATTERNS: [&str; 2] = [
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+];
+
+/// What SentencePiece writes for a space.
+const SPACE: &str = "\u{2581}";
+
+/// Checks what `model` says besides its vocabulary and merges; true if it falls back to bytes, as SentencePiece does.
+pub(super) fn model(root: &Node<'_>) -> Result<bool> {
+    root.object()?;
+    let model = root.get("model");
+    model.object()?;
+    let kind = model.get("type");
+    if let Some(other) = kind.opt_text()?.filter(|kind| *kind != "BPE") {
+        return Err(kind.bad(format!("{} is not supported", quoted(other)), "strata knows BPE tokenizers"));
+    }
+    for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        let node = model.get(affix);
+        if let Some(text) = node.opt_text()?.filter(|text| !text.is_empty()) {
+            return Err(node.refuse(format!("{} is part of tokens", quoted(text))));
+        }
+    }
+    let dropout = model.get("dropout");
+    if !dropout.is_none() && dropout.value().and_then(|value| value.as_f64()) != Some(0.0) {
+        return Err(dropout.refuse("merges are left out at random"));
+    }
+    model.get("fuse_unk").flag(false)?;
+    let sentencepiece = model.get("byte_fallback").flag(false)?;
+    let ignores = model.get("ignore_merges");
+    if ignores.flag(false)? && sentencepiece {
+        return Err(ignores.refuse("whole texts are looked up before merging"));
+    }
+    Ok(sentencepiece)
+}
+
+/// The steps of a part: none, one, or those of a sequence, which may hold sequences itself.
+fn steps<'a>(part: Node<'a>, list: &str) -> Result<Vec<(&'a str, Node<'a>)>> {
+    if part.is_none() {
+        return Ok(Vec::new());
+    }
+    part.object()?;
+    let kind = part.get("type").text()?;
+    if kind != "Sequence" {
+        return Ok(vec![(kind, part)]);
+    }
+    let nested = part.get(list).list()?.into_iter().map(|step| steps(step, list)).collect::<Result<Vec<_>>>()?;
+    Ok(nested.into_iter().flatten().collect())
+}
+
+/// llama.cpp's name for the way text is split into words, recognized by what the file says and not by a hash of its results. The name
+/// carries whether whole words are looked up before merging.
+pub(super) fn byte_level(root: &Node<'_>) -> Result<&'static str> {
+    if let Some((kind, step)) = steps(root.get("normalizer"), "normalizers")?.first() {
+        return Err(step.refuse(format!("the normalizer {} changes texts", quoted(kind))));
+    }
+    let decoder = root.get("decoder");
+    for (kind, step) in steps(decoder.clone(), "decoders")? {
+        if kind != "ByteLevel" {
+            return Err(step.refuse(format!("the decoder {} is not that of byte-level tokens", quoted(kind))));
+        }
+    }
+    let node = root.get("pre_tokenizer");
+    let found = steps(node.clone(), "pretokenizers")?;
+    let ignores = root.get("model").get("ignore_merges");
+    let mut words = None; // whether ByteLevel splits into GPT-2's words
+    for (kind, step) in &found {
+        if *kind == "ByteLevel" {
+            let prefix = step.get("add_prefix_space");
+            if prefix.flag(true)? {
+                return Err(prefix.refuse("a space is put in front of texts"));
+            }
+            words = Some(step.get("use_regex").flag(true)?);
+        }
+    }
+    let kinds: Vec<&str> = found.iter().map(|(kind, _)| *kind).collect();
+    let name = match (kinds.as_slice(), words) {
+        (["ByteLevel"], Some(true)) => "gpt-2",
+        (["Digits", "ByteLevel"], Some(true)) if found[0].1.get("individual_digits").flag(false)? => "smollm",
+        (["Split", "ByteLevel"], Some(false)) if is_llama3(&found[0].1)? => {
+            return Ok(if ignores.flag(false)? { "llama-bpe" } else { "dbrx" });
+        }
+        _ => {
+            let pattern = found.iter().find_map(|(_, step)| step.get("pattern").get("Regex").opt_text().ok().flatten());
+            let options = if kinds.contains(&"ByteLevel") { "" } else { " without ByteLevel" };
+            let problem = format!(
+                "this way of splitting text is not supported: {}{options} {}",
+                quoted(&kinds.join(", ")),
+                pattern.map(quoted).unwrap_or_default()
+            );
+            return Err(node.bad(problem, "strata knows those of Llama 3, GPT-2 and SmolLM, with their options"));
+        }
+    };
+    if ignores.flag(false)? {
+        return Err(ignores.refuse(format!("whole words are looked up before merging with the split {name}")));
+    }
+    Ok(name)
+}
+
+fn is_llama3(split: &Node<'_>) -> Result<bool> {
+    let pattern = split.get("pattern").get("Regex");
+    let isolated = split.get("behavior").text()? == "Isolated" && !split.get("invert").flag(false)?;
+    Ok(isolated && pattern.opt_text()?.is_some_and(|pattern| LLAMA3_PATTERNS.contains(&pattern)))
+}
+
+/// Whether SentencePiece puts a space in front of texts.
+pub(super) fn sentencepiece(root: &Node<'_>, tokens: &Tokens<'_>, notes: &mut Vec<String>) -> Result<bool> {
+    let normalizer = root.get("normalizer");
+    let (mut prepends, mut replaces) = (false, false);
+    for (kind, step) in steps(normalizer.clone(), "normalizers")? {
+        match kind {
+            "Prepend" if step.get("prepend").text()? == SPACE => prepends = true,
+            "Replace" if replacement(&step)? == Some((" ", SPACE)) => replaces = true,
+            _ => return Err(step.refuse(format!("the normalizer {} changes texts", quoted(kind)))),
+        }
+    }
+    let node = root.get("pre_tokenizer");
+    for (kind, step) in steps(node.clone(), "pretokenizers")? {
+        let replacement = step.get("replacement");
+        if kind != "Metaspace" || replacement.text()? != SPACE {
+            return Err(
+                step.refuse(format!("the pre-tokenizer {} splits texts otherwise than SentencePiece", quoted(kind)))
+            );
+        }
+        replaces = true;
+        let scheme = step.get("prepend_scheme");
+        match scheme.opt_text()? {
+            None => prepends |= step.get("add_prefix_space").flag(true)?,
+            Some("always") => prepends = true,
+            Some("first") => {
+                prepends = true;
+                notes.push(
+                    "tokenizer.json: \"pre_tokenizer.prepend_scheme\" is \"first\": behind special tokens a space is put in front as well, as with llama.cpp"
+                        .to_owned(),
+                );
+            }
+            Some("never") => {}
+            Some(other) => return Err(scheme.bad(format!("{} is not known", quoted(other)), "get the file again")),
+        }
+        let split = step.get("split");
+        // Cutting in front of every space is what merging does anyway, unless a token has a space further in.
+        let inner = |(text, kind): &(&String, &TokenKind)| {
+            **kind == TokenKind::Normal && text.chars().skip(1).any(|c| SPACE.starts_with(c))
+        };
+        if split.flag(true)?
+            && let Some((text, _)) = tokens.texts.iter().zip(&tokens.kinds).find(inner)
+        {
+            return Err(split.refuse(format!("texts are cut at spaces inside tokens such as {}", quoted(text))));
+        }
+    }
+    if !replaces {
+        return Err(normalizer.refuse(format!("spaces do not become {}", quoted(SPACE))));
+    }
+    for (kind, step) in steps(root.get("decoder"), "decoders")? {
+        let known = match kind {
+            "ByteFallback" | "Fuse" => true,
+            "Metaspace" => step.get("replacement").text()? == SPACE,
+            "Replace" => replacement(&step)? == Some((SPACE, " ")),
+            "Strip" => {
+                let count = |key: &str| step.get(key).value().and_then(|value| value.as_u64());
+                step.get("content").text()? == " " && count("start").is_some_and(|n| n <= 1) && count("stop") == Some(0)
+            }
+            _ => false,
+        };
+        if !known {
+            return Err(step.refuse(format!("the decoder {} is not SentencePiece's", quoted(kind))));
+        }
+    }
+    Ok(prepends)
+}
+
+/// What a step replaces, and by what; `None` if it looks for a regular expression.
+fn replacement<'a>(step: &Node<'a>) -> Result<Option<(&'a str, &'a str)>> {
+    let from = step.get("pattern").get("String");
+    Ok(if from.is_none() { None } else { Some((from.text()?, step.get("content").text()?)) })
+}
+
+/// The special tokens that the post-processor puts around one text.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Template {
+    /// Whether the file has a post-processor, and so says what is put around texts.
+    pub stated: bool,
+    pub first: Option<u32>,
+    pub last: Option<u32>,
+}
+
+impl Template {
+    /// Reads `post_processor`. Its template for two texts is not looked at: nothing here encodes two.
+    pub fn read(root: &Node<'_>, tokens: &Tokens<'_>) -> Result<Template> {
+        let mut template = Template::default();
+        let mut templates = 0;
+        for (kind, step) in steps(root.get("post_processor"), "processors")? {
+            template.stated = true;
+            match kind {
+                // It only moves offsets.
+                "ByteLevel" => {}
+                "TemplateProcessing" if templates == 0 => {
+                    (template.first, template.last) = around(&step, tokens)?;
+                    templates += 1;
+                }
+                _ => return Err(step.refuse(format!("the post-processor {} changes tokens", quoted(kind)))),
+            }
+        }
+        Ok(template)
+    }
+}
+
+/// The token in front of the text and the one behind it.
+fn around(step: &Node<'_>, tokens: &Tokens<'_>) -> Result<(Option<u32>, Option<u32>)> {
+    let single = step.get("single");
+    let mut text = None; // the place of the text
+    let mut special = Vec::new();
+    for (i, piece) in single.list()?.into_iter().enumerate() {
+        if piece.get("SpecialToken").is_none() {
+            let id = piece.get("Sequence").get("id");
+            if id.text()? != "A" || text.replace(i).is_some() {
+                return Err(id.refuse("the template for one text has another, or has it twice"));
+            }
+            continue;
+        }
+        let named = piece.get("SpecialToken").get("id");
+        let name = named.text()?;
+        let entry = step.get("special_tokens");
+        entry.object()?;
+        let ids = entry.get(name).get("ids");
+        let [id] = ids.array()? else { return Err(ids.refuse(format!("{} is not one token", quoted(name)))) };
+        let id =
+            id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| tokens.texts.get(*id as usize).is_some());
+        let id = id.filter(|id| tokens.id(name).is_none_or(|known| known == *id));
+        special.push((
+            i,
+            id.ok_or_else(|| ids.bad(format!("is not the number of {}", quoted(name)), "get the file again"))?,
+        ));
+    }
+    let Some(text) = text else { return Err(single.refuse("the template for one text leaves it out")) };
+    let before: Vec<u32> = special.iter().filter(|(i, _)| *i < text).map(|(_, id)| *id).collect();
+    let behind: Vec<u32> = special.iter().filter(|(i, _)| *i > text).map(|(_, id)| *id).collect();
+    if before.len() > 1 || behind.len() > 1 {
+        return Err(single.refuse("more than one special token is put on one side of a text"));
+    }
+    Ok((before.first().copied(), behind.first().copied()))
+}

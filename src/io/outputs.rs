@@ -1,0 +1,264 @@
+//! The one way to write a file that is not converted: as `NAME.partial`, complete and on the disk before it has its name.
+//!
+//! Several files that belong together, as the parts of a split model, get their names together, after the last is complete. What goes
+//! wrong before leaves nothing behind, and whatever `NAME` was stays.
+
+use super::claim::{Claim, Leftover, PARTIAL};
+use super::file::{output_folder, sync_folder, write_at};
+use super::inputs::Inputs;
+use super::partial::{self, Partial};
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files that are written one after the other, from their first byte to their last.
+#[derive(Debug)]
+pub struct Outputs {
+    claim: Claim,
+    folder: PathBuf,
+    paths: Vec<PathBuf>,
+    done: Vec<(Partial, u64)>,           // complete, and their bytes
+    current: Option<(Partial, Vec<u8>)>, // and what is not written yet
+    written: u64,                        // bytes of the current one
+    named: bool,
+}
+
+/// Rows come in pieces of a few kilobytes; a megabyte at a time keeps the system calls few.
+const BUFFER: usize = 1 << 20;
+
+impl Outputs {
+    /// One file.
+    ///
+    /// # Errors
+    /// As [`Outputs::claim`].
+    pub fn single(path: &Path, inputs: &Inputs) -> Result<Outputs> {
+        let mut outputs = Outputs::claim(path, vec![path.to_owned()], inputs)?;
+        outputs.begin()?;
+        Ok(outputs)
+    }
+
+    /// Files `paths`, all in the folder of `name`, which the claim is on.
+    ///
+    /// # Errors
+    /// If one is no possible output or an input, another program writes one, or a conversion of that name is unfinished.
+    pub fn claim(name: &Path, paths: Vec<PathBuf>, inputs: &Inputs) -> Result<Outputs> {
+        Outputs::check(name, &paths, inputs)?;
+        let folder = output_folder(name)?;
+        let mut claim = Claim::lock(name)?;
+        match claim.leftover()? {
+            Leftover::Nothing => {}
+            Leftover::Discardable(partials) => {
+                partials.iter().try_for_each(|partial| partial::discard(&folder.join(partial)))?;
+            }
+            Leftover::Journal(_) if is_unfinished(name, &folder)? => {
+                let problem = "an unfinished conversion has this name";
+                let remedy =
+                    "finish it with its command, remove NAME.partial and NAME.partial.journal, or name another file";
+                return Err(Error::invalid(name, "output", problem, remedy));
+            }
+            // Without a .partial a journal alone binds nobody.
+            Leftover::Journal(_) => {}
+        }
+        let names = paths.iter().filter_map(|path| Partial::path_for(path).file_name()?.to_str().map(str::to_owned));
+        claim.discardable(names.collect())?;
+        let (done, current) = (Vec::with_capacity(paths.len()), None);
+        Ok(Outputs { claim, folder, paths, done, current, written: 0, named: false })
+    }
+
+    /// Whether `paths`, named after `name`, can be outputs and are no inputs: to be asked before hours of work.
+    ///
+    /// # Errors
+    /// Names the one that is not.
+    pub fn check(name: &Path, paths: &[impl AsRef<Path>], inputs: &Inputs) -> Result<()> {
+        for path in paths.iter().map(AsRef::as_ref) {
+            output_folder(path)?;
+            inputs.refuse(path)?;
+            inputs.refuse(&Partial::path_for(path))?;
+        }
+        inputs.refuse(&Claim::path_for(name))
+    }
+
+    /// Begins the next file; the one before it is complete.
+    ///
+    /// # Errors
+    /// If it cannot be made, or there is no other.
+    pub fn begin(&mut self) -> Result<()> {
+        self.complete()?;
+        let Some(path) = self.paths.get(self.done.len()) else {
+            return Err(Error::Request(format!("{} has no more files to write", self.claim.output().display())));
+        };
+        let partial = Partial::create(path)?;
+        (self.current, self.written) = (Some((partial, Vec::with_capacity(BUFFER))), 0);
+        Ok(())
+    }
+
+    /// Appends to the file that was begun.
+    pub fn write_all(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while let Some((_, buffer)) = &mut self.current
+            && !bytes.is_empty()
+        {
+            let n = bytes.len().min(BUFFER - buffer.len());
+            buffer.extend_from_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            if buffer.len() == BUFFER {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let Some((partial, buffer)) = &mut self.current else { return Ok(()) };
+        // Whatever another program cut off would be zeros after the next write.
+        partial.check(self.written)?;
+        write_at(partial.file(), buffer, self.written).map_err(Error::io("write", partial.partial()))?;
+        self.written += buffer.len() as u64;
+        buffer.clear();
+        Ok(())
+    }
+
+    /// The file that was begun is complete: brings it to the disk.
+    fn complete(&mut self) -> Result<()> {
+        self.flush()?;
+        let Some((partial, _)) = self.current.take() else { return Ok(()) };
+        let synced = partial.file().sync_all().map_err(Error::io("write", partial.partial()));
+        self.done.push((partial, self.written));
+        synced
+    }
+
+    /// All files are complete: gives them their names, replacing what had them, so that they last through a power cut.
+    ///
+    /// # Errors
+    /// If one of them cannot be brought to the disk or was changed by another program; none has its name then, unless the system
+    /// refused one name after it gave another.
+    pub fn commit(mut self) -> Result<()> {
+        self.complete()?;
+        if self.done.len() < self.paths.len() {
+            return Err(Error::Request(format!("{} is not complete", self.claim.output().display())));
+        }
+        self.done.iter().try_for_each(|(partial, bytes)| partial.check(*bytes))?;
+        self.done.iter().try_for_each(|(partial, bytes)| partial.name(*bytes))?;
+        self.named = true;
+        sync_folder(&self.folder)?;
+        self.claim.remove()
+    }
+
+    /// The path that the file that was begun will have; of several, what they are named after.
+    pub fn path(&self) -> &Path {
+        self.paths.get(self.done.len()).map_or(self.claim.output(), PathBuf::as_path)
+    }
+}
+
+impl Drop for Outputs {
+    fn drop(&mut self) {
+        if self.named {
+            return;
+        }
+        self.done.iter().for_each(|(partial, _)| partial.remove());
+        self.current.iter().for_each(|(partial, _)| partial.remove());
+        // What cannot be removed here is removed by the next run.
+        let _ = self.claim.remove();
+    }
+}
+
+/// True if a `.partial` is there that may be that of `name`, or of one of the files that are named after it.
+fn is_unfinished(name: &Path, folder: &Path) -> Result<bool> {
+    let stem = name.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut entries = fs::read_dir(folder).map_err(Error::io("read", folder))?.filter_map(|entry| entry.ok());
+    Ok(entries.any(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with(&stem) && name.ends_with(PARTIAL)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn single(path: &Path) -> Result<Outputs> {
+        Outputs::single(path, &Inputs::default())
+    }
+
+    #[test]
+    fn a_file_has_its_name_only_once_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gguf");
+        fs::write(&path, "old").unwrap();
+
+        let mut file = single(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        assert_eq!(names(folder.path()), ["a.gguf", "a.gguf.partial", "a.gguf.partial.journal"]);
+        drop(file);
+        assert_eq!(names(folder.path()), ["a.gguf"]);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+
+        let whole: Vec<u8> = (0..3 * BUFFER + 5).map(|i| (i / 7) as u8).collect();
+        let mut file = single(&path).unwrap();
+        whole.chunks(77_777).for_each(|part| file.write_all(part).unwrap());
+        file.commit().unwrap();
+        assert_eq!(names(folder.path()), ["a.gguf"]);
+        assert!(fs::read(&path).unwrap() == whole);
+    }
+
+    #[test]
+    fn what_a_killed_run_has_left_is_replaced_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        // As a kill leaves it: the files, the journal, no locks.
+        for name in ["m-1.partial", "m-2.partial"] {
+            fs::write(at(name), "half").unwrap();
+        }
+        let mut claim = Claim::lock(&at("m")).unwrap();
+        claim.discardable(vec!["m-1.partial".to_owned(), "m-2.partial".to_owned()]).unwrap();
+        drop(claim);
+        let mut one = Outputs::claim(&at("m"), vec![at("m-9")], &Inputs::default()).unwrap();
+        one.begin().unwrap();
+        one.commit().unwrap();
+        assert_eq!(names(folder.path()), ["m-9"]);
+
+        // A .partial that no journal tells of is somebody else's; so is an unfinished conversion.
+        fs::write(at("n.partial"), "work of hours").unwrap();
+        assert!(single(&at("n")).unwrap_err().to_string().contains("move it away"));
+        fs::write(at("n.partial.journal"), "{\"journal\":1}\n").unwrap();
+        assert!(single(&at("n")).unwrap_err().to_string().contains("unfinished conversion"));
+        assert_eq!(fs::read(at("n.partial")).unwrap(), b"work of hours");
+        assert_eq!(fs::read(at("n.partial.journal")).unwrap(), b"{\"journal\":1}\n");
+    }
+
+    #[test]
+    fn an_input_is_no_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["a", "b.partial", "c.partial.journal"] {
+            fs::write(at(name), name).unwrap();
+            let mut inputs = Inputs::default();
+            inputs.add(&at(name), "the text");
+            let output = at(&name[..1]);
+            let error = Outputs::single(&output, &inputs).unwrap_err().to_string();
+            assert!(error.contains("is the text itself"), "{error}");
+            assert_eq!(fs::read(at(name)).unwrap(), name.as_bytes());
+        }
+        assert_eq!(names(folder.path()), ["a", "b.partial", "c.partial.journal"]);
+    }
+
+    #[test]
+    fn bad_output_paths_are_refused_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("no/such");
+        let said = |path: &Path| single(path).unwrap_err().to_string();
+        let wrong = said(&missing.join("a.gguf"));
+        assert!(wrong.contains(&format!("mkdir -p {}", missing.display())), "{wrong}");
+        assert!(said(folder.path()).contains("is a folder"));
+        assert!(said(Path::new("..")).contains("no file name"));
+        let long = folder.path().join("x".repeat(300));
+        assert!(said(&long).contains("cannot create"));
+    }
+}

@@ -1,0 +1,203 @@
+//! One file on its way: `NAME.partial` until it is complete.
+
+use super::claim::{PARTIAL, is_at, open_own, try_lock};
+use super::file::with_ending;
+use crate::error::{Error, Result};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file that will be `path`, made by this program alone and open until it has its name.
+///
+/// Dropped before [`name`](Partial::name) it stays where it is: whoever has it decides.
+#[derive(Debug)]
+pub struct Partial {
+    path: PathBuf,
+    partial: PathBuf,
+    file: Arc<File>,
+}
+
+impl Partial {
+    /// Where the file is until it has its name.
+    pub fn path_for(path: &Path) -> PathBuf {
+        with_ending(path, PARTIAL)
+    }
+
+    /// Makes `NAME.partial`, which no link leads away from and no other program writes.
+    ///
+    /// # Errors
+    /// If something has that name: what an earlier run has left must be [`discard`]ed or [reopened](Partial::reopen).
+    pub fn create(path: &Path) -> Result<Partial> {
+        let partial = Partial::path_for(path);
+        Partial::refuse_existing(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        let file = match options.open(&partial) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let problem = "another program has made it just now";
+                return Err(Error::invalid(&partial, "output", problem, "name another output"));
+            }
+            opened => opened.map_err(Error::io("create", &partial))?,
+        };
+        try_lock(&file, &partial, path)?;
+        Ok(Partial { path: path.to_owned(), partial, file: Arc::new(file) })
+    }
+
+    /// An error if something has the name of the `.partial`, of which nothing says that it may be replaced.
+    ///
+    /// # Errors
+    /// Names it.
+    pub fn refuse_existing(path: &Path) -> Result<()> {
+        let partial = Partial::path_for(path);
+        if fs::symlink_metadata(&partial).is_err() {
+            return Ok(());
+        }
+        let problem = "is there already, and nothing says that a strata that was stopped has left it";
+        Err(Error::invalid(&partial, "output", problem, "move it away, or name another output"))
+    }
+
+    /// Opens the `NAME.partial` that an earlier run has left, to go on with it.
+    ///
+    /// # Errors
+    /// If it is no regular file, has a second name, or another program writes to it.
+    pub fn reopen(path: &Path) -> Result<Partial> {
+        let partial = Partial::path_for(path);
+        let file = open_own(&partial, &mut OpenOptions::new(), "output")?;
+        try_lock(&file, &partial, path)?;
+        Ok(Partial { path: path.to_owned(), partial, file: Arc::new(file) })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Where it is now.
+    pub fn partial(&self) -> &Path {
+        &self.partial
+    }
+
+    /// That the file is still under its name, and has `bytes` bytes.
+    ///
+    /// # Errors
+    /// If another program has cut, removed or replaced it: then it is not what this one has written.
+    pub fn check(&self, bytes: u64) -> Result<()> {
+        let len = self.file.metadata().map_err(Error::io("look at", &self.partial))?.len();
+        let problem = match len == bytes {
+            true if is_at(&self.file, &self.partial) => return Ok(()),
+            true => "was removed or replaced by another program while strata was writing it".to_owned(),
+            false => {
+                format!("was changed by another program while strata was writing it: it has {len} bytes, not {bytes}")
+            }
+        };
+        Err(Error::invalid(&self.partial, "output", problem, "start again when nothing else writes to it"))
+    }
+
+    /// Gives the complete file of `bytes` bytes its name, replacing what had it; everything must be on the disk.
+    ///
+    /// # Errors
+    /// As [`Partial::check`], or if the system refuses; the file is still the `.partial` then.
+    pub fn name(&self, bytes: u64) -> Result<()> {
+        self.check(bytes)?;
+        fs::rename(&self.partial, &self.path).map_err(Error::io("rename the finished .partial to", &self.path))?;
+        if is_at(&self.file, &self.path) {
+            return Ok(());
+        }
+        let problem = "another program has replaced the finished file in this moment";
+        Err(Error::invalid(&self.path, "output", problem, "start again when nothing else writes to it"))
+    }
+
+    /// Removes the file, if its name still leads to it.
+    pub fn remove(&self) {
+        if is_at(&self.file, &self.partial) {
+            // Nothing better can be done about a failure here: the next run replaces it.
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}
+
+/// Removes a `.partial` that an earlier run has left, if it is there and a regular file that nobody writes to.
+///
+/// # Errors
+/// If another program writes to it, or the system refuses.
+pub fn discard(partial: &Path) -> Result<()> {
+    if fs::symlink_metadata(partial).is_err() {
+        return Ok(());
+    }
+    let file = open_own(partial, &mut OpenOptions::new(), "output")?;
+    try_lock(&file, partial, partial)?;
+    fs::remove_file(partial).map_err(Error::io("remove", partial))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_not_ours_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, precious) = (folder.path().join("m.gguf"), folder.path().join("precious"));
+        let partial = Partial::path_for(&path);
+        fs::write(&precious, "precious").unwrap();
+        type Put = fn(&Path, &Path);
+        let puts: [Put; 5] = [
+            |precious, partial| std::os::unix::fs::symlink(precious, partial).unwrap(),
+            |_, partial| std::os::unix::fs::symlink("nowhere", partial).unwrap(),
+            |precious, partial| fs::hard_link(precious, partial).unwrap(),
+            |_, partial| fs::create_dir(partial).unwrap(),
+            |_, partial| {
+                let made = std::process::Command::new("mkfifo").arg(partial).status().unwrap();
+                assert!(made.success());
+            },
+        ];
+        for put in puts {
+            put(&precious, &partial);
+            let refused = [Partial::create(&path).map(drop), Partial::reopen(&path).map(drop), discard(&partial)];
+            for refused in refused {
+                let error = refused.unwrap_err().to_string();
+                assert!(error.contains("m.gguf.partial") && error.contains("move it away"), "{error}");
+            }
+            assert_eq!(fs::read(&precious).unwrap(), b"precious");
+            assert!(fs::symlink_metadata(&partial).is_ok());
+            let _ = fs::remove_file(&partial).or_else(|_| fs::remove_dir(&partial));
+        }
+        fs::write(&partial, "somebody's").unwrap();
+        assert!(Partial::create(&path).is_err());
+        assert_eq!(fs::read(&partial).unwrap(), b"somebody's");
+        discard(&partial).unwrap();
+        let own = Partial::create(&path).unwrap();
+        let other = discard(&partial).unwrap_err().to_string();
+        assert!(other.contains("another strata"), "{other}");
+        own.check(0).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_others_change_does_not_get_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        type Change = fn(&Partial);
+        let changes: [Change; 4] = [
+            |own| drop(File::create(own.partial()).unwrap()),
+            |own| OpenOptions::new().write(true).open(own.partial()).unwrap().set_len(9).unwrap(),
+            |own| fs::remove_file(own.partial()).unwrap(),
+            |own| {
+                fs::remove_file(own.partial()).unwrap();
+                fs::write(own.partial(), "mine").unwrap();
+            },
+        ];
+        for change in changes {
+            fs::write(&path, "old").unwrap();
+            let own = Partial::create(&path).unwrap();
+            own.file().set_len(4).unwrap();
+            own.check(4).unwrap();
+            change(&own);
+            let error = own.name(4).unwrap_err().to_string();
+            assert!(error.contains("m.gguf.partial") && error.contains("another program"), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), b"old");
+            own.remove();
+            let _ = fs::remove_file(own.partial());
+        }
+    }
+}
