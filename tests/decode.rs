@@ -58,9 +58,10 @@ fn no_encoder_writes_what_is_not_finite_unnoticed() {
             for weight in numbers {
                 for mixed in [false, true] {
                     // Every third value, and every second column, is another than the others.
-                    let value =
-                        |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0 * if mixed && i % 3 > 0 { 1.0 } else { large };
-                    let importance = |i: usize| if mixed && i % 2 > 0 { 1.0 } else { weight };
+                    let value = |i: usize| {
+                        ((i * 37 % 101) as f32 - 50.0) / 50.0 * if mixed && !i.is_multiple_of(3) { 1.0 } else { large }
+                    };
+                    let importance = |i: usize| if mixed && !i.is_multiple_of(2) { 1.0 } else { weight };
                     let (values, weights): (Vec<f32>, Vec<f32>) =
                         (0..3 * len).map(|i| (value(i), importance(i))).unzip();
                     for weights in [None, Some(&weights[..])] {

@@ -97,7 +97,7 @@ fn a_matrix_that_does_not_fit_is_refused() {
     for (mix, change, words) in table {
         let dir = tempfile::tempdir().unwrap();
         let (target, _) = target(mix, dir.path().join("a.gguf"), change);
-        let converted = convert(&checkpoint(), &[target.clone()], &Options::default(), &Quiet).map(drop);
+        let converted = convert(&checkpoint(), std::slice::from_ref(&target), &Options::default(), &Quiet).map(drop);
         let planned = plan(&checkpoint(), &target, &Options::default()).map(drop);
         for error in [converted.unwrap_err(), planned.unwrap_err()].map(|error| error.to_string()) {
             assert!(error.starts_with("im.gguf: "), "{error}");

@@ -139,3 +139,38 @@ fn more_than_memory_holds_is_refused() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("choose a smaller -d or --batch"), "{said}");
 }
+
+/// A damaged model has no result: exit code 1, nothing on stdout, and the tensor by name.
+#[test]
+fn no_command_makes_a_result_of_weights_that_are_not_finite() {
+    let (dir, path) = model();
+    let (file, text) = (path.to_str().unwrap(), dir.path().join("text"));
+    std::fs::write(&text, "The quick brown fox jumps over the lazy dog. ".repeat(50)).unwrap();
+    let (text, matrix) = (text.to_str().unwrap(), dir.path().join("im.gguf"));
+    for (name, row) in [("blk.0.attn_q.weight", 0), ("blk.4.ffn_down.weight", 7), ("output_norm.weight", 0)] {
+        let gguf = Gguf::open(&path).unwrap();
+        let tensor = gguf.tensor(name).unwrap();
+        let at = (tensor.offset + tensor.bytes / tensor.rows() * row) as usize;
+        drop(gguf);
+        let whole = std::fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        // NaN in half and in single precision.
+        damaged[at..at + 4].copy_from_slice(&[0, 0x7e, 0xc0, 0x7f]);
+        std::fs::write(&path, damaged).unwrap();
+        for args in [
+            &["bench", "-p", "8", "-n", "2", "-r", "1", "-m", file, "--json"][..],
+            &["run", "-p", "The", "-n", "3", "-m", file, "--json"],
+            &["perplexity", "-c", "32", "-f", text, "-m", file, "--json"],
+            &["calibrate", "-c", "32", "-f", text, "-m", file, "-o", matrix.to_str().unwrap(), "--json"],
+        ] {
+            let output = Command::new(env!("CARGO_BIN_EXE_strata")).args(args).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+            assert!(output.stdout.is_empty() && !matrix.exists(), "{args:?}");
+            for words in [file, name, &format!("row {row}, column "), "damaged"] {
+                assert!(said.contains(words), "{args:?}: {words:?} is not in: {said}");
+            }
+        }
+        std::fs::write(&path, whole).unwrap();
+    }
+}
