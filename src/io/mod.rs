@@ -4,7 +4,7 @@
 //! * [`stamp`]: what tells a file from all others, and whether it has changed; [`inputs`]: the files that a command reads;
 //! * `direct.rs`: large files past the page cache;
 //! * [`text`]: texts whole, from files and pipes;
-//! * [`hash`]: SHA-256.
+//! * [`hash`]: SHA-256, of files and of parts of them.
 
 pub(crate) mod direct;
 pub mod file;
