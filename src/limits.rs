@@ -7,8 +7,11 @@ use std::io;
 /// Address space that is left for small things, which cannot say that they found none: Rust ends a program then.
 const SPARE: usize = 32 << 20;
 
-/// What a thread takes for its stack, as Rust makes it.
+/// Address space of a thread: its stack, as Rust makes it, and the arena that glibc's `malloc` reserves for it. There are at most eight
+/// arenas for each processor.
 const STACK: u64 = 2 << 20;
+const ARENA: u64 = 64 << 20;
+const ARENAS: u64 = 8;
 
 /// An error if so little address space is left (`ulimit -v`) that the next small allocation may end the program.
 ///
@@ -18,10 +21,17 @@ pub fn spare() -> io::Result<()> {
     MmapMut::map_anon(SPARE).map(drop)
 }
 
-/// Of `threads` as many as may be started, at least one: their stacks take a quarter of the address space that is left.
+/// Of `threads` as many as may be started, at least one: they take half of the address space that is left.
 pub fn threads(threads: usize) -> usize {
-    let room = address_space().map_or(usize::MAX, |left| (left / 4 / STACK) as usize);
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let room = address_space().map_or(usize::MAX, |left| affordable(left / 2, ARENAS * processors) as usize);
     threads.min(room).max(1)
+}
+
+/// Threads that fit into so many bytes of address space, where so many of them get an arena.
+fn affordable(bytes: u64, arenas: u64) -> u64 {
+    let with_arenas = bytes / (STACK + ARENA);
+    if with_arenas < arenas { with_arenas } else { (bytes - arenas * ARENA) / STACK }
 }
 
 /// Raises the limit of open files as far as the user may: a model in a thousand parts wants as many, and most systems set a low one.
@@ -46,4 +56,16 @@ fn address_space() -> Option<u64> {
     let used = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
     let used: u64 = used.split_whitespace().next()?.parse().ok()?;
     Some(limit.saturating_sub(used.saturating_mul(1024)))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn threads_are_as_many_as_their_address_space_allows() {
+        for (mib, threads) in [(0, 0), (65, 0), (66, 1), (200, 3), (16 * 66, 16), (16 * 66 + 2, 17), (2 * 16 * 66, 544)]
+        {
+            assert_eq!(super::affordable(mib << 20, 16), threads, "{mib} MiB");
+        }
+        assert_eq!(super::threads(0), 1);
+    }
 }

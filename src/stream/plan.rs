@@ -236,7 +236,7 @@ fn shortage(plan: &Plan) -> Error {
     };
     let remedy = if kv > budget / 4 { "choose a smaller context (-c) or give more --ram" } else { "give more --ram" };
     Error::Request(format!(
-        "a budget of {} is too small: {} for keys and values, {} for activations, {} for the output matrix and what is always there, {} for \
+        "a budget of {} is too small: {} for the KV cache, {} for activations, {} for the output matrix and what is always there, {} for \
          the layers in hand, {} for the program make {}; {remedy}",
         gb(budget),
         gb(kv),

@@ -116,7 +116,7 @@ impl Args {
     fn measure(&self, model: &Path, file: &Path) -> Result<Imatrix> {
         let gguf = Gguf::open(model)?;
         if self.process_output && gguf.tensor("output.weight").is_none() {
-            output::say(&format!("note: --process-output has no effect: the model's embedding is its output matrix"));
+            output::say("note: --process-output has no effect: the model's embedding is its output matrix");
         }
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let options = EncodeOptions { add_special: true, parse_special: self.parse_special };

@@ -2,7 +2,7 @@
 
 use crate::output;
 use crate::progress::{Shown, Unit};
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -156,6 +156,7 @@ impl CpuArgs {
         let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
         let wanted = self.threads.map_or_else(crate::machine::default_threads, usize::from);
         let cpu = Cpu::new(isa, limits::threads(wanted));
+        limits::spare().context("cannot keep so many threads; give fewer by --threads, or raise ulimit -v")?;
         if cpu.threads() < wanted {
             let n = cpu.threads();
             output::warn(&format!("the limits of this system allow {n} of {wanted} threads (ulimit -u, ulimit -v)"));
