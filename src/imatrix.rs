@@ -294,6 +294,12 @@ impl Imatrix {
         if chunk_size == 0 {
             return Err(wrong(format!("key {CHUNK_SIZE_KEY:?}"), "is 0"));
         }
+        let stray = |tensor: &&TensorInfo| {
+            tensor.name.strip_suffix(COUNTS).is_some_and(|name| gguf.tensor(&format!("{name}{SUMS}")).is_none())
+        };
+        if let Some(counts) = gguf.tensors().iter().find(stray) {
+            return Err(wrong(format!("tensor {}", quoted(&counts.name)), "has no sums beside it"));
+        }
         let mut entries = BTreeMap::new();
         for sums in gguf.tensors() {
             let Some(name) = sums.name.strip_suffix(SUMS) else { continue };

@@ -7,8 +7,8 @@ use crate::random::uniform;
 use std::ops::RangeInclusive;
 use strata_quant::float::all_finite;
 
-/// Temperatures that mean something, of which all from zero down mean the same; NaN is none of them.
-pub const TEMPERATURES: RangeInclusive<f32> = f32::MIN..=f32::MAX;
+/// Temperatures that mean something; NaN is none of them.
+pub const TEMPERATURES: RangeInclusive<f32> = 0.0..=f32::MAX;
 
 /// The same of probabilities, and of shares of one.
 pub const PROBABILITIES: RangeInclusive<f32> = 0.0..=1.0;

@@ -29,6 +29,12 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     })
 }
 
+/// Why `text` is no JSON in which every key is given once, if it is not.
+pub(crate) fn refusal(text: &[u8]) -> Option<serde_json::Error> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    Unique.deserialize(&mut reader).and_then(|_| reader.end()).err()
+}
+
 /// The contents of a regular file of at most `limit` bytes; `None` if it is not there.
 pub(crate) fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     match read_regular(path, limit) {
@@ -93,8 +99,13 @@ impl<'de> Visitor<'de> for Unique {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> std::result::Result<Json, A::Error> {
+        /// What serde_json calls a number where a dependency has switched its `arbitrary_precision` on, as gguf-rs does.
+        const NUMBER: &str = "$serde_json::private::Number";
         let mut map = Map::new();
         while let Some(key) = object.next_key::<String>()? {
+            if key == NUMBER {
+                return object.next_value::<String>()?.parse().map(Json::Number).map_err(A::Error::custom);
+            }
             if map.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("key {} is given twice", quoted(&key))));
             }

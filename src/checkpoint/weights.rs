@@ -1,6 +1,7 @@
 //! The weights of a checkpoint: one or many safetensors files, mapped, with or without an index.
 
 use super::foreign::{self, Content};
+use super::json;
 use super::json::Object;
 use super::{Config, read_json};
 use crate::error::{Error, Result, quoted};
@@ -100,6 +101,11 @@ impl Weights {
         let bytes = map.bytes();
         let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| broken(path, bytes, &error))?;
         let start = header + 8;
+        let mut text = vec![0; header];
+        map.read_at(&mut text, 8)?;
+        if let Some(error) = json::refusal(&text) {
+            return Err(Error::invalid(path, "header", format!("is damaged ({error})"), "download the file again"));
+        }
         // In the order of the file, so that of several faults always the same is reported.
         for name in &metadata.offset_keys() {
             let Some(info) = metadata.info(name) else { continue };

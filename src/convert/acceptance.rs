@@ -18,8 +18,12 @@ use strata_quant::GgmlType;
 pub fn check_overrides(layout: &Layout, overrides: &[(String, Value)]) -> Result<()> {
     let mut seen = HashSet::new();
     for (key, value) in overrides {
-        let refuse =
-            |problem: String| Err(Error::Request(format!("cannot set the metadata key {}: {problem}", quoted(key))));
+        let refuse = |problem: String| {
+            Err(Error::Request(format!(
+                "cannot set the metadata key {}: {problem}; leave out this --override-kv",
+                quoted(key)
+            )))
+        };
         if !seen.insert(key) {
             return refuse("it is given twice".to_owned());
         }

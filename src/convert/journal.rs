@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What is to be made, from what. Conversions with equal heads, sources aside, make equal bytes of equal sources.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ pub struct Record {
 /// What an earlier run has left.
 pub enum Earlier {
     /// Nothing to go on from; these `.partial` files of it are worth nothing.
-    Nothing(Vec<String>),
+    Nothing(Vec<PathBuf>),
     /// Its journal.
     Record(Box<Record>),
     /// A journal whose first line makes no sense: what to tell the user, unless there is nothing to lose.
@@ -198,6 +198,11 @@ impl Journal {
     /// Brings it to the disk.
     pub fn sync(&self) -> Result<()> {
         self.claim.sync()
+    }
+
+    /// The `.partial` files that a record names.
+    pub fn partials(&self, record: &Record) -> Vec<PathBuf> {
+        record.head.partials.iter().filter_map(|name| self.claim.partial(name)).collect()
     }
 
     /// Where it is.
@@ -381,7 +386,7 @@ mod tests {
             assert!(error.contains("line 1") && error.contains("--restart"), "{error}");
         }
         fs::write(&path, "{\"discardable\":[\"m.partial\"]}").unwrap();
-        assert!(matches!(journal.read().unwrap(), Earlier::Nothing(left) if left == ["m.partial"]));
+        assert!(matches!(journal.read().unwrap(), Earlier::Nothing(left) if left == [folder.path().join("m.partial")]));
     }
 
     #[test]

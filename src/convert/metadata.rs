@@ -78,6 +78,8 @@ const SAMPLING: &[Default] = &[
 
 /// Their keys: `null` says that there is no default.
 const NULLABLE: &[&str] = &[
+    "do_sample",
+    "repetition_penalty",
     "sequence",
     "top_k",
     "top_p",
@@ -98,6 +100,9 @@ fn sampling(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<()> {
     let path = checkpoint.dir.join(NAME);
     let Some(json) = checkpoint.json(NAME)? else { return Ok(()) };
     let file = Object::of_file(&path, &json, NULLABLE)?;
+    // For transformers only: llama.cpp's converter has no keys for them.
+    file.opt_flag("do_sample")?;
+    file.opt_f32("repetition_penalty")?;
     let unusable = |key: &str, value: String, least: String| {
         let problem = format!("no sampler can use {value}; it must be {least}");
         Err(file.refused(key, problem, "correct it in generation_config.json, or remove the key"))

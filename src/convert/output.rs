@@ -8,7 +8,6 @@ use super::source::SourceFile;
 use super::sync::Syncer;
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
-use crate::io::claim::PARTIAL;
 use crate::io::direct::Sink;
 use crate::io::file::{free_bytes, open_regular, output_folder, read_at, sync_folder, write_at};
 use crate::io::hash::{Digest, Hasher};
@@ -124,17 +123,16 @@ impl Output {
     fn consider(&mut self, earlier: Earlier, restart: bool, progress: &dyn Progress) -> Result<()> {
         match earlier {
             Earlier::Nothing(partials) => {
-                self.worthless = partials.iter().map(|name| self.folder.join(name)).collect();
-                let unknown = |part: &&Growing| !self.worthless.contains(&part.partial);
-                return self.parts.iter().filter(unknown).try_for_each(|part| Partial::refuse_existing(&part.path));
+                self.worthless = partials;
+                let unknown = |part: &&Growing| !restart && !self.worthless.contains(&part.partial);
+                let remedy = "move it away, give --restart to discard it, or name another output";
+                let mut unknown = self.parts.iter().filter(unknown);
+                unknown.try_for_each(|part| Partial::refuse_existing(&part.path, remedy))?;
             }
             Earlier::Unknown(error) if !restart && self.has_partials() => return Err(error),
             Earlier::Unknown(_) => {}
             Earlier::Record(record) => {
-                let in_folder = |name: &String| Some(self.folder.join(Path::new(name).file_name()?));
-                let partials: Vec<PathBuf> = record.head.partials.iter().filter_map(in_folder).collect();
-                self.worthless
-                    .extend(partials.into_iter().filter(|path| path.extension() == Some(PARTIAL[1..].as_ref())));
+                self.worthless = self.journal.partials(&record);
                 let differences = record.head.differences(&self.head);
                 if !restart && !differences.is_empty() && self.has_partials() {
                     return Err(self.another(&differences));
@@ -316,6 +314,7 @@ impl Output {
             };
             let file = part.file.insert(file).file().clone();
             file.set_len(part.file_bytes + BEYOND).map_err(|error| self.failed(i, error))?;
+            self.file(i)?.wrote();
         }
         self.syncer = Some(Syncer::start().map_err(Error::io("start a thread for", &self.path))?);
         Ok(())
@@ -331,26 +330,34 @@ impl Output {
             let file = self.file(part)?.file().clone();
             self.sink = Some((part, Sink::new(&self.parts[part].partial, file, self.request)));
         }
+        self.check(part)?;
         let (sink, syncer) = (self.sink.as_mut(), self.syncer.as_mut());
         let wrote = sink.map_or(Ok(()), |(_, sink)| {
             sink.write(bytes, place)?;
             syncer.map_or(Ok(()), |syncer| syncer.wrote(sink.file(), bytes.len() as u64))
         });
-        wrote.map_err(|error| self.failed(part, error))
+        wrote.map_err(|error| self.failed(part, error))?;
+        self.file(part).map(Partial::wrote)
     }
 
     /// Gives the system what was written so far.
     fn flush(&mut self) -> Result<()> {
-        let Some((part, sink)) = &mut self.sink else { return Ok(()) };
-        let (part, flushed) = (*part, sink.flush());
-        flushed.map_err(|error| self.failed(part, error))
+        let Some((part, _)) = self.sink else { return Ok(()) };
+        self.check(part)?;
+        let flushed = self.sink.as_mut().map_or(Ok(()), |(_, sink)| sink.flush());
+        flushed.map_err(|error| self.failed(part, error))?;
+        self.file(part).map(Partial::wrote)
+    }
+
+    /// That a file that is being written is what this program has written.
+    fn check(&self, part: usize) -> Result<()> {
+        self.file(part)?.check(self.parts[part].file_bytes + BEYOND)
     }
 
     /// A tensor is written whole; `source` as in [`Finished`].
     pub fn finish_tensor(&mut self, tensor: usize, sha256: Digest, source: Option<Digest>) -> Result<()> {
         self.flush()?;
-        let part = self.places[tensor].part;
-        self.file(part)?.check(self.parts[part].file_bytes + BEYOND)?;
+        self.check(self.places[tensor].part)?;
         let name = self.head.tensors[tensor].name.clone();
         self.journal.append(&Line::Tensor(Finished { name, sha256, source })).map_err(|error| self.explained(error))?;
         self.done[tensor] = Some(sha256);
@@ -378,15 +385,15 @@ impl Output {
         }
         for i in (0..self.parts.len()).filter(|&i| !self.parts[i].named) {
             let (header, file_bytes) = (self.header(i, sources)?, self.parts[i].file_bytes);
-            let partial = self.file(i)?;
-            partial.check(file_bytes + BEYOND)?;
-            let file = partial.file();
+            self.check(i)?;
+            let file = self.file(i)?.file();
             let written = write_at(file, &header, 0).and_then(|()| {
                 file.set_len(file_bytes)?;
                 self.gaps(i).try_for_each(|gap| write_at(file, &vec![0; (gap.end - gap.start) as usize], gap.start))?;
                 file.sync_all()
             });
             written.map_err(|error| self.failed(i, error))?;
+            self.file(i)?.wrote();
         }
         self.journal.append(&Line::Complete(true)).map_err(|error| self.explained(error))?;
         self.journal.sync()?;

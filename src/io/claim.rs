@@ -32,8 +32,8 @@ pub struct Claim {
 pub enum Leftover {
     /// There was none, or it wrote nothing.
     Nothing,
-    /// It cannot be taken up: the names of its `.partial` files.
-    Discardable(Vec<String>),
+    /// It cannot be taken up: its `.partial` files.
+    Discardable(Vec<PathBuf>),
     /// The journal of a conversion, or something else: all of it.
     Journal(Vec<u8>),
 }
@@ -84,11 +84,21 @@ impl Claim {
         if text.is_empty() {
             return Ok(Leftover::Nothing);
         }
-        let plain = |name: &String| name.ends_with(PARTIAL) && Path::new(name).file_name() == Some(name.as_ref());
         match serde_json::from_slice::<Discardable>(&text) {
-            Ok(Discardable { discardable }) if discardable.iter().all(plain) => Ok(Leftover::Discardable(discardable)),
-            _ => Ok(Leftover::Journal(text)),
+            Ok(Discardable { discardable }) => {
+                let partials: Option<Vec<_>> = discardable.iter().map(|name| self.partial(name)).collect();
+                Ok(partials.map_or(Leftover::Journal(text), Leftover::Discardable))
+            }
+            Err(_) => Ok(Leftover::Journal(text)),
         }
+    }
+
+    /// Where the `.partial` is that a journal names; `None` if it cannot be one of this output, or of a file that is named after it.
+    pub fn partial(&self, name: &str) -> Option<PathBuf> {
+        let stem = self.output.file_stem()?.to_str()?;
+        let own =
+            name.starts_with(stem) && name.ends_with(PARTIAL) && Path::new(name).file_name() == Some(name.as_ref());
+        own.then(|| self.output.with_file_name(name))
     }
 
     /// Says that what comes cannot be taken up: these `.partial` files, names in the folder of the output.
@@ -219,10 +229,10 @@ mod tests {
         assert!(error.contains("another strata"), "{error}");
         assert!(claim.is_empty());
         assert_eq!(claim.leftover().unwrap(), Leftover::Nothing);
-        claim.discardable(vec!["a.partial".to_owned()]).unwrap();
+        claim.discardable(vec!["m-1.partial".to_owned()]).unwrap();
         drop(claim);
         let mut claim = Claim::lock(&output).unwrap();
-        assert_eq!(claim.leftover().unwrap(), Leftover::Discardable(vec!["a.partial".to_owned()]));
+        assert_eq!(claim.leftover().unwrap(), Leftover::Discardable(vec![folder.path().join("m-1.partial")]));
         claim.cut(0).unwrap();
         claim.append(b"{\"journal\":2}\n").unwrap();
         assert_eq!(claim.leftover().unwrap(), Leftover::Journal(b"{\"journal\":2}\n".to_vec()));
@@ -231,10 +241,10 @@ mod tests {
     }
 
     #[test]
-    fn names_that_lead_out_of_the_folder_are_not_discarded() {
+    fn files_of_others_are_not_discarded() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("m.gguf");
-        for hostile in ["../a.partial", "/a.partial", "precious.txt", "a/b.partial", "..", ""] {
+        for hostile in ["../m.partial", "/m.partial", "m.txt", "m/b.partial", "other.gguf.partial", "..", ""] {
             let text = serde_json::to_vec(&Discardable { discardable: vec![hostile.to_owned()] }).unwrap();
             fs::write(Claim::path_for(&output), &text).unwrap();
             assert_eq!(Claim::lock(&output).unwrap().leftover().unwrap(), Leftover::Journal(text), "{hostile}");

@@ -48,7 +48,7 @@ impl Outputs {
         match claim.leftover()? {
             Leftover::Nothing => {}
             Leftover::Discardable(partials) => {
-                partials.iter().try_for_each(|partial| partial::discard(&folder.join(partial)))?;
+                partials.iter().try_for_each(|partial| partial::discard(partial))?;
             }
             Leftover::Journal(_) if is_unfinished(name, &folder)? => {
                 let problem = "an unfinished conversion has this name";
@@ -112,6 +112,7 @@ impl Outputs {
         // Whatever another program cut off would be zeros after the next write.
         partial.check(self.written)?;
         write_at(partial.file(), buffer, self.written).map_err(Error::io("write", partial.partial()))?;
+        partial.wrote();
         self.written += buffer.len() as u64;
         buffer.clear();
         Ok(())

@@ -2,11 +2,13 @@
 
 use super::claim::{PARTIAL, is_at, open_own, try_lock};
 use super::file::with_ending;
+use super::stamp::Stamp;
 use crate::error::{Error, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A file that will be `path`, made by this program alone and open until it has its name.
 ///
@@ -16,6 +18,7 @@ pub struct Partial {
     path: PathBuf,
     partial: PathBuf,
     file: Arc<File>,
+    modified: Option<AtomicU64>, // when this program wrote to it last, where the system keeps exact time of that
 }
 
 impl Partial {
@@ -30,7 +33,7 @@ impl Partial {
     /// If something has that name: what an earlier run has left must be [`discard`]ed or [reopened](Partial::reopen).
     pub fn create(path: &Path) -> Result<Partial> {
         let partial = Partial::path_for(path);
-        Partial::refuse_existing(path)?;
+        Partial::refuse_existing(path, "move it away, or name another output")?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
         let file = match options.open(&partial) {
@@ -41,20 +44,27 @@ impl Partial {
             opened => opened.map_err(Error::io("create", &partial))?,
         };
         try_lock(&file, &partial, path)?;
-        Ok(Partial { path: path.to_owned(), partial, file: Arc::new(file) })
+        Ok(Partial::watched(path, partial, file))
+    }
+
+    fn watched(path: &Path, partial: PathBuf, file: File) -> Partial {
+        let modified = keeps_exact_time(&file).then(|| AtomicU64::new(0));
+        let partial = Partial { path: path.to_owned(), partial, file: Arc::new(file), modified };
+        partial.wrote();
+        partial
     }
 
     /// An error if something has the name of the `.partial`, of which nothing says that it may be replaced.
     ///
     /// # Errors
-    /// Names it.
-    pub fn refuse_existing(path: &Path) -> Result<()> {
+    /// Names it, with `remedy`.
+    pub fn refuse_existing(path: &Path, remedy: &str) -> Result<()> {
         let partial = Partial::path_for(path);
         if fs::symlink_metadata(&partial).is_err() {
             return Ok(());
         }
         let problem = "is there already, and nothing says that a strata that was stopped has left it";
-        Err(Error::invalid(&partial, "output", problem, "move it away, or name another output"))
+        Err(Error::invalid(&partial, "output", problem, remedy))
     }
 
     /// Opens the `NAME.partial` that an earlier run has left, to go on with it.
@@ -65,7 +75,14 @@ impl Partial {
         let partial = Partial::path_for(path);
         let file = open_own(&partial, &mut OpenOptions::new(), "output")?;
         try_lock(&file, &partial, path)?;
-        Ok(Partial { path: path.to_owned(), partial, file: Arc::new(file) })
+        Ok(Partial::watched(path, partial, file))
+    }
+
+    /// What was written until now was written by this program: to be told after every write.
+    pub fn wrote(&self) {
+        if let Some(modified) = &self.modified {
+            modified.store(modified_at(&self.file), Ordering::Relaxed);
+        }
     }
 
     /// The file.
@@ -78,13 +95,17 @@ impl Partial {
         &self.partial
     }
 
-    /// That the file is still under its name, and has `bytes` bytes.
+    /// That the file is still under its name, has `bytes` bytes, and was last written to by this program.
     ///
     /// # Errors
-    /// If another program has cut, removed or replaced it: then it is not what this one has written.
+    /// If another program has cut, written to, removed or replaced it: then it is not what this one has written.
     pub fn check(&self, bytes: u64) -> Result<()> {
         let len = self.file.metadata().map_err(Error::io("look at", &self.partial))?.len();
+        let written_to = |modified: &AtomicU64| modified.load(Ordering::Relaxed) != modified_at(&self.file);
         let problem = match len == bytes {
+            true if self.modified.as_ref().is_some_and(written_to) => {
+                "was written to by another program while strata was writing it".to_owned()
+            }
             true if is_at(&self.file, &self.partial) => return Ok(()),
             true => "was removed or replaced by another program while strata was writing it".to_owned(),
             false => {
@@ -114,6 +135,27 @@ impl Partial {
             // Nothing better can be done about a failure here: the next run replaces it.
             let _ = fs::remove_file(&self.partial);
         }
+    }
+}
+
+/// When the contents of an open file changed last, in nanoseconds since 1970; 0 where the system does not tell.
+fn modified_at(file: &File) -> u64 {
+    file.metadata().map_or(0, |about| Stamp::of(&about).modified)
+}
+
+/// True on file systems of this machine, whose files have the time of their last write as soon as it was made. Over a network that comes
+/// later, and would look like somebody else's.
+fn keeps_exact_time(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        /// statfs(2): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs.
+        const LOCAL: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x794c_7630];
+        rustix::fs::fstatfs(file).is_ok_and(|about| LOCAL.contains(&(about.f_type as u64 & 0xffff_ffff)))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        false
     }
 }
 
@@ -178,7 +220,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
         type Change = fn(&Partial);
-        let changes: [Change; 4] = [
+        let changes: [Change; 5] = [
+            |own| fs::write(own.partial(), "mine").unwrap(),
             |own| drop(File::create(own.partial()).unwrap()),
             |own| OpenOptions::new().write(true).open(own.partial()).unwrap().set_len(9).unwrap(),
             |own| fs::remove_file(own.partial()).unwrap(),
@@ -191,7 +234,10 @@ mod tests {
             fs::write(&path, "old").unwrap();
             let own = Partial::create(&path).unwrap();
             own.file().set_len(4).unwrap();
+            own.wrote();
             own.check(4).unwrap();
+            // File systems count time in steps of some milliseconds.
+            std::thread::sleep(std::time::Duration::from_millis(20));
             change(&own);
             let error = own.name(4).unwrap_err().to_string();
             assert!(error.contains("m.gguf.partial") && error.contains("another program"), "{error}");

@@ -495,7 +495,13 @@ fn a_partial_that_another_program_changes_meanwhile_does_not_get_its_name() {
     let (partial, journal) = (fixture.out("m.gguf.partial"), fixture.out("m.gguf.partial.journal"));
     let cut = |to: u64| File::options().write(true).open(&partial).unwrap().set_len(to).unwrap();
     type Change<'a> = (&'a str, &'a (dyn Fn() + Sync), &'a Path);
-    let changes: [Change<'_>; 6] = [
+    let patch = || {
+        // File systems count time in steps of some milliseconds.
+        std::thread::sleep(Duration::from_millis(20));
+        flip(&partial, 5_000);
+    };
+    let changes: [Change<'_>; 7] = [
+        ("written to", &patch, &partial),
         // What is written after it would make it as long as it was, with zeros where something was.
         ("cut to 1000 bytes", &|| cut(1000), &partial),
         ("cut by one byte", &|| cut(fs::metadata(&partial).unwrap().len() - 1), &partial),

@@ -73,6 +73,11 @@ impl Files {
             chat_template: file("chat_template.json")?,
             vocab_size: checkpoint.config.vocab_size,
         };
+        // Told again by tokenizer.json, which counts; but a damaged file is not a file without.
+        let decoder = files.tokenizer_config.root().get("added_tokens_decoder");
+        if !decoder.is_none() {
+            decoder.object()?;
+        }
         if files.tokenizer.json.is_none() {
             let remedy = if files.dir.join("tokenizer.model").exists() {
                 "strata reads no tokenizer.model; make tokenizer.json of it with AutoTokenizer.from_pretrained(..).save_pretrained(..)"

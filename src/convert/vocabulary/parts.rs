@@ -52,7 +52,8 @@ fn steps<'a>(part: Node<'a>, list: &str) -> Result<Vec<(&'a str, Node<'a>)>> {
     if kind != "Sequence" {
         return Ok(vec![(kind, part)]);
     }
-    let nested = part.get(list).list()?.into_iter().map(|step| steps(step, list)).collect::<Result<Vec<_>>>()?;
+    let step = |step: Node<'a>| step.object().and_then(|_| steps(step.clone(), list));
+    let nested = part.get(list).list()?.into_iter().map(step).collect::<Result<Vec<_>>>()?;
     Ok(nested.into_iter().flatten().collect())
 }
 

@@ -122,6 +122,7 @@ fn by_text(files: &Files, role: &str, tokens: &Tokens<'_>, notes: &mut Vec<Strin
 fn ids(node: &Node<'_>, n: usize) -> Result<Vec<u32>> {
     match node.value() {
         None | Some(Json::Null) => Ok(Vec::new()),
+        Some(Json::Array(list)) if list.is_empty() => Err(node.bad("names no token", "name one, or remove the key")),
         Some(Json::Array(_)) => node.list()?.iter().map(|id| id.id(n)).collect(),
         Some(_) => node.id(n).map(|id| vec![id]),
     }
