@@ -2,8 +2,8 @@
 //! files does nothing to a terminal.
 
 use anyhow::{Context, Result};
-use serde_json::Value;
-use std::io::{self, Write};
+use serde::Serialize;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use strata::error::printable;
@@ -26,8 +26,11 @@ pub fn print_lines(text: &str) -> Result<()> {
 }
 
 /// Writes one JSON document.
-pub fn print_json(value: &Value) -> Result<()> {
-    print(&format!("{value:#}\n"))
+pub fn print_json(value: &impl Serialize) -> Result<()> {
+    crate::progress::clear_status();
+    let mut out = BufWriter::new(io::stdout().lock());
+    let wrote = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    wrote.and_then(|()| writeln!(out)).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
 /// Says something on stderr, on a line of its own. Where nobody can read it, nothing is lost.

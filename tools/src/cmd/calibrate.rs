@@ -12,7 +12,7 @@ use strata::imatrix::{Format, Imatrix};
 use strata::io::inputs::Inputs;
 use strata::io::outputs::Outputs;
 use strata::model::Shape;
-use strata::tokenizer::{EncodeOptions, Tokenizer};
+use strata::tokenizer::EncodeOptions;
 
 /// Measure which columns of a model's weights a text needs most: an importance matrix, as llama-imatrix makes it
 ///
@@ -118,7 +118,7 @@ impl Args {
         if self.process_output && gguf.tensor("output.weight").is_none() {
             output::say("note: --process-output has no effect: the model's embedding is its output matrix");
         }
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let tokenizer = text::tokenizer(&gguf)?;
         let options = EncodeOptions { add_special: true, parse_special: self.parse_special };
         let tokens = text::tokens(&tokenizer, &text::read(file)?, options)?;
         let options = Options {

@@ -2,7 +2,8 @@
 
 use crate::output;
 use anyhow::Result;
-use serde_json::{Map, Value as Json, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::json;
 use std::fmt::Write;
 use std::path::PathBuf;
 use strata::error::printable;
@@ -25,39 +26,64 @@ impl Args {
     /// Shows it.
     pub fn run(self) -> Result<()> {
         let gguf = Gguf::open(&self.file)?;
-        if self.json { output::print_json(&as_json(&gguf)) } else { output::print_lines(&as_text(&gguf)) }
+        if self.json { output::print_json(&Header(&gguf)) } else { output::print_lines(&as_text(&gguf)) }
     }
 }
 
-fn as_json(gguf: &Gguf) -> Json {
-    let metadata: Map<String, Json> =
-        gguf.metadata().iter().map(|(key, value)| (key.to_owned(), to_json(value))).collect();
-    let tensors: Vec<Json> = gguf
-        .tensors()
-        .iter()
-        .map(|t| json!({"name": t.name, "type": t.ty.name(), "shape": t.dims, "offset": t.offset, "bytes": t.bytes}))
-        .collect();
-    json!({"version": gguf.version(), "metadata": metadata, "tensors": tensors})
+/// All of the file's header as JSON, written as it is read: an array of millions of elements is never in memory as JSON.
+struct Header<'a>(&'a Gguf);
+
+impl Serialize for Header<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut header = to.serialize_map(Some(3))?;
+        header.serialize_entry("version", &self.0.version())?;
+        header.serialize_entry("metadata", &Metadata(self.0))?;
+        header.serialize_entry("tensors", &Tensors(self.0))?;
+        header.end()
+    }
 }
 
-/// Numbers that JSON does not have (infinities, NaN) become their names.
-fn to_json(value: ValueRef<'_>) -> Json {
-    let float = |x: f64| if x.is_finite() { json!(x) } else { json!(x.to_string()) };
-    match value {
-        ValueRef::U8(x) => json!(x),
-        ValueRef::I8(x) => json!(x),
-        ValueRef::U16(x) => json!(x),
-        ValueRef::I16(x) => json!(x),
-        ValueRef::U32(x) => json!(x),
-        ValueRef::I32(x) => json!(x),
-        ValueRef::U64(x) => json!(x),
-        ValueRef::I64(x) => json!(x),
-        // The shortest decimal that reads back as this f32, not its f64 expansion.
-        ValueRef::F32(x) => x.to_string().parse().map_or_else(|_| json!(x.to_string()), float),
-        ValueRef::F64(x) => float(x),
-        ValueRef::Bool(x) => json!(x),
-        ValueRef::String(x) => json!(x),
-        ValueRef::Array(array) => array.iter().map(to_json).collect(),
+struct Metadata<'a>(&'a Gguf);
+
+impl Serialize for Metadata<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.metadata().iter().map(|(key, value)| (key, Shown(value))))
+    }
+}
+
+struct Tensors<'a>(&'a Gguf);
+
+impl Serialize for Tensors<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.tensors().iter().map(
+            |t| json!({"name": t.name, "type": t.ty.name(), "shape": t.dims, "offset": t.offset, "bytes": t.bytes}),
+        ))
+    }
+}
+
+/// A value. Numbers that JSON does not have (infinities, NaN) become their names.
+struct Shown<'a>(ValueRef<'a>);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            ValueRef::U8(x) => to.serialize_u8(x),
+            ValueRef::I8(x) => to.serialize_i8(x),
+            ValueRef::U16(x) => to.serialize_u16(x),
+            ValueRef::I16(x) => to.serialize_i16(x),
+            ValueRef::U32(x) => to.serialize_u32(x),
+            ValueRef::I32(x) => to.serialize_i32(x),
+            ValueRef::U64(x) => to.serialize_u64(x),
+            ValueRef::I64(x) => to.serialize_i64(x),
+            // The shortest decimal that reads back as this f32, not its f64 expansion.
+            ValueRef::F32(x) if x.is_finite() => to.serialize_f32(x),
+            ValueRef::F32(x) => to.collect_str(&x),
+            ValueRef::F64(x) if x.is_finite() => to.serialize_f64(x),
+            ValueRef::F64(x) => to.collect_str(&x),
+            ValueRef::Bool(x) => to.serialize_bool(x),
+            ValueRef::String(x) => to.serialize_str(x),
+            ValueRef::Array(array) => to.collect_seq(array.iter().map(Shown)),
+        }
     }
 }
 
@@ -105,6 +131,6 @@ fn short(value: ValueRef<'_>) -> String {
             let more = if array.len() > SHOWN { ", …" } else { "" };
             format!("[{}{more}] ({} elements)", first.join(", "), array.len())
         }
-        other => to_json(other).to_string(),
+        other => serde_json::to_string(&Shown(other)).unwrap_or_default(),
     }
 }

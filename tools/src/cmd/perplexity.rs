@@ -8,7 +8,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use strata::model::Shape;
 use strata::perplexity::{need, perplexity};
-use strata::tokenizer::{EncodeOptions, Tokenizer};
+use strata::tokenizer::EncodeOptions;
 
 /// Measure the perplexity of a text, with llama.cpp's definition
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ impl Args {
     /// Measures it.
     pub fn run(self) -> Result<()> {
         let gguf = self.model.gguf()?;
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let tokenizer = text::tokenizer(&gguf)?;
         let options = EncodeOptions { add_special: true, parse_special: false };
         let tokens = text::tokens(&tokenizer, &text::read(&self.text)?, options)?;
         let (types, shown) = (self.cache.types(), Shown::new(Unit::Tokens));

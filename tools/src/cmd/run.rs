@@ -130,7 +130,7 @@ impl Args {
         let gguf = self.model.gguf()?;
         let tokenizer = match (&self.tokens, gguf.str("tokenizer.ggml.model")?) {
             (Some(_), None | Some("no_vocab" | "none")) => None,
-            _ => Some(Tokenizer::from_gguf(&gguf)?),
+            _ => Some(text::tokenizer(&gguf)?),
         };
         let sampling = self.sampling.sampling(&gguf)?;
         let prompt = self.prompt(tokenizer.as_ref())?;
