@@ -13,12 +13,29 @@ const STACK: u64 = 2 << 20;
 const ARENA: u64 = 64 << 20;
 const ARENAS: u64 = 8;
 
-/// An error if so little address space is left (`ulimit -v`) that the next small allocation may end the program.
+/// An error if the address space has no room (`ulimit -v`) for `bytes` and for small things beside: an allocation may end the program then.
 ///
 /// # Errors
 /// That of the system.
-pub fn spare() -> io::Result<()> {
-    MmapMut::map_anon(SPARE).map(drop)
+pub fn spare(bytes: u64) -> io::Result<()> {
+    let bytes = usize::try_from(bytes).ok().and_then(|bytes| bytes.checked_add(SPARE));
+    MmapMut::map_anon(bytes.ok_or(io::ErrorKind::OutOfMemory)?).map(drop)
+}
+
+/// Where address space is limited, has the allocator take some for later: the arenas of threads may reserve all the rest, and then the
+/// next small allocation would end the program.
+pub fn stock_up() {
+    const PIECE: usize = 64 << 10; // no mapping of its own, which would be given back
+    if address_space().is_none() {
+        return;
+    }
+    let piece = |_| {
+        let mut piece = Vec::<u8>::new();
+        piece.try_reserve_exact(PIECE).ok().map(|()| piece)
+    };
+    let mut pieces: Vec<Vec<u8>> = (0..SPARE / PIECE).map_while(piece).collect();
+    // The last one lies above the others, which stay with the allocator.
+    std::mem::forget(pieces.pop());
 }
 
 /// Of `threads` as many as may be started, at least one: they take half of the address space that is left.

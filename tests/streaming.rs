@@ -464,7 +464,7 @@ fn what_cannot_fit_is_refused_with_the_numbers() {
     };
     assert!(within(1_500_000, Need::default()).contains("is too small"));
     let said = within(5_000_000, Need { kv: 100_000_000, scratch: 0 });
-    assert!(said.contains("100 MB for keys and values") && said.contains("-c"), "{said}");
+    assert!(said.contains("100 MB for the KV cache") && said.contains("-c"), "{said}");
     let memory = Gguf::from_bytes(fs::read(&path).unwrap()).unwrap();
     let budget = Budget { bytes: 4_000_000, fixed: 0 };
     let error = Model::within(memory, cpu(), budget, Need::default(), &Options::default(), &Quiet).err().unwrap();

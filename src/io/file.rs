@@ -41,7 +41,7 @@ impl Mapped {
         // renaming, never in place, so an old map keeps its old bytes, and the doc comment forbids the rest.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
         let mapped = Mapped { path: path.to_owned(), file: Arc::new(file), stamp, _guard: Guard::new(&map), map };
-        crate::limits::spare().map_err(Error::io("map", path))?;
+        crate::limits::spare(0).map_err(Error::io("map", path))?;
         // The map is as long as the file was when it was made.
         mapped.check(0).map(|()| mapped)
     }

@@ -437,7 +437,7 @@ mod tests {
         let error = plan(&llama_8b(), room(900_000_000)).unwrap_err().to_string();
         assert!(
             error.contains("900 MB is too small")
-                && error.contains("70 MB for keys")
+                && error.contains("70 MB for the KV cache")
                 && error.ends_with("give more --ram")
         );
         let huge = Room { kv: 5_000_000_000, ..room(4_000_000_000) };

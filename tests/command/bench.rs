@@ -137,7 +137,7 @@ fn more_than_memory_holds_is_refused() {
     let output = bench(&["-m", path.to_str().unwrap(), "-p", "0", "-n", "1", "-d", "4000000000", "--batch", "1024"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("choose a smaller -d or --batch"), "{said}");
+    assert!(said.contains("choose a smaller -p, -n, -d or --batch"), "{said}");
 }
 
 /// A damaged model has no result: exit code 1, nothing on stdout, and the tensor by name.

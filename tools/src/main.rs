@@ -15,6 +15,7 @@ mod text;
 
 use clap::Parser;
 use std::process::ExitCode;
+use strata::{limits, threads};
 
 /// Converts, quantizes, runs and compares Llama models on the CPU of this machine, offline.
 #[derive(Parser)]
@@ -29,9 +30,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(said) => return output::finish_usage(&said),
     };
-    strata::limits::allow_many_files();
+    limits::allow_many_files();
+    limits::stock_up();
     progress::watch_signals();
-    output::finish(
-        strata::threads::share(machine::shared_threads()).map_err(Into::into).and_then(|()| cli.command.run()),
-    )
+    output::finish(threads::share(machine::shared_threads()).map_err(Into::into).and_then(|()| cli.command.run()))
 }

@@ -99,7 +99,10 @@ impl ModelArgs {
 impl RamArgs {
     /// Makes a model of an open file within the memory that it may have; says what that means where it does not fit, or the user asks.
     pub fn load(&self, gguf: Gguf, cpu: Cpu, need: Need) -> Result<Model> {
-        let Some(budget) = self.ram.unwrap_or_default().budget()? else { return Ok(Model::new(gguf, cpu)?) };
+        let Some(budget) = self.ram.unwrap_or_default().budget()? else {
+            let model = Model::new(gguf, cpu)?;
+            return room_to_run(need).map(|()| model);
+        };
         let free = budget::memory().map_or(u64::MAX, |memory| memory.available + budget.fixed);
         if budget.bytes > free {
             output::warn(&format!(
@@ -114,7 +117,7 @@ impl RamArgs {
         {
             say(&model);
         }
-        Ok(model)
+        room_to_run(need).map(|()| model)
     }
 
     /// How to read what is streamed.
@@ -122,6 +125,14 @@ impl RamArgs {
         let (reader, patience) = (self.reader.unwrap_or_default(), Duration::from_secs(self.io_timeout));
         Options { reader, patience, ..Options::default() }
     }
+}
+
+/// That a loaded model can be run: now, for a buffer that finds no memory later ends the program.
+fn room_to_run(need: Need) -> Result<()> {
+    limits::spare(need.scratch).with_context(|| {
+        let bytes = output::bytes(need.scratch);
+        format!("no memory for {bytes} of activations beside the model; take fewer tokens, or raise ulimit -v")
+    })
 }
 
 /// The budget and where it goes.
@@ -156,7 +167,7 @@ impl CpuArgs {
         let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
         let wanted = self.threads.map_or_else(crate::machine::default_threads, usize::from);
         let cpu = Cpu::new(isa, limits::threads(wanted));
-        limits::spare().context("cannot keep so many threads; give fewer by --threads, or raise ulimit -v")?;
+        limits::spare(0).context("cannot keep so many threads; give fewer by --threads, or raise ulimit -v")?;
         if cpu.threads() < wanted {
             let n = cpu.threads();
             output::warn(&format!("the limits of this system allow {n} of {wanted} threads (ulimit -u, ulimit -v)"));
