@@ -76,6 +76,9 @@ const SAMPLING: &[Default] = &[
     Default::Number("mirostat_eta", "mirostat_eta", 0.0..=f32::MAX),
 ];
 
+/// A flag and a number that transformers knows and llama.cpp's converter has no keys for: they are looked at, and left out.
+const OF_TRANSFORMERS: [&str; 2] = ["do_sample", "repetition_penalty"];
+
 /// Their keys: `null` says that there is no default.
 const NULLABLE: &[&str] = &[
     "do_sample",
@@ -100,9 +103,9 @@ fn sampling(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<()> {
     let path = checkpoint.dir.join(NAME);
     let Some(json) = checkpoint.json(NAME)? else { return Ok(()) };
     let file = Object::of_file(&path, &json, NULLABLE)?;
-    // For transformers only: llama.cpp's converter has no keys for them.
-    file.opt_flag("do_sample")?;
-    file.opt_f32("repetition_penalty")?;
+    let [samples, penalty] = OF_TRANSFORMERS;
+    file.opt_flag(samples)?;
+    file.opt_f32(penalty)?;
     let unusable = |key: &str, value: String, least: String| {
         let problem = format!("no sampler can use {value}; it must be {least}");
         Err(file.refused(key, problem, "correct it in generation_config.json, or remove the key"))
@@ -282,7 +285,7 @@ mod tests {
         let keys = SAMPLING.iter().map(|default| match default {
             Default::Text(key, _) | Default::Integer(key, ..) | Default::Number(key, ..) => *key,
         });
-        assert_eq!(keys.collect::<Vec<_>>(), NULLABLE);
+        assert_eq!(OF_TRANSFORMERS.into_iter().chain(keys).collect::<Vec<_>>(), NULLABLE);
     }
 
     #[test]

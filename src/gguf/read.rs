@@ -131,7 +131,12 @@ impl Gguf {
 
     /// A float of either type.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
-        self.typed(key, "a float of 32 bits", ValueRef::as_f32)
+        if let Some(ValueRef::F64(v)) = self.metadata.get(key)
+            && ValueRef::F64(v).as_f32().is_none()
+        {
+            return Err(self.wrong(key, format!("{v} is beyond what a float of 32 bits holds"), CONVERT_AGAIN));
+        }
+        self.typed(key, "a float", ValueRef::as_f32)
     }
 
     /// A bool.
