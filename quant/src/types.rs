@@ -27,21 +27,23 @@ impl Format {
     /// The first block that has a scale which is not finite, and so no value that is. Every other block of a quantized type has only finite
     /// values: codes and integer scales cannot make them large enough.
     pub fn bad_block(&self, blocks: &[u8]) -> Option<usize> {
-        // Infinity and NaN have all bits of the exponent, to which one more then carries into the sign.
-        let bad = |block: &[u8], at: usize| (block[at + 1] & 0x7c) + 4;
-        let blocks = || blocks.chunks_exact(self.ty.block_bytes());
-        let any = match *self.scales {
-            [] => return None,
-            [d] => blocks().fold(0, |any, block| any | bad(block, d)),
-            [d, m] => blocks().fold(0, |any, block| any | bad(block, d) | bad(block, m)),
-            _ => blocks().fold(0, |any, block| self.scales.iter().fold(any, |any, &at| any | bad(block, at))),
-        };
-        if any & 0x80 == 0 {
-            None
-        } else {
-            blocks().position(|block| self.scales.iter().any(|&at| bad(block, at) & 0x80 != 0))
-        }
+        let bad = |block: &[u8]| self.scales.iter().any(|&at| carry(block[at + 1]) & 0x80 != 0);
+        let any = self.scales.iter().any(|&at| self.ty.any_bad(at, blocks));
+        if any { blocks.chunks_exact(self.ty.block_bytes()).position(bad) } else { None }
     }
+}
+
+/// The sign bit if a number in half precision with this upper byte is not finite: infinity and NaN have all bits of the exponent, and one
+/// more carries.
+#[inline(always)]
+fn carry(upper: u8) -> u8 {
+    (upper & 0x7c) + 4
+}
+
+/// True if a block has a bad number in half precision at byte `at`. The length of a block is a constant: few instructions a block.
+fn any_bad<const BYTES: usize>(at: usize, blocks: &[u8]) -> bool {
+    assert!(at + 1 < BYTES);
+    blocks.as_chunks::<BYTES>().0.iter().fold(0, |any, block| any | carry(block[at + 1])) & 0x80 != 0
 }
 
 macro_rules! types {
@@ -71,6 +73,11 @@ macro_rules! types {
             /// Bytes of a block.
             pub const fn block_bytes(self) -> usize {
                 match self { $(GgmlType::$name => $bytes,)* }
+            }
+
+            /// [`any_bad`] for blocks of this type.
+            fn any_bad(self, at: usize, blocks: &[u8]) -> bool {
+                match self { $(GgmlType::$name => any_bad::<$bytes>(at, blocks),)* }
             }
 
             /// The code for this type, or `None` where Strata knows only its name and shape.
