@@ -27,23 +27,15 @@ impl Format {
     /// The first block that has a scale which is not finite, and so no value that is. Every other block of a quantized type has only finite
     /// values: codes and integer scales cannot make them large enough.
     pub fn bad_block(&self, blocks: &[u8]) -> Option<usize> {
-        let bad = |block: &[u8]| self.scales.iter().any(|&at| carry(block[at + 1]) & 0x80 != 0);
-        let any = self.scales.iter().any(|&at| self.ty.any_bad(at, blocks));
-        if any { blocks.chunks_exact(self.ty.block_bytes()).position(bad) } else { None }
+        self.scales.iter().filter_map(|&at| self.ty.first_bad(at, blocks)).min()
     }
 }
 
-/// The sign bit if a number in half precision with this upper byte is not finite: infinity and NaN have all bits of the exponent, and one
-/// more carries.
-#[inline(always)]
-fn carry(upper: u8) -> u8 {
-    (upper & 0x7c) + 4
-}
-
-/// True if a block has a bad number in half precision at byte `at`. The length of a block is a constant: few instructions a block.
-fn any_bad<const BYTES: usize>(at: usize, blocks: &[u8]) -> bool {
+/// The first block with a number in half precision at byte `at` that is not finite: infinity and NaN have all bits of the exponent. The length
+/// of a block is a constant and the search ends early, so that it is a few plain instructions a block.
+fn first_bad<const BYTES: usize>(at: usize, blocks: &[u8]) -> Option<usize> {
     assert!(at + 1 < BYTES);
-    blocks.as_chunks::<BYTES>().0.iter().fold(0, |any, block| any | carry(block[at + 1])) & 0x80 != 0
+    blocks.as_chunks::<BYTES>().0.iter().position(|block| block[at + 1] & 0x7c == 0x7c)
 }
 
 macro_rules! types {
@@ -75,9 +67,9 @@ macro_rules! types {
                 match self { $(GgmlType::$name => $bytes,)* }
             }
 
-            /// [`any_bad`] for blocks of this type.
-            fn any_bad(self, at: usize, blocks: &[u8]) -> bool {
-                match self { $(GgmlType::$name => any_bad::<$bytes>(at, blocks),)* }
+            /// [`first_bad`] of blocks of this type.
+            fn first_bad(self, at: usize, blocks: &[u8]) -> Option<usize> {
+                match self { $(GgmlType::$name => first_bad::<$bytes>(at, blocks),)* }
             }
 
             /// The code for this type, or `None` where Strata knows only its name and shape.
