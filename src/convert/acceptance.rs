@@ -5,8 +5,9 @@ use super::plan::{From, Tensor};
 use super::source::Input;
 use crate::checkpoint::MAX_TOKENS;
 use crate::error::{Error, Result, quoted};
-use crate::gguf::{Gguf, Layout, Value, ValueType};
+use crate::gguf::{ALIGNMENT_KEY, Gguf, Layout, Value, ValueType, alignment_is_valid};
 use crate::model::Shape;
+use crate::model::store::is_used;
 use crate::tokenizer::Tokenizer;
 use std::collections::HashSet;
 use strata_quant::GgmlType;
@@ -29,6 +30,12 @@ pub fn check_overrides(layout: &Layout, overrides: &[(String, Value)]) -> Result
         }
         if key.starts_with("split.") {
             return refuse("it says how the model is split, which strata does itself".to_owned());
+        }
+        if key == ALIGNMENT_KEY
+            && let Value::U32(alignment) = value
+            && !alignment_is_valid(*alignment)
+        {
+            return refuse(format!("tensors cannot be aligned to {alignment}, only to powers of two"));
         }
         if key.starts_with("strata.") {
             return refuse("strata writes it itself".to_owned());
@@ -98,11 +105,22 @@ const NAMES: [&str; 3] = ["llama.rope.scaling.type", "tokenizer.ggml.model", "to
 /// Builds the shape and the tokenizer that a run of the file will build. A file that Strata cannot run for the name of a kind alone, as a
 /// way of splitting text, is another program's: then that is said.
 ///
+/// So is a number of layers that leaves some out.
+///
 /// # Errors
 /// Theirs, as errors of `input`, which is where the metadata comes from.
 pub fn check(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<Option<String>> {
     let mut small = stand_in(layout, input, tensors)?;
-    let Err(error) = small.read() else { return Ok(None) };
+    let Err(error) = small.read() else {
+        let has_output = tensors.iter().any(|tensor| tensor.name == "output.weight");
+        let layers = layout.metadata.iter().find_map(|(key, value)| match (key.as_str(), value) {
+            ("llama.block_count", Value::U32(layers)) => Some(*layers as usize),
+            _ => None,
+        });
+        let unused = |tensor: &&Tensor| layers.is_some_and(|layers| !is_used(&tensor.name, layers, has_output));
+        let unused = tensors.iter().find(unused).map(|tensor| quoted(&tensor.name));
+        return Ok(unused.map(|name| format!("strata itself cannot run the file that it writes: nothing uses {name}")));
+    };
     let known = |value: &Value| [Value::from("gpt2"), "llama".into()].contains(value);
     small.layout.metadata.retain(|(key, value)| !NAMES.contains(&key.as_str()) || known(value));
     if small.read().is_ok() {

@@ -143,6 +143,18 @@ fn sampling(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
+/// What of a checkpoint's sampling defaults a GGUF file has no key for, a sentence each.
+pub fn notes(checkpoint: &Checkpoint) -> Result<Vec<String>> {
+    const NAME: &str = "generation_config.json";
+    let path = checkpoint.dir.join(NAME);
+    let Some(json) = checkpoint.json(NAME)? else { return Ok(Vec::new()) };
+    let penalty = Object::of_file(&path, &json, NULLABLE)?.opt_f32(OF_TRANSFORMERS[1])?;
+    let note = |penalty| {
+        format!("{NAME}: \"repetition_penalty\" is {penalty}, and the file has no key for it: give it when you run it")
+    };
+    Ok(penalty.filter(|&penalty| penalty != 1.0).map(note).into_iter().collect())
+}
+
 fn names(layout: &mut Layout, checkpoint: &Checkpoint, name: Option<&str>, weights: u64) -> Result<()> {
     let card = card(&checkpoint.dir.join("README.md"))?;
     let first = |keys: &[&str]| -> Option<String> {

@@ -150,7 +150,8 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
     job.accepted()?.iter().for_each(|note| progress.warn(note));
     target::importance_notes(targets, &job.tensors, &job.types).iter().for_each(|note| progress.warn(note));
     if let Input::Checkpoint(checkpoint) = input {
-        vocabulary::notes(checkpoint)?.iter().for_each(|note| progress.warn(note));
+        let notes = [metadata::notes(checkpoint)?, vocabulary::notes(checkpoint)?];
+        notes.iter().flatten().for_each(|note| progress.warn(note));
     }
     let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
     let mut outputs = Vec::with_capacity(targets.len());

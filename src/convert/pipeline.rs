@@ -16,6 +16,7 @@ use super::plan::Tensor;
 use super::rows::{Encoding, Slab, is_copy};
 use super::slab::{BLOCKS, SOURCES, Sizes};
 use super::source::{Reading, SourceFile};
+use super::target::Importance;
 use crate::error::{Error, Result};
 use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
@@ -40,7 +41,7 @@ pub struct Work<'a> {
     /// For each output the type of each tensor.
     pub types: &'a [Vec<GgmlType>],
     /// For each output the importance of each tensor's columns, if any; see [`Encoding`].
-    pub importance: &'a [Vec<Option<&'a [f32]>>],
+    pub importance: &'a [Vec<Option<Importance<'a>>>],
     /// The instructions to encode with.
     pub isa: Isa,
     /// The threads to encode with.

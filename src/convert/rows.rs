@@ -1,6 +1,7 @@
 //! The weights themselves: a slab of source rows, checked, put in order and encoded for every output that wants it.
 
 use super::plan::{Stored, Tensor, source_row};
+use super::target::Importance;
 use crate::error::{Error, Result, quoted};
 use rayon::prelude::*;
 use std::path::Path;
@@ -37,8 +38,8 @@ pub struct Slab<'a> {
 pub struct Encoding<'a> {
     /// The type.
     pub ty: GgmlType,
-    /// `(matrices, cols)`: what each column's errors weigh; see [`strata_quant::encode`].
-    pub importance: Option<&'a [f32]>,
+    /// What each column's errors weigh; see [`strata_quant::encode`].
+    pub importance: Option<Importance<'a>>,
     /// `(rows, bytes of a row)`: where the blocks go.
     pub out: &'a mut [u8],
 }
@@ -116,7 +117,7 @@ impl Slab<'_> {
                 continue;
             }
             let importance = form.importance_of(self.first + r, self.tensor);
-            self.isa.encode(form.format.ty, values, importance, out);
+            self.isa.encode(form.format.ty, values, importance.map(|importance| importance.weights), out);
             self.check(r, form.format, largest, importance, values, out)?;
         }
         Ok(())
@@ -136,7 +137,7 @@ impl Slab<'_> {
         r: usize,
         to: &Format,
         largest: u32,
-        importance: Option<&[f32]>,
+        importance: Option<Importance<'_>>,
         values: &[f32],
         out: &[u8],
     ) -> Result<()> {
@@ -166,14 +167,15 @@ impl Slab<'_> {
     }
 
     /// The error of a block whose scale is finite without this importance.
-    fn bad_importance(&self, r: usize, block: usize, ty: GgmlType, importance: &[f32]) -> Error {
+    fn bad_importance(&self, r: usize, block: usize, ty: GgmlType, importance: Importance<'_>) -> Error {
         let row = self.first + self.source_row(r);
-        let largest = importance.iter().copied().fold(0.0, f32::max);
+        let largest = importance.weights.iter().copied().fold(0.0, f32::max);
         let problem = format!(
             "row {row}, block {block}: the importance matrix is too large to find a finite scale of {ty} with: its largest mean square in \
              the row is {largest:e}"
         );
-        self.bad(problem, "make the matrix again with strata calibrate or llama-imatrix")
+        let place = format!("tensor {}", quoted(&self.tensor.name));
+        Error::invalid(importance.file, place, problem, "make the matrix again with strata calibrate or llama-imatrix")
     }
 
     fn damaged(&self) -> &'static str {
@@ -202,16 +204,16 @@ impl Slab<'_> {
 /// What the rows of a slab become for one output.
 struct Form<'a> {
     format: &'static Format,
-    importance: Option<&'a [f32]>, // (matrices, cols)
+    importance: Option<Importance<'a>>,
     row_bytes: usize,
 }
 
 impl<'a> Form<'a> {
     /// The importance of the columns in row `r` of the tensor, whose rows are those of one matrix after the other.
-    fn importance_of(&self, r: usize, tensor: &Tensor) -> Option<&'a [f32]> {
-        let importance = self.importance?;
-        let matrix = r / (tensor.rows / (importance.len() / tensor.cols));
-        Some(&importance[matrix * tensor.cols..][..tensor.cols])
+    fn importance_of(&self, r: usize, tensor: &Tensor) -> Option<Importance<'a>> {
+        let Importance { weights, file } = self.importance?;
+        let matrix = r / (tensor.rows / (weights.len() / tensor.cols));
+        Some(Importance { weights: &weights[matrix * tensor.cols..][..tensor.cols], file })
     }
 }
 

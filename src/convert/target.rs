@@ -44,6 +44,15 @@ pub enum Split {
     AsSource,
 }
 
+/// What the errors of each column of a tensor weigh.
+#[derive(Clone, Copy)]
+pub(super) struct Importance<'a> {
+    /// `(matrices, cols)`
+    pub weights: &'a [f32],
+    /// Where they come from.
+    pub file: &'a Path,
+}
+
 /// One of the files of a target.
 pub(super) struct Shard {
     /// Its path.
@@ -109,15 +118,19 @@ impl Target {
     }
 
     fn bad_importance(&self, place: String, problem: String) -> Error {
-        let file = self.importance_file.as_deref().unwrap_or(Path::new("importance matrix"));
-        Error::invalid(file, place, problem, "make one of this model with strata calibrate")
+        Error::invalid(self.importance_path(), place, problem, "make one of this model with strata calibrate")
+    }
+
+    /// The file that importance comes from, as errors name it.
+    fn importance_path(&self) -> &Path {
+        self.importance_file.as_deref().unwrap_or(Path::new("importance matrix"))
     }
 
     /// The importance of each tensor's columns.
     ///
     /// # Errors
     /// If a tensor has other columns, or is of other matrices.
-    pub(super) fn importance(&self, tensors: &[Tensor]) -> Result<Vec<Option<&[f32]>>> {
+    pub(super) fn importance(&self, tensors: &[Tensor]) -> Result<Vec<Option<Importance<'_>>>> {
         let of = |tensor: &Tensor| {
             let Some(weights) = self.importance.as_ref().and_then(|all| all.get(&tensor.name)) else { return Ok(None) };
             let matrices: u64 = tensor.dims.iter().skip(2).product();
@@ -127,7 +140,7 @@ impl Target {
                 let problem = format!("has {n} values, the model has {cols} columns{of}: it is of another model");
                 return Err(self.bad_importance(format!("tensor {}", quoted(&tensor.name)), problem));
             }
-            Ok(Some(weights.as_slice()))
+            Ok(Some(Importance { weights, file: self.importance_path() }))
         };
         tensors.iter().map(of).collect()
     }

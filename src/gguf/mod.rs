@@ -42,6 +42,6 @@ pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: u32 = 32;
 
 /// True for what `general.alignment` may be.
-fn alignment_is_valid(alignment: u32) -> bool {
+pub(crate) fn alignment_is_valid(alignment: u32) -> bool {
     alignment.is_power_of_two() && alignment >= 8
 }

@@ -342,7 +342,7 @@ fn check_all_used(gguf: &Gguf, layers: usize) -> Result<()> {
 }
 
 /// True for the tensors that [`Store::new`] and [`Shape::read`] take, and for what old converters stored though it follows from the metadata.
-fn is_used(name: &str, layers: usize, has_output: bool) -> bool {
+pub(crate) fn is_used(name: &str, layers: usize, has_output: bool) -> bool {
     const MATRICES: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
     let Some((layer, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
         return match name {

@@ -353,6 +353,8 @@ def json_problem(text):
     except Doubled as doubled:
         return f"the key {doubled} comes twice"
     except (ValueError, RecursionError) as error:
+        if len(text) >= 60 << 20:
+            return None  # only its beginning was read
         return f"is not one JSON document ({error}): {text[:100]!r}"
     null = null_at(value, "")
     return f"null at {null}" if null else None

@@ -160,7 +160,12 @@ pub(super) fn sentencepiece(root: &Node<'_>, tokens: &Tokens<'_>, notes: &mut Ve
     if !replaces {
         return Err(normalizer.refuse(format!("spaces do not become {}", quoted(SPACE))));
     }
-    for (kind, step) in steps(root.get("decoder"), "decoders")? {
+    let decoder = root.get("decoder");
+    let found = steps(decoder.clone(), "decoders")?;
+    if !found.is_empty() && !found.iter().any(|(kind, _)| matches!(*kind, "Metaspace" | "Replace")) {
+        return Err(decoder.refuse(format!("{} stays in texts that are decoded", quoted(SPACE))));
+    }
+    for (kind, step) in found {
         let known = match kind {
             "ByteFallback" | "Fuse" => true,
             "Metaspace" => step.get("replacement").text()? == SPACE,
