@@ -1,63 +1,11 @@
 //! Walks formats x instruction sets x shapes x threads: every cell gives the bits of the scalar set, and the scalar set agrees with a
 //! naive product in `f64` that shares no code with it. A new format or instruction set is tested with no edit here.
 
+mod kernel_inputs;
+
+use kernel_inputs::{Random, activations, weights};
 use strata_kernels::{AttentionScratch, AttentionShape, Cpu, Isa, KvCells, KvLayout, Matrix, Rotation, Run};
 use strata_quant::{ActivationKind, Activations, Format, GgmlType};
-
-/// Reproducible numbers (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Roughly normal.
-    fn value(&mut self) -> f32 {
-        let mut sum = 0.0;
-        for _ in 0..4 {
-            sum += (self.bits() >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
-        }
-        sum
-    }
-
-    fn values(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.value()).collect()
-    }
-}
-
-/// Weights as bytes: encoded random values, or raw bytes with extreme codes.
-fn weights(format: &Format, rows: usize, cols: usize, kind: usize, random: &mut Random) -> Vec<u8> {
-    let ty = format.ty;
-    let mut bytes = vec![0; rows * ty.row_bytes(cols).unwrap()];
-    let scale = [1.0, 1e-3, 40.0][kind % 3];
-    let values: Vec<f32> = random.values(rows * cols).iter().map(|v| v * scale).collect();
-    (format.encode)(&values, None, &mut bytes);
-    if kind >= 3 && ty.block_len() > 1 {
-        // Saturated codes: all ones, all zeros, or the sign bit alone, under the encoded scales.
-        let fill = [0xff, 0x00, 0x80][kind - 3];
-        for block in bytes.chunks_exact_mut(ty.block_bytes()) {
-            let scales: Vec<_> = format.scales.iter().map(|&at| [block[at], block[at + 1]]).collect();
-            block.fill(fill);
-            for (&at, scale) in format.scales.iter().zip(scales) {
-                block[at..at + 2].copy_from_slice(&scale);
-            }
-        }
-    }
-    bytes
-}
-
-fn activations(rows: usize, cols: usize, saturated: bool, random: &mut Random) -> Activations {
-    let mut x = Activations::default();
-    for v in x.reset(rows, cols) {
-        *v = if saturated { if random.bits() & 1 == 0 { 3.0 } else { -3.0 } } else { random.value() };
-    }
-    x
-}
 
 fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
