@@ -55,6 +55,16 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The same, with the name of the file that a request is about.
+    pub(crate) fn of_file(self, path: &Path) -> Error {
+        match self {
+            Error::Request(what) => Error::Request(format!("{}: {what}", path.display())),
+            other => other,
+        }
+    }
+}
+
 /// Text of a file or of the user as a message shows it: in quotes, escaped, and cut after 200 characters.
 pub fn quoted(text: &str) -> String {
     const LONGEST: usize = 200;

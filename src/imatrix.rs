@@ -242,7 +242,7 @@ impl Imatrix {
             layout.tensor(format!("{name}{SUMS}"), &[columns, matrices][..used], GgmlType::F32);
             layout.tensor(format!("{name}{COUNTS}"), &[1, matrices][..used], GgmlType::F32);
         }
-        let mut writer = layout.create_beside(path, inputs)?;
+        let mut writer = layout.create_beside("calibrate", path, inputs)?;
         for (name, Entry { in_sum2, counts }) in &self.entries {
             writer.begin(&format!("{name}{SUMS}"))?;
             writer.write(&in_sum2.iter().flat_map(|sum| sum.to_le_bytes()).collect::<Vec<u8>>())?;
@@ -279,7 +279,7 @@ impl Imatrix {
         let dataset = self.datasets.last().map_or("", String::as_str);
         out.extend(int(dataset.len() as u64, "bytes of a dataset's name")?);
         out.extend(dataset.as_bytes());
-        let mut file = Outputs::single(path, inputs)?;
+        let mut file = Outputs::single("calibrate", path, inputs)?;
         file.write_all(&out)?;
         file.commit()
     }

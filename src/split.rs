@@ -192,7 +192,7 @@ pub fn plan(gguf: &Gguf, prefix: &Path, options: &Options) -> Result<Vec<Shard>>
 pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progress) -> Result<Vec<Shard>> {
     let shards = plan(gguf, prefix, options)?;
     let paths = shards.iter().map(|shard| shard.path.clone()).collect();
-    let mut outputs = Outputs::claim(prefix, paths, &inputs(gguf))?;
+    let mut outputs = Outputs::claim("split", prefix, paths, &inputs(gguf))?;
     let mut metadata = own_metadata(gguf);
     let order: Vec<usize> = shards.iter().flat_map(|shard| &shard.tensors).copied().collect();
     order_hashes(&mut metadata, &order);
@@ -230,7 +230,7 @@ pub fn merge(gguf: &Gguf, output: &Path, progress: &dyn Progress) -> Result<()> 
     layout.metadata = own_metadata(gguf);
     gguf.tensors().iter().for_each(|t| layout.tensor(&t.name, &t.dims, t.ty));
     progress.begin("merging", gguf.tensors().iter().map(|t| t.bytes).sum());
-    let mut writer = layout.create_beside(output, &inputs(gguf))?;
+    let mut writer = layout.create_beside("merge", output, &inputs(gguf))?;
     copy(gguf, gguf.tensors().iter(), &mut writer, progress)?;
     gguf.check()?;
     writer.finish()?;

@@ -7,6 +7,14 @@ use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
+/// The stack of a thread, whatever the environment says (`RUST_MIN_STACK`): what Rust gives where it says nothing.
+const STACK: usize = 2 << 20;
+
+/// A thread to be.
+pub(crate) fn builder() -> thread::Builder {
+    thread::Builder::new().stack_size(STACK)
+}
+
 /// The most threads that are ever asked for.
 pub const MOST: usize = 1024;
 
@@ -55,7 +63,7 @@ impl Workers {
         for i in 0..limits::threads(threads.min(MOST)) {
             let (to, from) = channel::<ThreadBuilder>();
             let work = move || from.into_iter().for_each(ThreadBuilder::run);
-            match thread::Builder::new().name(format!("strata-{i}")).spawn(work) {
+            match builder().name(format!("strata-{i}")).spawn(work) {
                 Ok(_) => workers.idle.push(to),
                 Err(error) => {
                     workers.refused = Some(error);

@@ -13,6 +13,9 @@ const SPINS: usize = 300;
 /// Offers of the processor before a thread sleeps: some tens of microseconds, if nobody wants it.
 const YIELDS: usize = 100;
 
+/// The stack of a thread, whatever the environment says (`RUST_MIN_STACK`): what Rust gives where it says nothing.
+const STACK: usize = 2 << 20;
+
 /// An operation: called once on each thread with the thread's number. It lives on the stack of `Pool::run`, which outwaits its use.
 type Work = *const (dyn Fn(usize) + Sync);
 
@@ -98,7 +101,11 @@ impl Pool {
         let threads = (1..threads.max(1))
             .map_while(|index| {
                 let shared = shared.clone();
-                std::thread::Builder::new().name(format!("strata-{index}")).spawn(move || serve(&shared, index)).ok()
+                std::thread::Builder::new()
+                    .name(format!("strata-{index}"))
+                    .stack_size(STACK)
+                    .spawn(move || serve(&shared, index))
+                    .ok()
             })
             .collect();
         Pool { shared, threads, running: Mutex::new(()) }

@@ -111,7 +111,13 @@ const NAMES: [&str; 3] = ["llama.rope.scaling.type", "tokenizer.ggml.model", "to
 /// Theirs, as errors of `input`, which is where the metadata comes from.
 pub fn check(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<Option<String>> {
     let mut small = stand_in(layout, input, tensors)?;
-    let Err(error) = small.read() else {
+    let read = small.read();
+    if let Ok(shape) = &read
+        && let Some(problem) = contradiction(shape, tensors)
+    {
+        return Err(blamed(Error::invalid(input.path(), "tensors", problem, ""), input));
+    }
+    let Err(error) = read else {
         let has_output = tensors.iter().any(|tensor| tensor.name == "output.weight");
         let layers = layout.metadata.iter().find_map(|(key, value)| match (key.as_str(), value) {
             ("llama.block_count", Value::U32(layers)) => Some(*layers as usize),
@@ -121,12 +127,41 @@ pub fn check(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<Optio
         let unused = tensors.iter().find(unused).map(|tensor| quoted(&tensor.name));
         return Ok(unused.map(|name| format!("strata itself cannot run the file that it writes: nothing uses {name}")));
     };
-    let known = |value: &Value| [Value::from("gpt2"), "llama".into()].contains(value);
-    small.layout.metadata.retain(|(key, value)| !NAMES.contains(&key.as_str()) || known(value));
+    // A value that is no text is no name, and the kinds of vocabularies that Strata knows are not unknown.
+    let unknown =
+        |value: &Value| value.ty() == ValueType::String && ![Value::from("gpt2"), "llama".into()].contains(value);
+    small.layout.metadata.retain(|(key, value)| !NAMES.contains(&key.as_str()) || !unknown(value));
     if small.read().is_ok() {
         return Ok(Some(format!("strata itself cannot run the file that it writes: {}", blamed(error, input))));
     }
     Err(blamed(error, input))
+}
+
+/// The first matrix that has other dimensions than `shape` calls for.
+fn contradiction(shape: &Shape, tensors: &[Tensor]) -> Option<String> {
+    let (d, q, kv, ffn) = (shape.hidden, shape.q_width(), shape.kv_width(), shape.ffn);
+    tensors.iter().find_map(|tensor| {
+        let stem = tensor.name.strip_suffix(".weight")?;
+        let wanted =
+            match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or(stem, |(_, part)| part) {
+                "token_embd" | "output" => (shape.vocab, d),
+                "attn_q" => (q, d),
+                "attn_k" | "attn_v" => (kv, d),
+                "attn_output" => (d, q),
+                "ffn_gate" | "ffn_up" => (ffn, d),
+                "ffn_down" => (d, ffn),
+                _ => return None,
+            };
+        let ((rows, cols), is) = (wanted, (tensor.rows, tensor.cols));
+        (is != wanted).then(|| {
+            format!(
+                "{} has {} x {} values where the metadata calls for {rows} x {cols}",
+                quoted(&tensor.name),
+                is.0,
+                is.1
+            )
+        })
+    })
 }
 
 /// A small file with the metadata of the one to come, in memory.
@@ -137,7 +172,7 @@ struct StandIn {
 
 impl StandIn {
     /// What a run reads of it. A file without a vocabulary has no tokenizer, and one that does not name its kind cannot be checked.
-    fn read(&self) -> Result<()> {
+    fn read(&self) -> Result<Shape> {
         let placed = self.layout.clone().place()?;
         let mut file = placed.header;
         for (range, bytes) in placed.tensors.iter().zip(&self.data) {
@@ -146,12 +181,12 @@ impl StandIn {
         }
         file.resize(placed.file_bytes as usize, 0);
         let gguf = Gguf::from_bytes(file)?;
-        Shape::read(&gguf)?;
+        let shape = Shape::read(&gguf)?;
         let model = gguf.metadata().get("tokenizer.ggml.model").map(|model| model.as_str());
         let vocabulary = gguf.metadata().get("tokenizer.ggml.tokens");
         match (model, vocabulary) {
-            (None, _) | (Some(Some("no_vocab")), None) => Ok(()),
-            _ => Tokenizer::from_gguf(&gguf).map(drop),
+            (None, _) | (Some(Some("no_vocab")), None) => Ok(shape),
+            _ => Tokenizer::from_gguf(&gguf).map(|_| shape),
         }
     }
 }

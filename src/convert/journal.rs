@@ -113,8 +113,10 @@ pub struct Record {
 
 /// What an earlier run has left.
 pub enum Earlier {
-    /// Nothing to go on from; these `.partial` files of it are worth nothing.
-    Nothing(Vec<PathBuf>),
+    /// Nothing.
+    Nothing,
+    /// The `.partial` files of another command, and what to tell the user if they are still there.
+    Other(Vec<PathBuf>, Error),
     /// Its journal.
     Record(Box<Record>),
     /// A journal whose first line makes no sense: what to tell the user, unless there is nothing to lose.
@@ -142,13 +144,15 @@ impl Journal {
     /// If it cannot be read.
     pub fn read(&mut self) -> Result<Earlier> {
         let text = match self.claim.leftover()? {
-            Leftover::Nothing => return Ok(Earlier::Nothing(Vec::new())),
-            Leftover::Discardable(partials) => return Ok(Earlier::Nothing(partials)),
+            Leftover::Nothing => return Ok(Earlier::Nothing),
+            Leftover::Discardable { command, partials } => {
+                return Ok(Earlier::Other(partials, self.claim.is_of(&command)));
+            }
             Leftover::Journal(text) => text,
         };
         // Without its end a line is torn, and the last one.
         let mut lines = text.split_inclusive(|&byte| byte == b'\n').take_while(|line| line.ends_with(b"\n"));
-        let Some(first) = lines.next() else { return Ok(Earlier::Nothing(Vec::new())) };
+        let Some(first) = lines.next() else { return Ok(Earlier::Nothing) };
         let Some((head, mut check)) = sound::<Head>(first, "") else {
             let (problem, remedy) =
                 ("is damaged, or of another version of strata", "start over with --restart, or name another output");
@@ -385,8 +389,10 @@ mod tests {
             let error = error.to_string();
             assert!(error.contains("line 1") && error.contains("--restart"), "{error}");
         }
-        fs::write(&path, "{\"discardable\":[\"m.partial\"]}").unwrap();
-        assert!(matches!(journal.read().unwrap(), Earlier::Nothing(left) if left == [folder.path().join("m.partial")]));
+        fs::write(&path, "{\"command\":\"merge\",\"discardable\":[\"m.partial\"]}").unwrap();
+        assert!(
+            matches!(journal.read().unwrap(), Earlier::Other(left, _) if left == [folder.path().join("m.partial")])
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::sync::Syncer;
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
 use crate::io::direct::Sink;
-use crate::io::file::{free_bytes, open_regular, output_folder, read_at, sync_folder, write_at};
+use crate::io::file::{Folder, free_bytes, open_regular, output_folder, read_at, write_at};
 use crate::io::hash::{Digest, Hasher};
 use crate::io::partial::{self, Partial};
 use crate::progress::Progress;
@@ -42,7 +42,7 @@ pub struct Part {
 pub struct Output {
     /// Its name: that of its only file, or what the parts are named after.
     pub path: PathBuf,
-    folder: PathBuf,
+    folder: Folder,
     parts: Vec<Growing>,
     places: Vec<Place>, // by tensor
     journal: Journal,
@@ -85,7 +85,7 @@ impl Output {
     /// # Errors
     /// If the path cannot be one, another process writes it, or an earlier run left something else than `head` says.
     pub fn open(path: &Path, parts: Vec<Part>, head: Head, restart: bool, progress: &dyn Progress) -> Result<Output> {
-        let folder = output_folder(path)?;
+        let folder = Folder::open(&output_folder(path)?)?;
         let (mut growing, mut places) = (Vec::with_capacity(parts.len()), Vec::new());
         for Part { path, mut layout } in parts {
             output_folder(&path)?;
@@ -122,9 +122,14 @@ impl Output {
     /// Decides what becomes of what an earlier run has left.
     fn consider(&mut self, earlier: Earlier, restart: bool, progress: &dyn Progress) -> Result<()> {
         match earlier {
-            Earlier::Nothing(partials) => {
+            Earlier::Other(partials, error) => {
+                if !restart && partials.iter().any(|partial| partial.exists()) {
+                    return Err(error);
+                }
                 self.worthless = partials;
-                let unknown = |part: &&Growing| !restart && !self.worthless.contains(&part.partial);
+            }
+            Earlier::Nothing => {
+                let unknown = |_: &&Growing| !restart;
                 let remedy = "move it away, give --restart to discard it, or name another output";
                 let mut unknown = self.parts.iter().filter(unknown);
                 unknown.try_for_each(|part| Partial::refuse_existing(&part.path, remedy))?;
@@ -275,7 +280,7 @@ impl Output {
 
     /// The folder it is in.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.folder.path()
     }
 
     /// The length of all its files.
@@ -401,7 +406,7 @@ impl Output {
             part.file.take().map_or(Ok(()), |file| file.name(part.file_bytes))?;
             part.named = true;
         }
-        sync_folder(&self.folder)
+        self.folder.sync()
     }
 
     /// The bytes between the tensors of a part, at most an alignment each, which whatever an earlier run has left may not be: zeros.
@@ -452,7 +457,7 @@ impl Output {
             return Error::io("write", partial)(error);
         }
         let missing = self.missing_bytes();
-        let free = free_bytes(&self.folder).unwrap_or(0);
+        let free = free_bytes(self.folder.path()).unwrap_or(0);
         let problem = format!("is full ({error}): {missing} bytes are still to be written, {free} are free");
         let need = missing.saturating_sub(free).max(1);
         let remedy = format!("free some space, {need} bytes or more: the same command then goes on from here");

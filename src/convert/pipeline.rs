@@ -20,6 +20,7 @@ use super::target::Importance;
 use crate::error::{Error, Result};
 use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
+use crate::threads;
 use crate::threads::no_thread;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -99,12 +100,12 @@ pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Di
         for output in outputs.iter_mut() {
             let (to, from) = sync_channel(1);
             to_write.push(to);
-            match thread::Builder::new().spawn_scoped(scope, move || write(output, work, &from)) {
+            match threads::builder().spawn_scoped(scope, move || write(output, work, &from)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => return vec![Err(no_thread(error))],
             }
         }
-        match thread::Builder::new().spawn_scoped(scope, || reader.run(&reads)) {
+        match threads::builder().spawn_scoped(scope, || reader.run(&reads)) {
             Ok(thread) => threads.push(thread),
             Err(error) => return vec![Err(no_thread(error))],
         }

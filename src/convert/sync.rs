@@ -1,11 +1,12 @@
 //! Bringing a growing file to the disk while it grows, so that the disk works from the beginning, little is lost in a power cut, and
 //! memory does not fill with what is still to be written.
 
+use crate::threads;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 /// Bytes written between two syncs. One may be at work and one waiting before the writer waits too.
 const STEP: u64 = 128 << 20;
@@ -23,7 +24,7 @@ impl Syncer {
         let (to, files): (_, Receiver<Arc<File>>) = sync_channel(1);
         // An error is told once by the system, and so kept for whoever comes next: the thread ends with it.
         let work = move || files.iter().try_for_each(|file| file.sync_data());
-        let thread = thread::Builder::new().name("strata-sync".to_owned()).spawn(work)?;
+        let thread = threads::builder().name("strata-sync".to_owned()).spawn(work)?;
         Ok(Syncer { to: Some(to), thread: Some(thread), unsynced: 0 })
     }
 

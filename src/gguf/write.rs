@@ -95,17 +95,20 @@ impl Layout {
 
     /// Checks the layout and starts the file at `path` with its header.
     pub fn create(self, path: impl AsRef<Path>) -> Result<Writer<'static>> {
-        self.create_beside(path, &Inputs::default())
+        self.create_beside("write", path, &Inputs::default())
     }
 
-    /// [`Layout::create`], which refuses to replace one of the `inputs`.
-    pub fn create_beside(self, path: impl AsRef<Path>, inputs: &Inputs) -> Result<Writer<'static>> {
-        self.start(|| Ok(Files::Own(Box::new(Outputs::single(path.as_ref(), inputs)?))))
+    /// [`Layout::create`] for a command, which refuses to replace one of its `inputs`.
+    pub fn create_beside(self, command: &str, path: impl AsRef<Path>, inputs: &Inputs) -> Result<Writer<'static>> {
+        let path = path.as_ref();
+        let started = self.start(|| Ok(Files::Own(Box::new(Outputs::single(command, path, inputs)?))));
+        started.map_err(|error| error.of_file(path))
     }
 
     /// Checks the layout and starts the next of several files with its header.
     pub fn create_next(self, files: &mut Outputs) -> Result<Writer<'_>> {
-        self.start(|| files.begin().map(|()| Files::Several(files)))
+        let path = files.path().to_owned();
+        self.start(|| files.begin().map(|()| Files::Several(files))).map_err(|error| error.of_file(&path))
     }
 
     fn start<'o>(mut self, files: impl FnOnce() -> Result<Files<'o>>) -> Result<Writer<'o>> {

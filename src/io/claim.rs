@@ -1,8 +1,8 @@
 //! The claim to an output: one program at a time writes what will be `NAME`, and says in a file beside it that it does.
 //!
 //! The file is `NAME.partial.journal`, locked as long as the claim is held. It tells what a run that was killed has left: of a
-//! conversion its journal (`convert/journal.rs`), which the same conversion goes on from; of every other command the names of its
-//! `.partial` files, worth nothing and replaced by whoever comes next ([`Leftover`]).
+//! conversion its journal (`convert/journal.rs`), which the same conversion goes on from; of every other command its name and those of
+//! its `.partial` files, which the same command replaces ([`Leftover`]). Nobody takes over what another command has left.
 
 use super::file::with_ending;
 use super::stamp::Identity;
@@ -32,8 +32,13 @@ pub struct Claim {
 pub enum Leftover {
     /// There was none, or it wrote nothing.
     Nothing,
-    /// It cannot be taken up: its `.partial` files.
-    Discardable(Vec<PathBuf>),
+    /// It cannot be taken up, and its command may replace it.
+    Discardable {
+        /// The command.
+        command: String,
+        /// Its `.partial` files.
+        partials: Vec<PathBuf>,
+    },
     /// The journal of a conversion, or something else: all of it.
     Journal(Vec<u8>),
 }
@@ -42,6 +47,7 @@ pub enum Leftover {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Discardable {
+    command: String,
     discardable: Vec<String>,
 }
 
@@ -85,9 +91,12 @@ impl Claim {
             return Ok(Leftover::Nothing);
         }
         match serde_json::from_slice::<Discardable>(&text) {
-            Ok(Discardable { discardable }) => {
+            Ok(Discardable { command, discardable }) => {
                 let partials: Option<Vec<_>> = discardable.iter().map(|name| self.partial(name)).collect();
-                Ok(partials.map_or(Leftover::Journal(text), Leftover::Discardable))
+                Ok(match partials {
+                    Some(partials) => Leftover::Discardable { command, partials },
+                    None => Leftover::Journal(text),
+                })
             }
             Err(_) => Ok(Leftover::Journal(text)),
         }
@@ -101,10 +110,10 @@ impl Claim {
         own.then(|| self.output.with_file_name(name))
     }
 
-    /// Says that what comes cannot be taken up: these `.partial` files, names in the folder of the output.
-    pub fn discardable(&mut self, partials: Vec<String>) -> Result<()> {
+    /// Says that what `command` writes cannot be taken up: these `.partial` files, names in the folder of the output.
+    pub fn discardable(&mut self, command: &str, partials: Vec<String>) -> Result<()> {
         self.cut(0)?;
-        let text = serde_json::to_vec(&Discardable { discardable: partials });
+        let text = serde_json::to_vec(&Discardable { command: command.to_owned(), discardable: partials });
         self.append(&text.map_err(|error| Error::io("write", &self.path)(error.into()))?)
     }
 
@@ -156,6 +165,16 @@ impl Claim {
     /// The output.
     pub fn output(&self) -> &Path {
         &self.output
+    }
+
+    /// The error of a command that meets what another has left.
+    pub fn is_of(&self, command: &str) -> Error {
+        let problem = format!("an unfinished `strata {command}` has this name");
+        let remedy = format!(
+            "give that command again, remove its .partial files and {}, or name another output",
+            self.path.display()
+        );
+        Error::invalid(&self.output, "output", problem, remedy)
     }
 
     fn wrong(&self, problem: String) -> Error {
@@ -229,10 +248,11 @@ mod tests {
         assert!(error.contains("another strata"), "{error}");
         assert!(claim.is_empty());
         assert_eq!(claim.leftover().unwrap(), Leftover::Nothing);
-        claim.discardable(vec!["m-1.partial".to_owned()]).unwrap();
+        claim.discardable("merge", vec!["m-1.partial".to_owned()]).unwrap();
         drop(claim);
         let mut claim = Claim::lock(&output).unwrap();
-        assert_eq!(claim.leftover().unwrap(), Leftover::Discardable(vec![folder.path().join("m-1.partial")]));
+        let (command, partials) = ("merge".to_owned(), vec![folder.path().join("m-1.partial")]);
+        assert_eq!(claim.leftover().unwrap(), Leftover::Discardable { command, partials });
         claim.cut(0).unwrap();
         claim.append(b"{\"journal\":2}\n").unwrap();
         assert_eq!(claim.leftover().unwrap(), Leftover::Journal(b"{\"journal\":2}\n".to_vec()));
@@ -245,7 +265,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("m.gguf");
         for hostile in ["../m.partial", "/m.partial", "m.txt", "m/b.partial", "other.gguf.partial", "..", ""] {
-            let text = serde_json::to_vec(&Discardable { discardable: vec![hostile.to_owned()] }).unwrap();
+            let text =
+                serde_json::to_vec(&Discardable { command: "merge".to_owned(), discardable: vec![hostile.to_owned()] })
+                    .unwrap();
             fs::write(Claim::path_for(&output), &text).unwrap();
             assert_eq!(Claim::lock(&output).unwrap().leftover().unwrap(), Leftover::Journal(text), "{hostile}");
         }

@@ -7,12 +7,12 @@
 //! ordinary ones: the bytes are the same.
 
 use crate::io::file::{read_at, write_at};
+use crate::threads;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, mpsc};
-use std::thread;
 
 /// What places, lengths and memory of direct requests are multiples of: the page, which no disk's block exceeds.
 pub const ALIGN: usize = 4096;
@@ -108,7 +108,7 @@ impl Stream {
             let _ = free.send(Buffer::new(request)?);
         }
         let work = move || ahead(direct, &ordinary, bytes, &empty, &to);
-        thread::Builder::new().name("strata-read".to_owned()).spawn(work)?;
+        threads::builder().name("strata-read".to_owned()).spawn(work)?;
         Ok(Stream { full, free, now: None, taken: 0 })
     }
 

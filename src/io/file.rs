@@ -245,15 +245,38 @@ pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes a rename in `folder` last through a power cut, where the system can.
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    if !cfg!(unix) {
-        return Ok(());
+/// A folder whose renames can be made to last. Open from the start, so that nothing is missing when they are done.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    open: Option<File>, // where the system can sync folders
+}
+
+impl Folder {
+    /// The folder at `path`.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(path: &Path) -> Result<Folder> {
+        let open = if cfg!(unix) { Some(File::open(path).map_err(Error::io("open the folder", path))?) } else { None };
+        Ok(Folder { path: path.to_owned(), open })
     }
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
-        // Some network file systems know no fsync of folders: the file itself is safe by then.
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
-        done => done.map_err(Error::io("sync the folder", folder)),
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes what was renamed in it last through a power cut, where the system can.
+    ///
+    /// # Errors
+    /// That of the system.
+    pub fn sync(&self) -> Result<()> {
+        match self.open.as_ref().map_or(Ok(()), File::sync_all) {
+            // Some network file systems know no fsync of folders: the file itself is safe by then.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+            done => done.map_err(Error::io("sync the folder", &self.path)),
+        }
     }
 }
 

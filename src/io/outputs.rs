@@ -4,7 +4,7 @@
 //! wrong before leaves nothing behind, and whatever `NAME` was stays.
 
 use super::claim::{Claim, Leftover, PARTIAL};
-use super::file::{output_folder, sync_folder, write_at};
+use super::file::{Folder, output_folder, write_at};
 use super::inputs::Inputs;
 use super::partial::{self, Partial};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Outputs {
     claim: Claim,
-    folder: PathBuf,
+    folder: Folder,
     paths: Vec<PathBuf>,
     done: Vec<(Partial, u64)>,           // complete, and their bytes
     current: Option<(Partial, Vec<u8>)>, // and what is not written yet
@@ -27,30 +27,33 @@ pub struct Outputs {
 const BUFFER: usize = 1 << 20;
 
 impl Outputs {
-    /// One file.
+    /// One file of `command`.
     ///
     /// # Errors
     /// As [`Outputs::claim`].
-    pub fn single(path: &Path, inputs: &Inputs) -> Result<Outputs> {
-        let mut outputs = Outputs::claim(path, vec![path.to_owned()], inputs)?;
+    pub fn single(command: &str, path: &Path, inputs: &Inputs) -> Result<Outputs> {
+        let mut outputs = Outputs::claim(command, path, vec![path.to_owned()], inputs)?;
         outputs.begin()?;
         Ok(outputs)
     }
 
-    /// Files `paths`, all in the folder of `name`, which the claim is on.
+    /// Files `paths` of `command`, all in the folder of `name`, which the claim is on.
     ///
     /// # Errors
-    /// If one is no possible output or an input, another program writes one, or a conversion of that name is unfinished.
-    pub fn claim(name: &Path, paths: Vec<PathBuf>, inputs: &Inputs) -> Result<Outputs> {
+    /// If one is no possible output or an input, another program writes one, or another command has left something unfinished of that name.
+    pub fn claim(command: &str, name: &Path, paths: Vec<PathBuf>, inputs: &Inputs) -> Result<Outputs> {
         Outputs::check(name, &paths, inputs)?;
-        let folder = output_folder(name)?;
+        let folder = Folder::open(&output_folder(name)?)?;
         let mut claim = Claim::lock(name)?;
         match claim.leftover()? {
             Leftover::Nothing => {}
-            Leftover::Discardable(partials) => {
+            Leftover::Discardable { command: other, partials } => {
+                if other != command && partials.iter().any(|partial| partial.exists()) {
+                    return Err(claim.is_of(&other));
+                }
                 partials.iter().try_for_each(|partial| partial::discard(partial))?;
             }
-            Leftover::Journal(_) if is_unfinished(name, &folder)? => {
+            Leftover::Journal(_) if is_unfinished(name, folder.path())? => {
                 let problem = "an unfinished conversion has this name";
                 let remedy =
                     "finish it with its command, remove NAME.partial and NAME.partial.journal, or name another file";
@@ -60,7 +63,7 @@ impl Outputs {
             Leftover::Journal(_) => {}
         }
         let names = paths.iter().filter_map(|path| Partial::path_for(path).file_name()?.to_str().map(str::to_owned));
-        claim.discardable(names.collect())?;
+        claim.discardable(command, names.collect())?;
         let (done, current) = (Vec::with_capacity(paths.len()), None);
         Ok(Outputs { claim, folder, paths, done, current, written: 0, named: false })
     }
@@ -140,7 +143,7 @@ impl Outputs {
         self.done.iter().try_for_each(|(partial, bytes)| partial.check(*bytes))?;
         self.done.iter().try_for_each(|(partial, bytes)| partial.name(*bytes))?;
         self.named = true;
-        sync_folder(&self.folder)?;
+        self.folder.sync()?;
         self.claim.remove()
     }
 
@@ -185,7 +188,7 @@ mod tests {
     }
 
     fn single(path: &Path) -> Result<Outputs> {
-        Outputs::single(path, &Inputs::default())
+        Outputs::single("calibrate", path, &Inputs::default())
     }
 
     #[test]
@@ -218,9 +221,11 @@ mod tests {
             fs::write(at(name), "half").unwrap();
         }
         let mut claim = Claim::lock(&at("m")).unwrap();
-        claim.discardable(vec!["m-1.partial".to_owned(), "m-2.partial".to_owned()]).unwrap();
+        claim.discardable("split", vec!["m-1.partial".to_owned(), "m-2.partial".to_owned()]).unwrap();
         drop(claim);
-        let mut one = Outputs::claim(&at("m"), vec![at("m-9")], &Inputs::default()).unwrap();
+        let other = Outputs::claim("merge", &at("m"), vec![at("m")], &Inputs::default()).unwrap_err().to_string();
+        assert!(other.contains("an unfinished `strata split`") && at("m-1.partial").exists(), "{other}");
+        let mut one = Outputs::claim("split", &at("m"), vec![at("m-9")], &Inputs::default()).unwrap();
         one.begin().unwrap();
         one.commit().unwrap();
         assert_eq!(names(folder.path()), ["m-9"]);
@@ -243,7 +248,7 @@ mod tests {
             let mut inputs = Inputs::default();
             inputs.add(&at(name), "the text");
             let output = at(&name[..1]);
-            let error = Outputs::single(&output, &inputs).unwrap_err().to_string();
+            let error = Outputs::single("calibrate", &output, &inputs).unwrap_err().to_string();
             assert!(error.contains("is the text itself"), "{error}");
             assert_eq!(fs::read(at(name)).unwrap(), name.as_bytes());
         }

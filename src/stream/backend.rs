@@ -2,10 +2,10 @@
 
 use crate::stream::memory::Target;
 use crate::stream::source::Sources;
+use crate::threads;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 /// A read that is under way: the bytes of a file from `offset` on, as many as `target` takes.
@@ -54,7 +54,7 @@ impl Pool {
         for _ in 0..threads.max(1) {
             let (sources, queue, to) = (sources.clone(), queue.clone(), to.clone());
             let work = move || serve(&sources, direct, &queue, &to);
-            thread::Builder::new().name("strata-read".to_owned()).spawn(work)?;
+            threads::builder().name("strata-read".to_owned()).spawn(work)?;
         }
         Ok(Pool { reads, done })
     }

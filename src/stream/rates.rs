@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::stream::memory::Buffer;
 use crate::stream::plan::Beside;
+use crate::threads;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ impl Streams {
         let alone = (disk()?, cpu.read_bytes_per_second(memory));
         let done = AtomicBool::new(false);
         let both = thread::scope(|scope| {
-            let reading = thread::Builder::new().spawn_scoped(scope, || {
+            let reading = threads::builder().spawn_scoped(scope, || {
                 let (begin, mut bytes) = (Instant::now(), 0);
                 while !done.load(Ordering::Relaxed) {
                     cpu.read_once(memory);

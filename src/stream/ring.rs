@@ -7,9 +7,10 @@ use crate::error::{Error, Result};
 use crate::stream::memory::Buffer;
 use crate::stream::queue::Queue;
 use crate::stream::source::Piece;
+use crate::threads;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often one who waits for a slot looks around.
@@ -131,7 +132,7 @@ impl Ring {
                 let _ = to.send(Ok(full));
             }
         }
-        let thread = thread::Builder::new().name("strata-ring".to_owned()).spawn(move || feed(feeder, &from, &to));
+        let thread = threads::builder().name("strata-ring".to_owned()).spawn(move || feed(feeder, &from, &to));
         let thread = thread.map_err(|error| Error::Request(format!("no thread to read weights: {error}")))?;
         Ok(Ring { full, orders: Some(orders), thread: Some(thread), failed: false })
     }

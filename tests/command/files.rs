@@ -217,7 +217,7 @@ fn a_command_that_was_killed_is_given_again() {
     let took = start.elapsed();
     let mut left = 0;
     for (args, again) in [
-        ("merge p-00001-of-00002.gguf o.gguf", "calibrate -m m.gguf -f text -c 16 --chunks 1 -o o.gguf"),
+        ("merge p-00001-of-00002.gguf o.gguf", "merge p-00001-of-00002.gguf o.gguf"),
         ("split m.gguf o --split-max-tensors 10", "split m.gguf o --split-max-tensors 30"),
     ] {
         for i in 1..20 {
@@ -225,8 +225,21 @@ fn a_command_that_was_killed_is_given_again() {
             std::thread::sleep(took * i / 20);
             child.kill().unwrap();
             child.wait().unwrap();
-            left += usize::from(fixture.contents().keys().any(|path| path.extension() == Some("partial".as_ref())));
-            // By the same command or by another, which leaves nothing of it.
+            let before = fixture.contents();
+            if before.keys().any(|path| path.extension() == Some("partial".as_ref())) {
+                left += 1;
+                // Whatever has this name to write takes nothing over, unless it is told to discard it.
+                let name = if args.starts_with("merge") { "o.gguf" } else { "o" };
+                for other in ["calibrate -m m.gguf -f text -c 16 --chunks 1 -o NAME", "quantize m.gguf NAME q8_0"] {
+                    let error = fixture.refused(&other.replace("NAME", name));
+                    assert!(
+                        error.contains("an unfinished `strata") && error.contains("give that command again"),
+                        "{error}"
+                    );
+                    assert!(fixture.contents() == before, "{other}");
+                }
+            }
+            // The same command leaves nothing of it, be it for other parts.
             fixture.succeeds(if i % 2 == 0 { args } else { again });
             let names = fixture.contents().into_keys().filter(|path| path.to_string_lossy().contains(".partial"));
             assert_eq!(names.collect::<Vec<_>>(), [] as [PathBuf; 0], "{args}");

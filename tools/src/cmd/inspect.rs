@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use strata::error::printable;
 use strata::gguf::{Gguf, ValueRef};
 
+/// Names longer than ggml allows are out of line with the others.
+const LONGEST_NAME: usize = 64;
+
 /// Elements of an array that the text form shows.
 const SHOWN: usize = 6;
 
@@ -95,7 +98,7 @@ fn as_text(gguf: &Gguf) -> String {
     for (key, value) in gguf.metadata().iter() {
         let _ = writeln!(text, "{:<42} {}", printable(key), short(value));
     }
-    let width = gguf.tensors().iter().map(|t| t.name.len()).max().unwrap_or(0);
+    let width = gguf.tensors().iter().map(|t| t.name.len()).max().unwrap_or(0).min(LONGEST_NAME);
     let (mut values, mut bytes) = (0u64, 0u64);
     for t in gguf.tensors() {
         let shape: Vec<String> = t.dims.iter().map(u64::to_string).collect();
