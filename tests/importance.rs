@@ -155,7 +155,7 @@ fn importance_too_large_for_the_search_is_an_error_of_the_matrix() {
                 Err(error) => {
                     let error = error.to_string();
                     for words in
-                        ["tensor \"model.layers.", "row ", "block ", "importance matrix is too large", "mean square"]
+                        ["im.gguf: tensor \"blk.", "row ", "block ", "importance matrix is too large", "mean square"]
                     {
                         assert!(error.contains(words), "{mix} {sum:e}: {words:?} is not in: {error}");
                     }

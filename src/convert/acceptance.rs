@@ -35,7 +35,7 @@ pub fn check_overrides(layout: &Layout, overrides: &[(String, Value)]) -> Result
             && let Value::U32(alignment) = value
             && !alignment_is_valid(*alignment)
         {
-            return refuse(format!("tensors cannot be aligned to {alignment}, only to powers of two"));
+            return refuse(format!("tensors cannot be aligned to {alignment}, only to a power of two"));
         }
         if key.starts_with("strata.") {
             return refuse("strata writes it itself".to_owned());

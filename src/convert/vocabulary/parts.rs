@@ -162,9 +162,7 @@ pub(super) fn sentencepiece(root: &Node<'_>, tokens: &Tokens<'_>, notes: &mut Ve
     }
     let decoder = root.get("decoder");
     let found = steps(decoder.clone(), "decoders")?;
-    if !found.is_empty() && !found.iter().any(|(kind, _)| matches!(*kind, "Metaspace" | "Replace")) {
-        return Err(decoder.refuse(format!("{} stays in texts that are decoded", quoted(SPACE))));
-    }
+    let replaced = found.is_empty() || found.iter().any(|(kind, _)| matches!(*kind, "Metaspace" | "Replace"));
     for (kind, step) in found {
         let known = match kind {
             "ByteFallback" | "Fuse" => true,
@@ -179,6 +177,9 @@ pub(super) fn sentencepiece(root: &Node<'_>, tokens: &Tokens<'_>, notes: &mut Ve
         if !known {
             return Err(step.refuse(format!("the decoder {} is not SentencePiece's", quoted(kind))));
         }
+    }
+    if !replaced {
+        return Err(decoder.refuse(format!("{} stays in texts that are decoded", quoted(SPACE))));
     }
     Ok(prepends)
 }

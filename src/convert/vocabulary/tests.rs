@@ -314,6 +314,10 @@ fn parts_of_sentencepiece_tokenizers() {
             (|t| t["decoder"]["decoders"][3]["start"] = json!(2), &["decoders[3]\"", "Strip"]),
             (|t| t["decoder"]["decoders"][3]["stop"] = json!(1), &["decoders[3]\"", "Strip"]),
             (|t| t["decoder"] = json!({"type": "ByteLevel"}), &["\"decoder\"", "ByteLevel"]),
+            (
+                |t| t["decoder"] = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}),
+                &["\"decoder\"", "stays in texts"],
+            ),
             (|t| t["model"]["ignore_merges"] = json!(true), &["\"model.ignore_merges\""]),
             (|t| t["model"]["merges"] = json!([]), &["\"model.merges\"", "is empty"]),
             (|t| t["model"]["merges"][0] = json!("a q"), &["\"model.merges\"", "\"q\""]),
