@@ -8,39 +8,44 @@ use crate::checkpoint::json::{Object, read_optional};
 use crate::checkpoint::{Checkpoint, Config, RopeScaling};
 use crate::error::Result;
 use crate::gguf::{ALIGNMENT_KEY, Gguf, Layout};
-use crate::recipe::Mix;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-/// Sets every key. `name` goes before what the source says.
-pub fn set(layout: &mut Layout, input: &Input, name: Option<&str>, mix: Mix, tensors: &[Tensor]) -> Result<()> {
+/// Every key, with the file type of no mix in particular ([`FILE_TYPE`]), and what of the source is taken otherwise than it says, a
+/// sentence each. `name` goes before what the source says.
+pub fn of(input: &Input, name: Option<&str>, tensors: &[Tensor]) -> Result<(Layout, Vec<String>)> {
+    let (mut layout, mut notes) = (Layout::new(), Vec::new());
     match input {
-        Input::Checkpoint(checkpoint) => of_checkpoint(layout, checkpoint, name, mix, tensors)?,
-        Input::Gguf(gguf) => of_gguf(layout, gguf, name, mix),
+        Input::Checkpoint(checkpoint) => of_checkpoint(&mut layout, checkpoint, name, tensors, &mut notes)?,
+        Input::Gguf(gguf) => of_gguf(&mut layout, gguf, name),
     }
     layout.set("general.quantization_version", 2u32);
-    Ok(())
+    Ok((layout, notes))
 }
+
+/// The key of the mix.
+pub const FILE_TYPE: &str = "general.file_type";
 
 fn of_checkpoint(
     layout: &mut Layout,
     checkpoint: &Checkpoint,
     name: Option<&str>,
-    mix: Mix,
     tensors: &[Tensor],
+    notes: &mut Vec<String>,
 ) -> Result<()> {
     let weights = tensors.iter().map(Tensor::weights).sum();
     layout.set("general.architecture", "llama");
     layout.set("general.type", "model");
-    sampling(layout, checkpoint)?;
+    sampling(layout, checkpoint, notes)?;
     names(layout, checkpoint, name, weights)?;
-    shape(layout, &checkpoint.config, mix);
-    vocabulary::set(layout, checkpoint).map(drop)
+    shape(layout, &checkpoint.config);
+    notes.extend(vocabulary::set(layout, checkpoint)?);
+    Ok(())
 }
 
 /// The keys of another file, in its order, except those that are about that file and not about the model.
-fn of_gguf(layout: &mut Layout, gguf: &Gguf, name: Option<&str>, mix: Mix) {
+fn of_gguf(layout: &mut Layout, gguf: &Gguf, name: Option<&str>) {
     for (key, value) in gguf.metadata().iter() {
         let of_the_file = ["split.", "strata.", "quantize."].iter().any(|prefix| key.starts_with(prefix));
         if !of_the_file && key != ALIGNMENT_KEY {
@@ -50,7 +55,7 @@ fn of_gguf(layout: &mut Layout, gguf: &Gguf, name: Option<&str>, mix: Mix) {
     if let Some(name) = name {
         layout.set("general.name", name);
     }
-    layout.set("general.file_type", mix.file_type);
+    layout.set(FILE_TYPE, 0u32);
 }
 
 /// A sampling default: its key in `generation_config.json`, its key in the file, and what a sampler can use.
@@ -98,14 +103,16 @@ const NULLABLE: &[&str] = &[
 ];
 
 /// Sampling defaults of `generation_config.json`.
-fn sampling(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<()> {
+fn sampling(layout: &mut Layout, checkpoint: &Checkpoint, notes: &mut Vec<String>) -> Result<()> {
     const NAME: &str = "generation_config.json";
     let path = checkpoint.dir.join(NAME);
     let Some(json) = checkpoint.json(NAME)? else { return Ok(()) };
     let file = Object::of_file(&path, &json, NULLABLE)?;
     let [samples, penalty] = OF_TRANSFORMERS;
     file.opt_flag(samples)?;
-    file.opt_f32(penalty)?;
+    if let Some(x) = file.opt_f32(penalty)?.filter(|&x| x != 1.0) {
+        notes.push(format!("{NAME}: \"{penalty}\" is {x}, and the file has no key for it: give it when you run it"));
+    }
     let unusable = |key: &str, value: String, least: String| {
         let problem = format!("no sampler can use {value}; it must be {least}");
         Err(file.refused(key, problem, "correct it in generation_config.json, or remove the key"))
@@ -141,18 +148,6 @@ fn sampling(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What of a checkpoint's sampling defaults a GGUF file has no key for, a sentence each.
-pub fn notes(checkpoint: &Checkpoint) -> Result<Vec<String>> {
-    const NAME: &str = "generation_config.json";
-    let path = checkpoint.dir.join(NAME);
-    let Some(json) = checkpoint.json(NAME)? else { return Ok(Vec::new()) };
-    let penalty = Object::of_file(&path, &json, NULLABLE)?.opt_f32(OF_TRANSFORMERS[1])?;
-    let note = |penalty| {
-        format!("{NAME}: \"repetition_penalty\" is {penalty}, and the file has no key for it: give it when you run it")
-    };
-    Ok(penalty.filter(|&penalty| penalty != 1.0).map(note).into_iter().collect())
 }
 
 fn names(layout: &mut Layout, checkpoint: &Checkpoint, name: Option<&str>, weights: u64) -> Result<()> {
@@ -224,7 +219,7 @@ fn base_models(layout: &mut Layout, card: &HashMap<String, Vec<String>>, weights
     }
 }
 
-fn shape(layout: &mut Layout, config: &Config, mix: Mix) {
+fn shape(layout: &mut Layout, config: &Config) {
     // `Object::opt_count` lets no count beyond 2^31 pass.
     let mut set = |key: &str, n: usize| layout.set(format!("llama.{key}"), n as u32);
     set("block_count", config.num_hidden_layers);
@@ -239,7 +234,7 @@ fn shape(layout: &mut Layout, config: &Config, mix: Mix) {
         layout.set("llama.attention.key_length", config.head_dim as u32);
         layout.set("llama.attention.value_length", config.head_dim as u32);
     }
-    layout.set("general.file_type", mix.file_type);
+    layout.set(FILE_TYPE, 0u32);
     layout.set("llama.vocab_size", config.vocab_size as u32);
     layout.set("llama.rope.dimension_count", config.head_dim as u32);
     // Llama 3.1's scaling is the tensor rope_freqs.weight instead.

@@ -131,7 +131,6 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
         Planned { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
     };
     let tensors = job.tensors.iter().zip(&job.types[0]).map(planned).collect();
-    job.accepted()?;
     let (parts, _) = job.parts(0, &vec![Digest::of(&[]); job.files.len()])?;
     let files = parts.into_iter().map(|mut part| Ok((part.path, part.layout.place()?.file_bytes)));
     Ok(Plan { tensors, files: files.collect::<Result<_>>()? })
@@ -147,12 +146,7 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
 /// the same file; if the user stopped.
 pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
     let job = Job::new(input, targets, options)?;
-    job.accepted()?.iter().for_each(|note| progress.warn(note));
-    target::importance_notes(targets, &job.tensors, &job.types).iter().for_each(|note| progress.warn(note));
-    if let Input::Checkpoint(checkpoint) = input {
-        let notes = [metadata::notes(checkpoint)?, vocabulary::notes(checkpoint)?];
-        notes.iter().flatten().for_each(|note| progress.warn(note));
-    }
+    job.notes.iter().for_each(|note| progress.warn(note));
     let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
     let mut outputs = Vec::with_capacity(targets.len());
     for (i, target) in targets.iter().enumerate() {
@@ -196,9 +190,10 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
 
 /// Everything that is decided before the first weight is read.
 struct Job<'a> {
-    input: &'a Input,
     targets: &'a [Target],
     options: &'a Options,
+    of_source: Layout,  // the metadata; see `metadata::of`
+    notes: Vec<String>, // what the user should know of source and targets
     tensors: Vec<Tensor>,
     files: Vec<SourceFile<'a>>,
     types: Vec<Vec<GgmlType>>, // [target][tensor]
@@ -224,7 +219,11 @@ impl<'a> Job<'a> {
         let mut inputs = input.inputs();
         inputs.extend(&options.inputs);
         check_paths(&inputs, targets, &shards)?;
-        Ok(Job { input, targets, options, tensors, files: input.files(), types, shards })
+        let (of_source, mut notes) = metadata::of(input, options.name.as_deref(), &tensors)?;
+        notes.extend(target::importance_notes(targets, &tensors, &types));
+        let mut job = Job { targets, options, of_source, notes, tensors, files: input.files(), types, shards };
+        job.accept(input)?;
+        Ok(job)
     }
 
     /// What the files of target `i` will hold, and what its journal will say of them. The hashes are zeros still. Files after the first
@@ -241,7 +240,7 @@ impl<'a> Job<'a> {
         for (no, shard) in shards.iter().enumerate() {
             let mut layout = Layout::new();
             if no == 0 {
-                self.metadata(target, &recipe, &mut layout)?;
+                layout = self.metadata(target, &recipe)?;
             }
             if shards.len() > 1 || matches!(target.split, Split::Limit(..)) {
                 for (key, value) in shard_metadata(no, shards.len(), self.tensors.len())? {
@@ -268,25 +267,23 @@ impl<'a> Job<'a> {
         Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors, partials }))
     }
 
-    /// That what is written can be read; what the user should know of it.
-    fn accepted(&self) -> Result<Vec<String>> {
-        let mut notes = Vec::new();
+    /// That what is written can be read; notes what only other programs can run.
+    fn accept(&mut self, input: &Input) -> Result<()> {
         for (i, target) in self.targets.iter().enumerate() {
             // Targets differ in types only, unless the caller says otherwise.
             if i == 0 || target.metadata != self.targets[0].metadata {
-                let mut layout = Layout::new();
-                self.metadata(target, &Map::new(), &mut layout)?;
-                notes.extend(acceptance::check(&layout, self.input, &self.tensors)?);
+                let layout = self.metadata(target, &Map::new())?;
+                self.notes.extend(acceptance::check(&layout, input, &self.tensors)?);
             }
         }
-        Ok(notes)
+        Ok(())
     }
 
-    /// The metadata of a model; hashes are zeros still.
-    fn metadata(&self, target: &Target, recipe: &Map<String, Json>, layout: &mut Layout) -> Result<()> {
-        let name = self.options.name.as_deref();
-        metadata::set(layout, self.input, name, target.recipe.mix, &self.tensors)?;
-        acceptance::check_overrides(layout, &target.metadata)?;
+    /// The metadata of a target; hashes are zeros still.
+    fn metadata(&self, target: &Target, recipe: &Map<String, Json>) -> Result<Layout> {
+        let mut layout = self.of_source.clone();
+        layout.set(metadata::FILE_TYPE, target.recipe.mix.file_type);
+        acceptance::check_overrides(&layout, &target.metadata)?;
         for (key, value) in &target.metadata {
             layout.set(key.as_str(), value.clone());
         }
@@ -296,7 +293,7 @@ impl<'a> Job<'a> {
         layout.set(SOURCE_FILES, self.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
         layout.set(SOURCE_HASHES, zeros(self.files.len()));
         layout.set(TENSOR_HASHES, zeros(self.tensors.len()));
-        Ok(())
+        Ok(layout)
     }
 
     fn report(&self, i: usize, output: &Output, resumed: usize) -> Report {

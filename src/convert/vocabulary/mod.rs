@@ -27,11 +27,6 @@ pub(super) fn set(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<Vec<St
     Files::read(checkpoint)?.set(layout)
 }
 
-/// What [`set`] returns, for whoever has no use for the keys.
-pub(super) fn notes(checkpoint: &Checkpoint) -> Result<Vec<String>> {
-    set(&mut Layout::new(), checkpoint)
-}
-
 /// A JSON file of the folder.
 struct File {
     path: PathBuf,
