@@ -30,12 +30,14 @@ mod parse;
 mod read;
 mod value;
 mod write;
+mod writer;
 
 pub use metadata::{ArrayRef, Metadata, ValueRef};
 pub use parse::TensorInfo;
 pub use read::Gguf;
 pub use value::{Array, Value, ValueType};
-pub use write::{Layout, Placed, Writer};
+pub use write::{Layout, Placed};
+pub use writer::Writer;
 
 /// The key of the alignment, and its value where a file does not say.
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
