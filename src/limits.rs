@@ -7,9 +7,9 @@ use std::io;
 /// Address space that is left for small things, which cannot say that they found none: Rust ends a program then.
 const SPARE: usize = 32 << 20;
 
-/// Address space of a thread: its stack, as Rust makes it, and the arena that glibc's `malloc` reserves for it. There are at most eight
-/// arenas for each processor.
-const STACK: u64 = 2 << 20;
+/// Address space of a thread: its stack, and the arena that glibc's `malloc` reserves for it. There are at most eight arenas for each
+/// processor.
+const STACK: u64 = crate::threads::STACK as u64;
 const ARENA: u64 = 64 << 20;
 const ARENAS: u64 = 8;
 

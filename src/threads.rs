@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 /// The stack of a thread, whatever the environment says (`RUST_MIN_STACK`): what Rust gives where it says nothing.
-const STACK: usize = 2 << 20;
+pub(crate) const STACK: usize = 2 << 20;
 
 /// A thread to be.
 pub(crate) fn builder() -> thread::Builder {

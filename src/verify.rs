@@ -33,8 +33,13 @@ pub struct Verified {
 ///
 /// # Errors
 /// Names the first tensor that is not what was written, or the row and column of a value that is no number, or the source file that
-/// differs; or the user stopped.
+/// differs; or a file has changed meanwhile, or the user stopped.
 pub fn model(gguf: &Gguf, source: Option<&Input>, progress: &dyn Progress) -> Result<Verified> {
+    let verified = gguf.unless_changed(tensors(gguf, source, progress))?;
+    gguf.check().map(|()| verified)
+}
+
+fn tensors(gguf: &Gguf, source: Option<&Input>, progress: &dyn Progress) -> Result<Verified> {
     let mut verified = Verified::default();
     let recorded = recorded(gguf)?;
     let files: Vec<&Mapped> = gguf.files().collect();

@@ -81,7 +81,9 @@ impl Partial {
     /// What was written until now was written by this program: to be told after every write.
     pub fn wrote(&self) {
         if let Some(modified) = &self.modified {
-            modified.store(modified_at(&self.file), Ordering::Relaxed);
+            // Where that cannot be told, the next check cannot either.
+            let now = self.file.metadata().map_or(0, |about| Stamp::of(&about).modified);
+            modified.store(now, Ordering::Relaxed);
         }
     }
 
@@ -100,8 +102,8 @@ impl Partial {
     /// # Errors
     /// If another program has cut, written to, removed or replaced it: then it is not what this one has written.
     pub fn check(&self, bytes: u64) -> Result<()> {
-        let len = self.file.metadata().map_err(Error::io("look at", &self.partial))?.len();
-        let written_to = |modified: &AtomicU64| modified.load(Ordering::Relaxed) != modified_at(&self.file);
+        let now = Stamp::of(&self.file.metadata().map_err(Error::io("look at", &self.partial))?);
+        let (len, written_to) = (now.bytes, |modified: &AtomicU64| modified.load(Ordering::Relaxed) != now.modified);
         let problem = match len == bytes {
             true if self.modified.as_ref().is_some_and(written_to) => {
                 "was written to by another program while strata was writing it".to_owned()
@@ -136,11 +138,6 @@ impl Partial {
             let _ = fs::remove_file(&self.partial);
         }
     }
-}
-
-/// When the contents of an open file changed last, in nanoseconds since 1970; 0 where the system does not tell.
-fn modified_at(file: &File) -> u64 {
-    file.metadata().map_or(0, |about| Stamp::of(&about).modified)
 }
 
 /// True on file systems of this machine, whose files have the time of their last write as soon as it was made. Over a network that comes

@@ -93,31 +93,38 @@ impl Store {
     /// Names a tensor that is missing, misshapen, of a type that Strata cannot run, or that nothing uses, or a norm or bias with a value
     /// that is not finite.
     pub fn new(gguf: Gguf, shape: &Shape) -> Result<Store> {
+        // A norm that is not finite, say, may be the work of whoever writes to the file.
+        let (embedding, output_norm, output, layers) = gguf.unless_changed(Store::find(&gguf, shape))?;
+        Ok(Store { sources: sources(&gguf)?, embedding, output_norm, output, layers, gguf, streamed: None })
+    }
+
+    /// Embedding, output norm, output matrix and layers.
+    fn find(gguf: &Gguf, shape: &Shape) -> Result<(TensorInfo, Vec<f32>, LinearAt, Vec<LayerAt>)> {
         let (d, q, kv, ffn) = (shape.hidden, shape.q_width(), shape.kv_width(), shape.ffn);
-        let embedding = matrix(&gguf, "token_embd.weight", shape.vocab, d)?;
+        let embedding = matrix(gguf, "token_embd.weight", shape.vocab, d)?;
         // Without an output matrix the embedding is used for both ends.
         let output = match gguf.tensor("output.weight") {
-            Some(_) => linear(&gguf, "output", shape.vocab, d)?,
+            Some(_) => linear(gguf, "output", shape.vocab, d)?,
             None => LinearAt { weight: embedding.clone(), bias: None },
         };
         let layer = |i: usize| -> Result<LayerAt> {
             let at = |name: &str| format!("blk.{i}.{name}");
             Ok(LayerAt {
-                attn_norm: vector(&gguf, &at("attn_norm.weight"), d)?,
-                q: linear(&gguf, &at("attn_q"), q, d)?,
-                k: linear(&gguf, &at("attn_k"), kv, d)?,
-                v: linear(&gguf, &at("attn_v"), kv, d)?,
-                o: linear(&gguf, &at("attn_output"), d, q)?,
-                ffn_norm: vector(&gguf, &at("ffn_norm.weight"), d)?,
-                gate: linear(&gguf, &at("ffn_gate"), ffn, d)?,
-                up: linear(&gguf, &at("ffn_up"), ffn, d)?,
-                down: linear(&gguf, &at("ffn_down"), d, ffn)?,
+                attn_norm: vector(gguf, &at("attn_norm.weight"), d)?,
+                q: linear(gguf, &at("attn_q"), q, d)?,
+                k: linear(gguf, &at("attn_k"), kv, d)?,
+                v: linear(gguf, &at("attn_v"), kv, d)?,
+                o: linear(gguf, &at("attn_output"), d, q)?,
+                ffn_norm: vector(gguf, &at("ffn_norm.weight"), d)?,
+                gate: linear(gguf, &at("ffn_gate"), ffn, d)?,
+                up: linear(gguf, &at("ffn_up"), ffn, d)?,
+                down: linear(gguf, &at("ffn_down"), d, ffn)?,
             })
         };
         let layers = (0..shape.layers).map(layer).collect::<Result<_>>()?;
-        let output_norm = vector(&gguf, "output_norm.weight", d)?;
-        check_all_used(&gguf, shape.layers)?;
-        Ok(Store { sources: sources(&gguf)?, embedding, output_norm, output, layers, gguf, streamed: None })
+        let output_norm = vector(gguf, "output_norm.weight", d)?;
+        check_all_used(gguf, shape.layers)?;
+        Ok((embedding, output_norm, output, layers))
     }
 
     /// Fits the weights into a room: where they do not fit as they are mapped, part of them is read now and the rest in every pass.

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
+use strata::gguf::Gguf;
 use tempfile::TempDir;
 
 /// A folder with a model, a split one, two matrices, a text and a file of types.
@@ -308,8 +309,11 @@ fn a_model_that_changes_while_a_text_is_read_is_an_error_that_says_so() {
     };
     let cut = |path: &Path, to: u64| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(to).unwrap();
     let length = fs::metadata(fixture.at("m.gguf")).unwrap().len();
+    let norm = Gguf::open(fixture.at("m.gguf")).unwrap().tensor("output_norm.weight").unwrap().offset;
     type Change<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
-    let changes: [Change<'_>; 6] = [
+    let changes: [Change<'_>; 7] = [
+        // What is read only now is not finite, and not for the file's fault.
+        ("a norm of NaN", &|path| write(path, norm, &f32::NAN.to_le_bytes()), "written to"),
         ("cut to nothing", &|path| cut(path, 0), "has 0 now"),
         ("cut to half", &|path| cut(path, length / 2), "bytes when it was opened"),
         ("longer", &|path| cut(path, length + 1), "bytes when it was opened"),

@@ -67,12 +67,13 @@ enum OutputFormat {
 impl Args {
     /// Measures it.
     pub fn run(self) -> Result<()> {
-        let inputs = self.inputs()?;
+        let model = self.model.as_ref().map(Gguf::open).transpose()?;
+        let inputs = self.inputs(model.as_ref())?;
         let mut matrix = Imatrix::default();
         for path in &self.in_files {
             matrix.merge(Imatrix::open(path)?).with_context(|| output::path(path))?;
         }
-        if let (Some(model), Some(text)) = (&self.model, &self.text) {
+        if let (Some(model), Some(text)) = (model, &self.text) {
             matrix.merge(self.measure(model, text)?)?;
         }
         let by_name = if self.output.extension().is_some_and(|e| e == "dat") { Format::Dat } else { Format::Gguf };
@@ -102,19 +103,16 @@ impl Args {
     }
 
     /// What is read; refuses an output that is one of it before hours of work.
-    fn inputs(&self) -> Result<Inputs> {
+    fn inputs(&self, model: Option<&Gguf>) -> Result<Inputs> {
         let mut inputs = Inputs::default();
         self.in_files.iter().for_each(|path| inputs.add(path, "a matrix that is added"));
         self.text.iter().for_each(|path| inputs.add(path, "the text"));
-        if let Some(path) = &self.model {
-            inputs.add_model(&Gguf::open(path)?);
-        }
+        model.iter().for_each(|model| inputs.add_model(model));
         Outputs::check(&self.output, &[&self.output], &inputs)?;
         Ok(inputs)
     }
 
-    fn measure(&self, model: &Path, file: &Path) -> Result<Imatrix> {
-        let gguf = Gguf::open(model)?;
+    fn measure(&self, gguf: Gguf, file: &Path) -> Result<Imatrix> {
         if self.process_output && gguf.tensor("output.weight").is_none() {
             output::say("note: --process-output has no effect: the model's embedding is its output matrix");
         }
