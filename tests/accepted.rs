@@ -1,6 +1,8 @@
 //! What convert accepts, run accepts, and the rest is refused before a weight is read: every JSON file of a checkpoint means what it says,
 //! no metadata is written that cannot be read, no tensor is left out, and what is no model is named.
 
+mod warnings;
+
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use strata::recipe::Recipe;
 use strata::tokenizer::Tokenizer;
 use strata::{Cpu, GgmlType, Isa};
 use tempfile::TempDir;
+use warnings::Warnings;
 
 /// A copy of tiny-rustdoc to be changed.
 struct Folder(TempDir);
@@ -355,22 +358,6 @@ fn tiny_gguf() -> Vec<u8> {
     let path = dir.path().join("m.gguf");
     convert(&Input::open(&tiny()).unwrap(), &[target(&path)], &Options::default(), &Quiet).unwrap();
     fs::read(path).unwrap()
-}
-
-/// The warnings of a conversion.
-#[derive(Default)]
-struct Warnings(std::sync::Mutex<Vec<String>>);
-
-impl strata::progress::Progress for Warnings {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-    fn warn(&self, what: &str) {
-        self.0.lock().unwrap().push(what.to_owned());
-    }
-    fn cancelled(&self) -> bool {
-        false
-    }
 }
 
 #[test]

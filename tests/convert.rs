@@ -1,185 +1,25 @@
 //! Conversion from the outside (what becomes of the weights is in `quantizers.rs`): every way of storing
 //! the same checkpoint gives the same file, and what cannot be converted is refused in one line and leaves nothing behind.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+#[path = "convert/folder.rs"]
+mod folder;
+#[path = "convert/refused.rs"]
+mod refused;
+mod warnings;
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use strata::convert::{Input, Options, Report, Target};
+use folder::*;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use warnings::Warnings;
+
+use safetensors::Dtype;
+use serde_json::json;
+use strata::convert::{Input, Options, Target};
 use strata::gguf::Gguf;
 use strata::progress::{Progress, Quiet};
 use strata::recipe::Recipe;
 use strata::{Error, GgmlType};
-use tempfile::TempDir;
-
-fn tiny() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc")
-}
-
-/// Converts to one file.
-fn convert(dir: &Path, output: &Path, ty: GgmlType, progress: &dyn Progress) -> strata::Result<Report> {
-    let options = Options { name: Some("fixture".to_owned()), ..Options::default() };
-    let reports =
-        strata::convert::convert(&Input::open(dir)?, &[Target::new(output, Recipe::pure(ty)?)], &options, progress)?;
-    Ok(reports.into_iter().next().unwrap())
-}
-
-/// A tensor of a checkpoint: type, shape, bytes.
-type Stored = (Dtype, Vec<usize>, Vec<u8>);
-type Tensors = BTreeMap<String, Stored>;
-
-fn read_weights(path: &Path) -> Tensors {
-    let bytes = fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    file.iter().map(|(name, v)| (name.to_owned(), (v.dtype(), v.shape().to_vec(), v.data().to_vec()))).collect()
-}
-
-fn write_weights(path: &Path, tensors: &Tensors) {
-    let views = tensors
-        .iter()
-        .map(|(name, (dtype, shape, bytes))| (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
-}
-
-/// A copy of tiny-rustdoc to be changed.
-struct Folder {
-    dir: PathBuf,
-    _root: TempDir,
-}
-
-impl Folder {
-    fn new() -> Folder {
-        let root = tempfile::tempdir().unwrap();
-        // Of the same name: it goes into the metadata.
-        let dir = root.path().join("tiny-rustdoc");
-        fs::create_dir(&dir).unwrap();
-        for entry in fs::read_dir(tiny()).unwrap() {
-            let path = entry.unwrap().path();
-            // Written, not copied: a copy would be as read-only as the original.
-            fs::write(dir.join(path.file_name().unwrap()), fs::read(&path).unwrap()).unwrap();
-        }
-        Folder { dir, _root: root }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        let mut json = serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap();
-        change(&mut json);
-        fs::write(self.path(name), json.to_string()).unwrap();
-    }
-
-    fn config(&self, key: &str, value: Value) {
-        self.edit("config.json", |json| json[key] = value);
-    }
-
-    fn weights(&self, change: impl FnOnce(&mut Tensors)) {
-        let mut tensors = read_weights(&self.path("model.safetensors"));
-        change(&mut tensors);
-        write_weights(&self.path("model.safetensors"), &tensors);
-    }
-
-    /// In two shards instead of one; the index too if wanted.
-    fn shard(&self, with_index: bool) {
-        let tensors = read_weights(&self.path("model.safetensors"));
-        fs::remove_file(self.path("model.safetensors")).unwrap();
-        let (mut parts, mut map) = ([Tensors::new(), Tensors::new()], json!({}));
-        for (i, (name, tensor)) in tensors.into_iter().enumerate() {
-            map[&name] = SHARDS[i % 2].into();
-            parts[i % 2].insert(name, tensor);
-        }
-        for (shard, part) in SHARDS.iter().zip(&parts) {
-            write_weights(&self.path(shard), part);
-        }
-        if with_index {
-            fs::write(self.path(INDEX), json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
-        }
-    }
-
-    fn convert(&self, ty: GgmlType) -> Converted {
-        Converted::of(&self.dir, ty)
-    }
-
-    /// The error of a conversion to `ty`, which must be one line and leave nothing.
-    fn refused_as(&self, ty: GgmlType, words: &[&str]) {
-        let out = tempfile::tempdir().unwrap();
-        let result = convert(&self.dir, &out.path().join("m.gguf"), ty, &Quiet);
-        check_error(result, words);
-        // The work done so far may stay; under the name there is nothing.
-        let left: Vec<_> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        let known = |name: &std::ffi::OsString| name == "m.gguf.partial" || name == "m.gguf.partial.journal";
-        assert!(left.len() != 1 && left.iter().all(known), "{words:?} left {left:?}");
-    }
-
-    fn refused(&self, words: &[&str]) {
-        self.refused_as(GgmlType::F16, words);
-    }
-}
-
-fn check_error(result: strata::Result<Report>, words: &[&str]) {
-    let error = result.err().unwrap_or_else(|| panic!("must be refused for {words:?}")).to_string();
-    assert_eq!(error.lines().count(), 1, "{error}");
-    for word in words {
-        assert!(error.contains(word), "{error:?} should say {word:?}");
-    }
-}
-
-const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
-const INDEX: &str = "model.safetensors.index.json";
-
-/// A finished file.
-struct Converted {
-    out: TempDir,
-    report: Report,
-}
-
-impl Converted {
-    fn of(dir: &Path, ty: GgmlType) -> Converted {
-        let out = tempfile::tempdir().unwrap();
-        let report = convert(dir, &out.path().join("m.gguf"), ty, &Quiet).unwrap();
-        let files: Vec<_> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(files, ["m.gguf"]);
-        // CI shows every file that is made here to a second reader.
-        if let Ok(keep) = std::env::var("STRATA_KEEP") {
-            let bytes = fs::read(out.path().join("m.gguf")).unwrap();
-            let name: String = Sha256::digest(&bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-            fs::write(Path::new(&keep).join(name + ".gguf"), bytes).unwrap();
-        }
-        Converted { out, report }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        fs::read(self.out.path().join("m.gguf")).unwrap()
-    }
-
-    /// All but what the file says of the source's files.
-    fn contents(&self) -> Vec<u8> {
-        let (mut bytes, gguf) = (self.bytes(), self.open());
-        let data = gguf.tensors().iter().map(|tensor| tensor.offset).min().unwrap() as usize;
-        let mut contents = bytes.split_off(data);
-        for (key, value) in gguf.metadata().iter().filter(|(key, _)| !key.starts_with("strata.source.")) {
-            contents.extend(format!("{key}: {value:?}\n").into_bytes());
-        }
-        contents
-    }
-
-    fn open(&self) -> Gguf {
-        Gguf::open(self.out.path().join("m.gguf")).unwrap()
-    }
-
-    fn floats(&self, name: &str) -> Vec<f32> {
-        let gguf = self.open();
-        let tensor = gguf.tensor(name).unwrap();
-        assert_eq!(tensor.ty, GgmlType::F32);
-        gguf.data(tensor).as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-    }
-}
 
 /// Types, bytes and order of all tensors.
 fn tensors(gguf: &Gguf) -> Vec<(&str, GgmlType, &[u64], &[u8])> {
@@ -350,56 +190,6 @@ fn shards_with_and_without_index_give_the_same_bytes() {
     }
 }
 
-/// A model of one layer with all that tiny-rustdoc lacks: `head_dim` implied (16), untied, biases, linear scaling, F32, and rows of
-/// 100 values in `down_proj`. Values count up from 0 in each tensor.
-fn small() -> Folder {
-    let folder = Folder::new();
-    folder.edit("config.json", |json| {
-        let object = json.as_object_mut().unwrap();
-        object.remove("head_dim");
-        for (key, value) in [
-            ("hidden_size", json!(64)),
-            ("num_hidden_layers", json!(1)),
-            ("intermediate_size", json!(100)),
-            ("attention_bias", json!(true)),
-            ("mlp_bias", json!(true)),
-            ("tie_word_embeddings", json!(false)),
-            ("rope_scaling", json!({"type": "linear", "factor": 4.0})),
-        ] {
-            object.insert(key.to_owned(), value);
-        }
-    });
-    folder.weights(|tensors| {
-        tensors.clear();
-        let mut add = |name: &str, shape: &[usize]| {
-            let n: usize = shape.iter().product();
-            let bytes = (0..n).flat_map(|i| ((i % 4096) as f32 / 64.0).to_le_bytes()).collect();
-            tensors.insert(name.to_owned(), (Dtype::F32, shape.to_vec(), bytes));
-        };
-        add("model.embed_tokens.weight", &[4096, 64]);
-        add("lm_head.weight", &[4096, 64]);
-        add("model.norm.weight", &[64]);
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            add(&format!("model.layers.0.{norm}.weight"), &[64]);
-        }
-        for (module, rows, cols) in [
-            ("self_attn.q_proj", 64, 64),
-            ("self_attn.k_proj", 32, 64),
-            ("self_attn.v_proj", 32, 64),
-            ("self_attn.o_proj", 64, 64),
-            ("mlp.gate_proj", 100, 64),
-            ("mlp.up_proj", 100, 64),
-            ("mlp.down_proj", 64, 100),
-        ] {
-            add(&format!("model.layers.0.{module}.weight"), &[rows, cols]);
-            add(&format!("model.layers.0.{module}.bias"), &[rows]);
-        }
-        // Not part of the model, and in many older checkpoints.
-        add("model.layers.0.self_attn.rotary_emb.inv_freq", &[8]);
-    });
-    folder
-}
-
 #[test]
 fn biases_linear_scaling_and_an_output_of_its_own() {
     let converted = small().convert(GgmlType::Q8_0);
@@ -425,151 +215,6 @@ fn biases_linear_scaling_and_an_output_of_its_own() {
             .collect();
         assert_eq!(converted.floats(&format!("blk.0.{name}.bias")), expected, "{name}");
     }
-}
-
-#[test]
-fn weights_that_a_type_cannot_hold_are_found() {
-    let put = |value: f32| {
-        let folder = small();
-        folder.weights(|tensors| {
-            let (_, _, bytes) = tensors.get_mut("model.layers.0.self_attn.k_proj.weight").unwrap();
-            bytes[(5 * 64 + 7) * 4..][..4].copy_from_slice(&value.to_le_bytes());
-        });
-        folder
-    };
-    let place = ["k_proj.weight", "row 5", "column 7"];
-    let with = |word: &'static str| [place.as_slice(), &[word]].concat();
-    for ty in [GgmlType::F32, GgmlType::BF16, GgmlType::Q4_0] {
-        put(f32::NAN).refused_as(ty, &with("NaN"));
-        put(f32::NEG_INFINITY).refused_as(ty, &with("-inf"));
-    }
-    put(70000.0).refused_as(GgmlType::F16, &with("bf16"));
-    put(70000.0).convert(GgmlType::Q8_0);
-    put(1e30).refused_as(GgmlType::Q8_0, &with("bf16"));
-    put(-1e30).refused_as(GgmlType::Q4_0, &with("bf16"));
-    put(1e30).convert(GgmlType::BF16);
-    put(f32::MAX).refused_as(GgmlType::BF16, &with("f32"));
-}
-
-#[test]
-fn configurations_that_cannot_be_converted_are_refused() {
-    let cases = [
-        ("num_attention_heads", Value::Null, &["config.json", "num_attention_heads", "count", "null"][..]),
-        ("num_attention_heads", json!("four"), &["num_attention_heads", "four"]),
-        ("num_key_value_heads", json!(3), &["num_key_value_heads", "3"]),
-        ("num_hidden_layers", json!(0), &["num_hidden_layers"]),
-        ("num_hidden_layers", json!(513), &["num_hidden_layers", "513"]),
-        ("num_hidden_layers", json!(7), &["model.layers.6", "missing"]),
-        ("num_hidden_layers", json!(5), &["model.layers.5"]),
-        ("head_dim", json!(33), &["head_dim", "33"]),
-        ("hidden_size", json!(-256), &["hidden_size"]),
-        ("intermediate_size", json!(512), &["mlp.", "768", "512"]),
-        ("vocab_size", json!(0), &["vocab_size"]),
-        ("rms_norm_eps", json!(0.0), &["rms_norm_eps"]),
-        ("hidden_act", json!("gelu"), &["hidden_act", "gelu", "silu"]),
-        ("architectures", json!(["Qwen2ForCausalLM"]), &["Qwen2ForCausalLM", "LlamaForCausalLM"]),
-        ("rope_scaling", json!({"rope_type": "yarn", "factor": 4}), &["rope", "yarn", "llama3"]),
-        ("rope_scaling", json!({"rope_type": "longrope", "factor": 4}), &["longrope"]),
-        ("rope_scaling", json!({"type": "dynamic", "factor": 4}), &["dynamic"]),
-        ("rope_scaling", json!({"type": "linear"}), &["factor"]),
-        ("quantization_config", json!({"quant_method": "gptq"}), &["quantization_config", "original"]),
-        ("sliding_window", json!(1024), &["sliding_window", "1024"]),
-        ("attention_bias", json!(true), &["self_attn.", "_proj.bias", "missing"]),
-        ("mlp_bias", json!(true), &["mlp.", "_proj.bias", "missing"]),
-        ("tie_word_embeddings", json!(false), &["lm_head.weight", "missing"]),
-    ];
-    let folder = Folder::new();
-    let original = fs::read(folder.path("config.json")).unwrap();
-    for (key, value, words) in cases {
-        folder.config(key, value);
-        folder.refused(words);
-        fs::write(folder.path("config.json"), &original).unwrap();
-    }
-    fs::write(folder.path("config.json"), "{\"hidden_size\": ").unwrap();
-    folder.refused(&["config.json", "line 1"]);
-    fs::remove_file(folder.path("config.json")).unwrap();
-    folder.refused(&["config.json", "missing"]);
-}
-
-#[test]
-fn weights_that_do_not_fit_are_refused() {
-    let norm = "model.norm.weight";
-    let case = |change: &dyn Fn(&mut Tensors), words: &[&str]| {
-        let folder = Folder::new();
-        folder.weights(|tensors| change(tensors));
-        folder.refused(words);
-    };
-    case(&|tensors| drop(tensors.remove(norm)), &[norm, "missing", "download"]);
-    case(&|tensors| tensors.get_mut(norm).unwrap().0 = Dtype::I16, &[norm, "I16", "BF16"]);
-    case(&|tensors| tensors.get_mut(norm).unwrap().1 = vec![16, 16], &[norm, "[16, 16]", "[256]"]);
-    let extra: Stored = (Dtype::F32, vec![1], vec![0; 4]);
-    case(&|tensors| drop(tensors.insert("model.extra".into(), extra.clone())), &["model.extra"]);
-    // A bias that config.json does not announce would change the results.
-    let bias: Stored = (Dtype::F32, vec![256], vec![0; 1024]);
-    let name = "model.layers.0.self_attn.q_proj.bias";
-    case(&|tensors| drop(tensors.insert(name.into(), bias.clone())), &[name]);
-    // Tied, with the output stored all the same.
-    let folder = Folder::new();
-    folder.weights(|tensors| {
-        let output = tensors["model.embed_tokens.weight"].clone();
-        tensors.insert("lm_head.weight".into(), output);
-    });
-    assert!(folder.convert(GgmlType::Q4_0).contents() == Converted::of(&tiny(), GgmlType::Q4_0).contents());
-}
-
-#[test]
-fn broken_files_are_refused() {
-    let folder = Folder::new();
-    let whole = fs::read(folder.path("model.safetensors")).unwrap();
-    let len = whole.len();
-    fs::write(folder.path("model.safetensors"), &whole[..len - 1000]).unwrap();
-    folder.refused(&["model.safetensors", "cut off", &len.to_string(), &(len - 1000).to_string()]);
-    for len in [0, 7, 8, 100] {
-        fs::write(folder.path("model.safetensors"), &whole[..len]).unwrap();
-        folder.refused(&["model.safetensors", "again"]);
-    }
-    let mut noise = whole.clone();
-    noise[8..64].fill(0xff);
-    fs::write(folder.path("model.safetensors"), noise).unwrap();
-    folder.refused(&["model.safetensors", "header"]);
-    fs::remove_file(folder.path("model.safetensors")).unwrap();
-    folder.refused(&["model.safetensors", "download"]);
-
-    let folder = Folder::new();
-    fs::remove_file(folder.path("tokenizer.json")).unwrap();
-    folder.refused(&["tokenizer.json", "missing"]);
-    let folder = Folder::new();
-    folder.edit("tokenizer.json", |json| json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!("x+"));
-    folder.refused(&["tokenizer.json", "pre_tokenizer", "x+"]);
-    let folder = Folder::new();
-    folder.edit("tokenizer.json", |json| json["model"]["vocab"]["too far"] = json!(4096));
-    folder.refused(&["tokenizer.json", "too far", "4096"]);
-}
-
-#[test]
-fn shards_that_do_not_fit_are_refused() {
-    for with_index in [true, false] {
-        let folder = Folder::new();
-        folder.shard(with_index);
-        fs::remove_file(folder.path(SHARDS[1])).unwrap();
-        folder.refused(&[SHARDS[1], "missing", "download"]);
-    }
-    let folder = Folder::new();
-    folder.shard(true);
-    folder.edit(INDEX, |json| json["weight_map"]["model.absent"] = json!(SHARDS[0]));
-    folder.refused(&[INDEX, "model.absent", SHARDS[0]]);
-    for name in ["../model.safetensors", "/etc/passwd", "a\\b", "..", ""] {
-        let folder = Folder::new();
-        folder.shard(true);
-        folder.edit(INDEX, |json| json["weight_map"]["model.norm.weight"] = json!(name));
-        folder.refused(&[INDEX, "plain file name"]);
-    }
-    let folder = Folder::new();
-    folder.shard(false);
-    let mut tensors = read_weights(&folder.path(SHARDS[1]));
-    tensors.extend(read_weights(&folder.path(SHARDS[0])).into_iter().take(1));
-    write_weights(&folder.path(SHARDS[1]), &tensors);
-    folder.refused(&[SHARDS[1], SHARDS[0], "too"]);
 }
 
 #[test]
@@ -647,27 +292,12 @@ fn a_full_disk_is_said_and_cleaned() {
     assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 0);
 }
 
-/// Keeps what it is warned of.
-struct Warned(std::sync::Mutex<Vec<String>>);
-
-impl Progress for Warned {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-    fn warn(&self, what: &str) {
-        self.0.lock().unwrap().push(what.to_owned());
-    }
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
-
 /// What of a tokenizer is taken otherwise than its files say reaches the user, once.
 #[test]
 fn what_is_taken_otherwise_is_said() {
     let folder = Folder::new();
     folder.edit("tokenizer_config.json", |json| json["add_bos_token"] = json!(false));
-    let warned = Warned(std::sync::Mutex::default());
+    let warned = Warnings::default();
     let out = tempfile::tempdir().unwrap();
     convert(&folder.dir, &out.path().join("m.gguf"), GgmlType::Q8_0, &warned).unwrap();
     let warned = warned.0.into_inner().unwrap();

@@ -1,32 +1,20 @@
 //! An importance matrix fits the model exactly or is refused, and what it lacks is said; encoders never write what it makes of their scales.
 
+mod warnings;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use strata::convert::{Input, Options, Target, convert, plan};
 use strata::gguf::Gguf;
 use strata::imatrix::{Entry, Imatrix};
-use strata::progress::{Progress, Quiet};
+use strata::progress::Quiet;
 use strata::recipe::{Mix, Recipe};
+use warnings::Warnings;
 
 type Entries = BTreeMap<String, Entry>;
 
 const Q: &str = "blk.0.attn_q.weight";
-
-/// Keeps what is said.
-struct Says(Mutex<Vec<String>>);
-
-impl Progress for Says {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-    fn warn(&self, what: &str) {
-        self.0.lock().unwrap().push(what.to_owned());
-    }
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
 
 /// The golden matrix of the small model.
 fn golden() -> Imatrix {
@@ -53,7 +41,7 @@ fn said(mix: &str, change: impl FnOnce(&mut Entries)) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let (target, matrix) = target(mix, dir.path().join("a.gguf"), change);
     let targets = [target.clone(), Target { path: dir.path().join("b.gguf"), ..target }];
-    let says = Says(Mutex::new(matrix.notes()));
+    let says = Warnings(Mutex::new(matrix.notes()));
     convert(&checkpoint(), &targets, &Options::default(), &says).unwrap();
     strata::verify::model(&Gguf::open(dir.path().join("a.gguf")).unwrap(), None, &Quiet).unwrap();
     says.0.into_inner().unwrap()
