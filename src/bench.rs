@@ -11,12 +11,13 @@
 //! over the model's own weights, because they move where others share the machine; that of the disk before and after, by passes that
 //! compute nothing.
 
+use crate::arch::Hyperparameters;
 use crate::error::Result;
-use crate::gguf::Gguf;
-use crate::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment, Shape};
+use crate::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
 use crate::progress::Progress;
 use crate::random;
 use crate::stream::Rates;
+use crate::weights::LayerSource;
 use std::time::Instant;
 
 /// What is measured.
@@ -82,11 +83,11 @@ impl Test {
     ///
     /// # Errors
     /// If a cache cannot be of these types.
-    pub fn need(&self, shape: &Shape, types: CacheTypes) -> Result<Need> {
+    pub fn need(&self, of: &Hyperparameters, types: CacheTypes) -> Result<MemoryNeed> {
         let (passes, tokens) = self.passes();
         let capacity = self.depth().saturating_add(passes.saturating_mul(tokens));
-        let kv = KvCache::bytes(shape, capacity, types)?.saturating_mul(self.batch() as u64);
-        Ok(Need::passes(shape, kv, tokens.saturating_mul(self.batch()), self.batch()))
+        let kv = KvCache::bytes(of, capacity, types)?.saturating_mul(self.batch() as u64);
+        Ok(MemoryNeed::passes(of, kv, tokens.saturating_mul(self.batch()), self.batch()))
     }
 }
 
@@ -118,7 +119,7 @@ impl Streaming {
     /// Of passes of `tokens` tokens, where `disk` bytes a second came right before; `None` without a plan.
     fn of(model: &Model, disk: f64, machine: &Limits, tokens: usize) -> Option<Streaming> {
         let rates = Rates { disk, memory: machine.read_bytes_per_second, ..model.rates() };
-        let pass = model.plan()?.pass(&model.store().sizes(), &rates, tokens as u64);
+        let pass = model.plan()?.pass(&model.weights().sizes(), &rates, tokens as u64);
         let predicted_tokens_per_second = tokens as f64 / pass.seconds;
         Some(Streaming { disk_bytes_per_second: disk, predicted_tokens_per_second })
     }
@@ -141,14 +142,9 @@ impl Limits {
             int8_macs_per_second: cpu.int8_macs_per_second(),
         }
     }
-
-    /// Seconds that this much work takes at least.
-    fn seconds(&self, bytes: f64, macs: f64) -> f64 {
-        (bytes / self.read_bytes_per_second).max(macs / self.int8_macs_per_second)
-    }
 }
 
-/// One run of a test: measures the limits, makes up the depth, times the passes. `progress` counts tokens and can stop between passes.
+/// One run of a test: measures the limits, fills the cache up to the depth, times the passes. `progress` counts tokens and can stop between passes.
 ///
 /// # Errors
 /// If there is no memory for the keys and values, a number is not finite, or the user stopped.
@@ -163,15 +159,15 @@ pub fn run(
     let capacity = test.depth() + passes * tokens;
     let new_cache = || -> Result<KvCache> {
         progress.check()?;
-        let mut cache = KvCache::with_types(model.shape(), capacity, types)?;
-        cache.make_up(model.cpu(), test.depth());
+        let mut cache = KvCache::with_types(model.hyperparameters(), capacity, types)?;
+        cache.fill_random(model.cpu(), test.depth());
         Ok(cache)
     };
     let mut caches: Vec<KvCache> = (0..test.batch()).map(|_| new_cache()).collect::<Result<_>>()?;
-    let machine = Limits::measure(model.cpu(), model.weights());
-    let cost = Cost::of(model.gguf());
+    let machine = Limits::measure(model.cpu(), model.weights().stretch());
+    let sizes = model.weights().sizes();
     let before = disk_bytes_per_second(model, progress)?;
-    let vocab = model.shape().vocab;
+    let vocab = model.hyperparameters().vocab;
     let mut state = 1;
     let mut random = || (random::uniform(&mut state) * vocab as f64) as u32;
     let (mut seconds, mut bytes, mut limits) = (0.0, 0.0, Vec::with_capacity(passes));
@@ -181,14 +177,14 @@ pub fn run(
         let mut segments: Vec<_> =
             caches.iter_mut().zip(&prompts).map(|(cache, tokens)| Segment { tokens, cache }).collect();
         let start = Instant::now();
-        model.watched_pass(scratch, &mut segments, progress)?;
         let all = tokens * test.batch();
-        std::hint::black_box(model.logits(scratch, all - test.batch()..all, progress)?);
+        let hidden = model.pass(scratch, &mut segments, progress)?;
+        std::hint::black_box(hidden.into_logits(all - test.batch()..all, progress)?);
         seconds += start.elapsed().as_secs_f64();
         let attended: usize = caches.iter().map(|cache| cache.len() * cache.token_bytes()).sum();
-        let pass = cost.pass(tokens * test.batch(), test.batch(), attended);
-        limits.push(machine.seconds(pass.0, pass.1));
-        bytes += pass.0;
+        let work = sizes.pass(all as u64, test.batch() as u64, attended as u64);
+        limits.push(work.seconds(machine.read_bytes_per_second, machine.int8_macs_per_second));
+        bytes += work.bytes;
         progress.advance((tokens * test.batch()) as u64);
     }
     let disk = before.zip(disk_bytes_per_second(model, progress)?).map(|(before, after)| (before + after) / 2.0);
@@ -206,10 +202,10 @@ pub fn run(
 
 /// Bytes a second that come from disk in a pass that takes the weights of all layers and does nothing with them; `None` if none do.
 fn disk_bytes_per_second(model: &Model, progress: &dyn Progress) -> Result<Option<f64>> {
-    let (Some(plan), Some(streamed)) = (model.plan(), model.store().streamed()) else { return Ok(None) };
-    let (mut walk, mut start, mut bytes) = (model.store().walk(), Instant::now(), 0);
-    for i in 0..model.shape().layers {
-        walk.next(progress)?;
+    let (Some(plan), Some(streamed)) = (model.plan(), model.weights().streamed()) else { return Ok(None) };
+    let (mut layers, mut start, mut bytes) = (model.weights().layers(), Instant::now(), 0);
+    for i in 0..layers.layers() {
+        layers.next_layer(progress)?;
         if (i as u64) < plan.slots {
             // These were there before anyone asked.
             start = Instant::now();
@@ -218,37 +214,4 @@ fn disk_bytes_per_second(model: &Model, progress: &dyn Progress) -> Result<Optio
         }
     }
     Ok((bytes > 0).then(|| bytes as f64 / start.elapsed().as_secs_f64()))
-}
-
-/// What a pass must read and multiply.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Cost {
-    layer_bytes: f64,
-    output_bytes: f64,
-    layer_macs: f64,  // a token
-    output_macs: f64, // a row of logits
-}
-
-impl Cost {
-    fn of(gguf: &Gguf) -> Cost {
-        let output = if gguf.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
-        let mut cost = Cost::default();
-        for tensor in gguf.tensors() {
-            let macs = if tensor.rows() > 1 { tensor.rows() as f64 * tensor.cols() as f64 } else { 0.0 };
-            if tensor.name.starts_with("blk.") {
-                cost.layer_bytes += tensor.bytes as f64;
-                cost.layer_macs += macs;
-            } else if tensor.name == output {
-                cost.output_bytes += tensor.bytes as f64;
-                cost.output_macs += macs;
-            }
-        }
-        cost
-    }
-
-    /// Bytes and multiply-adds of a pass that attends to `attended` bytes of keys and values.
-    fn pass(&self, tokens: usize, logits: usize, attended: usize) -> (f64, f64) {
-        let bytes = self.layer_bytes + self.output_bytes + attended as f64;
-        (bytes, tokens as f64 * self.layer_macs + logits as f64 * self.output_macs)
-    }
 }

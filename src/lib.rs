@@ -2,33 +2,34 @@
 //!
 //! The modules in the order of the data:
 //!
-//! * [`checkpoint`] reads a Hugging Face folder, [`convert`] makes a GGUF file of it;
+//! * [`checkpoint`] reads a Hugging Face folder, [`convert`] makes a GGUF file of it, [`recipe`] says in which types;
 //! * [`gguf`] reads and writes the container, [`split`] cuts it into files and joins them;
-//! * [`model`] is the transformer: its shape, weights, cache and forward pass;
-//! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`generate`] a prompt into text;
-//! * [`stream`] runs models that are larger than the memory;
-//! * [`perplexity`] says how well a model predicts a text;
-//! * [`mod@bench`] measures a model's speed and the limits of the machine, if need be on a [`synthetic`] one;
-//! * [`calibrate`] says which columns of its weights a text needs most, which [`imatrix`] keeps.
+//! * [`arch`] describes the architectures: tensors, hyperparameters, what is computed between the matrices;
+//! * [`weights`] hands out the layers of a model, mapped or streamed from disk;
+//! * [`model`] is the forward pass and the KV cache;
+//! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`engine`] a prompt into text;
+//! * [`eval`] says how well a model predicts a text, and which columns of its weights that needs ([`imatrix`] keeps them);
+//! * [`mod@bench`] measures a model's speed and the limits of the machine, if need be on a [`synthetic`] one.
 //!
 //! Block layouts are in `strata-quant`, instructions in `strata-kernels`; this crate knows neither.
 #![deny(unsafe_code)]
 
+pub mod arch;
 pub mod bench;
-pub mod calibrate;
 pub mod checkpoint;
 pub mod convert;
+pub mod engine;
 pub mod error;
-pub mod generate;
+pub mod eval;
 pub mod gguf;
 pub mod imatrix;
 pub mod io;
 pub mod limits;
 pub mod model;
-pub mod perplexity;
 pub mod progress;
 mod random;
 pub mod recipe;
+pub mod roofline;
 pub mod sampler;
 pub mod split;
 pub mod stream;
@@ -36,7 +37,15 @@ pub mod synthetic;
 pub mod threads;
 pub mod tokenizer;
 pub mod verify;
+pub mod weights;
 
+pub use engine::{Engine, Session};
 pub use error::{Error, Result};
+pub use model::Model;
 pub use strata_kernels::{Cpu, Isa};
 pub use strata_quant::GgmlType;
+
+// Tests that look behind the library's doors.
+#[cfg(test)]
+#[path = "../tests/inside/streaming.rs"]
+mod streaming_tests;

@@ -4,6 +4,7 @@
 //! of llama.cpp at 0c1e57098, for the architecture `llama` (facts only). Every golden file of llama-quantize has the types that these
 //! rules give.
 
+use crate::arch::{self, Hyperparameters, Role};
 use crate::error::{Error, Result, quoted};
 use regex::Regex;
 use serde_json::{Map, Value as Json};
@@ -108,17 +109,6 @@ pub struct Recipe {
     pub tensor_types: Vec<(Regex, GgmlType)>,
 }
 
-/// What the rules look at in a model.
-#[derive(Clone, Copy, Debug)]
-pub struct ModelFacts {
-    /// Layers.
-    pub layers: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-}
-
 /// What the rules look at in a tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorFacts<'a> {
@@ -190,7 +180,7 @@ impl Recipe {
     pub fn requires_importance_of(&self, name: &str, ty: GgmlType) -> bool {
         use GgmlType::*;
         match ty {
-            _ if [EMBEDDING, OUTPUT].contains(&name) => false,
+            _ if !measured(name) => false,
             IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS => true,
             Q2_K => self.requires_importance(),
             _ => false,
@@ -198,12 +188,13 @@ impl Recipe {
     }
 
     /// The type of every tensor. `importance` says whether there is an importance matrix: some rules ask.
-    pub fn types(&self, model: ModelFacts, tensors: &[TensorFacts<'_>], importance: bool) -> Vec<GgmlType> {
-        let tied = !tensors.iter().any(|tensor| tensor.name == OUTPUT);
-        let mut rules = Rules { recipe: self, model, importance, tied, values_seen: 0, downs_seen: 0 };
+    pub fn types(&self, model: &Hyperparameters, tensors: &[TensorFacts<'_>], importance: bool) -> Vec<GgmlType> {
+        let tied = !tensors.iter().any(|tensor| role(tensor.name) == Some(Role::Output));
+        let (layers, is_gqa, n_gqa) = (model.layers, model.heads != model.kv_heads, model.heads / model.kv_heads);
+        let mut rules = Rules { recipe: self, layers, is_gqa, n_gqa, importance, tied, values_seen: 0, downs_seen: 0 };
         // The rules count the matrices they meet: layer by layer, whatever the order of the file.
         let mut order: Vec<usize> = (0..tensors.len()).collect();
-        order.sort_by_key(|&i| layer(tensors[i].name));
+        order.sort_by_key(|&i| arch::weight(tensors[i].name).and_then(|named| named.layer));
         let mut types: Vec<_> = tensors.iter().map(|tensor| tensor.kept).collect();
         for i in order {
             types[i] = rules.ty(&tensors[i]);
@@ -212,18 +203,21 @@ impl Recipe {
     }
 }
 
-pub(crate) const OUTPUT: &str = "output.weight";
-pub(crate) const EMBEDDING: &str = "token_embd.weight";
+fn role(name: &str) -> Option<Role> {
+    arch::weight(name).map(|named| named.spec.role)
+}
 
-/// `i` of `blk.i.`; tensors of no layer come first.
-fn layer(name: &str) -> Option<usize> {
-    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
+/// True unless llama-imatrix leaves the tensor of that name out: it looks at the matrices of layers.
+pub(crate) fn measured(name: &str) -> bool {
+    !matches!(role(name), Some(Role::TokenEmbedding | Role::Output))
 }
 
 /// The rules at work: they count what they have seen.
 struct Rules<'a> {
     recipe: &'a Recipe,
-    model: ModelFacts,
+    layers: usize,
+    is_gqa: bool,
+    n_gqa: usize, // query heads that share a key head
     importance: bool,
     tied: bool,
     values_seen: usize,
@@ -233,11 +227,14 @@ struct Rules<'a> {
 impl Rules<'_> {
     fn ty(&mut self, tensor: &TensorFacts<'_>) -> GgmlType {
         let recipe = self.recipe;
-        if !may_be_quantized(tensor) || (recipe.leave_output && tensor.name == OUTPUT) {
+        let role = role(tensor.name);
+        if !may_be_quantized(tensor) || (recipe.leave_output && role == Some(Role::Output)) {
             return tensor.kept;
         }
-        match (tensor.name, recipe.embedding, recipe.output) {
-            (EMBEDDING, Some(ty), _) | (OUTPUT, _, Some(ty)) => return ty_that_fits(ty, tensor.dims[0]),
+        match (role, recipe.embedding, recipe.output) {
+            (Some(Role::TokenEmbedding), Some(ty), _) | (Some(Role::Output), _, Some(ty)) => {
+                return ty_that_fits(ty, tensor.dims[0]);
+            }
             _ => {}
         }
         let base = recipe.mix.base;
@@ -248,69 +245,83 @@ impl Rules<'_> {
         let wanted = match exception {
             Some(&(_, ty)) => ty,
             None if recipe.pure => base,
-            None => self.by_mix(tensor),
+            None => self.by_mix(role, tensor.dims[0]),
         };
         ty_that_fits(wanted, tensor.dims[0])
     }
 
-    /// The mix's rule for this tensor.
-    fn by_mix(&mut self, tensor: &TensorFacts<'_>) -> GgmlType {
+    /// The mix's rule for a tensor with rows of `cols` values.
+    fn by_mix(&mut self, role: Option<Role>, cols: u64) -> GgmlType {
+        let mix = self.recipe.mix;
+        match role {
+            Some(Role::Output) => self.output(cols),
+            Some(Role::TokenEmbedding) if self.tied => self.output(cols),
+            Some(Role::AttnV) => {
+                self.values_seen += 1;
+                self.values(self.values_seen - 1)
+            }
+            Some(Role::FfnDown) => {
+                self.downs_seen += 1;
+                self.down(self.downs_seen - 1)
+            }
+            Some(Role::AttnOutput) => match mix.name {
+                "Q2_K" => GgmlType::Q3_K,
+                "Q3_K_M" => GgmlType::Q4_K,
+                "Q3_K_L" => GgmlType::Q5_K,
+                _ => mix.base,
+            },
+            _ => mix.base,
+        }
+    }
+
+    /// Of the matrix that makes logits.
+    fn output(&self, cols: u64) -> GgmlType {
+        let base = self.recipe.mix.base;
+        match self.recipe.output {
+            Some(ty) => ty,
+            None if base == GgmlType::Q8_0 || !cols.is_multiple_of(base.block_len() as u64) => GgmlType::Q8_0,
+            None => GgmlType::Q6_K,
+        }
+    }
+
+    /// Of the `i`-th matrix of values.
+    fn values(&self, i: usize) -> GgmlType {
         use GgmlType::*;
-        let (mix, layers) = (self.recipe.mix, self.model.layers);
-        let grouped = self.model.kv_heads > 0 && self.model.heads / self.model.kv_heads >= 4;
-        let name = tensor.name;
-        if name == OUTPUT || (self.tied && name == EMBEDDING) {
-            return match self.recipe.output {
-                Some(ty) => ty,
-                None if mix.base == Q8_0 || !tensor.dims[0].is_multiple_of(mix.base.block_len() as u64) => Q8_0,
-                None => Q6_K,
-            };
+        let (mix, grouped) = (self.recipe.mix, self.n_gqa >= 4);
+        let ty = match mix.name {
+            "Q2_K" if grouped => Q4_K,
+            "Q2_K" => Q3_K,
+            "Q2_K_S" if grouped => Q4_K,
+            "Q3_K_M" if i < 2 => Q5_K,
+            "Q3_K_M" => Q4_K,
+            "Q3_K_L" => Q5_K,
+            "IQ4_NL" | "IQ4_XS" if grouped => Q5_K,
+            "Q4_K_M" | "Q5_K_M" if more_bits(i, self.layers) => Q6_K,
+            "Q4_K_S" if i < 4 => Q5_K,
+            _ => mix.base,
+        };
+        // llama.cpp's rule for its model type 70B, by which it means 80 layers with shared key and value heads.
+        let is_70b = self.layers == 80 && self.is_gqa;
+        if is_70b && matches!(ty, Q3_K | Q4_K) { Q5_K } else { ty }
+    }
+
+    /// Of the `i`-th matrix back from the feed-forward network.
+    fn down(&self, i: usize) -> GgmlType {
+        use GgmlType::*;
+        let (mix, layers) = (self.recipe.mix, self.layers);
+        match mix.name {
+            "Q2_K" => Q3_K,
+            "Q2_K_S" if i < layers / 8 => Q4_K,
+            "Q3_K_M" if i < layers / 16 => Q5_K,
+            "Q3_K_M" => Q4_K,
+            "Q3_K_L" => Q5_K,
+            "Q4_K_M" | "Q5_K_M" if more_bits(i, layers) => Q6_K,
+            "Q4_K_S" if i < layers / 8 => Q5_K,
+            "IQ4_NL" | "IQ4_XS" if i < layers / 8 && !self.importance => Q5_K,
+            "Q4_0" if i < layers / 8 && self.importance => Q4_1,
+            "Q5_0" if i < layers / 8 && self.importance => Q5_1,
+            _ => mix.base,
         }
-        if name.contains("attn_v.weight") {
-            let i = self.values_seen;
-            self.values_seen += 1;
-            let ty = match mix.name {
-                "Q2_K" if grouped => Q4_K,
-                "Q2_K" => Q3_K,
-                "Q2_K_S" if grouped => Q4_K,
-                "Q3_K_M" if i < 2 => Q5_K,
-                "Q3_K_M" => Q4_K,
-                "Q3_K_L" => Q5_K,
-                "IQ4_NL" | "IQ4_XS" if grouped => Q5_K,
-                "Q4_K_M" | "Q5_K_M" if more_bits(i, layers) => Q6_K,
-                "Q4_K_S" if i < 4 => Q5_K,
-                _ => mix.base,
-            };
-            // llama.cpp's rule for its model type 70B, by which it means 80 layers with shared key and value heads.
-            let is_70b = layers == 80 && self.model.heads != self.model.kv_heads;
-            return if is_70b && matches!(ty, Q3_K | Q4_K) { Q5_K } else { ty };
-        }
-        if name.contains("ffn_down") {
-            let i = self.downs_seen;
-            self.downs_seen += 1;
-            return match mix.name {
-                "Q2_K" => Q3_K,
-                "Q2_K_S" if i < layers / 8 => Q4_K,
-                "Q3_K_M" if i < layers / 16 => Q5_K,
-                "Q3_K_M" => Q4_K,
-                "Q3_K_L" => Q5_K,
-                "Q4_K_M" | "Q5_K_M" if more_bits(i, layers) => Q6_K,
-                "Q4_K_S" if i < layers / 8 => Q5_K,
-                "IQ4_NL" | "IQ4_XS" if i < layers / 8 && !self.importance => Q5_K,
-                "Q4_0" if i < layers / 8 && self.importance => Q4_1,
-                "Q5_0" if i < layers / 8 && self.importance => Q5_1,
-                _ => mix.base,
-            };
-        }
-        if name.contains("attn_output.weight") {
-            return match mix.name {
-                "Q2_K" => Q3_K,
-                "Q3_K_M" => Q4_K,
-                "Q3_K_L" => Q5_K,
-                _ => mix.base,
-            };
-        }
-        mix.base
     }
 }
 
@@ -348,71 +359,42 @@ fn ty_that_fits(ty: GgmlType, cols: u64) -> GgmlType {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::synthetic::Preset;
 
-    fn types(recipe: &Recipe, model: ModelFacts, names: &[(&str, [u64; 2])], importance: bool) -> Vec<GgmlType> {
+    fn types(recipe: &Recipe, model: &Hyperparameters, names: &[(&str, [u64; 2])], importance: bool) -> Vec<GgmlType> {
         let tensors: Vec<_> =
             names.iter().map(|(name, dims)| TensorFacts { name, dims, kept: GgmlType::BF16 }).collect();
         recipe.types(model, &tensors, importance)
     }
 
-    const LLAMA_8B: ModelFacts = ModelFacts { layers: 32, heads: 32, kv_heads: 8 };
+    fn llama(name: &str) -> Hyperparameters {
+        Preset::from_name(name).unwrap().hyperparameters
+    }
 
     #[test]
     fn sizes_of_published_files() {
         // GB of the tensors of Llama 3.1 in each mix; quantization.md 1.5 gives them from the published files.
         let cases = [
-            (
-                LLAMA_8B,
-                4096u64,
-                14336u64,
-                [("Q8_0", 8.53), ("Q6_K", 6.59), ("Q5_K_M", 5.73), ("Q5_K_S", 5.59), ("Q4_K_M", 4.91)],
-            ),
-            (
-                LLAMA_8B,
-                4096,
-                14336,
-                [("Q4_K_S", 4.68), ("Q4_K", 4.91), ("BF16", 16.06), ("Q3_K_M", 4.01), ("q5_k", 5.73)],
-            ),
-            (
-                ModelFacts { layers: 80, heads: 64, kv_heads: 8 },
-                8192,
-                28672,
-                [("Q8_0", 74.97), ("Q6_K", 57.88), ("Q5_K_M", 49.94), ("Q4_K_M", 42.51), ("Q3_K_M", 34.26)],
-            ),
-            (
-                ModelFacts { layers: 126, heads: 128, kv_heads: 8 },
-                16384,
-                53248,
-                [("Q8_0", 431.2), ("Q6_K", 332.9), ("Q5_K_M", 286.6), ("Q4_K_M", 243.1), ("Q4_K_S", 230.5)],
-            ),
+            ("8b", [("Q8_0", 8.53), ("Q6_K", 6.59), ("Q5_K_M", 5.73), ("Q5_K_S", 5.59), ("Q4_K_M", 4.91)]),
+            ("8b", [("Q4_K_S", 4.68), ("Q4_K", 4.91), ("BF16", 16.06), ("Q3_K_M", 4.01), ("q5_k", 5.73)]),
+            ("70b", [("Q8_0", 74.97), ("Q6_K", 57.88), ("Q5_K_M", 49.94), ("Q4_K_M", 42.51), ("Q3_K_M", 34.26)]),
+            ("405b", [("Q8_0", 431.2), ("Q6_K", 332.9), ("Q5_K_M", 286.6), ("Q4_K_M", 243.1), ("Q4_K_S", 230.5)]),
         ];
-        for (model, d, ffn, mixes) in cases {
-            let kv = d / model.heads as u64 * model.kv_heads as u64;
-            let mut names = vec![(EMBEDDING.to_owned(), [d, 128256]), (OUTPUT.to_owned(), [d, 128256])];
-            for i in 0..model.layers {
-                for (part, dims) in [
-                    ("attn_q", [d, d]),
-                    ("attn_k", [d, kv]),
-                    ("attn_v", [d, kv]),
-                    ("attn_output", [d, d]),
-                    ("ffn_gate", [d, ffn]),
-                    ("ffn_up", [d, ffn]),
-                    ("ffn_down", [ffn, d]),
-                ] {
-                    names.push((format!("blk.{i}.{part}.weight"), dims));
-                }
-            }
-            let names: Vec<_> = names.iter().map(|(name, dims)| (name.as_str(), *dims)).collect();
+        for (name, mixes) in cases {
+            let model = llama(name);
+            let matrices = arch::LLAMA.all_tensors(model.layers).filter(|(spec, _)| spec.is_matrix());
+            let names: Vec<_> = matrices.map(|(spec, layer)| (spec.name(layer), spec.dims(&model))).collect();
+            let names: Vec<_> = names.iter().map(|(name, dims)| (name.as_str(), [dims[0], dims[1]])).collect();
             for (mix, gigabytes) in mixes {
                 let recipe = Recipe::new(Mix::from_name(mix).unwrap());
-                let sizes = types(&recipe, model, &names, false);
+                let sizes = types(&recipe, &model, &names, false);
                 let bytes: usize = sizes
                     .iter()
                     .zip(&names)
                     .map(|(ty, (_, d))| ty.row_bytes(d[0] as usize).unwrap() * d[1] as usize)
                     .sum();
                 let error = (bytes as f64 / 1e9 - gigabytes).abs() / gigabytes;
-                assert!(error < 0.0015, "{mix} of {} layers: {} bytes, {gigabytes} GB", model.layers, bytes);
+                assert!(error < 0.0015, "{mix} of {name}: {bytes} bytes, {gigabytes} GB");
             }
         }
     }
@@ -431,10 +413,10 @@ mod tests {
             ("token_embd.weight", [4096, 128256]),
         ];
         use GgmlType::*;
-        assert_eq!(types(&recipe, LLAMA_8B, &names, false), [Q5_K, Q8_0, Q4_K, BF16, Q6_K]);
+        assert_eq!(types(&recipe, &llama("8b"), &names, false), [Q5_K, Q8_0, Q4_K, BF16, Q6_K]);
         recipe.embedding = Some(Q4_0);
         recipe.pure = true;
-        assert_eq!(types(&recipe, LLAMA_8B, &names, false), [Q5_K, Q8_0, Q4_K, BF16, Q4_0]);
+        assert_eq!(types(&recipe, &llama("8b"), &names, false), [Q5_K, Q8_0, Q4_K, BF16, Q4_0]);
         assert!(Recipe::parse_exception("=q4_0").is_err());
         assert!(Recipe::parse_exception("a(=q4_0").is_err());
         assert!(Recipe::parse_exception("a").is_err());
@@ -447,7 +429,7 @@ mod tests {
         {
             let recipe = Recipe::new(Mix::from_name(mix).unwrap());
             let names = [("blk.9.attn_q.weight", [96, 96]), ("blk.9.attn_k.weight", [72, 96])];
-            assert_eq!(types(&recipe, LLAMA_8B, &names, false), [wanted, F16], "{mix}");
+            assert_eq!(types(&recipe, &llama("8b"), &names, false), [wanted, F16], "{mix}");
         }
     }
 
@@ -458,14 +440,14 @@ mod tests {
         let table = [
             (&small, "blk.0.attn_q.weight", Q2_K, true),
             (&small, "blk.0.attn_v.weight", Q4_K, false),
-            (&small, EMBEDDING, Q2_K, false),
-            (&small, OUTPUT, Q2_K, false),
+            (&small, "token_embd.weight", Q2_K, false),
+            (&small, "output.weight", Q2_K, false),
             (&q2_k, "blk.0.attn_q.weight", Q2_K, false),
             (&q2_k, "blk.0.attn_q.weight", IQ2_XXS, true),
             (&q2_k, "blk.0.attn_q.weight", IQ1_M, true),
             (&q2_k, "blk.0.attn_q.weight", IQ3_XXS, true),
             (&q2_k, "blk.0.attn_q.weight", IQ3_S, false),
-            (&q2_k, EMBEDDING, IQ1_S, false),
+            (&q2_k, "token_embd.weight", IQ1_S, false),
         ];
         for (recipe, name, ty, wanted) in table {
             assert_eq!(recipe.requires_importance_of(name, ty), wanted, "{} {name} {ty}", recipe.mix.name);

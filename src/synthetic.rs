@@ -4,73 +4,85 @@
 //! states finite through any number of layers. A few rows are encoded, by the real encoder, and repeated, so that writing is as fast as
 //! the disk. The same request gives the same bytes on every machine.
 
+use crate::arch::hyperparameters::keys;
+use crate::arch::{Hyperparameters, LLAMA, Presence, TensorSpec};
 use crate::error::{Error, Result, quoted};
 use crate::gguf::{Layout, Writer};
 use crate::io::file::{free_bytes, output_folder};
 use crate::progress::Progress;
 use crate::random;
-use crate::recipe::{ModelFacts, Recipe, TensorFacts};
+use crate::recipe::{Recipe, TensorFacts};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::path::Path;
 use strata_kernels::Isa;
 use strata_quant::GgmlType;
 
-/// The dimensions of a Llama 3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LlamaShape {
+/// A model without a file: a name for its hyperparameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preset {
     /// Its name: `8b`.
     pub name: &'static str,
-    /// Transformer layers.
-    pub layers: usize,
-    /// Values of a hidden state.
-    pub hidden: usize,
-    /// Values inside the feed-forward network.
-    pub ffn: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
+    /// Its hyperparameters.
+    pub hyperparameters: Hyperparameters,
     /// True if the embedding is the output matrix, too.
     pub tied: bool,
 }
 
 /// The released Llama 3.1 and 3.2 models, by size.
-pub const SHAPES: [LlamaShape; 5] = [
-    LlamaShape { name: "1b", layers: 16, hidden: 2048, ffn: 8192, heads: 32, kv_heads: 8, tied: true },
-    LlamaShape { name: "3b", layers: 28, hidden: 3072, ffn: 8192, heads: 24, kv_heads: 8, tied: true },
-    LlamaShape { name: "8b", layers: 32, hidden: 4096, ffn: 14336, heads: 32, kv_heads: 8, tied: false },
-    LlamaShape { name: "70b", layers: 80, hidden: 8192, ffn: 28672, heads: 64, kv_heads: 8, tied: false },
-    LlamaShape { name: "405b", layers: 126, hidden: 16384, ffn: 53248, heads: 128, kv_heads: 8, tied: false },
+pub const PRESETS: [Preset; 5] = [
+    Preset::llama_3("1b", 16, (2048, 8192), (32, 8), true),
+    Preset::llama_3("3b", 28, (3072, 8192), (24, 8), true),
+    Preset::llama_3("8b", 32, (4096, 14336), (32, 8), false),
+    Preset::llama_3("70b", 80, (8192, 28672), (64, 8), false),
+    Preset::llama_3("405b", 126, (16384, 53248), (128, 8), false),
 ];
 
 /// Tokens of Llama 3's vocabulary.
 pub const VOCAB: usize = 128_256;
 
+impl Preset {
+    /// A model like Llama 3.1 with so many layers, `(hidden, ffn)` values, and `(query, key-value)` heads.
+    pub const fn llama_3(
+        name: &'static str,
+        layers: usize,
+        (hidden, ffn): (usize, usize),
+        (heads, kv_heads): (usize, usize),
+        tied: bool,
+    ) -> Preset {
+        let (head_dim, context, vocab, norm_eps, rope_base) = (hidden / heads, 131_072, VOCAB, 1e-5, 500_000.0);
+        let hyperparameters =
+            Hyperparameters { layers, hidden, ffn, heads, kv_heads, head_dim, context, vocab, norm_eps, rope_base };
+        Preset { name, hyperparameters, tied }
+    }
+
+    /// The same with so many tokens in the vocabulary.
+    pub const fn with_vocab(mut self, vocab: usize) -> Preset {
+        self.hyperparameters.vocab = vocab;
+        self
+    }
+
+    /// The preset with this name.
+    ///
+    /// # Errors
+    /// Names those that there are.
+    pub fn from_name(name: &str) -> Result<Preset> {
+        PRESETS.iter().find(|preset| preset.name.eq_ignore_ascii_case(name)).copied().ok_or_else(|| {
+            let known = PRESETS.map(|preset| preset.name).join(", ");
+            Error::Request(format!("there is no shape {}; choose one of {known}", quoted(name)))
+        })
+    }
+}
+
 /// A model to write.
 #[derive(Clone, Debug)]
 pub struct Synthetic {
-    /// Its dimensions; fewer layers than the real one has are fine.
-    pub shape: LlamaShape,
-    /// Rows of the embedding, [`VOCAB`] in all real ones.
-    pub vocab: usize,
+    /// Its name, hyperparameters and whether its output is tied; fewer layers than the real one has are fine.
+    pub preset: Preset,
     /// The type of each tensor.
     pub recipe: Recipe,
     /// The start of the random numbers.
     pub seed: u64,
-}
-
-impl LlamaShape {
-    /// The shape with this name.
-    ///
-    /// # Errors
-    /// Names those that there are.
-    pub fn from_name(name: &str) -> Result<LlamaShape> {
-        SHAPES.iter().find(|shape| shape.name.eq_ignore_ascii_case(name)).copied().ok_or_else(|| {
-            let known = SHAPES.map(|shape| shape.name).join(", ");
-            Error::Request(format!("there is no shape {}; choose one of {known}", quoted(name)))
-        })
-    }
 }
 
 /// A tensor of the file.
@@ -123,55 +135,43 @@ impl Synthetic {
         Ok(())
     }
 
-    /// The tensors, in file order.
+    /// The tensors, in file order: those outside of the layers first.
     pub fn tensors(&self) -> Vec<Planned> {
-        let LlamaShape { layers, hidden, ffn, heads, kv_heads, tied, .. } = self.shape;
-        let (d, ffn, kv) = (hidden as u64, ffn as u64, (hidden / heads * kv_heads) as u64);
-        let vocab = self.vocab as u64;
-        let mut shapes =
-            vec![("token_embd.weight".to_owned(), vec![d, vocab]), ("output_norm.weight".to_owned(), vec![d])];
-        shapes.extend((!tied).then(|| ("output.weight".to_owned(), vec![d, vocab])));
-        for i in 0..layers {
-            for (name, dims) in [
-                ("attn_norm", vec![d]),
-                ("attn_q", vec![d, d]),
-                ("attn_k", vec![d, kv]),
-                ("attn_v", vec![d, kv]),
-                ("attn_output", vec![d, d]),
-                ("ffn_norm", vec![d]),
-                ("ffn_gate", vec![d, ffn]),
-                ("ffn_up", vec![d, ffn]),
-                ("ffn_down", vec![ffn, d]),
-            ] {
-                shapes.push((format!("blk.{i}.{name}.weight"), dims));
-            }
-        }
+        let Preset { hyperparameters: of, tied, .. } = &self.preset;
+        let there = |(spec, _): &(&TensorSpec, _)| match spec.presence {
+            Presence::Required => true,
+            Presence::TiedToEmbedding => !tied,
+            Presence::Optional => false,
+        };
+        let mut shapes: Vec<_> = LLAMA.all_tensors(of.layers).filter(there).collect();
+        shapes.sort_by_key(|(_, layer)| *layer);
+        let shapes: Vec<_> = shapes.into_iter().map(|(spec, layer)| (spec.name(layer), spec.dims(of))).collect();
         let facts: Vec<_> = shapes.iter().map(|(name, dims)| TensorFacts { name, dims, kept: GgmlType::F32 }).collect();
-        let types = self.recipe.types(ModelFacts { layers, heads, kv_heads }, &facts, false);
+        let types = self.recipe.types(of, &facts, false);
         shapes.into_iter().zip(types).map(|((name, dims), ty)| Planned { name, dims, ty }).collect()
     }
 
     fn layout(&self) -> Layout {
-        let shape = self.shape;
+        let of = &self.preset.hyperparameters;
         let mut layout = Layout::new();
-        layout.set("general.architecture", "llama".to_owned());
-        layout.set("general.name", format!("synthetic-llama-{}", shape.name));
+        layout.set("general.architecture", LLAMA.name);
+        layout.set("general.name", format!("synthetic-llama-{}", self.preset.name));
         layout.set("general.file_type", self.recipe.mix.file_type);
         layout.set("general.quantization_version", 2u32);
         for (key, n) in [
-            ("llama.block_count", shape.layers),
-            ("llama.context_length", 131_072),
-            ("llama.embedding_length", shape.hidden),
-            ("llama.feed_forward_length", shape.ffn),
-            ("llama.attention.head_count", shape.heads),
-            ("llama.attention.head_count_kv", shape.kv_heads),
-            ("llama.rope.dimension_count", shape.hidden / shape.heads),
-            ("llama.vocab_size", self.vocab),
+            (keys::LAYERS, of.layers),
+            (keys::CONTEXT, of.context),
+            (keys::HIDDEN, of.hidden),
+            (keys::FFN, of.ffn),
+            (keys::HEADS, of.heads),
+            (keys::KV_HEADS, of.kv_heads),
+            (keys::ROPE_DIMS, of.head_dim),
+            (keys::VOCAB, of.vocab),
         ] {
-            layout.set(key, n as u32);
+            layout.set(key.of(LLAMA), n as u32);
         }
-        layout.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32);
-        layout.set("llama.rope.freq_base", 500_000.0f32);
+        layout.set(keys::NORM_EPS.of(LLAMA), of.norm_eps);
+        layout.set(keys::ROPE_BASE.of(LLAMA), of.rope_base);
         layout.set("tokenizer.ggml.model", "no_vocab".to_owned());
         layout
     }

@@ -3,6 +3,8 @@
 use crate::error::{Error, Result};
 use crate::limits;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
+use std::collections::HashSet;
+use std::fs;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -17,6 +19,35 @@ pub(crate) fn builder() -> thread::Builder {
 
 /// The most threads that are ever asked for.
 pub const MOST: usize = 1024;
+
+/// The physical cores that this process may use: a thread for each is what a model runs on where nobody says otherwise. Two threads of one core share
+/// its memory ports and its multipliers, and gain nothing here.
+pub fn physical_cores() -> usize {
+    let allowed = all_threads();
+    let cores: HashSet<String> = allowed_cpus()
+        .filter_map(|cpu| {
+            fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).ok()
+        })
+        .collect();
+    if cores.is_empty() { allowed } else { cores.len().min(allowed) }
+}
+
+/// Threads that run at once, hyperthreads included.
+pub fn all_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST)
+}
+
+/// The numbers of the processors that this process may run on, from a list like `0-3,8`; none where the system does not tell.
+fn allowed_cpus() -> impl Iterator<Item = usize> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list =
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default().trim().to_owned();
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect::<Vec<usize>>().into_iter()
+}
 
 /// A pool of up to `threads` threads.
 ///

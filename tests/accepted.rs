@@ -6,9 +6,10 @@ mod warnings;
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use strata::arch::Hyperparameters;
 use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::{Gguf, Layout, Value};
-use strata::model::{Model, Shape};
+use strata::model::Model;
 use strata::progress::Quiet;
 use strata::recipe::Recipe;
 use strata::tokenizer::Tokenizer;
@@ -174,7 +175,7 @@ fn settings_that_mean_nothing_or_something_else_are_refused() {
 fn settings_that_say_the_same_give_the_same_file() {
     let folder = Folder::new();
     let facts = |gguf: Gguf| {
-        let shape = Shape::read(&gguf).unwrap();
+        let shape = Hyperparameters::read(&gguf).unwrap();
         let facts = (shape.frequencies, shape.norm_eps, gguf.u32("llama.context_length").unwrap());
         check_readable(gguf);
         facts
@@ -522,7 +523,8 @@ fn a_file_with_tensors_that_nothing_uses_is_not_run() {
 #[test]
 fn a_file_that_asks_for_another_computation_is_not_run() {
     let same = |_: &str, dims: &[u64]| dims.to_vec();
-    let read = |key: &str, value: Value| Shape::read(&rewritten(|layout| layout.set(key, value.clone()), &[], same));
+    let read =
+        |key: &str, value: Value| Hyperparameters::read(&rewritten(|layout| layout.set(key, value.clone()), &[], same));
     for (key, value) in [
         ("llama.attention.scale", Value::from(0.5f32)),
         ("llama.attention.clamp_kqv", 8f32.into()),

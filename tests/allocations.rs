@@ -48,12 +48,13 @@ fn a_pass_like_one_before_allocates_nothing() {
     for threads in [1, 2] {
         let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), threads)).unwrap();
         for types in [CacheTypes::default(), CacheTypes { k: GgmlType::Q8_0, v: GgmlType::F32 }] {
-            let mut cache = KvCache::with_types(model.shape(), 300, types).unwrap();
+            let mut cache = KvCache::with_types(model.hyperparameters(), 300, types).unwrap();
             let mut scratch = Scratch::default();
             let mut pass = |tokens: &[u32]| {
                 let before = ALLOCATIONS.load(Ordering::Relaxed);
-                model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }]).unwrap();
-                std::hint::black_box(model.logits(&mut scratch, tokens.len() - 1..tokens.len(), &Quiet).unwrap());
+                let mut hidden =
+                    model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }], &Quiet).unwrap();
+                std::hint::black_box(hidden.logits(tokens.len() - 1..tokens.len(), &Quiet).unwrap());
                 ALLOCATIONS.load(Ordering::Relaxed) - before
             };
             assert!(pass(&[3840; 250]) > 0, "the count counts");

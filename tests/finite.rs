@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use strata::calibrate::{Options, calibrate};
+use std::sync::{Arc, Mutex};
 use strata::convert::{self, Input, Target, convert};
+use strata::engine::Session;
 use strata::error::Error;
-use strata::generate::Session;
+use strata::eval::calibrate::{Options, calibrate};
+use strata::eval::perplexity::perplexity;
 use strata::gguf::{Gguf, Layout, TensorInfo};
 use strata::model::{CacheTypes, KvCache, Model};
-use strata::perplexity::perplexity;
 use strata::progress::Quiet;
 use strata::recipe::Recipe;
 use strata::sampler::{Sampler, Sampling};
@@ -54,8 +54,9 @@ fn file(ty: GgmlType) -> Vec<u8> {
 fn uses(file: &[u8], types: CacheTypes) -> [(&'static str, Result<(), Error>); 3] {
     let open = || Model::new(Gguf::from_bytes(file).unwrap(), Cpu::new(Isa::best(), 1));
     let run = || {
-        let model = open()?;
-        let mut session = Session::with_cache(&model, KvCache::with_types(model.shape(), 32, types)?);
+        let model = Arc::new(open()?);
+        let cache = KvCache::with_types(model.hyperparameters(), 32, types)?;
+        let mut session = Session::with_cache(model, cache);
         let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
         session.generate::<Error>(&TOKENS, 2, &mut sampler, |_| false, |_| Ok(()), &Quiet).map(drop)
     };

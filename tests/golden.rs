@@ -7,10 +7,10 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use strata::convert::{Input, Options, Target, convert};
-use strata::generate::Session;
+use strata::engine::Session;
+use strata::eval::perplexity::perplexity;
 use strata::gguf::Gguf;
 use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment};
-use strata::perplexity::perplexity;
 use strata::progress::Quiet;
 use strata::recipe::Recipe;
 use strata::sampler::{Sampler, Sampling};
@@ -32,7 +32,7 @@ fn fixtures() -> Vec<(PathBuf, PathBuf)> {
 }
 
 /// A checkpoint converted to F32 and opened.
-fn open(checkpoint: &Path) -> (tempfile::TempDir, Model) {
+fn open(checkpoint: &Path) -> (tempfile::TempDir, Arc<Model>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     convert(
@@ -42,7 +42,7 @@ fn open(checkpoint: &Path) -> (tempfile::TempDir, Model) {
         &Quiet,
     )
     .unwrap();
-    let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
+    let model = Arc::new(Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), 2)).unwrap());
     (dir, model)
 }
 
@@ -73,16 +73,18 @@ fn logits_are_those_of_transformers() {
         };
         let ((shape, ids), (_, positions)) = (integers("input_ids"), integers("positions"));
         let expected = numbers(file.tensor("logits").unwrap().data());
-        let vocab = model.shape().vocab;
+        let vocab = model.hyperparameters().vocab;
         let mut worst = 0f32;
         for (s, ids) in ids.chunks(shape[1]).enumerate() {
             let tokens: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
-            let mut cache = KvCache::with_types(model.shape(), tokens.len(), CacheTypes::both(GgmlType::F32)).unwrap();
+            let mut cache =
+                KvCache::with_types(model.hyperparameters(), tokens.len(), CacheTypes::both(GgmlType::F32)).unwrap();
             let mut scratch = Scratch::default();
-            model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut cache }]).unwrap();
+            let mut hidden =
+                model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut cache }], &Quiet).unwrap();
             for (p, &position) in positions.iter().enumerate() {
                 let position = position as usize;
-                let logits = model.logits(&mut scratch, position..position + 1, &Quiet).unwrap();
+                let logits = hidden.logits(position..position + 1, &Quiet).unwrap();
                 let start = (s * positions.len() + p) * vocab;
                 for (ours, theirs) in logits.iter().zip(&expected[start..start + vocab]) {
                     worst = worst.max((ours - theirs).abs());
@@ -113,9 +115,13 @@ fn greedy_text_is_that_of_transformers() {
             assert_eq!(prompt, ids("prompt_ids"));
             let expected = ids("ids");
             let mut session = Session::with_cache(
-                &model,
-                KvCache::with_types(model.shape(), prompt.len() + expected.len(), CacheTypes::both(GgmlType::F32))
-                    .unwrap(),
+                model.clone(),
+                KvCache::with_types(
+                    model.hyperparameters(),
+                    prompt.len() + expected.len(),
+                    CacheTypes::both(GgmlType::F32),
+                )
+                .unwrap(),
             );
             let mut tokens = Vec::new();
             let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });

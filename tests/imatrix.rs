@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use strata::calibrate::{Options, calibrate};
 use strata::convert::{self, Input, Target, convert};
+use strata::eval::calibrate::{Options, calibrate};
 use strata::gguf::{Gguf, Layout, Value};
 use strata::imatrix::{Entry, Format, Imatrix};
 use strata::model::Model;

@@ -18,12 +18,12 @@ fn logits(model: &Model, tokens: &[u32], piece: usize) -> Vec<f32> {
 }
 
 fn logits_with(model: &Model, tokens: &[u32], piece: usize, types: CacheTypes) -> Vec<f32> {
-    let mut cache = KvCache::with_types(model.shape(), tokens.len(), types).unwrap();
+    let mut cache = KvCache::with_types(model.hyperparameters(), tokens.len(), types).unwrap();
     let mut scratch = Scratch::default();
     let mut logits = Vec::new();
     for tokens in tokens.chunks(piece) {
-        model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }]).unwrap();
-        logits.extend(model.logits(&mut scratch, 0..tokens.len(), &Quiet).unwrap());
+        let mut hidden = model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }], &Quiet).unwrap();
+        logits.extend(hidden.logits(0..tokens.len(), &Quiet).unwrap());
     }
     logits
 }
@@ -71,13 +71,14 @@ fn sequences_in_one_pass_do_not_disturb_each_other() {
     .unwrap();
     let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
     let (long, short) = (&TOKENS[..], &TOKENS[..5]);
-    let mut caches = [KvCache::new(model.shape(), 32).unwrap(), KvCache::new(model.shape(), 32).unwrap()];
+    let mut caches =
+        [KvCache::new(model.hyperparameters(), 32).unwrap(), KvCache::new(model.hyperparameters(), 32).unwrap()];
     let [a, b] = &mut caches;
     let mut scratch = Scratch::default();
     let mut segments = [Segment { tokens: short, cache: a }, Segment { tokens: long, cache: b }];
-    model.pass(&mut scratch, &mut segments).unwrap();
-    let together = model.logits(&mut scratch, 0..short.len() + long.len(), &Quiet).unwrap();
-    let (first, second) = together.split_at(short.len() * model.shape().vocab);
+    let mut hidden = model.pass(&mut scratch, &mut segments, &Quiet).unwrap();
+    let together = hidden.logits(0..short.len() + long.len(), &Quiet).unwrap();
+    let (first, second) = together.split_at(short.len() * model.hyperparameters().vocab);
     assert_same_bits(first, &logits(&model, short, short.len()), "the short sequence");
     assert_same_bits(second, &logits(&model, long, 1), "the long sequence");
 }
@@ -99,7 +100,7 @@ fn a_long_prompt_crosses_sub_batches_and_spans_unchanged() {
         let last = |isa, threads, piece| {
             let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(isa, threads)).unwrap();
             let all = logits_with(&model, &tokens, piece, CacheTypes { k, v });
-            all[all.len() - model.shape().vocab..].to_vec()
+            all[all.len() - model.hyperparameters().vocab..].to_vec()
         };
         let expected = last(Isa::best(), 2, 700);
         for isa in Isa::available().filter(|isa| isa.name() != "scalar") {

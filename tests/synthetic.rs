@@ -6,12 +6,12 @@ use strata::gguf::Gguf;
 use strata::model::{KvCache, Model, Scratch, Segment};
 use strata::progress::{Progress, Quiet};
 use strata::recipe::{Mix, Recipe};
-use strata::synthetic::{LlamaShape, Synthetic};
+use strata::synthetic::{Preset, Synthetic};
 use strata::{Cpu, Error, GgmlType, Isa};
 
 fn synthetic(recipe: Recipe, tied: bool, seed: u64) -> Synthetic {
-    let shape = LlamaShape { name: "tiny", layers: 2, hidden: 256, ffn: 512, heads: 4, kv_heads: 2, tied };
-    Synthetic { shape, vocab: 300, recipe, seed }
+    let shape = Preset::llama_3("tiny", 2, (256, 512), (4, 2), tied);
+    Synthetic { preset: shape.with_vocab(300), recipe, seed }
 }
 
 fn written(model: &Synthetic, path: &Path) -> Vec<u8> {
@@ -49,17 +49,19 @@ fn every_type_runs() {
             assert!((square / expected - 1.0).abs() < 0.4, "{} of {}: {square}", tensor.name, format.ty);
         }
         let model = Model::new(gguf, Cpu::new(Isa::best(), 2)).unwrap();
-        let mut cache = KvCache::new(model.shape(), 20).unwrap();
-        cache.make_up(model.cpu(), 17);
+        let mut cache = KvCache::new(model.hyperparameters(), 20).unwrap();
+        cache.fill_random(model.cpu(), 17);
         assert_eq!(cache.len(), 17);
         let (mut scratch, tokens) = (Scratch::default(), [1, 299, 7]);
-        model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut cache }]).unwrap();
-        let logits = model.logits(&mut scratch, 0..3, &Quiet).unwrap().to_vec();
+        let mut hidden =
+            model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut cache }], &Quiet).unwrap();
+        let logits = hidden.logits(0..3, &Quiet).unwrap().to_vec();
         assert!(logits.iter().all(|l| l.is_finite()) && logits.iter().any(|l| l.abs() > 0.1), "{}", format.ty);
         // What was made up is seen.
-        let mut short = KvCache::new(model.shape(), 3).unwrap();
-        model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut short }]).unwrap();
-        assert_ne!(model.logits(&mut scratch, 0..3, &Quiet).unwrap(), logits);
+        let mut short = KvCache::new(model.hyperparameters(), 3).unwrap();
+        let mut hidden =
+            model.pass(&mut scratch, &mut [Segment { tokens: &tokens, cache: &mut short }], &Quiet).unwrap();
+        assert_ne!(hidden.logits(0..3, &Quiet).unwrap(), logits);
     }
 }
 
@@ -92,7 +94,7 @@ fn what_was_stopped_or_finds_no_room_leaves_nothing() {
     let mut model = synthetic(Recipe::pure(GgmlType::F32).unwrap(), true, 1);
     assert!(matches!(model.write(&path, &Stopped), Err(Error::Cancelled)));
     if cfg!(unix) {
-        model.vocab = 1 << 46;
+        model.preset.hyperparameters.vocab = 1 << 46;
         let said = model.write(&path, &Quiet).unwrap_err().to_string();
         assert!(said.contains("are free; take fewer layers"), "{said}");
     }

@@ -2,55 +2,34 @@
 
 use super::json::{Object, shown};
 use super::{foreign, read_json};
+use crate::arch::hyperparameters::{MAX_LAYERS, keys};
+use crate::arch::rope::RopeScaling;
+use crate::arch::{Architecture, Hyperparameters};
 use crate::error::{Error, Result, quoted};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The numbers of `config.json` that a conversion needs, checked.
+/// What `config.json` says of a model, checked.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)]
 pub struct Config {
+    /// The file.
     pub path: PathBuf,
-    pub vocab_size: usize,
-    pub hidden_size: usize,
-    pub intermediate_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub num_key_value_heads: usize,
-    pub head_dim: usize,
+    /// The architecture.
+    pub architecture: &'static Architecture,
+    /// The hyperparameters.
+    pub hyperparameters: Hyperparameters,
     /// True if `config.json` names the head dimension itself.
     pub head_dim_is_explicit: bool,
-    pub max_position_embeddings: usize,
-    pub rms_norm_eps: f32,
-    pub rope_theta: f32,
+    /// How positions beyond the original context are reached.
     pub rope_scaling: RopeScaling,
+    /// True if the token embedding is the output matrix, too.
     pub tie_word_embeddings: bool,
     /// True if the projections of attention have biases.
     pub attention_bias: bool,
-    /// True if the projections of the feed-forward part have biases.
+    /// True if the projections of the feed-forward network have biases.
     pub mlp_bias: bool,
     /// The whole file, for what only some conversions need.
     pub json: Value,
-}
-
-/// How positions beyond the original context are reached.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// All frequencies are divided by this.
-    Linear(f32),
-    /// Llama 3.1: low frequencies are divided by `factor`, high ones kept, those between interpolated.
-    Llama3 {
-        /// Divisor of the low frequencies.
-        factor: f32,
-        /// Wavelengths above `original_context / low_freq_factor` are low frequencies.
-        low_freq_factor: f32,
-        /// Wavelengths below `original_context / high_freq_factor` are high frequencies.
-        high_freq_factor: f32,
-        /// Positions of the first training.
-        original_context: f32,
-    },
 }
 
 /// Keys that checkpoints set to `null` to say that the model does not have the thing.
@@ -72,9 +51,6 @@ const NULLABLE: &[&str] = &[
     "sep_token_id",
 ];
 
-/// Layers of a model, at most; llama.cpp's own limit.
-const MAX_LAYERS: usize = 512;
-
 /// Tokens of a vocabulary, at most: sixty times the largest known one.
 pub(crate) const MAX_TOKENS: usize = 1 << 24;
 
@@ -89,57 +65,64 @@ impl Config {
             return Err(Error::invalid(&path, "file", "is missing", "name the folder of a Hugging Face checkpoint"));
         };
         let file = Object::of_file(&path, &json, NULLABLE)?;
-        supported(&file)?;
-        let (hidden, heads) = (file.count("hidden_size")?, file.count("num_attention_heads")?);
-        let kv_heads = file.opt_count("num_key_value_heads")?.unwrap_or(heads);
+        let architecture = supported(&file)?;
+        let (hidden, heads) = (file.count(keys::HIDDEN.config)?, file.count(keys::HEADS.config)?);
+        let kv_heads = file.opt_count(keys::KV_HEADS.config)?.unwrap_or(heads);
         if !heads.is_multiple_of(kv_heads) {
             let problem = format!("{kv_heads} heads do not divide {heads} query heads");
-            return Err(file.wrong("num_key_value_heads", problem));
+            return Err(file.wrong(keys::KV_HEADS.config, problem));
         }
-        let explicit = file.opt_count("head_dim")?;
+        let explicit = file.opt_count(keys::HEAD_DIM.config)?;
         let head_dim = match explicit {
             Some(d) => d,
             None if hidden.is_multiple_of(heads) => hidden / heads,
             None => {
-                return Err(file.wrong("num_attention_heads", format!("{heads} heads do not divide {hidden} values")));
+                return Err(file.wrong(keys::HEADS.config, format!("{heads} heads do not divide {hidden} values")));
             }
         };
         if !head_dim.is_multiple_of(2) {
-            return Err(file.wrong("head_dim", format!("{head_dim} is odd: its values cannot be rotated in pairs")));
+            return Err(
+                file.wrong(keys::HEAD_DIM.config, format!("{head_dim} is odd: its values cannot be rotated in pairs"))
+            );
         }
-        let layers = file.count("num_hidden_layers")?;
+        let layers = file.count(keys::LAYERS.config)?;
         if layers > MAX_LAYERS {
             let problem = format!("{layers} layers; at most {MAX_LAYERS} are possible");
-            return Err(file.wrong("num_hidden_layers", problem));
+            return Err(file.wrong(keys::LAYERS.config, problem));
         }
-        let context = file.opt_count("max_position_embeddings")?.unwrap_or(2048);
+        let context = file.opt_count(keys::CONTEXT.config)?.unwrap_or(2048);
         if let Some(window) = file.opt_count("sliding_window")?.filter(|window| *window < context) {
             let problem = format!("attention over a window of {window} tokens is not supported");
             return Err(file.refused("sliding_window", problem, "use a model with full attention"));
         }
-        let eps = file.opt_positive("rms_norm_eps")?.unwrap_or(1e-6);
+        let eps = file.opt_positive(keys::NORM_EPS.config)?.unwrap_or(1e-6);
         if eps >= 1.0 {
-            return Err(file.wrong("rms_norm_eps", format!("must be a small number, is {eps}")));
+            return Err(file.wrong(keys::NORM_EPS.config, format!("must be a small number, is {eps}")));
         }
-        let vocab_size = file.count("vocab_size")?;
-        if vocab_size > MAX_TOKENS {
-            let problem = format!("{vocab_size} tokens; at most {MAX_TOKENS} are possible");
-            return Err(file.wrong("vocab_size", problem));
+        let vocab = file.count(keys::VOCAB.config)?;
+        if vocab > MAX_TOKENS {
+            let problem = format!("{vocab} tokens; at most {MAX_TOKENS} are possible");
+            return Err(file.wrong(keys::VOCAB.config, problem));
         }
-        token_ids(&file, vocab_size)?;
-        let (rope_theta, rope_scaling) = rope(&file)?;
+        token_ids(&file, vocab)?;
+        let (rope_base, rope_scaling) = rope(&file)?;
+        let ffn = file.count(keys::FFN.config)?;
+        let norm_eps = eps;
         Ok(Config {
-            vocab_size,
-            hidden_size: hidden,
-            intermediate_size: file.count("intermediate_size")?,
-            num_hidden_layers: layers,
-            num_attention_heads: heads,
-            num_key_value_heads: kv_heads,
-            head_dim,
+            architecture,
+            hyperparameters: Hyperparameters {
+                layers,
+                hidden,
+                ffn,
+                heads,
+                kv_heads,
+                head_dim,
+                context,
+                vocab,
+                norm_eps,
+                rope_base,
+            },
             head_dim_is_explicit: explicit.is_some(),
-            max_position_embeddings: context,
-            rms_norm_eps: eps,
-            rope_theta,
             rope_scaling,
             tie_word_embeddings: file.opt_flag("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: file.opt_flag("attention_bias")?.unwrap_or(false),
@@ -155,35 +138,33 @@ impl Config {
     }
 }
 
-/// Refuses models that would convert to something that computes other than the original.
-fn supported(file: &Object<'_>) -> Result<()> {
-    let name = match file.opt_list("architectures")?.and_then(<[Value]>::first) {
+/// The architecture; refuses models that would convert to something that computes other than the original.
+fn supported(file: &Object<'_>) -> Result<&'static Architecture> {
+    let class = match file.opt_list("architectures")?.and_then(<[Value]>::first) {
         None => None,
         Some(Value::String(name)) => Some(name.as_str()),
         Some(other) => {
             return Err(file.wrong("architectures", format!("must be a list of texts, has {}", shown(other))));
         }
     };
-    let model = file.opt_text("model_type")?;
-    if !matches!(
-        (name, model),
-        (Some("LlamaForCausalLM" | "MistralForCausalLM"), _) | (None, Some("llama" | "mistral"))
-    ) {
-        let what = name.or(model).map_or("a model that does not say what it is".to_owned(), quoted);
+    let model_type = file.opt_text("model_type")?;
+    let Some(architecture) = Architecture::from_hf(class, model_type) else {
+        let what = class.or(model_type).map_or("a model that does not say what it is".to_owned(), quoted);
         let remedy = "strata converts LlamaForCausalLM and MistralForCausalLM";
         return Err(file.refused("architectures", format!("{what} is not supported"), remedy));
-    }
+    };
+    let known = architecture.activation.hf_names();
     for key in ["hidden_act", "hidden_activation"] {
-        // Two names of one function.
-        if let Some(act) = file.opt_text(key)?.filter(|act| !["silu", "swish"].contains(act)) {
-            return Err(file.refused(key, format!("{} is not supported", quoted(act)), "strata knows silu"));
+        if let Some(act) = file.opt_text(key)?.filter(|act| !known.contains(act)) {
+            let remedy = format!("strata knows {}", known[0]);
+            return Err(file.refused(key, format!("{} is not supported", quoted(act)), &remedy));
         }
     }
     if file.get("quantization_config").is_some() {
         let remedy = "convert the original checkpoint (BF16, F16 or F32)";
         return Err(file.refused("quantization_config", "the checkpoint is quantized", remedy));
     }
-    Ok(())
+    Ok(architecture)
 }
 
 /// The numbers of special tokens, which must be in the vocabulary. Some models have several that end a text.
@@ -207,14 +188,15 @@ fn token_ids(file: &Object<'_>, vocab_size: usize) -> Result<()> {
 /// What both say must be the same.
 fn rope(file: &Object<'_>) -> Result<(f32, RopeScaling)> {
     let (newer, older) = (file.opt_object("rope_parameters")?, file.opt_object("rope_scaling")?);
-    let mut theta = file.opt_positive("rope_theta")?;
+    let mut theta = file.opt_positive(keys::ROPE_BASE.config)?;
     let mut scaling = None;
     for object in [newer, older].into_iter().flatten() {
-        if let Some(inner) = object.opt_positive("rope_theta")? {
+        if let Some(inner) = object.opt_positive(keys::ROPE_BASE.config)? {
             if theta.is_some_and(|theta| theta != inner) {
-                return Err(
-                    object.wrong("rope_theta", format!("is {inner} here and another number elsewhere in the file"))
-                );
+                return Err(object.wrong(
+                    keys::ROPE_BASE.config,
+                    format!("is {inner} here and another number elsewhere in the file"),
+                ));
             }
             theta = Some(inner);
         }
@@ -242,7 +224,7 @@ fn full_rotation(object: &Object<'_>) -> Result<()> {
 
 /// The scaling that `rope_scaling` or `rope_parameters` describes, of which every key is understood or refused.
 fn rope_scaling(object: &Object<'_>) -> Result<RopeScaling> {
-    const ANY: &[&str] = &["rope_type", "type", "rope_theta", "partial_rotary_factor"];
+    const ANY: &[&str] = &["rope_type", "type", keys::ROPE_BASE.config, "partial_rotary_factor"];
     const CONTEXT: &str = "original_max_position_embeddings";
     let kind = match (object.opt_text("rope_type")?, object.opt_text("type")?) {
         (Some(a), Some(b)) if a != b => {

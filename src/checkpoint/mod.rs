@@ -5,8 +5,8 @@ pub(crate) mod foreign;
 pub(crate) mod json;
 mod weights;
 
+pub use config::Config;
 pub(crate) use config::MAX_TOKENS;
-pub use config::{Config, RopeScaling};
 pub(crate) use json::read_json;
 pub use weights::{Dtype, Source, Weights};
 

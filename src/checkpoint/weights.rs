@@ -4,6 +4,7 @@ use super::foreign::{self, Content};
 use super::json;
 use super::json::Object;
 use super::{Config, read_json};
+use crate::arch::{Group, Presence};
 use crate::error::{Error, Result, quoted};
 use crate::io::file::Mapped;
 use safetensors::SafeTensors;
@@ -150,6 +151,11 @@ impl Weights {
         })
     }
 
+    /// Gives up all shards.
+    pub(crate) fn into_shards(self) -> Vec<Mapped> {
+        self.shards
+    }
+
     /// All shards.
     pub fn shards(&self) -> impl Iterator<Item = &Mapped> {
         self.shards.iter()
@@ -174,8 +180,14 @@ impl Weights {
                 }
             }
         }
-        let strangers: Vec<_> =
-            self.tensors.keys().filter(|name| !wanted.contains_key(*name) && !is_derived(name)).take(3).collect();
+        let strangers: Vec<_> = self
+            .tensors
+            .keys()
+            .filter(|name| {
+                !wanted.contains_key(*name) && !config.architecture.hf_derived.iter().any(|end| name.ends_with(end))
+            })
+            .take(3)
+            .collect();
         if !strangers.is_empty() {
             let strangers: Vec<_> = strangers.into_iter().map(|name| quoted(name)).collect();
             let problem = format!("{} are not part of a Llama model", strangers.join(", "));
@@ -190,42 +202,23 @@ impl Weights {
     }
 }
 
-/// Tensors that older checkpoints carry though they follow from `config.json`.
-fn is_derived(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
-}
-
 /// Name, shape, and whether it may be absent.
 fn wanted(config: &Config) -> BTreeMap<String, (Vec<usize>, bool)> {
-    let (d, ffn) = (config.hidden_size, config.intermediate_size);
-    let q = config.num_attention_heads * config.head_dim;
-    let kv = config.num_key_value_heads * config.head_dim;
+    let of = &config.hyperparameters;
     let mut wanted = BTreeMap::new();
-    wanted.insert("model.embed_tokens.weight".to_owned(), (vec![config.vocab_size, d], false));
-    wanted.insert("model.norm.weight".to_owned(), (vec![d], false));
-    wanted.insert("lm_head.weight".to_owned(), (vec![config.vocab_size, d], config.tie_word_embeddings));
-    for i in 0..config.num_hidden_layers {
-        let mut want = |name: &str, shape: Vec<usize>, optional| {
-            wanted.insert(format!("model.layers.{i}.{name}"), (shape, optional));
+    for (spec, layer) in config.architecture.all_tensors(of.layers) {
+        let Some([weight, bias]) = spec.hf_names(layer) else { continue };
+        let (rows, cols) = spec.shape(of);
+        let shape = if spec.is_matrix() { vec![rows, cols] } else { vec![cols] };
+        wanted.insert(weight, (shape, spec.presence == Presence::TiedToEmbedding && config.tie_word_embeddings));
+        // Those that config.json does not announce are refused as strangers: the original model would not use them.
+        let announced = match spec.group {
+            Group::Attention => config.attention_bias,
+            Group::Ffn => config.mlp_bias,
+            Group::Model => false,
         };
-        want("input_layernorm.weight", vec![d], false);
-        want("post_attention_layernorm.weight", vec![d], false);
-        let linears = [
-            ("self_attn.q_proj", q, d),
-            ("self_attn.k_proj", kv, d),
-            ("self_attn.v_proj", kv, d),
-            ("self_attn.o_proj", d, q),
-            ("mlp.gate_proj", ffn, d),
-            ("mlp.up_proj", ffn, d),
-            ("mlp.down_proj", d, ffn),
-        ];
-        for (name, rows, cols) in linears {
-            want(&format!("{name}.weight"), vec![rows, cols], false);
-            // Those that config.json does not announce are refused as strangers: the original model would not use them.
-            let announced = if name.starts_with("mlp.") { config.mlp_bias } else { config.attention_bias };
-            if announced {
-                want(&format!("{name}.bias"), vec![rows], false);
-            }
+        if announced && spec.may_have_bias {
+            wanted.insert(bias, (vec![rows], false));
         }
     }
     wanted

@@ -1,13 +1,12 @@
-//! What is written can be read: before the first weight is read, the shape and the tokenizer are built from the metadata of the file to
+//! What is written can be read: before the first weight is read, the hyperparameters are read and the tokenizer is built from the metadata of the file to
 //! come, as a run of it will build them.
 
 use super::plan::{From, Tensor};
 use super::source::Input;
+use crate::arch::{self, Architecture, Hyperparameters, Role, TensorPart, rope};
 use crate::checkpoint::MAX_TOKENS;
 use crate::error::{Error, Result, quoted};
 use crate::gguf::{ALIGNMENT_KEY, Gguf, Layout, Value, ValueType, alignment_is_valid};
-use crate::model::Shape;
-use crate::model::store::is_used;
 use crate::tokenizer::Tokenizer;
 use std::collections::HashSet;
 use strata_quant::GgmlType;
@@ -69,7 +68,7 @@ impl Kind {
         }
     }
 
-    /// What a key of the specification wants, for those that [`Shape::read`] and [`Tokenizer::from_gguf`] do not look at.
+    /// What a key of the specification wants, for those that [`Hyperparameters::read`] and [`Tokenizer::from_gguf`] do not look at.
     fn of_key(key: &str) -> Option<Kind> {
         Some(match key {
             "general.architecture" | "general.type" | "general.name" | "general.description" | "general.license" => {
@@ -99,67 +98,50 @@ impl Kind {
     }
 }
 
-/// Names of kinds that other programs may know where Strata does not.
-const NAMES: [&str; 3] = ["llama.rope.scaling.type", "tokenizer.ggml.model", "tokenizer.ggml.pre"];
+/// The model that a file to come describes.
+pub struct Accepted {
+    /// Its hyperparameters.
+    pub hyperparameters: Hyperparameters,
+    /// Why only other programs can run it, if so.
+    pub note: Option<String>,
+}
 
-/// Builds the shape and the tokenizer that a run of the file will build. A file that Strata cannot run for the name of a kind alone, as a
-/// way of splitting text, is another program's: then that is said.
-///
-/// So is a number of layers that leaves some out.
+/// Reads the hyperparameters and builds the tokenizer, as a run of the file will. A file that Strata cannot run for the name of a kind
+/// alone, as a way of splitting text, is another program's: then that is noted. So is a number of layers that leaves some out.
 ///
 /// # Errors
 /// Theirs, as errors of `input`, which is where the metadata comes from.
-pub fn check(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<Option<String>> {
+pub fn check(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<Accepted> {
     let mut small = stand_in(layout, input, tensors)?;
-    let read = small.read();
-    if let Ok(shape) = &read
-        && let Some(problem) = contradiction(shape, tensors)
-    {
-        return Err(blamed(Error::invalid(input.path(), "tensors", problem, ""), input));
-    }
-    let Err(error) = read else {
-        let has_output = tensors.iter().any(|tensor| tensor.name == "output.weight");
-        let layers = layout.metadata.iter().find_map(|(key, value)| match (key.as_str(), value) {
-            ("llama.block_count", Value::U32(layers)) => Some(*layers as usize),
-            _ => None,
-        });
-        let unused = |tensor: &&Tensor| layers.is_some_and(|layers| !is_used(&tensor.name, layers, has_output));
-        let unused = tensors.iter().find(unused).map(|tensor| quoted(&tensor.name));
-        return Ok(unused.map(|name| format!("strata itself cannot run the file that it writes: nothing uses {name}")));
+    let error = match small.read() {
+        Ok((architecture, hyperparameters)) => {
+            if let Some(problem) = contradiction(architecture, &hyperparameters, tensors) {
+                return Err(blamed(Error::invalid(input.path(), "tensors", problem, ""), input));
+            }
+            let output = architecture.spec(Role::Output).name(None);
+            let has_output = tensors.iter().any(|tensor| tensor.name == output);
+            let unused = tensors.iter().find(|t| !architecture.uses(&t.name, hyperparameters.layers, has_output));
+            let unused = unused.map(|tensor| quoted(&tensor.name));
+            let note =
+                unused.map(|name| format!("strata itself cannot run the file that it writes: nothing uses {name}"));
+            return Ok(Accepted { hyperparameters, note });
+        }
+        Err(error) => error,
     };
-    // A value that is no text is no name, and the kinds of vocabularies that Strata knows are not unknown.
-    let unknown =
-        |value: &Value| value.ty() == ValueType::String && ![Value::from("gpt2"), "llama".into()].contains(value);
-    small.layout.metadata.retain(|(key, value)| !NAMES.contains(&key.as_str()) || !unknown(value));
-    if small.read().is_ok() {
-        return Ok(Some(format!("strata itself cannot run the file that it writes: {}", blamed(error, input))));
-    }
-    Err(blamed(error, input))
+    small.drop_unknown_kinds();
+    let Ok((_, hyperparameters)) = small.read() else { return Err(blamed(error, input)) };
+    let note = Some(format!("strata itself cannot run the file that it writes: {}", blamed(error, input)));
+    Ok(Accepted { hyperparameters, note })
 }
 
-/// The first matrix that has other dimensions than `shape` calls for.
-fn contradiction(shape: &Shape, tensors: &[Tensor]) -> Option<String> {
-    let (d, q, kv, ffn) = (shape.hidden, shape.q_width(), shape.kv_width(), shape.ffn);
+/// The first matrix that has other dimensions than the hyperparameters call for.
+fn contradiction(architecture: &Architecture, of: &Hyperparameters, tensors: &[Tensor]) -> Option<String> {
     tensors.iter().find_map(|tensor| {
-        let stem = tensor.name.strip_suffix(".weight")?;
-        let wanted =
-            match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or(stem, |(_, part)| part) {
-                "token_embd" | "output" => (shape.vocab, d),
-                "attn_q" => (q, d),
-                "attn_k" | "attn_v" => (kv, d),
-                "attn_output" => (d, q),
-                "ffn_gate" | "ffn_up" => (ffn, d),
-                "ffn_down" => (d, ffn),
-                _ => return None,
-            };
-        let ((rows, cols), is) = (wanted, (tensor.rows, tensor.cols));
-        (is != wanted).then(|| {
-            format!(
-                "{} has {} x {} values where the metadata calls for {rows} x {cols}",
-                quoted(&tensor.name),
-                is.0,
-                is.1
-            )
+        let found = architecture.find(&tensor.name).filter(|found| found.part == TensorPart::Weight)?;
+        let ((rows, cols), is) = (found.spec.shape(of), (tensor.rows, tensor.cols));
+        (found.spec.is_matrix() && is != (rows, cols)).then(|| {
+            let name = quoted(&tensor.name);
+            format!("{name} has {} x {} values where the metadata calls for {rows} x {cols}", is.0, is.1)
         })
     })
 }
@@ -172,7 +154,7 @@ struct StandIn {
 
 impl StandIn {
     /// What a run reads of it. A file without a vocabulary has no tokenizer, and one that does not name its kind cannot be checked.
-    fn read(&self) -> Result<Shape> {
+    fn read(&self) -> Result<(&'static Architecture, Hyperparameters)> {
         let placed = self.layout.clone().place()?;
         let mut file = placed.header;
         for (range, bytes) in placed.tensors.iter().zip(&self.data) {
@@ -181,34 +163,50 @@ impl StandIn {
         }
         file.resize(placed.file_bytes as usize, 0);
         let gguf = Gguf::from_bytes(file)?;
-        let shape = Shape::read(&gguf)?;
+        let hyperparameters = Hyperparameters::read(&gguf)?;
+        rope::frequencies(&gguf, &hyperparameters)?;
         let model = gguf.metadata().get("tokenizer.ggml.model").map(|model| model.as_str());
         let vocabulary = gguf.metadata().get("tokenizer.ggml.tokens");
-        match (model, vocabulary) {
-            (None, _) | (Some(Some("no_vocab")), None) => Ok(shape),
-            _ => Tokenizer::from_gguf(&gguf).map(|_| shape),
+        if !matches!((model, vocabulary), (None, _) | (Some(Some("no_vocab")), None)) {
+            Tokenizer::from_gguf(&gguf)?;
         }
+        Ok((Architecture::of(&gguf)?, hyperparameters))
+    }
+
+    /// Leaves out the names of kinds that other programs may know where Strata does not. A value that is no text is no name, and the kinds
+    /// of vocabularies that Strata knows are not unknown.
+    fn drop_unknown_kinds(&mut self) {
+        let names_a_kind = |key: &str| {
+            let scaling = key.split_once('.').is_some_and(|(_, suffix)| suffix == rope::SCALING_TYPE);
+            scaling || ["tokenizer.ggml.model", "tokenizer.ggml.pre"].contains(&key)
+        };
+        let unknown =
+            |value: &Value| value.ty() == ValueType::String && ![Value::from("gpt2"), "llama".into()].contains(value);
+        self.layout.metadata.retain(|(key, value)| !names_a_kind(key) || !unknown(value));
     }
 }
 
 /// Of the tensors of the file to come only those that the shape looks at, the embedding with one byte for each row.
 fn stand_in(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<StandIn> {
-    const EMBEDDING: &str = "token_embd.weight";
     let mut small = Layout::new();
     small.alignment = layout.alignment;
     let own = |key: &str| key.starts_with("strata.");
     small.metadata = layout.metadata.iter().filter(|(key, _)| !own(key)).cloned().collect();
     let mut data = Vec::new();
-    for tensor in tensors.iter().filter(|tensor| [EMBEDDING, "rope_freqs.weight"].contains(&tensor.name.as_str())) {
+    for tensor in tensors {
+        let role = arch::weight(&tensor.name).map(|named| named.spec.role);
+        if !matches!(role, Some(Role::TokenEmbedding | Role::RopeFreqs)) {
+            continue;
+        }
         let (dims, ty, bytes) = match &tensor.from {
             From::Computed(values) => {
                 (tensor.dims.clone(), GgmlType::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
             }
-            From::Source(_) if tensor.name == EMBEDDING => {
+            From::Source(_) if role == Some(Role::TokenEmbedding) => {
                 if tensor.rows > MAX_TOKENS {
                     let problem =
                         format!("has {} rows, one for each token; at most {MAX_TOKENS} are possible", tensor.rows);
-                    return Err(Error::invalid(input.path(), EMBEDDING, problem, "use a Llama model"));
+                    return Err(Error::invalid(input.path(), &tensor.name, problem, "use a Llama model"));
                 }
                 (vec![1, tensor.rows as u64], GgmlType::I8, vec![0; tensor.rows])
             }

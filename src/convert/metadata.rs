@@ -4,8 +4,10 @@ use super::naming::{self, Name};
 use super::plan::Tensor;
 use super::source::Input;
 use super::vocabulary;
+use crate::arch::hyperparameters::{Key, keys};
+use crate::arch::rope::{self, RopeScaling};
 use crate::checkpoint::json::{Object, read_optional};
-use crate::checkpoint::{Checkpoint, Config, RopeScaling};
+use crate::checkpoint::{Checkpoint, Config};
 use crate::error::Result;
 use crate::gguf::{ALIGNMENT_KEY, Gguf, Layout};
 use std::collections::HashMap;
@@ -35,7 +37,7 @@ fn of_checkpoint(
     notes: &mut Vec<String>,
 ) -> Result<()> {
     let weights = tensors.iter().map(Tensor::weights).sum();
-    layout.set("general.architecture", "llama");
+    layout.set("general.architecture", checkpoint.config.architecture.name);
     layout.set("general.type", "model");
     sampling(layout, checkpoint, notes)?;
     names(layout, checkpoint, name, weights)?;
@@ -220,27 +222,29 @@ fn base_models(layout: &mut Layout, card: &HashMap<String, Vec<String>>, weights
 }
 
 fn shape(layout: &mut Layout, config: &Config) {
+    let (architecture, of) = (config.architecture, &config.hyperparameters);
     // `Object::opt_count` lets no count beyond 2^31 pass.
-    let mut set = |key: &str, n: usize| layout.set(format!("llama.{key}"), n as u32);
-    set("block_count", config.num_hidden_layers);
-    set("context_length", config.max_position_embeddings);
-    set("embedding_length", config.hidden_size);
-    set("feed_forward_length", config.intermediate_size);
-    set("attention.head_count", config.num_attention_heads);
-    set("attention.head_count_kv", config.num_key_value_heads);
-    layout.set("llama.rope.freq_base", config.rope_theta);
-    layout.set("llama.attention.layer_norm_rms_epsilon", config.rms_norm_eps);
+    let mut set = |key: Key, n: usize| layout.set(key.of(architecture), n as u32);
+    set(keys::LAYERS, of.layers);
+    set(keys::CONTEXT, of.context);
+    set(keys::HIDDEN, of.hidden);
+    set(keys::FFN, of.ffn);
+    set(keys::HEADS, of.heads);
+    set(keys::KV_HEADS, of.kv_heads);
+    layout.set(keys::ROPE_BASE.of(architecture), of.rope_base);
+    layout.set(keys::NORM_EPS.of(architecture), of.norm_eps);
     if config.head_dim_is_explicit {
-        layout.set("llama.attention.key_length", config.head_dim as u32);
-        layout.set("llama.attention.value_length", config.head_dim as u32);
+        layout.set(keys::HEAD_DIM.of(architecture), of.head_dim as u32);
+        layout.set(keys::VALUE_DIM.of(architecture), of.head_dim as u32);
     }
     layout.set(FILE_TYPE, 0u32);
-    layout.set("llama.vocab_size", config.vocab_size as u32);
-    layout.set("llama.rope.dimension_count", config.head_dim as u32);
+    layout.set(keys::VOCAB.of(architecture), of.vocab as u32);
+    layout.set(keys::ROPE_DIMS.of(architecture), of.head_dim as u32);
     // Llama 3.1's scaling is the tensor rope_freqs.weight instead.
     if let RopeScaling::Linear(factor) = config.rope_scaling {
-        layout.set("llama.rope.scaling.type", "linear");
-        layout.set("llama.rope.scaling.factor", factor);
+        let name = |suffix: &str| format!("{}.{suffix}", architecture.name);
+        layout.set(name(rope::SCALING_TYPE), "linear");
+        layout.set(name(rope::SCALING_FACTOR), factor);
     }
 }
 

@@ -5,6 +5,7 @@
 //! * `acceptance.rs`: what is written can be read;
 //! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary/`: the tokenizer;
 //! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
+//! * `view.rs`: a checkpoint as it would be converted, to run it at once;
 //! * `output.rs`: the file that grows; `sync.rs`: it reaches the disk; `journal.rs`: what of it is done.
 
 mod acceptance;
@@ -14,17 +15,18 @@ mod naming;
 mod output;
 mod pipeline;
 mod plan;
-mod rope;
 mod rows;
 mod slab;
 mod source;
 mod sync;
 mod target;
+mod view;
 mod vocabulary;
 
 pub use output::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
 pub use source::Input;
 pub use target::{Split, Target};
+pub use view::open_model;
 
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
@@ -36,6 +38,7 @@ use crate::io::partial::Partial;
 use crate::progress::Progress;
 use crate::split::shard_metadata;
 use crate::threads;
+use acceptance::Accepted;
 use journal::{Head, SourceHead, TensorHead};
 use output::{Output, Part};
 use plan::Tensor;
@@ -210,20 +213,29 @@ impl<'a> Job<'a> {
             // The files of a split model have consecutive tensors; what is computed goes with the metadata.
             tensors.sort_by_key(|tensor| tensor.stored().map_or(0, |stored| stored.file));
         }
+        let (of_source, mut notes) = metadata::of(input, options.name.as_deref(), &tensors)?;
         let (mut types, mut shards) = (Vec::new(), Vec::new());
-        for target in targets {
-            let of_target = target.types(input, &tensors, options.requantize)?;
+        let mut accepted: Option<Accepted> = None;
+        for (i, target) in targets.iter().enumerate() {
+            // Targets differ in types only, unless the caller says otherwise.
+            let accepted = match accepted {
+                Some(ref accepted) if target.metadata == targets[i - 1].metadata => accepted,
+                _ => {
+                    let layout = of_target(&of_source, target)?;
+                    let new = acceptance::check(&layout, input, &tensors)?;
+                    notes.extend(new.note.clone());
+                    accepted.insert(new)
+                }
+            };
+            let of_target = target.types(input, &accepted.hyperparameters, &tensors, options.requantize)?;
             shards.push(target.shards(input, &tensors, &of_target)?);
             types.push(of_target);
         }
         let mut inputs = input.inputs();
         inputs.extend(&options.inputs);
         check_paths(&inputs, targets, &shards)?;
-        let (of_source, mut notes) = metadata::of(input, options.name.as_deref(), &tensors)?;
         notes.extend(target::importance_notes(targets, &tensors, &types));
-        let mut job = Job { targets, options, of_source, notes, tensors, files: input.files(), types, shards };
-        job.accept(input)?;
-        Ok(job)
+        Ok(Job { targets, options, of_source, notes, tensors, files: input.files(), types, shards })
     }
 
     /// What the files of target `i` will hold, and what its journal will say of them. The hashes are zeros still. Files after the first
@@ -267,26 +279,9 @@ impl<'a> Job<'a> {
         Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors, partials }))
     }
 
-    /// That what is written can be read; notes what only other programs can run.
-    fn accept(&mut self, input: &Input) -> Result<()> {
-        for (i, target) in self.targets.iter().enumerate() {
-            // Targets differ in types only, unless the caller says otherwise.
-            if i == 0 || target.metadata != self.targets[0].metadata {
-                let layout = self.metadata(target, &Map::new())?;
-                self.notes.extend(acceptance::check(&layout, input, &self.tensors)?);
-            }
-        }
-        Ok(())
-    }
-
     /// The metadata of a target; hashes are zeros still.
     fn metadata(&self, target: &Target, recipe: &Map<String, Json>) -> Result<Layout> {
-        let mut layout = self.of_source.clone();
-        layout.set(metadata::FILE_TYPE, target.recipe.mix.file_type);
-        acceptance::check_overrides(&layout, &target.metadata)?;
-        for (key, value) in &target.metadata {
-            layout.set(key.as_str(), value.clone());
-        }
+        let mut layout = of_target(&self.of_source, target)?;
         let zeros = |n: usize| vec!["0".repeat(Digest::LEN); n];
         layout.set("strata.version", env!("CARGO_PKG_VERSION"));
         layout.set("strata.recipe", Json::Object(recipe.clone()).to_string());
@@ -309,6 +304,17 @@ impl<'a> Job<'a> {
             resumed,
         }
     }
+}
+
+/// The source's metadata with what a target changes of it.
+fn of_target(of_source: &Layout, target: &Target) -> Result<Layout> {
+    let mut layout = of_source.clone();
+    layout.set(metadata::FILE_TYPE, target.recipe.mix.file_type);
+    acceptance::check_overrides(&layout, &target.metadata)?;
+    for (key, value) in &target.metadata {
+        layout.set(key.as_str(), value.clone());
+    }
+    Ok(layout)
 }
 
 /// An error if a path is an input's or another output's.

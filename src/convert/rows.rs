@@ -1,7 +1,8 @@
 //! The weights themselves: a slab of source rows, checked, put in order and encoded for every output that wants it.
 
-use super::plan::{Stored, Tensor, source_row};
+use super::plan::{Stored, Tensor};
 use super::target::Importance;
+use crate::arch::tensors::permuted_row;
 use crate::error::{Error, Result, quoted};
 use rayon::prelude::*;
 use std::path::Path;
@@ -46,7 +47,7 @@ pub struct Encoding<'a> {
 
 /// True if rows of that type come as they are: the output's bytes are the source's.
 pub fn is_copy(stored: &Stored, ty: GgmlType) -> bool {
-    stored.ty == ty && stored.heads.is_none()
+    stored.ty == ty && stored.head_dim.is_none()
 }
 
 impl Slab<'_> {
@@ -81,7 +82,7 @@ impl Slab<'_> {
 
     /// The row of the slab whose values row `r` of the output's slab has.
     fn source_row(&self, r: usize) -> usize {
-        self.stored.heads.map_or(r, |heads| source_row(r, self.tensor.rows / heads))
+        self.stored.head_dim.map_or(r, |head_dim| permuted_row(r, head_dim))
     }
 
     /// Row `r` of the slab, the `i`-th of its task, for each output.

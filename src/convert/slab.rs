@@ -105,7 +105,7 @@ fn rows(tensor: &Tensor, values: usize) -> usize {
 
 /// Rows that must be in memory together.
 fn unit(tensor: &Tensor) -> usize {
-    tensor.stored().and_then(|stored| stored.heads).map_or(1, |heads| tensor.rows / heads)
+    tensor.stored().and_then(|stored| stored.head_dim).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -114,9 +114,10 @@ mod tests {
     use super::*;
 
     fn matrix(rows: usize, cols: usize, heads: Option<usize>) -> Tensor {
+        let head_dim = heads.map(|heads| rows / heads);
         let (name, dims) = ("w".to_owned(), vec![cols as u64, rows as u64]);
         let bytes = (rows * cols * 2) as u64;
-        let stored = Stored { name: name.clone(), ty: GgmlType::BF16, file: 0, offset: 0, bytes, heads };
+        let stored = Stored { name: name.clone(), ty: GgmlType::BF16, file: 0, offset: 0, bytes, head_dim };
         Tensor { name, dims, rows, cols, from: From::Source(stored) }
     }
 

@@ -12,7 +12,6 @@ use crate::io::file::{Mapped, read_at};
 use crate::io::hash::{Digest, Hasher};
 use crate::io::inputs::Inputs;
 use crate::io::stamp::Stamp;
-use crate::recipe::ModelFacts;
 use std::fs::File;
 use std::path::Path;
 
@@ -58,38 +57,6 @@ impl Input {
         match self {
             Input::Checkpoint(checkpoint) => &checkpoint.dir,
             Input::Gguf(gguf) => gguf.path(),
-        }
-    }
-
-    /// What the rules of mixes look at.
-    ///
-    /// # Errors
-    /// If a GGUF file is of a kind that Strata has no rules for.
-    pub(super) fn facts(&self) -> Result<ModelFacts> {
-        match self {
-            Input::Checkpoint(checkpoint) => {
-                let config = &checkpoint.config;
-                let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-                Ok(ModelFacts { layers: config.num_hidden_layers, heads, kv_heads })
-            }
-            Input::Gguf(gguf) => {
-                let bad = |key: &str, problem: String| {
-                    Err(Error::invalid(gguf.path(), format!("key {key:?}"), problem, "quantize a dense Llama model"))
-                };
-                let architecture = gguf.required_str("general.architecture")?;
-                if architecture != "llama" {
-                    return bad("general.architecture", format!("is {architecture:?}, for which strata has no mixes"));
-                }
-                if gguf.u32("llama.expert_count")?.unwrap_or(0) > 0 {
-                    return bad("llama.expert_count", "says that it is a mixture of experts".to_owned());
-                }
-                let heads = gguf.required_u32("llama.attention.head_count")?;
-                Ok(ModelFacts {
-                    layers: gguf.required_u32("llama.block_count")? as usize,
-                    heads: heads as usize,
-                    kv_heads: gguf.u32("llama.attention.head_count_kv")?.unwrap_or(heads) as usize,
-                })
-            }
         }
     }
 

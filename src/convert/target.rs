@@ -2,10 +2,11 @@
 
 use super::plan::Tensor;
 use super::source::Input;
+use crate::arch::Hyperparameters;
 use crate::error::{Error, Result, quoted};
 use crate::gguf::Value;
 use crate::imatrix::{some, tensors as count};
-use crate::recipe::{EMBEDDING, OUTPUT, Recipe, TensorFacts};
+use crate::recipe::{Recipe, TensorFacts, measured};
 use crate::split::{SplitLimit, plan_shards, shard_path};
 use serde_json::{Map, Value as Json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,15 +69,21 @@ impl Target {
         Target { path: path.into(), recipe, importance: None, importance_file, metadata, record, split: Split::Whole }
     }
 
-    /// The type of each tensor. `requantize` allows sources that are quantized already.
+    /// The type of each tensor of a model with the hyperparameters `of`. `requantize` allows sources that are quantized already.
     ///
     /// # Errors
     /// If the recipe wants importance that is not there, the importance is of another model, or a tensor cannot be read.
-    pub(super) fn types(&self, input: &Input, tensors: &[Tensor], requantize: bool) -> Result<Vec<GgmlType>> {
+    pub(super) fn types(
+        &self,
+        input: &Input,
+        of: &Hyperparameters,
+        tensors: &[Tensor],
+        requantize: bool,
+    ) -> Result<Vec<GgmlType>> {
         let facts: Vec<_> = (tensors.iter())
             .map(|tensor| TensorFacts { name: &tensor.name, dims: &tensor.dims, kept: kept_type(input, tensor) })
             .collect();
-        let types = self.recipe.types(input.facts()?, &facts, self.importance.is_some());
+        let types = self.recipe.types(of, &facts, self.importance.is_some());
         if self.recipe.requires_importance() && self.importance.is_none() {
             return Err(Error::Request(format!(
                 "{} is of no use without an importance matrix; give --imatrix FILE (strata calibrate makes one), or choose Q2_K",
@@ -186,8 +193,7 @@ pub(super) fn importance_notes(targets: &[Target], tensors: &[Tensor], types: &[
         let Some(importance) = &target.importance else { continue };
         unknown.extend(importance.keys().filter(|name| !known.contains(name.as_str())).map(|name| quoted(name)));
         for (tensor, ty) in tensors.iter().zip(types) {
-            let used =
-                ty.block_len() > 1 && *ty != GgmlType::Q8_0 && ![EMBEDDING, OUTPUT].contains(&tensor.name.as_str());
+            let used = ty.block_len() > 1 && *ty != GgmlType::Q8_0 && measured(&tensor.name);
             if used && !importance.contains_key(&tensor.name) {
                 without.insert(quoted(&tensor.name));
             }

@@ -31,6 +31,9 @@ pub struct TensorInfo {
     pub part: usize,
     /// The bytes of all blocks.
     pub bytes: u64,
+    /// Rows of a head, where the rows of heads are in the order of Hugging Face checkpoints; `None` in every GGUF file. See
+    /// [`crate::arch::tensors::permuted_row`].
+    pub head_dim: Option<usize>,
 }
 
 impl TensorInfo {
@@ -305,7 +308,7 @@ impl<'a> Pass<'a> {
         })?;
         let bytes = tensor_bytes(&dims, ty).map_err(|problem| self.wrong(problem, CONVERT_AGAIN))?;
         let offset = self.cursor.u64().ok_or_else(|| self.cut())?;
-        Ok(TensorInfo { name: name.to_owned(), ty, dims, offset, part, bytes })
+        Ok(TensorInfo { name: name.to_owned(), ty, dims, offset, part, bytes, head_dim: None })
     }
 
     fn cut(&self) -> Error {

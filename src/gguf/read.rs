@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::metadata::{ArrayRef, Metadata, ValueRef};
 use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, Stop, TensorInfo};
+use super::write::{Layout, Placed};
 use crate::checkpoint::foreign;
 use crate::error::{Error, Result, quoted};
 use crate::io::file::Mapped;
@@ -41,6 +42,37 @@ impl Gguf {
     /// [`Gguf::from_bytes`] of what was read from the file at `path`, which errors name.
     pub(crate) fn from_contents(path: &Path, bytes: Vec<u8>) -> Result<Gguf> {
         Gguf::single(path, Source::Owned(bytes), 0)
+    }
+
+    /// A model whose tensors lie in files of another format: `header` describes it as a GGUF file would, `tensors` say where its tensors
+    /// are, in `files` or, after these, in `computed`.
+    ///
+    /// # Errors
+    /// If no GGUF file can have that header.
+    ///
+    /// # Panics
+    /// If a tensor does not lie in its file.
+    pub(crate) fn over(
+        path: &Path,
+        mut header: Layout,
+        tensors: Vec<TensorInfo>,
+        files: Vec<Mapped>,
+        computed: Vec<u8>,
+    ) -> Result<Gguf> {
+        let Placed { header, file_bytes, .. } = header.place()?;
+        let Parsed { version, pairs, sorted, .. } =
+            parse::parse(path, &header, file_bytes, 0).map_err(|stop| match stop {
+                Stop::Wrong(error) => error,
+                Stop::Short => Error::invalid(path, "header", "is cut short", CONVERT_AGAIN),
+            })?;
+        let parts = files.into_iter().map(Source::Mapped).chain([Source::Owned(computed)]);
+        let parts: Vec<_> = parts.map(Arc::new).collect();
+        for tensor in &tensors {
+            assert!(tensor.offset + tensor.bytes <= parts[tensor.part].bytes().len() as u64);
+        }
+        let metadata = Metadata::new(header, version > 1, pairs, sorted);
+        let index = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        Ok(Gguf { path: path.to_owned(), version, metadata, tensors, index, parts })
     }
 
     /// The path that was opened.
@@ -84,8 +116,8 @@ impl Gguf {
         &bytes[tensor.offset as usize..][..tensor.bytes as usize]
     }
 
-    /// The first `bytes` bytes of a tensor will be read soon: they are brought into the page cache.
-    pub fn expect(&self, tensor: &TensorInfo, bytes: usize) {
+    /// Starts to read the first `bytes` bytes of a tensor into the page cache.
+    pub fn prefetch(&self, tensor: &TensorInfo, bytes: usize) {
         if let Source::Mapped(mapped) = &*self.parts[tensor.part]
             && bytes > 0
         {

@@ -1,9 +1,9 @@
-//! What a sequence leaves behind in every layer: the keys and values of its tokens.
+//! The KV cache: the keys and values of the tokens of a sequence, in every layer.
 //!
 //! The memory is asked for whole and used as tokens come: an untouched page of it costs nothing.
 
+use crate::arch::Hyperparameters;
 use crate::error::{Error, Result};
-use crate::model::Shape;
 use crate::random;
 use memmap2::MmapMut;
 use std::ops::Range;
@@ -49,28 +49,28 @@ impl KvCache {
     ///
     /// # Errors
     /// If the memory for it cannot be had.
-    pub fn new(shape: &Shape, capacity: usize) -> Result<KvCache> {
-        KvCache::with_types(shape, capacity, CacheTypes::default())
+    pub fn new(of: &Hyperparameters, capacity: usize) -> Result<KvCache> {
+        KvCache::with_types(of, capacity, CacheTypes::default())
     }
 
     /// Room for `capacity` tokens.
     ///
     /// # Errors
     /// If the memory for it cannot be had, or a type is none of the three.
-    pub fn with_types(shape: &Shape, capacity: usize, types: CacheTypes) -> Result<KvCache> {
-        KvCache::with_layers(shape, shape.layers, capacity, types)
+    pub fn with_types(of: &Hyperparameters, capacity: usize, types: CacheTypes) -> Result<KvCache> {
+        KvCache::with_layers(of, of.layers, capacity, types)
     }
 
     /// Room for `capacity` tokens in one layer, in half precision: every layer overwrites what the one before has left.
     ///
     /// # Errors
     /// If the memory for it cannot be had.
-    pub(crate) fn one_layer(shape: &Shape, capacity: usize) -> Result<KvCache> {
-        KvCache::with_layers(shape, 1, capacity, CacheTypes::default())
+    pub(crate) fn one_layer(of: &Hyperparameters, capacity: usize) -> Result<KvCache> {
+        KvCache::with_layers(of, 1, capacity, CacheTypes::default())
     }
 
-    fn with_layers(shape: &Shape, layers: usize, capacity: usize, types: CacheTypes) -> Result<KvCache> {
-        let layout = layout(shape, types)?;
+    fn with_layers(of: &Hyperparameters, layers: usize, capacity: usize, types: CacheTypes) -> Result<KvCache> {
+        let layout = layout(of, types)?;
         let bytes = layout.bytes(capacity.max(1));
         let room = || {
             let room = MmapMut::map_anon(bytes?).ok()?;
@@ -91,9 +91,9 @@ impl KvCache {
     ///
     /// # Errors
     /// If a type is none of the three.
-    pub fn bytes(shape: &Shape, capacity: usize, types: CacheTypes) -> Result<u64> {
-        let bytes = layout(shape, types)?.bytes(capacity.max(1)).map_or(u64::MAX, |bytes| bytes as u64);
-        Ok(bytes.saturating_mul(shape.layers as u64))
+    pub fn bytes(of: &Hyperparameters, capacity: usize, types: CacheTypes) -> Result<u64> {
+        let bytes = layout(of, types)?.bytes(capacity.max(1)).map_or(u64::MAX, |bytes| bytes as u64);
+        Ok(bytes.saturating_mul(of.layers as u64))
     }
 
     /// Tokens in it.
@@ -121,13 +121,13 @@ impl KvCache {
         self.layers.len() * self.layout.token_bytes()
     }
 
-    /// Makes up tokens until there are `len`: random keys and values, as a pass would have left them. To measure speed at a depth this is
+    /// Appends random keys and values until there are `len` tokens, as a pass would have left them. To measure speed at a depth this is
     /// as good as a prefill, which takes minutes where it takes moments: attention does the same operations whatever the numbers are,
     /// as long as they are ordinary ones.
     ///
     /// # Panics
     /// If there is no room for them.
-    pub fn make_up(&mut self, cpu: &Cpu, len: usize) {
+    pub fn fill_random(&mut self, cpu: &Cpu, len: usize) {
         const ROWS: usize = 7;
         const PIECE: usize = 256; // tokens
         assert!(len <= self.capacity);
@@ -154,7 +154,7 @@ impl KvCache {
         assert!(self.len <= self.capacity);
     }
 
-    /// What a layer remembers.
+    /// The entries of a layer.
     pub(crate) fn cells(&self, layer: usize) -> KvCells<'_> {
         KvCells { layout: self.layout, bytes: &self.layers[layer % self.layers.len()] }
     }
@@ -166,9 +166,9 @@ impl KvCache {
     }
 }
 
-fn layout(shape: &Shape, types: CacheTypes) -> Result<KvLayout> {
+fn layout(of: &Hyperparameters, types: CacheTypes) -> Result<KvLayout> {
     let CacheTypes { k, v } = types;
-    KvLayout::new(k, v, shape.kv_heads, shape.head_dim).ok_or_else(|| {
+    KvLayout::new(k, v, of.kv_heads, of.head_dim).ok_or_else(|| {
         Error::Request(format!("a cache of types {k} and {v} is not supported; choose F32, F16 or Q8_0"))
     })
 }

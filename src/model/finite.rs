@@ -1,7 +1,8 @@
 //! A number that is not finite has turned up in a pass: which operation met it, and which weight is the cause.
 
+use super::Model;
+use crate::arch::{Architecture, Role};
 use crate::error::Error;
-use crate::model::Model;
 use crate::progress::Progress;
 use crate::verify;
 use strata_kernels::KvLayout;
@@ -13,8 +14,8 @@ use strata_quant::float::all_finite;
 pub(crate) enum Stage {
     /// The norm before attention.
     AttentionNorm,
-    /// The product with the matrix of queries, keys or values, by its name.
-    Projection(&'static str),
+    /// The product with the matrix of queries, keys or values.
+    Projection(Role),
     /// Keys, or values, that the type of the cache cannot hold.
     Cache(&'static str, GgmlType),
     /// The scores of attention, or their weighted sum.
@@ -34,9 +35,9 @@ pub(crate) enum Stage {
 impl Stage {
     /// What made attention fail: `q`, `k` and `v` as it got them, and the cache that they went to.
     pub(crate) fn of_attention(q: &[f32], k: &[f32], v: &[f32], layout: KvLayout) -> Stage {
-        let projections = [(q, "attn_q.weight"), (k, "attn_k.weight"), (v, "attn_v.weight")];
-        if let Some((_, name)) = projections.iter().find(|(values, _)| !all_finite(values)) {
-            return Stage::Projection(name);
+        let projections = [(q, Role::AttnQ), (k, Role::AttnK), (v, Role::AttnV)];
+        if let Some(&(_, role)) = projections.iter().find(|(values, _)| !all_finite(values)) {
+            return Stage::Projection(role);
         }
         let (of_keys, of_values) = layout.types();
         for (values, what, ty) in [(k, "keys", of_keys), (v, "values", of_values)] {
@@ -48,15 +49,20 @@ impl Stage {
     }
 
     /// The operation in words.
-    fn operation(self) -> String {
+    fn operation(self, architecture: &Architecture) -> String {
+        let name = |role| architecture.spec(role).gguf;
         match self {
             Stage::AttentionNorm => "the norm before attention".to_owned(),
-            Stage::Projection(matrix) => format!("the product with {matrix}"),
+            Stage::Projection(role) => format!("the product with {}.weight", name(role)),
             Stage::Cache(what, _) => format!("the {what} of attention"),
             Stage::Attention => "the scores of attention".to_owned(),
-            Stage::AttentionOutput => "the product with attn_output.weight and the norm after it".to_owned(),
-            Stage::Gate => "the products with ffn_gate.weight and ffn_up.weight".to_owned(),
-            Stage::Down => "the product with ffn_down.weight".to_owned(),
+            Stage::AttentionOutput => {
+                format!("the product with {}.weight and the norm after it", name(Role::AttnOutput))
+            }
+            Stage::Gate => {
+                format!("the products with {}.weight and {}.weight", name(Role::FfnGate), name(Role::FfnUp))
+            }
+            Stage::Down => format!("the product with {}.weight", name(Role::FfnDown)),
             Stage::OutputNorm => "the norm before the output matrix".to_owned(),
             Stage::Output => "the logits".to_owned(),
         }
@@ -83,13 +89,16 @@ impl Model {
     /// Why numbers are not finite at `stage`, in layer `layer` if it is in one: the file has changed, or a weight is not finite, or finite
     /// weights give numbers that are too large. Reads all weights, those of the layer first.
     pub(crate) fn not_finite(&self, layer: Option<usize>, stage: Stage, progress: &dyn Progress) -> Error {
-        let first = layer.map_or("output".to_owned(), |i| format!("blk.{i}."));
+        let first = match layer {
+            Some(i) => format!("blk.{i}."),
+            None => self.architecture().spec(Role::Output).gguf.to_owned(),
+        };
         if let Err(cause) = self.check().and_then(|()| verify::weights(self.gguf(), &first, progress)) {
             return cause;
         }
         let place = match layer {
-            Some(i) => format!("layer {i}, {}", stage.operation()),
-            None => stage.operation(),
+            Some(i) => format!("layer {i}, {}", stage.operation(self.architecture())),
+            None => stage.operation(self.architecture()),
         };
         let (problem, remedy) = match stage {
             Stage::Cache(what, ty) => (

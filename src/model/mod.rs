@@ -1,24 +1,134 @@
-//! A Llama model: its shape, its weights, its memory, and the pass through its layers.
+//! A model: its hyperparameters, its weights, and the pass through its layers.
 //!
-//! * [`shape`]: the numbers in the file's metadata, checked once;
-//! * [`store`]: the weights of one layer at a time, as the bytes that lie in the file;
-//! * [`residence`]: where they are if they do not fit into the memory;
-//! * [`pinned`]: what of it stays, until others need the memory;
-//! * [`need`]: the memory for everything else;
+//! * [`pass`]: tokens in, hidden states and logits out;
+//! * [`forward`]: the one loop over layers, for any number of models in lock step;
+//! * [`layer`]: what a layer computes;
 //! * [`cache`]: the keys and values of a sequence;
-//! * [`pass`]: the forward pass;
-//! * `finite`: why its numbers are not finite, where they are not.
+//! * [`need`]: the memory beside the weights;
+//! * `finite.rs`: why numbers are not finite, where they are not.
 
 pub mod cache;
 mod finite;
+pub mod forward;
+pub mod layer;
 pub mod need;
 pub mod pass;
-pub mod pinned;
-pub mod residence;
-pub mod shape;
-pub mod store;
 
 pub use cache::{CacheTypes, KvCache};
-pub use need::Need;
-pub use pass::{Input, Model, Scratch, Segment};
-pub use shape::Shape;
+pub use layer::{Scratch, Segment};
+pub use need::MemoryNeed;
+pub use pass::Hidden;
+
+use crate::arch::{Architecture, Hyperparameters, rope};
+use crate::convert::open_model;
+use crate::error::Result;
+use crate::gguf::Gguf;
+use crate::progress::{Progress, Quiet};
+use crate::stream::rates::{self, Streams};
+use crate::stream::{Budget, BudgetParts, Plan, Rates, ReadOptions};
+use crate::threads;
+use crate::weights::Weights;
+use std::path::Path;
+use strata_kernels::{Cpu, Isa};
+
+/// A model ready to run.
+pub struct Model {
+    architecture: &'static Architecture,
+    hyperparameters: Hyperparameters,
+    frequencies: Vec<f64>, // (pairs): radians a position
+    weights: Weights,
+    cpu: Cpu,
+    plan: Option<Plan>,
+}
+
+impl Model {
+    /// Opens a GGUF file, or the folder of a Hugging Face checkpoint, to run on all physical cores with the best instruction set. The
+    /// weights stay in the file and are mapped.
+    ///
+    /// # Errors
+    /// If it is not a complete model that Strata can run.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        let cpu = Cpu::new(Isa::best(), threads::physical_cores());
+        Model::new(open_model(path.as_ref(), &Quiet)?, cpu)
+    }
+
+    /// Makes a model of open files.
+    ///
+    /// # Errors
+    /// If they are not a complete model that Strata can run.
+    pub fn new(gguf: Gguf, cpu: Cpu) -> Result<Model> {
+        let architecture = Architecture::of(&gguf)?;
+        let hyperparameters = gguf.unless_changed(Hyperparameters::read(&gguf))?;
+        let frequencies = gguf.unless_changed(rope::frequencies(&gguf, &hyperparameters))?;
+        let weights = Weights::new(gguf, architecture, &hyperparameters)?;
+        Ok(Model { architecture, hyperparameters, frequencies, weights, cpu, plan: None })
+    }
+
+    /// Makes a model of open files that keeps within a budget, with what it `need`s beside its weights: what does not fit is read in every
+    /// pass.
+    ///
+    /// # Errors
+    /// As [`Model::new`]; also if it cannot be made to fit, the files cannot be read, or the user stopped.
+    pub fn within(
+        gguf: Gguf,
+        cpu: Cpu,
+        budget: Budget,
+        need: MemoryNeed,
+        options: &ReadOptions,
+        progress: &dyn Progress,
+    ) -> Result<Model> {
+        let mut model = Model::new(gguf, cpu)?;
+        let fixed = budget.fixed + model.cpu.memory_bytes();
+        let parts = BudgetParts { budget: budget.bytes, fixed, kv: need.kv, scratch: need.scratch };
+        model.plan = Some(model.weights.fit(parts, &model.cpu, options, progress)?);
+        Ok(model)
+    }
+
+    /// What stays in memory and what is read in every pass; `None` without a budget.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// How fast this machine reads and multiplies the weights; takes a moment.
+    pub fn rates(&self) -> Rates {
+        let macs = rates::macs_per_second(&self.cpu, self.weights.main_type());
+        let streamed = self.weights.streamed();
+        match streamed.and_then(|streamed| streamed.streams().zip(streamed.strategy().new_bytes_per_second)) {
+            Some((&Streams { disk, memory, contention }, load)) => Rates { disk, load, memory, macs, contention },
+            None => Rates::without_disk(rates::memory_bytes_per_second(&self.cpu, self.weights.stretch()), macs),
+        }
+    }
+
+    /// That the files are still those that were opened: what was computed from them until now is right.
+    ///
+    /// # Errors
+    /// If one has changed.
+    pub fn check(&self) -> Result<()> {
+        self.weights.check()
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The architecture.
+    pub fn architecture(&self) -> &'static Architecture {
+        self.architecture
+    }
+
+    /// The hyperparameters.
+    pub fn hyperparameters(&self) -> &Hyperparameters {
+        &self.hyperparameters
+    }
+
+    /// The files.
+    pub fn gguf(&self) -> &Gguf {
+        self.weights.gguf()
+    }
+
+    /// The processor.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+}

@@ -1,14 +1,14 @@
-//! Ways to have many reads under way at once.
+//! Backends that have many reads in flight at once.
 
+use crate::stream::files::ModelFiles;
 use crate::stream::memory::Target;
-use crate::stream::source::Sources;
 use crate::threads;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A read that is under way: the bytes of a file from `offset` on, as many as `target` takes.
+/// A read that is in flight: the bytes of a file from `offset` on, as many as `target` takes.
 pub struct Read {
     /// Which file.
     pub file: usize,
@@ -25,7 +25,7 @@ pub struct Read {
 /// A read that came to its end, and how many bytes it brought.
 pub type Done = (Read, io::Result<usize>);
 
-/// A way to have many reads under way at once.
+/// A backend that has many reads in flight at once.
 pub trait Backend: Send {
     /// Starts a read, or queues it.
     fn submit(&mut self, read: Read);
@@ -34,7 +34,7 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// If reads can no longer be waited for.
-    fn wait(&mut self, patience: Duration) -> io::Result<Option<Done>>;
+    fn wait(&mut self, io_timeout: Duration) -> io::Result<Option<Done>>;
 }
 
 /// Threads that read with positioned reads.
@@ -48,22 +48,22 @@ impl Pool {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn new(sources: Sources, direct: bool, threads: usize) -> io::Result<Pool> {
+    pub fn new(files: ModelFiles, direct: bool, threads: usize) -> io::Result<Pool> {
         let ((reads, queue), (to, done)) = (channel(), channel());
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads.max(1) {
-            let (sources, queue, to) = (sources.clone(), queue.clone(), to.clone());
-            let work = move || serve(&sources, direct, &queue, &to);
+            let (files, queue, to) = (files.clone(), queue.clone(), to.clone());
+            let work = move || serve(&files, direct, &queue, &to);
             threads::builder().name("strata-read".to_owned()).spawn(work)?;
         }
         Ok(Pool { reads, done })
     }
 }
 
-fn serve(sources: &Sources, direct: bool, queue: &Mutex<Receiver<Read>>, to: &Sender<Done>) {
+fn serve(files: &ModelFiles, direct: bool, queue: &Mutex<Receiver<Read>>, to: &Sender<Done>) {
     let next = || queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv().ok();
     while let Some(mut read) = next() {
-        let (file, aligned) = sources[read.file].handle(direct);
+        let (file, aligned) = files[read.file].handle(direct);
         if !aligned {
             advise(file, &read, Want::Ahead);
         }
@@ -116,8 +116,8 @@ impl Backend for Pool {
         let _ = self.reads.send(read);
     }
 
-    fn wait(&mut self, patience: Duration) -> io::Result<Option<Done>> {
-        match self.done.recv_timeout(patience) {
+    fn wait(&mut self, io_timeout: Duration) -> io::Result<Option<Done>> {
+        match self.done.recv_timeout(io_timeout) {
             Ok(done) => Ok(Some(done)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the threads that read have ended")),

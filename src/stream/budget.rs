@@ -180,7 +180,7 @@ fn control_groups(root: &Path) -> Vec<Group> {
     groups
 }
 
-/// Of a line `36 35 0:31 /shown /place options - kind source superoptions`: what of the tree of memory groups is shown where.
+/// Of a line `36 35 0:31 /shown /place options - kind file superoptions`: what of the tree of memory groups is shown where.
 fn mount<'a>(line: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
     let (left, right) = line.split_once(" - ")?;
     let (left, right): (Vec<&str>, Vec<&str>) = (left.split(' ').collect(), right.split(' ').collect());

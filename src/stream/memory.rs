@@ -79,7 +79,7 @@ impl Buffer {
     ///
     /// # Panics
     /// If targets are left.
-    pub fn give_back(&mut self, range: Range<usize>) {
+    pub fn release(&mut self, range: Range<usize>) {
         assert!(Arc::get_mut(&mut self.0).is_some(), "the buffer is still being written");
         let (start, end) = (range.start.next_multiple_of(ALIGN), range.end.min(self.size()) / ALIGN * ALIGN);
         #[cfg(target_os = "linux")]
@@ -160,7 +160,7 @@ mod tests {
         let mut targets = buffer.carve(std::iter::once(0..5 * ALIGN));
         targets[0].bytes().fill(7);
         drop(targets);
-        buffer.give_back(ALIGN - 1..3 * ALIGN + 1);
+        buffer.release(ALIGN - 1..3 * ALIGN + 1);
         let zeros = if cfg!(target_os = "linux") { 2 * ALIGN } else { 0 };
         assert_eq!(buffer.bytes().iter().filter(|&&b| b == 0).count(), zeros);
         assert!(buffer.bytes()[..ALIGN].iter().chain(&buffer.bytes()[3 * ALIGN..]).all(|&b| b == 7));

@@ -2,26 +2,27 @@
 //!
 //! * [`budget`]: how much memory there is, how much a model may have;
 //! * [`plan`]: what stays in memory, what is read in every pass, how fast that is;
-//! * [`source`]: the files, and what is read of them;
-//! * [`memory`], [`backend`], [`queue`]: buffers, reads under way, reads in order;
+//! * [`files`]: the files, and what is read of them;
+//! * [`memory`], [`backend`], [`queue`]: buffers, reads in flight, reads in order;
 //! * [`ring`]: layers ahead of the pass;
-//! * [`probe`]: the fastest way to read;
+//! * [`probe`]: the fastest strategy to read;
 //! * [`rates`]: how fast this machine's drives, memory and processor are;
 //! * [`pressure`]: when others need the memory.
 
-pub mod backend;
-pub mod budget;
-pub mod memory;
-pub mod plan;
-pub mod pressure;
-pub mod probe;
-pub mod queue;
-pub mod rates;
-pub mod ring;
-pub mod source;
+pub(crate) mod backend;
+pub(crate) mod budget;
+pub(crate) mod files;
+pub(crate) mod memory;
+pub(crate) mod plan;
+pub(crate) mod pressure;
+pub(crate) mod probe;
+pub(crate) mod queue;
+pub(crate) mod rates;
+pub(crate) mod ring;
 #[cfg(target_os = "linux")]
 mod uring;
 
-pub use budget::{Budget, Ram};
-pub use plan::{Plan, Rates, Room, Sizes};
-pub use probe::{Options, Reader, Way};
+pub use budget::{Budget, Memory, Ram, memory};
+pub use plan::{Bound, BudgetParts, Contention, Estimate, Plan, Rates, plan};
+pub use probe::{Drives, ReadOptions, ReadStrategy, Reader};
+pub use rates::{PROBE_BYTES, Streams, macs_per_second, memory_bytes_per_second, some_memory};

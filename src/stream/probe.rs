@@ -1,20 +1,20 @@
-//! Which way of reading is the fastest here: each is tried for a moment on the model's own files, into the memory that it will use.
+//! Which strategy of reading is the fastest here: each is tried for a moment on the model's own files, into the memory that it will use.
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::io::direct::ALIGN;
 use crate::stream::backend::{Backend, Pool};
+use crate::stream::files::{ModelFile, ModelFiles, ReadLayout, files};
 use crate::stream::memory::Buffer;
 use crate::stream::pressure::Ask;
 use crate::stream::queue::{Queue, drives};
 use crate::stream::ring::{Feeder, Slice};
-use crate::stream::source::{Layout, Source, Sources, sources};
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A way of reading, or the wish for the fastest.
+/// A strategy of reading, or the wish for the fastest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reader {
     /// The fastest.
@@ -53,16 +53,14 @@ impl Reader {
         self != Reader::Buffered
     }
 
-    fn backend(self, sources: &Sources, depth: usize) -> io::Result<Box<dyn Backend>> {
-        let (all, direct) = (depth * drives(sources).0.len(), self.is_direct());
+    fn backend(self, files: &ModelFiles, depth: usize) -> io::Result<Box<dyn Backend>> {
+        let (all, direct) = (depth * drives(files).0.len(), self.is_direct());
         match self {
             #[cfg(target_os = "linux")]
-            Reader::Auto | Reader::Uring => {
-                Ok(Box::new(crate::stream::uring::Uring::new(sources.clone(), direct, all)?))
-            }
+            Reader::Auto | Reader::Uring => Ok(Box::new(crate::stream::uring::Uring::new(files.clone(), direct, all)?)),
             #[cfg(not(target_os = "linux"))]
             Reader::Auto | Reader::Uring => Err(io::ErrorKind::Unsupported.into()),
-            Reader::Pread | Reader::Buffered => Ok(Box::new(Pool::new(sources.clone(), direct, all)?)),
+            Reader::Pread | Reader::Buffered => Ok(Box::new(Pool::new(files.clone(), direct, all)?)),
         }
     }
 }
@@ -72,29 +70,29 @@ pub type Wrap = Arc<dyn Fn(Box<dyn Backend>) -> Box<dyn Backend> + Send + Sync>;
 
 /// How to read.
 #[derive(Clone)]
-pub struct Options {
-    /// The way.
+pub struct ReadOptions {
+    /// The strategy.
     pub reader: Reader,
     /// How long a drive may give no answer.
-    pub patience: Duration,
+    pub io_timeout: Duration,
     /// What comes between.
     pub wrap: Option<Wrap>,
     /// Who is asked, instead of the system, how much memory others need.
     pub memory: Option<Ask>,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { reader: Reader::Auto, patience: Duration::from_secs(30), wrap: None, memory: None }
+impl Default for ReadOptions {
+    fn default() -> ReadOptions {
+        ReadOptions { reader: Reader::Auto, io_timeout: Duration::from_secs(30), wrap: None, memory: None }
     }
 }
 
-/// The way that was found.
+/// The strategy that was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Way {
-    /// The way.
+pub struct ReadStrategy {
+    /// The strategy.
     pub reader: Reader,
-    /// Requests under way on each drive.
+    /// Requests in flight on each drive.
     pub depth: usize,
     /// Bytes of a request.
     pub request: usize,
@@ -104,77 +102,82 @@ pub struct Way {
     pub new_bytes_per_second: Option<f64>,
 }
 
-impl Way {
+impl ReadStrategy {
     /// How to read to memory that is new: by threads even where io_uring reads faster, for its pages are made by whoever reads to them
     /// (measured on a virtual machine: 0.5 GB/s by one thread, twice that by two).
-    pub fn to_new_memory(self) -> Way {
+    pub fn into_new_memory(self) -> ReadStrategy {
         let reader = if self.reader == Reader::Uring { Reader::Pread } else { self.reader };
-        Way { reader, ..self }
+        ReadStrategy { reader, ..self }
     }
 
-    /// The same with reads for [`TURN`] under way on each drive, if that is more.
-    fn with_enough_under_way(self, sources: &Sources) -> Way {
-        let rate = self.bytes_per_second.unwrap_or(0.0) / drives(sources).0.len() as f64;
+    /// The same with reads for [`TURN`] in flight on each drive, if that is more.
+    fn with_enough_in_flight(self, files: &ModelFiles) -> ReadStrategy {
+        let rate = self.bytes_per_second.unwrap_or(0.0) / drives(files).0.len() as f64;
         let enough = (rate * TURN.as_secs_f64() / self.request as f64).ceil() as usize;
-        Way { depth: self.depth.max(enough.min(MOST)), ..self }
+        ReadStrategy { depth: self.depth.max(enough.min(MOST)), ..self }
     }
 }
 
 /// Requests on each drive and their bytes, as they are tried: from 1 to 4 MiB disks are at their best, and some want many at once.
 const SIZES: [(usize, usize); 4] = [(4, 2 << 20), (8, 1 << 20), (16, 2 << 20), (32, 4 << 20)];
 
-/// How long each way is tried, and the chosen one is measured.
+/// How long each strategy is tried, and the chosen one is measured.
 const TRIAL: Duration = Duration::from_millis(120);
 const MEASURE: Duration = Duration::from_millis(500);
 
 /// What a trial reads of a layer at most, so that it ends soon.
 const PART: usize = 64 << 20;
 
-/// A way must be faster by so much to be preferred over one that was tried before.
+/// A strategy must be faster by so much to be preferred over one that was tried before.
 const BETTER: f64 = 1.05;
 
 /// Whoever asks for the next reads may wait so long for a turn while the processor computes, and the drive should have work until then.
-/// Measured on two cores, 8B in Q8_0 within 7 GB, requests of 1 MiB: with 8 under way, 3 ms, a token took 9 % more than reading alone; with
+/// Measured on two cores, 8B in Q8_0 within 7 GB, requests of 1 MiB: with 8 in flight, 3 ms, a token took 9 % more than reading alone; with
 /// 32 as long as that.
 const TURN: Duration = Duration::from_millis(12);
 
-/// Requests under way on a drive, at most.
+/// Requests in flight on a drive, at most.
 const MOST: usize = 64;
 
-/// Bytes a second below which every way is as good: a disk that has no use for many requests.
+/// Bytes a second below which every strategy is as good: a disk that has no use for many requests.
 const SLOW: f64 = 400e6;
 
 /// Less to read than this is not worth a probe.
 const SMALL: usize = 32 << 20;
 
-impl Options {
-    /// A queue for this way.
+impl ReadOptions {
+    /// A queue for this strategy.
     ///
     /// # Errors
     /// If the system refuses it.
-    pub fn queue(&self, sources: &Sources, way: &Way) -> Result<Queue> {
-        let backend = way.reader.backend(sources, way.depth).map_err(|error| {
-            let name = way.reader.name();
+    pub fn queue(&self, files: &ModelFiles, strategy: &ReadStrategy) -> Result<Queue> {
+        let backend = strategy.reader.backend(files, strategy.depth).map_err(|error| {
+            let name = strategy.reader.name();
             Error::Request(format!("this system refuses --reader {name} ({error}); choose another, or auto"))
         })?;
         let backend = match &self.wrap {
             Some(wrap) => wrap(backend),
             None => backend,
         };
-        Ok(Queue::new(backend, sources.clone(), way.reader.is_direct(), way.depth, self.patience))
+        Ok(Queue::new(backend, files.clone(), strategy.reader.is_direct(), strategy.depth, self.io_timeout))
     }
 
-    /// Finds the fastest way to read `layouts` again and again. `slots`, at least one, are used for it and given back.
+    /// Finds the fastest strategy to read `layouts` again and again. `slots`, at least one, are used for it and given back.
     ///
     /// # Errors
-    /// If a file cannot be read, or the way that is wished for is refused.
-    pub fn probe(&self, sources: &Sources, layouts: &[(usize, Layout)], slots: &mut Vec<Buffer>) -> Result<Way> {
-        self.fastest(self.wishes(sources), sources, layouts, slots)
+    /// If a file cannot be read, or the strategy that is wished for is refused.
+    pub fn probe(
+        &self,
+        files: &ModelFiles,
+        layouts: &[(usize, ReadLayout)],
+        slots: &mut Vec<Buffer>,
+    ) -> Result<ReadStrategy> {
+        self.fastest(self.wishes(files), files, layouts, slots)
     }
 
     /// The ways that may be the fastest.
-    fn wishes(&self, sources: &Sources) -> &'static [Reader] {
-        let can_direct = sources.iter().any(|source| source.handle(true).1);
+    fn wishes(&self, files: &ModelFiles) -> &'static [Reader] {
+        let can_direct = files.iter().any(|file| file.handle(true).1);
         match self.reader {
             Reader::Auto if can_direct => &[Reader::Uring, Reader::Pread, Reader::Buffered],
             Reader::Auto => &[Reader::Buffered],
@@ -188,84 +191,84 @@ impl Options {
     fn fastest(
         &self,
         wishes: &[Reader],
-        sources: &Sources,
-        layouts: &[(usize, Layout)],
+        files: &ModelFiles,
+        layouts: &[(usize, ReadLayout)],
         slots: &mut Vec<Buffer>,
-    ) -> Result<Way> {
+    ) -> Result<ReadStrategy> {
         let unmeasured = |reader, depth, request| {
             let (bytes_per_second, new_bytes_per_second) = (None, None);
-            Way { reader, depth, request, bytes_per_second, new_bytes_per_second }
+            ReadStrategy { reader, depth, request, bytes_per_second, new_bytes_per_second }
         };
         // What is refused is not tried, unless it is the only wish.
         let readers: Vec<Reader> = match wishes {
             [only] => vec![*only],
-            _ => wishes.iter().copied().filter(|reader| reader.backend(sources, 1).is_ok()).collect(),
+            _ => wishes.iter().copied().filter(|reader| reader.backend(files, 1).is_ok()).collect(),
         };
         let first = readers.first().copied().unwrap_or(Reader::Buffered);
         let mut best = unmeasured(first, SIZES[0].0, SIZES[0].1);
         if layouts.iter().map(|(_, layout)| layout.size()).sum::<usize>() < SMALL {
-            self.queue(sources, &best)?;
+            self.queue(files, &best)?;
             return Ok(best);
         }
         // The first touches the memory, which takes its time, too.
-        let new = self.measure(sources, layouts, slots, &best.to_new_memory(), Duration::ZERO)?;
+        let new = self.measure(files, layouts, slots, &best.into_new_memory(), Duration::ZERO)?;
         best.new_bytes_per_second = Some(new);
-        let trial = |(depth, request)| Way { depth, request, ..best };
-        let mut trials: Vec<Way> = SIZES.into_iter().map(trial).collect();
+        let trial = |(depth, request)| ReadStrategy { depth, request, ..best };
+        let mut trials: Vec<ReadStrategy> = SIZES.into_iter().map(trial).collect();
         let mut others = readers.into_iter().skip(1);
         'fastest: loop {
             for trial in trials.drain(..) {
-                let rate = self.measure(sources, layouts, slots, &trial, TRIAL)?;
+                let rate = self.measure(files, layouts, slots, &trial, TRIAL)?;
                 if rate > best.bytes_per_second.unwrap_or(0.0) * BETTER {
-                    best = Way { bytes_per_second: Some(rate), ..trial };
+                    best = ReadStrategy { bytes_per_second: Some(rate), ..trial };
                 }
                 if rate < SLOW {
                     break 'fastest;
                 }
             }
             match others.next() {
-                Some(reader) => trials.push(Way { reader, ..best }),
+                Some(reader) => trials.push(ReadStrategy { reader, ..best }),
                 None => break 'fastest,
             }
         }
-        let (deeper, rate) = (best.with_enough_under_way(sources), best.bytes_per_second.unwrap_or(0.0));
-        if deeper.depth > best.depth && self.measure(sources, layouts, slots, &deeper, TRIAL)? * BETTER > rate {
+        let (deeper, rate) = (best.with_enough_in_flight(files), best.bytes_per_second.unwrap_or(0.0));
+        if deeper.depth > best.depth && self.measure(files, layouts, slots, &deeper, TRIAL)? * BETTER > rate {
             best = deeper;
         }
         Ok(best)
     }
 
-    /// Measures the way again, for longer: what a plan predicts from.
+    /// Measures the strategy again, for longer: what a plan predicts from.
     ///
     /// # Errors
     /// If a file cannot be read.
     pub fn rate(
         &self,
-        sources: &Sources,
-        layouts: &[(usize, Layout)],
+        files: &ModelFiles,
+        layouts: &[(usize, ReadLayout)],
         slots: &mut Vec<Buffer>,
-        way: &Way,
+        strategy: &ReadStrategy,
     ) -> Result<f64> {
-        self.measure(sources, layouts, slots, way, MEASURE)
+        self.measure(files, layouts, slots, strategy, MEASURE)
     }
 
-    /// Bytes a second of a way, over a moment.
+    /// Bytes a second of a strategy, over a moment.
     fn measure(
         &self,
-        sources: &Sources,
-        layouts: &[(usize, Layout)],
+        files: &ModelFiles,
+        layouts: &[(usize, ReadLayout)],
         slots: &mut Vec<Buffer>,
-        way: &Way,
+        strategy: &ReadStrategy,
         time: Duration,
     ) -> Result<f64> {
-        let mut slices = slices(layouts, way.request);
-        slices.iter_mut().for_each(|slice| slice.pieces.truncate(PART / way.request));
-        if way.reader == Reader::Buffered {
+        let mut slices = slices(layouts, strategy.request);
+        slices.iter_mut().for_each(|slice| slice.pieces.truncate(PART / strategy.request));
+        if strategy.reader == Reader::Buffered {
             // What the page cache has would be measured instead of the drive.
-            sources.iter().for_each(Source::leave_cache);
+            files.iter().for_each(ModelFile::leave_cache);
         }
         let bytes: Vec<usize> = slices.iter().map(|slice| slice.pieces.iter().map(|p| p.needed).sum()).collect();
-        let mut feeder = Feeder::new(self.queue(sources, way)?, slices);
+        let mut feeder = Feeder::new(self.queue(files, strategy)?, slices);
         let (begin, mut read, mut done) = (Instant::now(), 0, 0);
         slots.drain(..).for_each(|slot| feeder.start(slot));
         while !feeder.is_idle() {
@@ -282,42 +285,42 @@ impl Options {
     }
 }
 
-/// The drives of a model that may not be loaded, and the fastest way to read them.
+/// The drives of a model that may not be loaded, and the fastest strategy to read them.
 pub struct Drives<'o> {
-    options: &'o Options,
-    sources: Sources,
-    layouts: Vec<(usize, Layout)>,
+    options: &'o ReadOptions,
+    files: ModelFiles,
+    layouts: Vec<(usize, ReadLayout)>,
     slots: Vec<Buffer>,
-    way: Way,
+    strategy: ReadStrategy,
 }
 
 impl<'o> Drives<'o> {
     /// Probes them on stretches of the model's tensors; `None` if these are too small to tell.
     ///
     /// # Errors
-    /// If a file cannot be read, or the way that is wished for is refused.
-    pub fn of(gguf: &Gguf, options: &'o Options) -> Result<Option<Drives<'o>>> {
-        let sources = sources(gguf)?;
+    /// If a file cannot be read, or the strategy that is wished for is refused.
+    pub fn of(gguf: &Gguf, options: &'o ReadOptions) -> Result<Option<Drives<'o>>> {
+        let files = files(gguf)?;
         let mut layouts = Vec::new();
         for (i, tensor) in gguf.tensors().iter().enumerate().filter(|(_, tensor)| tensor.bytes > ALIGN as u64) {
-            let mut layout = Layout::default();
+            let mut layout = ReadLayout::default();
             layout.add(tensor.part, tensor.offset, tensor.bytes.min(PART as u64));
             layouts.push((i, layout));
         }
         let largest = layouts.iter().map(|(_, layout)| layout.size()).max().unwrap_or(0);
         let mut slots = (0..3).map(|_| Buffer::new(largest)).collect::<Result<Vec<_>>>()?;
         // To try the cache it would have to be emptied, and whoever runs the model next would miss what it has.
-        let wishes = match options.wishes(&sources) {
+        let wishes = match options.wishes(&files) {
             [direct @ .., Reader::Buffered] if !direct.is_empty() => direct,
             only => only,
         };
-        let way = options.fastest(wishes, &sources, &layouts, &mut slots)?;
-        Ok(way.bytes_per_second.map(|_| Drives { options, sources, layouts, slots, way }))
+        let strategy = options.fastest(wishes, &files, &layouts, &mut slots)?;
+        Ok(strategy.bytes_per_second.map(|_| Drives { options, files, layouts, slots, strategy }))
     }
 
-    /// The way that was found.
-    pub fn way(&self) -> &Way {
-        &self.way
+    /// The strategy that was found.
+    pub fn strategy(&self) -> &ReadStrategy {
+        &self.strategy
     }
 
     /// Bytes a second that they give together, over a moment.
@@ -325,12 +328,12 @@ impl<'o> Drives<'o> {
     /// # Errors
     /// If a file cannot be read.
     pub fn bytes_per_second(&mut self) -> Result<f64> {
-        self.options.rate(&self.sources, &self.layouts, &mut self.slots, &self.way)
+        self.options.rate(&self.files, &self.layouts, &mut self.slots, &self.strategy)
     }
 }
 
 /// The slices of these layouts, cut into requests.
-pub fn slices(layouts: &[(usize, Layout)], request: usize) -> Vec<Slice> {
+pub fn slices(layouts: &[(usize, ReadLayout)], request: usize) -> Vec<Slice> {
     assert!(request.is_multiple_of(ALIGN));
     layouts.iter().map(|(layer, layout)| Slice { layer: *layer, pieces: layout.pieces(request) }).collect()
 }

@@ -1,10 +1,10 @@
-//! The reads of one model: a few under way on each drive, the others waiting in order; short reads continued, failures named.
+//! The reads of one model: a few in flight on each drive, the others waiting in order; short reads continued, failures named.
 
 use crate::error::{Error, Result};
 use crate::io::direct::ALIGN;
 use crate::stream::backend::{Backend, Read};
+use crate::stream::files::{ModelFiles, Piece};
 use crate::stream::memory::Target;
-use crate::stream::source::{Piece, Sources};
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
@@ -15,32 +15,38 @@ const LAST_READS: Duration = Duration::from_secs(1);
 /// A queue of reads.
 pub struct Queue {
     backend: Box<dyn Backend>,
-    sources: Sources,
+    files: ModelFiles,
     direct: bool,
     drives: Vec<Drive>,
     drive_of: Vec<usize>, // (files)
     depth: usize,
-    patience: Duration,
+    io_timeout: Duration,
 }
 
 /// What is read from one drive.
 #[derive(Default)]
 struct Drive {
     waiting: VecDeque<Read>,
-    flying: Vec<(usize, u64)>, // file and offset of what is under way
+    flying: Vec<(usize, u64)>, // file and offset of what is in flight
 }
 
 impl Queue {
-    /// Keeps up to `depth` reads under way on each drive of `sources`. A drive that ends none of them in `patience` has failed.
-    pub fn new(backend: Box<dyn Backend>, sources: Sources, direct: bool, depth: usize, patience: Duration) -> Queue {
-        let (numbers, drive_of) = drives(&sources);
+    /// Keeps up to `depth` reads in flight on each drive of `files`. A drive that ends none of them in `io_timeout` has failed.
+    pub fn new(
+        backend: Box<dyn Backend>,
+        files: ModelFiles,
+        direct: bool,
+        depth: usize,
+        io_timeout: Duration,
+    ) -> Queue {
+        let (numbers, drive_of) = drives(&files);
         let drives = numbers.iter().map(|_| Drive::default()).collect();
-        Queue { backend, sources, direct, drives, drive_of, depth: depth.max(1), patience }
+        Queue { backend, files, direct, drives, drive_of, depth: depth.max(1), io_timeout }
     }
 
     /// The files.
-    pub fn sources(&self) -> &Sources {
-        &self.sources
+    pub fn files(&self) -> &ModelFiles {
+        &self.files
     }
 
     /// Queues the reads that fill `targets` with `pieces`.
@@ -61,9 +67,9 @@ impl Queue {
             let Some(&(file, offset)) = self.drives.iter().find_map(|drive| drive.flying.first()) else {
                 return Err(Error::Request("there is nothing to read".to_owned()));
             };
-            let done = self.backend.wait(self.patience).map_err(|error| self.failed(file, offset, error))?;
+            let done = self.backend.wait(self.io_timeout).map_err(|error| self.failed(file, offset, error))?;
             let Some((read, result)) = done else {
-                let problem = format!("no answer from the drive in {} seconds", self.patience.as_secs_f32());
+                let problem = format!("no answer from the drive in {} seconds", self.io_timeout.as_secs_f32());
                 return Err(self.failed(file, offset, io::Error::new(io::ErrorKind::TimedOut, problem)));
             };
             if let Some(ticket) = self.landed(read, result)? {
@@ -72,7 +78,7 @@ impl Queue {
         }
     }
 
-    /// Starts what may be under way.
+    /// Starts what may be in flight.
     fn launch(&mut self) {
         for drive in &mut self.drives {
             while drive.flying.len() < self.depth
@@ -97,7 +103,7 @@ impl Queue {
                 // Direct requests go on from a whole block.
                 let n = n / ALIGN * ALIGN;
                 if n == 0 {
-                    self.sources[file].check(offset)?;
+                    self.files[file].check(offset)?;
                     return Err(self.failed(file, offset, io::ErrorKind::UnexpectedEof.into()));
                 }
                 read.target.advance(n);
@@ -106,8 +112,8 @@ impl Queue {
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
             // This file system takes the flag and refuses the request.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput && self.sources[file].handle(self.direct).1 => {
-                self.sources[file].refuse_direct();
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && self.files[file].handle(self.direct).1 => {
+                self.files[file].refuse_direct();
             }
             Err(error) => return Err(self.failed(file, offset, error)),
         }
@@ -117,13 +123,13 @@ impl Queue {
 
     fn failed(&self, file: usize, offset: u64, error: io::Error) -> Error {
         let problem = io::Error::new(error.kind(), format!("at byte {offset}: {error}"));
-        Error::io("read", self.sources[file].path())(problem)
+        Error::io("read", self.files[file].path())(problem)
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // What is under way owns its memory; when it has landed, so do we again.
+        // What is in flight owns its memory; when it has landed, so do we again.
         while self.drives.iter().any(|drive| !drive.flying.is_empty()) {
             self.drives.iter_mut().for_each(|drive| drive.waiting.clear());
             let Ok(Some((read, _))) = self.backend.wait(LAST_READS) else { return };
@@ -134,7 +140,7 @@ impl Drop for Queue {
 }
 
 /// The drives of the files, and which of them each file lies on.
-pub fn drives(sources: &Sources) -> (Vec<u64>, Vec<usize>) {
+pub fn drives(files: &ModelFiles) -> (Vec<u64>, Vec<usize>) {
     let mut numbers = Vec::new();
     let of = |number| {
         numbers.iter().position(|known| *known == number).unwrap_or_else(|| {
@@ -142,6 +148,6 @@ pub fn drives(sources: &Sources) -> (Vec<u64>, Vec<usize>) {
             numbers.len() - 1
         })
     };
-    let drive_of = sources.iter().map(|source| source.drive()).map(of).collect();
+    let drive_of = files.iter().map(|file| file.drive()).map(of).collect();
     (numbers, drive_of)
 }

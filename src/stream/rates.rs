@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::stream::memory::Buffer;
-use crate::stream::plan::Beside;
+use crate::stream::plan::Contention;
 use crate::threads;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -24,7 +24,7 @@ pub struct Streams {
     /// Bytes a second that all threads read from memory, while the drives rest.
     pub memory: f64,
     /// What remains of both at once.
-    pub beside: Beside,
+    pub contention: Contention,
 }
 
 impl Streams {
@@ -53,8 +53,8 @@ impl Streams {
             disk.map(|disk| (disk, reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
         })?;
         let share = |both: f64, alone: f64| if alone > 0.0 { (both / alone).clamp(0.01, 1.0) } else { 1.0 };
-        let beside = Beside { disk: share(both.0, alone.0), memory: share(both.1, alone.1) };
-        Ok(Streams { disk: alone.0, memory: alone.1, beside })
+        let contention = Contention { disk: share(both.0, alone.0), memory: share(both.1, alone.1) };
+        Ok(Streams { disk: alone.0, memory: alone.1, contention })
     }
 }
 

@@ -4,9 +4,9 @@
 //! A pass takes the slots in order and gives each back when its layer is done. Nothing is copied: a slot changes hands.
 
 use crate::error::{Error, Result};
+use crate::stream::files::Piece;
 use crate::stream::memory::Buffer;
 use crate::stream::queue::Queue;
-use crate::stream::source::Piece;
 use crate::threads;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -26,7 +26,7 @@ pub struct Slice {
 }
 
 /// A slot with the streamed part of a layer in it.
-pub struct Full {
+pub struct FilledSlot {
     /// Whose.
     pub layer: usize,
     /// The bytes.
@@ -80,7 +80,7 @@ impl Feeder {
     ///
     /// # Errors
     /// As [`Queue::finish_one`]; also if a file has changed.
-    pub fn turn(&mut self) -> Result<Option<Full>> {
+    pub fn turn(&mut self) -> Result<Option<FilledSlot>> {
         if self.filling.front().is_some_and(|filling| filling.left > 0) {
             let ticket = self.queue.finish_one()?;
             self.filling[(ticket - self.first) as usize].left -= 1;
@@ -94,11 +94,11 @@ impl Feeder {
         // Checked when all of it has come: what was changed before that is found.
         let mut before = None;
         for piece in pieces.iter().filter(|piece| before.replace(piece.file) != Some(piece.file)) {
-            self.queue.sources()[piece.file].check(piece.offset)?;
+            self.queue.files()[piece.file].check(piece.offset)?;
         }
         let now = Instant::now();
         let took = now - std::mem::replace(&mut self.since, now);
-        Ok(Some(Full { layer: *layer, buffer, took }))
+        Ok(Some(FilledSlot { layer: *layer, buffer, took }))
     }
 }
 
@@ -112,7 +112,7 @@ enum Order {
 
 /// The pass's end of the ring.
 pub struct Ring {
-    full: Receiver<Result<Full>>,
+    full: Receiver<Result<FilledSlot>>,
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
     failed: bool,
@@ -141,7 +141,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the reads met, or the error of `look`.
-    pub fn take(&mut self, layer: usize, look: &mut dyn FnMut() -> Result<()>) -> Result<Full> {
+    pub fn take(&mut self, layer: usize, look: &mut dyn FnMut() -> Result<()>) -> Result<FilledSlot> {
         loop {
             match self.full.recv_timeout(LOOK_AROUND) {
                 Ok(Ok(full)) if full.layer == layer => return Ok(full),
@@ -189,7 +189,7 @@ impl Drop for Ring {
 }
 
 /// The thread: fills slots until there is nobody to give them to.
-fn feed(mut feeder: Feeder, orders: &Receiver<Order>, to: &Sender<Result<Full>>) {
+fn feed(mut feeder: Feeder, orders: &Receiver<Order>, to: &Sender<Result<FilledSlot>>) {
     loop {
         let order = match feeder.is_idle() {
             true => orders.recv().map_err(|_| TryRecvError::Disconnected),

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use crate::stream::backend::{Backend, Done, Read};
-use crate::stream::source::Sources;
+use crate::stream::files::ModelFiles;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use std::io;
@@ -14,9 +14,9 @@ use std::time::Duration;
 /// A ring of the kernel, and the reads that it has.
 pub struct Uring {
     ring: IoUring,
-    sources: Sources,
+    files: ModelFiles,
     direct: bool,
-    reads: Vec<Option<Read>>, // under way, by number
+    reads: Vec<Option<Read>>, // in flight, by number
 }
 
 impl Uring {
@@ -24,12 +24,12 @@ impl Uring {
     ///
     /// # Errors
     /// If the kernel has no io_uring, is too old, or refuses it, as in many containers.
-    pub fn new(sources: Sources, direct: bool, depth: usize) -> io::Result<Uring> {
+    pub fn new(files: ModelFiles, direct: bool, depth: usize) -> io::Result<Uring> {
         let ring = IoUring::new(depth.next_power_of_two().clamp(1, 4096) as u32)?;
         if !ring.params().is_feature_ext_arg() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        Ok(Uring { ring, sources, direct, reads: Vec::new() })
+        Ok(Uring { ring, files, direct, reads: Vec::new() })
     }
 
     fn take_done(&mut self) -> Option<Done> {
@@ -43,7 +43,7 @@ impl Uring {
 impl Backend for Uring {
     fn submit(&mut self, mut read: Read) {
         let number = self.reads.iter().position(Option::is_none).unwrap_or(self.reads.len());
-        let (file, _) = self.sources[read.file].handle(self.direct);
+        let (file, _) = self.files[read.file].handle(self.direct);
         let target = read.target.bytes();
         let entry = opcode::Read::new(Fd(file.as_raw_fd()), target.as_mut_ptr(), target.len() as u32)
             .offset(read.offset)
@@ -55,18 +55,18 @@ impl Backend for Uring {
         self.reads[number] = Some(read);
         loop {
             // SAFETY: no CPU feature; the kernel writes at most `target.len()` bytes to the target, which stays in `reads`, and with it
-            // its memory, until the read is done, or for ever (`drop`). The file is open as long as `sources`.
+            // its memory, until the read is done, or for ever (`drop`). The file is open as long as `files`.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
-            // Full of what has not been handed over.
+            // FilledSlot of what has not been handed over.
             if self.ring.submit().is_err() {
                 std::thread::yield_now();
             }
         }
     }
 
-    fn wait(&mut self, patience: Duration) -> io::Result<Option<Done>> {
+    fn wait(&mut self, io_timeout: Duration) -> io::Result<Option<Done>> {
         loop {
             let ready = !self.ring.completion().is_empty();
             if ready && self.ring.submission().is_empty() {
@@ -75,7 +75,7 @@ impl Backend for Uring {
                 }
                 continue;
             }
-            let time = Timespec::from(patience);
+            let time = Timespec::from(io_timeout);
             let waited = match ready {
                 true => self.ring.submit(),
                 false => self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time)),

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use strata::progress::Quiet;
 use strata::recipe::{Mix, Recipe};
-use strata::synthetic::{LlamaShape, Synthetic};
+use strata::synthetic::{Preset, Synthetic};
 use tempfile::TempDir;
 
 /// A model of 100 MB in layers, without a vocabulary.
 fn model(dir: &TempDir) -> PathBuf {
-    let shape = LlamaShape { name: "test", layers: 8, hidden: 1024, ffn: 2816, heads: 16, kv_heads: 8, tied: false };
+    let shape = Preset::llama_3("test", 8, (1024, 2816), (16, 8), false);
     let recipe = Recipe::new(Mix::from_name("q8_0").unwrap());
     let path = dir.path().join("model.gguf");
-    Synthetic { shape, vocab: 2048, recipe, seed: 3 }.write(&path, &Quiet).unwrap();
+    Synthetic { preset: shape.with_vocab(2048), recipe, seed: 3 }.write(&path, &Quiet).unwrap();
     path
 }
 

@@ -1,42 +1,12 @@
 //! What the operating system says of this machine and this process.
 
-use std::collections::HashSet;
 use std::fs;
-use strata::threads;
-
-/// Threads to use where the user does not say: one for each physical core that this process may use. Two threads of one core share
-/// its memory ports and its multipliers, and gain nothing here.
-pub fn default_threads() -> usize {
-    let allowed = all_threads();
-    let cores: HashSet<String> = allowed_cpus()
-        .filter_map(|cpu| {
-            fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).ok()
-        })
-        .collect();
-    if cores.is_empty() { allowed } else { cores.len().min(allowed) }
-}
-
-/// Threads that run at once, hyperthreads included.
-fn all_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get()).min(threads::MOST)
-}
+use strata::threads::all_threads;
 
 /// Threads for whatever is shared out by `rayon`: all, or as many as RAYON_NUM_THREADS says if that is fewer.
 pub fn shared_threads() -> usize {
     let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0);
     wanted.map_or(all_threads(), |n: usize| n.min(all_threads()))
-}
-
-/// The numbers of the processors that this process may run on, from a list like `0-3,8`; none where the system does not tell.
-fn allowed_cpus() -> impl Iterator<Item = usize> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let list =
-        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default().trim().to_owned();
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(first.parse().ok()?..=last.parse().ok()?)
-    };
-    list.split(',').filter_map(range).flatten().collect::<Vec<usize>>().into_iter()
 }
 
 /// The largest resident size so far, in bytes; 0 where the system does not tell.

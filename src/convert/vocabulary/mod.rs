@@ -66,7 +66,7 @@ impl Files {
             config: File { path: checkpoint.config.path.clone(), json: Some(checkpoint.config.json.clone()) },
             generation_config: file("generation_config.json")?,
             chat_template: file("chat_template.json")?,
-            vocab_size: checkpoint.config.vocab_size,
+            vocab_size: checkpoint.config.hyperparameters.vocab,
         };
         // Told again by tokenizer.json, which counts; but a damaged file is not a file without.
         let decoder = files.tokenizer_config.root().get("added_tokens_decoder");

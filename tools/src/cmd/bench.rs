@@ -3,7 +3,7 @@
 //! Tests take turns, one run of each a round, so that a busy minute of a shared machine hits all alike; every run is compared with limits
 //! measured right before it (`src/bench.rs` has the formulas), and medians are taken of the shares.
 
-use super::model::{CacheArgs, CpuArgs, RamArgs};
+use super::model::{CacheArgs, CpuArgs, RamArgs, open};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output};
 use anyhow::{Context, Result, bail};
@@ -11,14 +11,14 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use strata::arch::Hyperparameters;
 use strata::bench::{Limits, Run, Streaming, Test, run};
 use strata::gguf::Gguf;
-use strata::model::{CacheTypes, Need, Scratch, Shape};
+use strata::model::{CacheTypes, MemoryNeed, Scratch};
 use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
-use strata::stream::probe::Drives;
-use strata::stream::{Options, rates};
-use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
+use strata::stream::{Drives, ReadOptions, some_memory};
+use strata::synthetic::{Preset, Synthetic};
 use strata::{Cpu, GgmlType};
 
 /// Measure the speed of a model, and the limits of this machine
@@ -33,12 +33,12 @@ use strata::{Cpu, GgmlType};
 /// "predicted" is what the plan makes of the disk before. Runs of all tests alternate, limits are measured before each, and figures are medians.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Models, GGUF files
+    /// Models: GGUF files, or folders of Hugging Face checkpoints
     #[arg(short = 'm', long = "model", value_name = "FILE")]
     models: Vec<PathBuf>,
     /// A model of this shape with random weights instead, in a temporary file: 1b, 3b, 8b, 70b or 405b
     #[arg(long, value_name = "SHAPE", conflicts_with = "models", value_parser = shape)]
-    synthetic: Option<LlamaShape>,
+    synthetic: Option<Preset>,
     /// Layers of the synthetic model [default: all of the real one]
     #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "models", value_parser = clap::value_parser!(u16).range(1..=512))]
     layers: Option<u16>,
@@ -80,8 +80,8 @@ pub struct Args {
     csv: bool,
 }
 
-fn shape(name: &str) -> Result<LlamaShape, String> {
-    LlamaShape::from_name(name).map_err(|error| error.to_string())
+fn shape(name: &str) -> Result<Preset, String> {
+    Preset::from_name(name).map_err(|error| error.to_string())
 }
 
 /// A type's own name means every matrix, unlike in `strata convert`, where `q4_k` is the mix Q4_K_M.
@@ -112,7 +112,7 @@ impl Args {
         let (isa, threads) = (cpu.isa().name(), cpu.threads());
         let mut bench = Bench { isa, threads, measured: Vec::new(), disk: Vec::new(), machine: Vec::new() };
         for path in &self.models {
-            let gguf = Gguf::open(path)?;
+            let gguf = open(path)?;
             bench.disk(&gguf, &self.ram.options())?;
             bench.model(gguf, self.cpu.cpu()?, &self, || ())?;
         }
@@ -120,7 +120,7 @@ impl Args {
             bench.synthetic(shape, recipe, &self)?;
         }
         if self.models.is_empty() && self.synthetic.is_none() {
-            bench.machine.push(Limits::measure(&cpu, rates::some_memory(1 << 30)?.bytes()));
+            bench.machine.push(Limits::measure(&cpu, some_memory(1 << 30)?.bytes()));
         }
         bench.print(&self)
     }
@@ -150,16 +150,17 @@ struct Bench {
 
 impl Bench {
     /// Writes a model, measures it, removes it.
-    fn synthetic(&mut self, mut shape: LlamaShape, recipe: &Recipe, args: &Args) -> Result<()> {
-        shape.layers = args.layers.map_or(shape.layers, usize::from);
+    fn synthetic(&mut self, mut preset: Preset, recipe: &Recipe, args: &Args) -> Result<()> {
+        let layers = &mut preset.hyperparameters.layers;
+        *layers = args.layers.map_or(*layers, usize::from);
         let folder = match &args.dir {
             Some(dir) => {
                 tempfile::tempdir_in(dir).with_context(|| format!("cannot make a folder in {}", output::path(dir)))
             }
             None => tempfile::tempdir().context("cannot make a temporary folder; name another one with --dir"),
         }?;
-        let path = folder.path().join(format!("synthetic-{}.gguf", shape.name));
-        let model = Synthetic { shape, vocab: VOCAB, recipe: recipe.clone(), seed: 1 };
+        let path = folder.path().join(format!("synthetic-{}.gguf", preset.name));
+        let model = Synthetic { preset, recipe: recipe.clone(), seed: 1 };
         model.write(&path, &Shown::new(Unit::Bytes))?;
         let gguf = Gguf::open(&path)?;
         self.disk(&gguf, &args.ram.options())?;
@@ -174,7 +175,7 @@ impl Bench {
     }
 
     /// How fast the drives of a model are.
-    fn disk(&mut self, gguf: &Gguf, options: &Options) -> Result<()> {
+    fn disk(&mut self, gguf: &Gguf, options: &ReadOptions) -> Result<()> {
         if let Some(mut drives) = Drives::of(gguf, options)? {
             self.disk.push(drives.bytes_per_second()?);
         }
@@ -185,11 +186,11 @@ impl Bench {
     fn model(&mut self, gguf: Gguf, cpu: Cpu, args: &Args, loaded: impl FnOnce()) -> Result<()> {
         let name = gguf.path().file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let (ty, tests) = (type_of(&gguf)?, args.tests());
-        let need = need(&Shape::read(&gguf)?, &tests, args.cache.types())?;
+        let need = need(&Hyperparameters::read(&gguf)?, &tests, args.cache.types())?;
         let model = args.ram.load(gguf, cpu, need)?;
         loaded();
         // This also brings the file into memory.
-        self.machine.push(Limits::measure(model.cpu(), model.weights()));
+        self.machine.push(Limits::measure(model.cpu(), model.weights().stretch()));
         let first = self.measured.len();
         self.measured.extend(tests.into_iter().map(|test| Measured {
             model: name.clone(),
@@ -206,7 +207,7 @@ impl Bench {
             Test::Decode { .. } => 1,
         };
         let longest = measured.iter().map(pass).max();
-        let wanted = !args.no_warmup && model.store().streamed().is_none();
+        let wanted = !args.no_warmup && model.weights().streamed().is_none();
         let warm_up = longest.filter(|_| wanted).map(|tokens| Test::Prefill { tokens, depth: 0 });
         let before = warm_up.map_or(0, |test| test.tokens());
         shown.begin(&format!("{name} {ty}"), before as u64 + tokens as u64 * u64::from(args.runs));
@@ -366,10 +367,10 @@ fn type_of(gguf: &Gguf) -> Result<String> {
 
 /// The most that one of the tests keeps beside the weights. Refuses what would drive the machine out of memory, before anything is
 /// measured.
-fn need(shape: &Shape, tests: &[Test], types: CacheTypes) -> Result<Need> {
-    let mut most = Need::default();
+fn need(of: &Hyperparameters, tests: &[Test], types: CacheTypes) -> Result<MemoryNeed> {
+    let mut most = MemoryNeed::default();
     for test in tests {
-        let need = test.need(shape, types)?;
+        let need = test.need(of, types)?;
         if let Some(free) = machine::available_bytes().filter(|&free| need.kv > free) {
             bail!(
                 "{} at depth {} for {} sequences needs a KV cache of {}, and {} of memory are free; choose a smaller -p, -n, -d or --batch",
@@ -380,7 +381,7 @@ fn need(shape: &Shape, tests: &[Test], types: CacheTypes) -> Result<Need> {
                 output::bytes(free)
             );
         }
-        most = Need { kv: most.kv.max(need.kv), scratch: most.scratch.max(need.scratch) };
+        most = MemoryNeed { kv: most.kv.max(need.kv), scratch: most.scratch.max(need.scratch) };
     }
     Ok(most)
 }

@@ -1,17 +1,17 @@
 //! `strata calibrate`: the importance matrix of a model and a text.
 
-use super::model::{CpuArgs, RamArgs};
+use super::model::{CpuArgs, RamArgs, open};
 use crate::progress::{Shown, Unit};
 use crate::{output, text};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use strata::calibrate::{Options, calibrate, need};
+use strata::arch::{Architecture, Hyperparameters, Role};
+use strata::eval::calibrate::{Options, calibrate, need};
 use strata::gguf::Gguf;
 use strata::imatrix::{Format, Imatrix};
 use strata::io::inputs::Inputs;
 use strata::io::outputs::Outputs;
-use strata::model::Shape;
 use strata::tokenizer::EncodeOptions;
 
 /// Measure which columns of a model's weights a text needs most: an importance matrix, as llama-imatrix makes it
@@ -21,7 +21,7 @@ use strata::tokenizer::EncodeOptions;
 /// converted.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model, a GGUF file; of a split one, any part
+    /// The model: a GGUF file, of a split one any part, or the folder of a Hugging Face checkpoint
     #[arg(short = 'm', long = "model", value_name = "FILE", requires = "text", required_unless_present = "in_files")]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -67,7 +67,7 @@ enum OutputFormat {
 impl Args {
     /// Measures it.
     pub fn run(self) -> Result<()> {
-        let model = self.model.as_ref().map(Gguf::open).transpose()?;
+        let model = self.model.as_deref().map(open).transpose()?;
         let inputs = self.inputs(model.as_ref())?;
         let mut matrix = Imatrix::default();
         for path in &self.in_files {
@@ -113,7 +113,7 @@ impl Args {
     }
 
     fn measure(&self, gguf: Gguf, file: &Path) -> Result<Imatrix> {
-        if self.process_output && gguf.tensor("output.weight").is_none() {
+        if self.process_output && gguf.tensor(&Architecture::of(&gguf)?.spec(Role::Output).name(None)).is_none() {
             output::say("note: --process-output has no effect: the model's embedding is its output matrix");
         }
         let tokenizer = text::tokenizer(&gguf)?;
@@ -125,7 +125,7 @@ impl Args {
             process_output: self.process_output,
             dataset: file.display().to_string(),
         };
-        let need = need(&Shape::read(&gguf)?, tokens.len(), &options)?;
+        let need = need(&Hyperparameters::read(&gguf)?, tokens.len(), &options)?;
         let model = self.ram.load(gguf, self.cpu.cpu()?, need)?;
         Ok(calibrate(&model, &tokens, tokenizer.bos(), &options, &Shown::new(Unit::Tokens))?)
     }

@@ -6,11 +6,12 @@ use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use strata::convert::{Input, Options, Target, convert};
-use strata::generate::Session;
+use strata::engine::Session;
+use strata::eval::perplexity::perplexity;
 use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Model};
-use strata::perplexity::perplexity;
 use strata::recipe::{Mix, Recipe};
 use strata::sampler::{Sampler, Sampling};
 use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
@@ -66,7 +67,7 @@ impl Args {
             let target = Target::new(&path, Recipe::new(Mix::from_name(name)?));
             let made = convert(&input, &[target], &Options::default(), &Shown::new(Unit::Bytes))?;
             let report = made.first().context("nothing was converted")?;
-            let model = Model::new(Gguf::open(&path)?, self.cpu.cpu()?)?;
+            let model = Arc::new(Model::new(Gguf::open(&path)?, self.cpu.cpu()?)?);
             let tokenizer = Tokenizer::from_gguf(model.gguf())?;
             let tokens = tokenizer.encode(TEXT, EncodeOptions { add_special: true, parse_special: false })?;
             let measured =
@@ -97,9 +98,10 @@ fn unpack(folder: &Path) -> Result<PathBuf> {
 }
 
 /// A paragraph, greedily.
-fn write(model: &Model, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
+fn write(model: &Arc<Model>, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
     let prompt = tokenizer.encode(PROMPT, EncodeOptions { add_special: true, parse_special: true })?;
-    let mut session = Session::new(model, prompt.len().saturating_add(predict).min(model.shape().context))?;
+    let mut session =
+        Session::new(model.clone(), prompt.len().saturating_add(predict).min(model.hyperparameters().context))?;
     let mut text = StreamDecoder::new(tokenizer);
     output::print(PROMPT)?;
     let timings = session.generate(

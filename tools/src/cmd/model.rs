@@ -4,24 +4,30 @@ use crate::output;
 use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result, anyhow};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use strata::convert::open_model;
 use strata::gguf::Gguf;
 use strata::limits;
-use strata::model::{CacheTypes, KvCache, Model, Need};
-use strata::stream::{Options, Ram, Reader, budget};
+use strata::model::{CacheTypes, KvCache, MemoryNeed, Model};
+use strata::stream::{self, Ram, ReadOptions, Reader};
 use strata::{Cpu, GgmlType, Isa};
 
 /// Which model, on what.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// The model, a GGUF file; of a split one, any part
+    /// The model: a GGUF file, of a split one any part, or the folder of a Hugging Face checkpoint
     #[arg(short = 'm', long = "model", value_name = "FILE")]
     pub model: PathBuf,
     #[command(flatten)]
     pub cpu: CpuArgs,
     #[command(flatten)]
     pub ram: RamArgs,
+}
+
+/// Opens a GGUF file, or the folder of a checkpoint.
+pub fn open(path: &Path) -> Result<Gguf> {
+    Ok(open_model(path, &Shown::new(Unit::Bytes))?)
 }
 
 /// In how much memory.
@@ -66,7 +72,7 @@ impl CacheArgs {
 
     /// An empty cache for `context` tokens of `model`.
     pub fn cache(&self, model: &Model, context: usize) -> Result<KvCache> {
-        Ok(KvCache::with_types(model.shape(), context, self.types())?)
+        Ok(KvCache::with_types(model.hyperparameters(), context, self.types())?)
     }
 }
 
@@ -85,25 +91,25 @@ pub fn long_name(arg: OsString) -> OsString {
 }
 
 impl ModelArgs {
-    /// Opens the file.
+    /// Opens it.
     pub fn gguf(&self) -> Result<Gguf> {
-        Ok(Gguf::open(&self.model)?)
+        open(&self.model)
     }
 
     /// Makes a model of it, with what it `need`s beside its weights.
-    pub fn load(&self, gguf: Gguf, need: Need) -> Result<Model> {
+    pub fn load(&self, gguf: Gguf, need: MemoryNeed) -> Result<Model> {
         self.ram.load(gguf, self.cpu.cpu()?, need)
     }
 }
 
 impl RamArgs {
     /// Makes a model of an open file within the memory that it may have; says what that means where it does not fit, or the user asks.
-    pub fn load(&self, gguf: Gguf, cpu: Cpu, need: Need) -> Result<Model> {
+    pub fn load(&self, gguf: Gguf, cpu: Cpu, need: MemoryNeed) -> Result<Model> {
         let Some(budget) = self.ram.unwrap_or_default().budget()? else {
             let model = Model::new(gguf, cpu)?;
             return room_to_run(need).map(|()| model);
         };
-        let free = budget::memory().map_or(u64::MAX, |memory| memory.available + budget.fixed);
+        let free = stream::memory().map_or(u64::MAX, |memory| memory.available + budget.fixed);
         if budget.bytes > free {
             output::warn(&format!(
                 "the budget is {}, but only {} are free: other programs will be pushed out; give less --ram",
@@ -121,14 +127,14 @@ impl RamArgs {
     }
 
     /// How to read what is streamed.
-    pub fn options(&self) -> Options {
-        let (reader, patience) = (self.reader.unwrap_or_default(), Duration::from_secs(self.io_timeout));
-        Options { reader, patience, ..Options::default() }
+    pub fn options(&self) -> ReadOptions {
+        let (reader, io_timeout) = (self.reader.unwrap_or_default(), Duration::from_secs(self.io_timeout));
+        ReadOptions { reader, io_timeout, ..ReadOptions::default() }
     }
 }
 
 /// That a loaded model can be run: now, for a buffer that finds no memory later ends the program.
-fn room_to_run(need: Need) -> Result<()> {
+fn room_to_run(need: MemoryNeed) -> Result<()> {
     limits::spare(need.scratch).with_context(|| {
         let bytes = output::bytes(need.scratch);
         format!("no memory for {bytes} of activations beside the model; take fewer tokens, or raise ulimit -v")
@@ -138,25 +144,25 @@ fn room_to_run(need: Need) -> Result<()> {
 /// The budget and where it goes.
 fn say(model: &Model) {
     let Some(plan) = model.plan() else { return };
-    let room = plan.room;
+    let parts = plan.parts;
     output::say(&format!(
         "budget {}: weights {}, ring {}, KV cache {}, activations {}, program {}",
-        output::bytes(room.budget),
+        output::bytes(parts.budget),
         output::bytes(plan.pinned_bytes),
         output::bytes(plan.ring_bytes()),
-        output::bytes(room.kv),
-        output::bytes(room.scratch),
-        output::bytes(room.fixed),
+        output::bytes(parts.kv),
+        output::bytes(parts.scratch),
+        output::bytes(parts.fixed),
     ));
-    if let Some(streamed) = model.store().streamed() {
-        let way = streamed.way();
+    if let Some(streamed) = model.weights().streamed() {
+        let strategy = streamed.strategy();
         let rate = streamed.streams().map_or(String::new(), |streams| format!(", {:.2} GB/s", streams.disk / 1e9));
         output::say(&format!(
             "{} of weights come from disk in every pass: {}, {} requests of {} MiB{rate}",
             output::bytes(plan.streamed_bytes),
-            way.reader.name(),
-            way.depth,
-            way.request >> 20,
+            strategy.reader.name(),
+            strategy.depth,
+            strategy.request >> 20,
         ));
     }
 }
@@ -165,7 +171,7 @@ impl CpuArgs {
     /// The processor with the instruction set of `STRATA_ISA` or the best it has.
     pub fn cpu(&self) -> Result<Cpu> {
         let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
-        let wanted = self.threads.map_or_else(crate::machine::default_threads, usize::from);
+        let wanted = self.threads.map_or_else(strata::threads::physical_cores, usize::from);
         let cpu = Cpu::new(isa, limits::threads(wanted));
         limits::spare(0).context("cannot keep so many threads; give fewer by --threads, or raise ulimit -v")?;
         if cpu.threads() < wanted {

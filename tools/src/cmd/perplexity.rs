@@ -6,8 +6,8 @@ use crate::{output, text};
 use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
-use strata::model::Shape;
-use strata::perplexity::{need, perplexity};
+use strata::arch::Hyperparameters;
+use strata::eval::perplexity::{need, perplexity};
 use strata::tokenizer::EncodeOptions;
 
 /// Measure the perplexity of a text, with llama.cpp's definition
@@ -39,7 +39,7 @@ impl Args {
         let options = EncodeOptions { add_special: true, parse_special: false };
         let tokens = text::tokens(&tokenizer, &text::read(&self.text)?, options)?;
         let (types, shown) = (self.cache.types(), Shown::new(Unit::Tokens));
-        let need = need(&Shape::read(&gguf)?, tokens.len(), self.context, self.chunks, types)?;
+        let need = need(&Hyperparameters::read(&gguf)?, tokens.len(), self.context, self.chunks, types)?;
         let model = self.model.load(gguf, need)?;
         let result = perplexity(&model, &tokens, self.context, self.chunks, tokenizer.bos(), types, &shown)?;
         if self.json {

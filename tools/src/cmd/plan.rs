@@ -1,21 +1,21 @@
 //! `strata plan`: what of a model stays in memory, what is read from disk, and how fast that is, before it runs or is even there.
 
-use super::model::{CacheArgs, CpuArgs};
+use super::model::{CacheArgs, CpuArgs, open};
 use crate::output;
 use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 use std::path::PathBuf;
+use strata::arch::{Architecture, Hyperparameters, LLAMA};
 use strata::gguf::Gguf;
 use strata::io::file::Mapped;
-use strata::model::store::Store;
-use strata::model::{KvCache, Need, Shape};
+use strata::model::{KvCache, MemoryNeed};
 use strata::recipe::{Mix, Recipe};
-use strata::stream::probe::Drives;
-use strata::stream::rates::Streams;
-use strata::stream::{Options, Plan, Ram, Rates, Room, Sizes, plan, rates};
-use strata::synthetic::{LlamaShape, Synthetic, VOCAB};
+use strata::roofline::Sizes;
+use strata::stream::{self, BudgetParts, Drives, Estimate, Plan, Ram, Rates, ReadOptions, Streams};
+use strata::synthetic::{Preset, Synthetic};
 use strata::tokenizer::Tokenizer;
+use strata::weights::Weights;
 use strata::{Cpu, GgmlType};
 
 /// What the program and Llama 3's vocabulary take, where there is no file to tell.
@@ -26,7 +26,7 @@ const PROGRAM: u64 = 100_000_000;
 /// Of a file, or of a model that is not there yet: --shape 405b --type q4_k_m. What is not given is measured on this machine.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model, a GGUF file; of a split one, any part
+    /// The model: a GGUF file, of a split one any part, or the folder of a Hugging Face checkpoint
     #[arg(short = 'm', long = "model", value_name = "FILE", required_unless_present = "shape")]
     model: Option<PathBuf>,
     /// A Llama 3 by its size: 1b, 3b, 8b, 70b, 405b
@@ -76,7 +76,7 @@ fn parse_tokens(text: &str) -> Result<usize> {
 /// The model, there or not.
 struct Subject {
     name: String,
-    shape: Shape,
+    of: Hyperparameters,
     sizes: Sizes,
     main_type: GgmlType,
     file: Option<(Gguf, Option<Tokenizer>)>, // its vocabulary takes memory, as when it runs
@@ -86,37 +86,37 @@ impl Args {
     /// Says it.
     pub fn run(self) -> Result<()> {
         let subject = match (&self.model, &self.shape) {
-            (Some(path), _) => of_file(Gguf::open(path)?)?,
+            (Some(path), _) => of_file(open(path)?)?,
             (None, Some(shape)) => of_shape(shape, self.ty.as_deref().unwrap_or_default())?,
             (None, None) => bail!("give a model with -m FILE, or --shape and --type"),
         };
-        let shape = &subject.shape;
+        let of = &subject.of;
         let prompt = self.prompt.min(self.context);
         // Only now: what has been loaded for the subject counts as the program's.
         let budget = self.ram.unwrap_or_default().budget()?;
         let budget = budget.context("this system does not tell how much memory it has; give --ram 64G")?;
-        let kv = KvCache::bytes(shape, self.context, self.cache.types())?;
-        let need = Need::passes(shape, kv, prompt, 1);
+        let kv = KvCache::bytes(of, self.context, self.cache.types())?;
+        let need = MemoryNeed::passes(of, kv, prompt, 1);
         let cpu = self.cpu.cpu()?;
         let program = if subject.file.is_some() { budget.fixed } else { PROGRAM };
         let fixed = program + cpu.memory_bytes();
-        let room = Room { budget: budget.bytes, fixed, kv: need.kv, scratch: need.scratch };
-        let planned = plan::plan(&subject.sizes, room)?;
+        let parts = BudgetParts { budget: budget.bytes, fixed, kv: need.kv, scratch: need.scratch };
+        let planned = stream::plan(&subject.sizes, parts)?;
         let rates = self.rates(&subject, &cpu)?;
         let outlook = Outlook::of(&subject.sizes, &planned, &rates, prompt as u64);
         if self.json {
             return output::print_json(&json!({
                 "model": subject.name,
-                "layers": shape.layers,
+                "layers": of.layers,
                 "file_bytes": subject.sizes.file_bytes,
                 "mapped": planned.mapped,
-                "budget_bytes": room.budget,
+                "budget_bytes": parts.budget,
                 "pinned_bytes": planned.pinned_bytes,
                 "streamed_bytes_per_pass": planned.streamed_bytes,
                 "ring_bytes": planned.ring_bytes(),
-                "kv_bytes": room.kv,
-                "scratch_bytes": room.scratch,
-                "program_bytes": room.fixed,
+                "kv_bytes": parts.kv,
+                "scratch_bytes": parts.scratch,
+                "program_bytes": parts.fixed,
                 "context": self.context,
                 "prompt_tokens": prompt,
                 "disk_bytes_per_second": rates.disk.is_finite().then_some(rates.disk),
@@ -133,28 +133,29 @@ impl Args {
     }
 
     fn rates(&self, subject: &Subject, cpu: &Cpu) -> Result<Rates> {
-        let options = Options::default();
+        let options = ReadOptions::default();
         let drives = match (self.disk, &subject.file) {
             (Some(_), _) => None,
             (None, Some((gguf, _))) => Drives::of(gguf, &options)?,
             (None, None) => bail!("there is no file to measure the disk on; give its rate, as --disk 7G"),
         };
-        let macs = self.macs.unwrap_or_else(|| rates::macs_per_second(cpu, subject.main_type));
+        let macs = self.macs.unwrap_or_else(|| stream::macs_per_second(cpu, subject.main_type));
         if let Some(mut drives) = drives {
-            let memory = rates::some_memory(rates::PROBE_BYTES)?;
-            let Streams { disk, memory, beside } = Streams::measure(cpu, memory.bytes(), || drives.bytes_per_second())?;
-            let (memory, load) = (self.memory_bandwidth.unwrap_or(memory), drives.way().new_bytes_per_second);
-            return Ok(Rates { disk, load: load.unwrap_or(disk), memory, macs, beside });
+            let memory = stream::some_memory(stream::PROBE_BYTES)?;
+            let Streams { disk, memory, contention } =
+                Streams::measure(cpu, memory.bytes(), || drives.bytes_per_second())?;
+            let (memory, load) = (self.memory_bandwidth.unwrap_or(memory), drives.strategy().new_bytes_per_second);
+            return Ok(Rates { disk, load: load.unwrap_or(disk), memory, macs, contention });
         }
         let memory = match self.memory_bandwidth {
             Some(memory) => memory,
-            None => rates::memory_bytes_per_second(cpu, rates::some_memory(rates::PROBE_BYTES)?.bytes()),
+            None => stream::memory_bytes_per_second(cpu, stream::some_memory(stream::PROBE_BYTES)?.bytes()),
         };
         Ok(Rates { disk: self.disk.unwrap_or(f64::INFINITY), ..Rates::without_disk(memory, macs) })
     }
 
     fn text(&self, subject: &Subject, planned: &Plan, rates: &Rates, outlook: &Outlook, prompt: usize) -> String {
-        let (sizes, room) = (&subject.sizes, planned.room);
+        let (sizes, parts) = (&subject.sizes, planned.parts);
         let share = 100.0 * planned.streamed_bytes as f64 / sizes.pass_bytes() as f64;
         let stays = match planned.mapped {
             true => "all of it stays in memory".to_owned(),
@@ -175,15 +176,15 @@ impl Args {
              loading {}, then a prompt of {prompt} tokens {}, bound by the {}\n\
              a token {}, bound by the {}\n\n{}\n{}",
             subject.name,
-            subject.shape.layers,
+            subject.of.layers,
             output::bytes(sizes.file_bytes),
-            output::bytes(room.budget),
+            output::bytes(parts.budget),
             output::bytes(planned.pinned_bytes),
             output::bytes(planned.ring_bytes()),
             self.context,
-            output::bytes(room.kv),
-            output::bytes(room.scratch),
-            output::bytes(room.fixed),
+            output::bytes(parts.kv),
+            output::bytes(parts.scratch),
+            output::bytes(parts.fixed),
             rates.memory / 1e9,
             rates.macs / 1e9,
             seconds(outlook.load),
@@ -200,8 +201,8 @@ impl Args {
 /// How long things take.
 struct Outlook {
     load: f64,
-    prompt: plan::Estimate,
-    token: plan::Estimate,
+    prompt: Estimate,
+    token: Estimate,
 }
 
 impl Outlook {
@@ -230,13 +231,13 @@ fn alternatives(sizes: &Sizes, planned: &Plan, rates: &Rates, prompt: u64) -> Ta
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let room = planned.room;
-    let all = room.fixed + room.kv + room.scratch + sizes.file_bytes;
-    let mut budgets = vec![room.budget];
-    budgets.extend([room.budget / 2 * 3, room.budget * 2].into_iter().filter(|&more| more < all));
-    budgets.extend((all > room.budget).then_some(all));
+    let parts = planned.parts;
+    let all = parts.fixed + parts.kv + parts.scratch + sizes.file_bytes;
+    let mut budgets = vec![parts.budget];
+    budgets.extend([parts.budget / 2 * 3, parts.budget * 2].into_iter().filter(|&more| more < all));
+    budgets.extend((all > parts.budget).then_some(all));
     for budget in budgets {
-        let Ok(planned) = plan::plan(sizes, Room { budget, ..room }) else { continue };
+        let Ok(planned) = stream::plan(sizes, BudgetParts { budget, ..parts }) else { continue };
         for drives in [1, 2].into_iter().filter(|&drives| drives == 1 || planned.streamed_bytes > 0) {
             let rates = Rates { disk: rates.disk * drives as f64, ..*rates };
             let outlook = Outlook::of(sizes, &planned, &rates, prompt);
@@ -263,33 +264,23 @@ fn seconds(n: f64) -> String {
 }
 
 fn of_file(gguf: Gguf) -> Result<Subject> {
-    let shape = Shape::read(&gguf)?;
+    let of = Hyperparameters::read(&gguf)?;
     let name = gguf.path().display().to_string();
-    let store = Store::new(gguf, &shape)?;
-    let (sizes, main_type, gguf) = (store.sizes(), store.main_type(), store.into_gguf());
+    let architecture = Architecture::of(&gguf)?;
+    let weights = Weights::new(gguf, architecture, &of)?;
+    let (sizes, main_type, gguf) = (weights.sizes(), weights.main_type(), weights.into_gguf());
     // A file without one, or with one that cannot be used, runs by --tokens.
     let tokenizer = Tokenizer::from_gguf(&gguf).ok();
     // What was touched of the file is not the program's.
     gguf.files().for_each(Mapped::forget);
-    Ok(Subject { name, shape, sizes, main_type, file: Some((gguf, tokenizer)) })
+    Ok(Subject { name, of, sizes, main_type, file: Some((gguf, tokenizer)) })
 }
 
 fn of_shape(shape: &str, ty: &str) -> Result<Subject> {
-    let (llama, mix) = (LlamaShape::from_name(shape)?, Mix::from_name(ty)?);
-    let model = Synthetic { shape: llama, vocab: VOCAB, recipe: Recipe::new(mix), seed: 0 };
-    let tensors = model.tensors();
-    let sizes = Sizes::of(llama.layers, tensors.iter().map(|t| (t.name.as_str(), t.dims.as_slice(), t.ty)))?;
-    let shape = Shape {
-        layers: llama.layers,
-        hidden: llama.hidden,
-        ffn: llama.ffn,
-        heads: llama.heads,
-        kv_heads: llama.kv_heads,
-        head_dim: llama.hidden / llama.heads,
-        context: 131_072,
-        vocab: VOCAB,
-        norm_eps: 1e-5,
-        frequencies: Vec::new(),
-    };
-    Ok(Subject { name: format!("Llama {} {}", llama.name, mix.name), shape, sizes, main_type: mix.base, file: None })
+    let (preset, mix) = (Preset::from_name(shape)?, Mix::from_name(ty)?);
+    let tensors = Synthetic { preset, recipe: Recipe::new(mix), seed: 0 }.tensors();
+    let tensors = tensors.iter().map(|t| (t.name.as_str(), t.dims.as_slice(), t.ty));
+    let sizes = Sizes::of(LLAMA, preset.hyperparameters.layers, tensors)?;
+    let name = format!("Llama {} {}", preset.name, mix.name);
+    Ok(Subject { name, of: preset.hyperparameters, sizes, main_type: mix.base, file: None })
 }

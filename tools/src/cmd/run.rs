@@ -7,16 +7,18 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use strata::Error;
+use strata::arch::Hyperparameters;
+use strata::engine::{End, Session};
 use strata::error::quoted;
-use strata::generate::{End, Session};
 use strata::gguf::Gguf;
-use strata::model::residence::Streamed;
-use strata::model::{KvCache, Model, Need, Shape};
+use strata::model::{KvCache, MemoryNeed, Model};
 use strata::sampler::{PROBABILITIES, Sampler, Sampling, TEMPERATURES};
-use strata::stream::plan::Estimate;
+use strata::stream::Estimate;
 use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
+use strata::weights::Streamed;
 
 /// The largest context that is made without being asked for.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -134,14 +136,14 @@ impl Args {
         };
         let sampling = self.sampling.sampling(&gguf)?;
         let prompt = self.prompt(tokenizer.as_ref())?;
-        let shape = Shape::read(&gguf)?;
-        let context = self.context(&shape, prompt.len())?;
-        let kv = KvCache::bytes(&shape, context, self.cache.types())?;
-        let need = Need::passes(&shape, kv, prompt.len(), 1);
-        let model = self.model.load(gguf, need)?;
+        let of = Hyperparameters::read(&gguf)?;
+        let context = self.context(&of, prompt.len())?;
+        let kv = KvCache::bytes(&of, context, self.cache.types())?;
+        let need = MemoryNeed::passes(&of, kv, prompt.len(), 1);
+        let model = Arc::new(self.model.load(gguf, need)?);
         let predicted = predict(&model);
         let load = start.elapsed();
-        let mut session = Session::with_cache(&model, self.cache.cache(&model, context)?);
+        let mut session = Session::with_cache(model.clone(), self.cache.cache(&model, context)?);
         let read_to_load = machine::bytes_read();
         let mut tokens = Vec::new();
         let mut text = tokenizer.as_ref().map(StreamDecoder::new);
@@ -174,7 +176,7 @@ impl Args {
         }
         let prefill_rate = prompt.len() as f64 / timings.prefill.as_secs_f64();
         let decode_rate = timings.decode_rate();
-        let streamed = model.store().streamed();
+        let streamed = model.weights().streamed();
         if self.json {
             return output::print_json(&json!({
                 "text": written,
@@ -190,8 +192,8 @@ impl Args {
                 "streamed_bytes_per_pass": model.plan().map(|plan| plan.streamed_bytes),
                 "disk_bytes_per_second": streamed.and_then(Streamed::streams).map(|streams| streams.disk),
                 "disk_bytes_per_second_while_running": streamed.and_then(Streamed::bytes_per_second),
-                "given_back_bytes": streamed.map(Streamed::given_back),
-                "reader": streamed.map(|streamed| streamed.way().reader.name()),
+                "given_back_bytes": streamed.map(Streamed::released),
+                "reader": streamed.map(|streamed| streamed.strategy().reader.name()),
                 "bytes_read": machine::bytes_read(),
                 "bytes_read_before_prompt": read_to_load,
                 "peak_rss_bytes": machine::peak_rss_bytes(),
@@ -225,7 +227,7 @@ impl Args {
                 ))
             ));
         }
-        if let Some(bytes @ 1..) = streamed.map(Streamed::given_back) {
+        if let Some(bytes @ 1..) = streamed.map(Streamed::released) {
             output::say(&format!(
                 "memory was short: {} of weights were released and read again since",
                 output::bytes(bytes)
@@ -249,8 +251,8 @@ impl Args {
         }
     }
 
-    fn context(&self, shape: &Shape, prompt: usize) -> Result<usize> {
-        let trained = shape.context;
+    fn context(&self, of: &Hyperparameters, prompt: usize) -> Result<usize> {
+        let trained = of.context;
         let wanted = self.predict.map(|n| prompt.saturating_add(n));
         let context = match self.context {
             Some(0) => trained,
@@ -274,5 +276,5 @@ impl Args {
 /// How long a token should take; `None` without a budget.
 fn predict(model: &Model) -> Option<Estimate> {
     let plan = model.plan()?;
-    Some(plan.pass(&model.store().sizes(), &model.rates(), 1))
+    Some(plan.pass(&model.weights().sizes(), &model.rates(), 1))
 }

@@ -33,7 +33,7 @@ impl Pinned {
     }
 
     /// Bytes that have been given back.
-    pub fn given_back(&self) -> u64 {
+    pub fn released(&self) -> u64 {
         self.layers[self.held..].iter().map(|layer| layer.len() as u64).sum()
     }
 
@@ -44,7 +44,7 @@ impl Pinned {
             self.held -= 1;
             let layer = self.layers[self.held].clone();
             given += layer.len() as u64;
-            self.buffer.give_back(layer);
+            self.buffer.release(layer);
         }
         given
     }

@@ -1,14 +1,15 @@
-//! Text, token by token: a prompt in one pass, then one pass a token.
+//! A sequence on a model: a prompt in one pass, then one pass a token.
 
 use crate::error::{Error, Result};
 use crate::model::{KvCache, Model, Scratch, Segment};
 use crate::progress::{Progress, Quiet};
 use crate::sampler::Sampler;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// One sequence on one model.
-pub struct Session<'m> {
-    model: &'m Model,
+/// One sequence on one model, with the memory for its keys and values.
+pub struct Session {
+    model: Arc<Model>,
     cache: KvCache,
     scratch: Scratch,
 }
@@ -44,17 +45,18 @@ pub enum End {
     Context,
 }
 
-impl<'m> Session<'m> {
+impl Session {
     /// An empty sequence with room for `context` tokens.
     ///
     /// # Errors
     /// If the memory for it cannot be had.
-    pub fn new(model: &'m Model, context: usize) -> Result<Session<'m>> {
-        Ok(Session::with_cache(model, KvCache::new(model.shape(), context)?))
+    pub fn new(model: Arc<Model>, context: usize) -> Result<Session> {
+        let cache = KvCache::new(model.hyperparameters(), context)?;
+        Ok(Session::with_cache(model, cache))
     }
 
     /// Continues the sequence in `cache`.
-    pub fn with_cache(model: &'m Model, cache: KvCache) -> Session<'m> {
+    pub fn with_cache(model: Arc<Model>, cache: KvCache) -> Session {
         Session { model, cache, scratch: Scratch::default() }
     }
 
@@ -70,10 +72,10 @@ impl<'m> Session<'m> {
         if tokens.is_empty() {
             return Err(Error::Request("nothing to continue: the prompt has no token; give one with -p".into()));
         }
-        let mut segments = [Segment { tokens, cache: &mut self.cache }];
-        self.model.watched_pass(&mut self.scratch, &mut segments, progress)?;
-        let logits = self.model.logits(&mut self.scratch, tokens.len() - 1..tokens.len(), progress)?;
-        self.model.check()?;
+        let Session { model, cache, scratch } = self;
+        let hidden = model.pass(scratch, &mut [Segment { tokens, cache }], progress)?;
+        let logits = hidden.into_logits(tokens.len() - 1..tokens.len(), progress)?;
+        model.check()?;
         Ok(logits)
     }
 

@@ -1,8 +1,9 @@
 //! Perplexity with llama.cpp's definition, so that numbers can be compared: the text is cut into chunks of the context length, the first
 //! token of each is replaced by BOS, and the second half of each is scored.
 
+use crate::arch::Hyperparameters;
 use crate::error::{Error, Result};
-use crate::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment, Shape};
+use crate::model::{CacheTypes, Hidden, KvCache, MemoryNeed, Model, Scratch, Segment};
 use crate::progress::Progress;
 use rayon::prelude::*;
 
@@ -31,16 +32,16 @@ pub struct Perplexity {
 /// # Errors
 /// If a cache cannot be of these types.
 pub fn need(
-    shape: &Shape,
+    of: &Hyperparameters,
     tokens: usize,
     context: usize,
     max_chunks: Option<usize>,
     types: CacheTypes,
-) -> Result<Need> {
+) -> Result<MemoryNeed> {
     let chunks = tokens.checked_div(context).unwrap_or(0).min(max_chunks.unwrap_or(usize::MAX));
     let sequences = CHUNKS_PER_PASS.min(chunks);
-    let kv = KvCache::bytes(shape, context, types)?.saturating_mul(sequences as u64);
-    Ok(Need::passes(shape, kv, sequences.saturating_mul(context), LOGIT_ROWS))
+    let kv = KvCache::bytes(of, context, types)?.saturating_mul(sequences as u64);
+    Ok(MemoryNeed::passes(of, kv, sequences.saturating_mul(context), LOGIT_ROWS))
 }
 
 /// Scores `tokens` in chunks of `context`, at most `max_chunks` of them. `bos` replaces the first token of each chunk;
@@ -70,7 +71,7 @@ pub fn perplexity(
     }
     progress.begin("perplexity", (chunks * context) as u64);
     let (mut scratch, mut scores) = (Scratch::default(), Scores::default());
-    let cache = |_| KvCache::with_types(model.shape(), context, types);
+    let cache = |_| KvCache::with_types(model.hyperparameters(), context, types);
     let mut caches: Vec<KvCache> = (0..CHUNKS_PER_PASS.min(chunks)).map(cache).collect::<Result<_>>()?;
     for group in tokens[..chunks * context].chunks(CHUNKS_PER_PASS * context) {
         progress.check()?;
@@ -84,9 +85,9 @@ pub fn perplexity(
                 Segment { tokens, cache }
             })
             .collect();
-        model.watched_pass(&mut scratch, &mut segments, progress)?;
+        let mut hidden = model.pass(&mut scratch, &mut segments, progress)?;
         for (i, tokens) in texts.iter().enumerate() {
-            score_chunk(model, &mut scratch, i * context, tokens, &mut scores, progress)?;
+            score_chunk(&mut hidden, i * context, tokens, &mut scores, progress)?;
             progress.advance(context as u64);
         }
         model.check()?;
@@ -98,19 +99,18 @@ pub fn perplexity(
 /// Scores positions `context / 2 .. context - 1` of one chunk, whose first token is the pass's `first`th, against the tokens that follow
 /// them.
 fn score_chunk(
-    model: &Model,
-    scratch: &mut Scratch,
+    hidden: &mut Hidden<'_>,
     first: usize,
     tokens: &[u32],
     scores: &mut Scores,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let vocab = model.shape().vocab;
     let end = tokens.len() - 1;
     for start in (tokens.len() / 2..end).step_by(LOGIT_ROWS) {
         let rows = start..(start + LOGIT_ROWS).min(end);
         let targets = &tokens[rows.start + 1..rows.end + 1];
-        let logits = model.logits(scratch, first + rows.start..first + rows.end, progress)?; // (rows, vocab)
+        let logits = hidden.logits(first + rows.start..first + rows.end, progress)?; // (rows, vocab)
+        let vocab = logits.len() / rows.len();
         let nlls: Vec<f64> = logits.par_chunks_exact(vocab).zip(targets).map(|(l, t)| nll(l, *t)).collect();
         nlls.into_iter().for_each(|nll| scores.add(nll));
     }

@@ -1,18 +1,18 @@
 //! Where the weights of a model are that does not fit into its budget: some pinned, the others in the slots of a ring.
 
+use super::pinned::Pinned;
+use super::tensors::Tensors;
 use crate::error::{Error, Result};
 use crate::gguf::TensorInfo;
 use crate::io::file;
-use crate::model::pinned::Pinned;
 use crate::progress::Progress;
+use crate::stream::files::{ModelFile, ModelFiles, ReadLayout};
 use crate::stream::memory::Buffer;
-use crate::stream::plan::MATRICES;
 use crate::stream::pressure::Pressure;
 use crate::stream::probe::slices;
 use crate::stream::rates::Streams;
-use crate::stream::ring::{Feeder, Full, Ring};
-use crate::stream::source::{Layout, Source, Sources};
-use crate::stream::{Options, Plan, Way};
+use crate::stream::ring::{Feeder, FilledSlot, Ring};
+use crate::stream::{Plan, ReadOptions, ReadStrategy};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -20,21 +20,28 @@ use strata_kernels::{Cpu, Matrix};
 
 /// The weights of a model that does not fit.
 pub struct Streamed {
-    sources: Sources,
+    files: ModelFiles,
     plan: Plan,
-    way: Way,
+    strategy: ReadStrategy,
     streams: Option<Streams>, // unless there is too little to measure
     output: (Buffer, Range<usize>),
-    layers: Vec<[Parts; MATRICES]>,
-    in_hand: Mutex<InHand>,
+    layers: Vec<Vec<Parts>>, // (layers, matrices)
+    pass_state: Mutex<PassState>,
+}
+
+/// What the drives have done for passes.
+#[derive(Clone, Copy, Default)]
+struct StreamStatistics {
+    bytes: u64,     // through the ring
+    busy: Duration, // how long the drives worked for them
 }
 
 /// What one pass at a time has for itself.
-pub struct InHand {
+pub(crate) struct PassState {
     /// Unless all is pinned.
     ring: Option<Ring>,
     pinned: Pinned,
-    came: (u64, Duration), // bytes through the ring, and how long the drives worked for them
+    statistics: StreamStatistics,
 }
 
 /// Where the rows of a matrix are.
@@ -46,38 +53,37 @@ struct Parts {
 
 /// Where all layers are, as a plan says.
 struct Places {
-    parts: Vec<[Parts; MATRICES]>,
-    stays: Layout,               // the pinned memory
-    pinned: Vec<Range<usize>>,   // the layers in it
-    comes: Vec<(usize, Layout)>, // slots, of the layers that have something in one
+    parts: Vec<Vec<Parts>>,          // (layers, matrices)
+    stays: ReadLayout,               // the pinned memory
+    pinned: Vec<Range<usize>>,       // the layers in it
+    comes: Vec<(usize, ReadLayout)>, // slots, of the layers that have something in one
 }
 
 impl Places {
-    fn of(layers: &[[&TensorInfo; MATRICES]], plan: &Plan) -> Places {
-        let (mut parts, mut stays, mut pinned, mut comes) = (Vec::new(), Layout::default(), Vec::new(), Vec::new());
-        for (layer, (tensors, rows)) in layers.iter().zip(&plan.pinned_rows).enumerate() {
-            let (mut slot, start) = (Layout::default(), stays.size());
-            let place = |m: usize| {
-                let tensor = tensors[m];
-                let head = tensor.bytes / tensor.rows() * rows[m];
+    fn of(tensors: &Tensors, plan: &Plan) -> Places {
+        let (mut parts, mut stays, mut pinned, mut comes) = (Vec::new(), ReadLayout::default(), Vec::new(), Vec::new());
+        for (i, (layer, rows)) in tensors.layers.iter().zip(&plan.pinned_rows).enumerate() {
+            let (mut slot, start) = (ReadLayout::default(), stays.size());
+            let place = |(tensor, rows): (&TensorInfo, &u64)| {
+                let head = tensor.bytes / tensor.rows() * rows;
                 Parts {
                     head: stays.add(tensor.part, tensor.offset, head),
                     tail: slot.add(tensor.part, tensor.offset + head, tensor.bytes - head),
                 }
             };
-            parts.push(std::array::from_fn(place));
+            parts.push(layer.matrices().zip(rows).map(place).collect());
             pinned.push(start..stays.size());
             if slot.size() > 0 {
-                comes.push((layer, slot));
+                comes.push((i, slot));
             }
         }
         Places { parts, stays, pinned, comes }
     }
 }
 
-impl InHand {
+impl PassState {
     /// Gives a slot back to be filled.
-    pub fn give(&mut self, full: Full) {
+    pub fn give_back(&mut self, full: FilledSlot) {
         if let Some(ring) = &mut self.ring {
             ring.give(full.buffer);
         }
@@ -92,50 +98,49 @@ impl InHand {
 }
 
 impl Streamed {
-    /// Reads what stays and starts to read what does not. `layers` are the matrices of each layer, in the order of the plan.
+    /// Reads what stays and starts to read what does not.
     ///
     /// # Errors
     /// If a file cannot be read, the memory cannot be had, or the user stopped.
-    pub fn load(
-        sources: Sources,
+    pub(crate) fn load(
+        files: ModelFiles,
         plan: Plan,
-        layers: &[[&TensorInfo; MATRICES]],
-        output: &TensorInfo,
+        tensors: &Tensors,
         cpu: &Cpu,
-        options: &Options,
+        options: &ReadOptions,
         progress: &dyn Progress,
     ) -> Result<Streamed> {
-        sources.iter().for_each(Source::expect_single_rows);
-        let mut last = Layout::default();
+        files.iter().for_each(ModelFile::expect_single_rows);
+        let (output, mut last) = (&tensors.output.weight, ReadLayout::default());
         let output_at = last.add(output.part, output.offset, output.bytes);
-        let Places { parts, stays, pinned, comes } = Places::of(layers, &plan);
+        let Places { parts, stays, pinned, comes } = Places::of(tensors, &plan);
         let slot_bytes = comes.iter().map(|(_, slot)| slot.size()).max().unwrap_or(0);
         let mut slots = (0..plan.slots).map(|_| Buffer::new(slot_bytes)).collect::<Result<Vec<_>>>()?;
-        let way = options.probe(&sources, &comes, &mut slots)?;
+        let strategy = options.probe(&files, &comes, &mut slots)?;
         let (mut output, mut buffer) = (Buffer::new(last.size())?, Buffer::new(stays.size())?);
         progress.begin("reading weights", (last.size() + stays.size()) as u64);
-        fill(&sources, &last, &mut output, options, &way, progress)?;
-        fill(&sources, &stays, &mut buffer, options, &way, progress)?;
-        sources.iter().try_for_each(|source| source.check(0))?;
+        fill(&files, &last, &mut output, options, &strategy, progress)?;
+        fill(&files, &stays, &mut buffer, options, &strategy, progress)?;
+        files.iter().try_for_each(|file| file.check(0))?;
         progress.end();
-        let measure = || options.rate(&sources, &comes, &mut slots, &way);
+        let measure = || options.rate(&files, &comes, &mut slots, &strategy);
         let streams =
-            way.bytes_per_second.is_some().then(|| Streams::measure(cpu, output.bytes(), measure)).transpose()?;
+            strategy.bytes_per_second.is_some().then(|| Streams::measure(cpu, output.bytes(), measure)).transpose()?;
         let ring = if comes.is_empty() {
             None
         } else {
-            let feeder = Feeder::new(options.queue(&sources, &way)?, slices(&comes, way.request));
+            let feeder = Feeder::new(options.queue(&files, &strategy)?, slices(&comes, strategy.request));
             Some(Ring::start(feeder, slots)?)
         };
         let pinned = Pinned::new(buffer, pinned, Pressure::new(options.memory.clone()));
         Ok(Streamed {
-            sources,
+            files,
             plan,
-            way,
+            strategy,
             streams,
             output: (output, output_at),
             layers: parts,
-            in_hand: Mutex::new(InHand { ring, pinned, came: (0, Duration::ZERO) }),
+            pass_state: Mutex::new(PassState { ring, pinned, statistics: StreamStatistics::default() }),
         })
     }
 
@@ -145,8 +150,8 @@ impl Streamed {
     }
 
     /// How it is read.
-    pub fn way(&self) -> &Way {
-        &self.way
+    pub fn strategy(&self) -> &ReadStrategy {
+        &self.strategy
     }
 
     /// How fast drives and memory were when it was loaded; `None` if there was too little to read to tell.
@@ -156,27 +161,27 @@ impl Streamed {
 
     /// Bytes a second that the drives have given while they worked for passes; `None` before there was one.
     pub fn bytes_per_second(&self) -> Option<f64> {
-        let (bytes, time) = self.in_hand().came;
-        (!time.is_zero()).then(|| bytes as f64 / time.as_secs_f64())
+        let StreamStatistics { bytes, busy } = self.pass_state().statistics;
+        (!busy.is_zero()).then(|| bytes as f64 / busy.as_secs_f64())
     }
 
     /// Bytes that were pinned and given back, because others needed the memory: the map of the file has served for them since.
-    pub fn given_back(&self) -> u64 {
-        self.in_hand().pinned.given_back()
+    pub fn released(&self) -> u64 {
+        self.pass_state().pinned.released()
     }
 
     /// What a pass has for itself.
-    pub fn in_hand(&self) -> MutexGuard<'_, InHand> {
-        self.in_hand.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    pub(crate) fn pass_state(&self) -> MutexGuard<'_, PassState> {
+        self.pass_state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The output matrix, as long as it is.
-    pub fn output_bytes(&self) -> &[u8] {
+    pub(crate) fn output_bytes(&self) -> &[u8] {
         &self.output.0.bytes()[self.output.1.clone()]
     }
 
     /// Bytes of layer `i` that come through the ring.
-    pub fn streamed_bytes(&self, i: usize) -> u64 {
+    pub(crate) fn streamed_bytes(&self, i: usize) -> u64 {
         self.layers[i].iter().map(|parts| parts.tail.len() as u64).sum()
     }
 
@@ -185,8 +190,13 @@ impl Streamed {
     ///
     /// # Errors
     /// If the weights cannot be read, or the user stopped.
-    pub fn take(&self, i: usize, in_hand: &mut InHand, progress: &dyn Progress) -> Result<Option<Full>> {
-        let InHand { ring, pinned, came } = in_hand;
+    pub(crate) fn take(
+        &self,
+        i: usize,
+        pass_state: &mut PassState,
+        progress: &dyn Progress,
+    ) -> Result<Option<FilledSlot>> {
+        let PassState { ring, pinned, statistics } = pass_state;
         let mut look = || {
             let given = pinned.relieve();
             if given > 0 {
@@ -201,34 +211,35 @@ impl Streamed {
             return Ok(None);
         }
         let full = ring.take(i, &mut look)?;
-        *came = (came.0 + bytes, came.1 + full.took);
+        statistics.bytes += bytes;
+        statistics.busy += full.took;
         Ok(Some(full))
     }
 
     /// The bytes of the first rows of matrix `m` of layer `i` that the map of the file serves for: none, unless they were given back.
-    pub fn mapped_bytes(&self, i: usize, m: usize, in_hand: &InHand) -> usize {
-        if in_hand.pinned.holds(i) { 0 } else { self.layers[i][m].head.len() }
+    pub(crate) fn mapped_bytes(&self, i: usize, m: usize, pass_state: &PassState) -> usize {
+        if pass_state.pinned.holds(i) { 0 } else { self.layers[i][m].head.len() }
     }
 
     /// Matrix `m` of layer `i`, all of which is mapped as `mapped`, and the last rows of which are in `slot`.
-    pub fn matrix<'a>(
+    pub(crate) fn matrix<'a>(
         &self,
         (i, m): (usize, usize),
         tensor: &TensorInfo,
-        in_hand: &'a InHand,
+        pass_state: &'a PassState,
         slot: &'a [u8],
         mapped: &'a [u8],
     ) -> Matrix<'a> {
         let Parts { head, tail } = self.layers[i][m].clone();
-        let head = match self.mapped_bytes(i, m, in_hand) {
-            0 => &in_hand.pinned.bytes()[head],
+        let head = match self.mapped_bytes(i, m, pass_state) {
+            0 => &pass_state.pinned.bytes()[head],
             bytes => &mapped[..bytes],
         };
         matrix(tensor, head, if tail.is_empty() { &[] } else { &slot[tail] })
     }
 
     /// Hidden state to logits.
-    pub fn output(&self, tensor: &TensorInfo) -> Matrix<'_> {
+    pub(crate) fn output(&self, tensor: &TensorInfo) -> Matrix<'_> {
         matrix(tensor, self.output_bytes(), &[])
     }
 
@@ -236,34 +247,34 @@ impl Streamed {
     ///
     /// # Errors
     /// If the file cannot be read or has changed.
-    pub fn read_row(&self, tensor: &TensorInfo, row: u64) -> Result<Vec<u8>> {
-        let source = &self.sources[tensor.part];
+    pub(crate) fn read_row(&self, tensor: &TensorInfo, row: u64) -> Result<Vec<u8>> {
+        let file = &self.files[tensor.part];
         let row_bytes = tensor.bytes / tensor.rows();
         let (mut bytes, offset) = (vec![0; row_bytes as usize], tensor.offset + row * row_bytes);
-        let read = file::read_at(source.handle(false).0, &mut bytes, offset);
-        source.check(offset)?;
-        read.map_err(Error::io("read", source.path()))?;
+        let read = file::read_at(file.handle(false).0, &mut bytes, offset);
+        file.check(offset)?;
+        read.map_err(Error::io("read", file.path()))?;
         Ok(bytes)
     }
 }
 
 fn matrix<'a>(tensor: &TensorInfo, head: &'a [u8], tail: &'a [u8]) -> Matrix<'a> {
     Matrix::in_parts(tensor.ty, tensor.rows() as usize, tensor.cols() as usize, head, tail)
-        .expect("the reader checked the size, the store the type, and the plan cuts between rows")
+        .expect("the reader checked the size, `Tensors::find` the type, and the plan cuts between rows")
 }
 
 /// Fills `buffer`.
 fn fill(
-    sources: &Sources,
-    layout: &Layout,
+    files: &ModelFiles,
+    layout: &ReadLayout,
     buffer: &mut Buffer,
-    options: &Options,
-    way: &Way,
+    options: &ReadOptions,
+    strategy: &ReadStrategy,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let pieces = layout.pieces(way.request);
+    let pieces = layout.pieces(strategy.request);
     let targets = buffer.carve(pieces.iter().map(|piece| piece.at..piece.at + piece.len));
-    let mut queue = options.queue(sources, &way.to_new_memory())?;
+    let mut queue = options.queue(files, &strategy.into_new_memory())?;
     queue.push(&pieces, targets, 0);
     for piece in &pieces {
         progress.check()?;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A file, open for as long as the model is: one that is renamed or deleted meanwhile keeps its bytes.
-pub struct Source {
+pub struct ModelFile {
     path: PathBuf,
     ordinary: Arc<File>,            // that of the map
     direct: OnceLock<Option<File>>, // opened when it is wanted
@@ -21,16 +21,16 @@ pub struct Source {
     drive: u64,
 }
 
-impl Source {
+impl ModelFile {
     /// What is mapped, to be read.
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn open(mapped: &Mapped) -> Result<Source> {
+    pub fn open(mapped: &Mapped) -> Result<ModelFile> {
         let path = mapped.path();
         let ordinary = mapped.file().clone();
         let about = ordinary.metadata().map_err(Error::io("open", path))?;
-        Ok(Source {
+        Ok(ModelFile {
             path: path.to_owned(),
             direct: OnceLock::new(),
             ordinary,
@@ -99,14 +99,14 @@ fn drive(_: &Metadata) -> u64 {
 }
 
 /// All files of a model.
-pub type Sources = Arc<[Source]>;
+pub type ModelFiles = Arc<[ModelFile]>;
 
 /// Opens the files of a model again; there are none of one in memory.
 ///
 /// # Errors
 /// If the system refuses.
-pub fn sources(gguf: &Gguf) -> Result<Sources> {
-    gguf.files().map(Source::open).collect::<Result<Vec<_>>>().map(Sources::from)
+pub fn files(gguf: &Gguf) -> Result<ModelFiles> {
+    gguf.files().map(ModelFile::open).collect::<Result<Vec<_>>>().map(ModelFiles::from)
 }
 
 /// One request: `len` bytes of a file to a place in a buffer, all of it aligned; `needed` of them are wanted, and must come.
@@ -126,12 +126,12 @@ pub struct Piece {
 
 /// What a buffer is filled with.
 #[derive(Clone, Debug, Default)]
-pub struct Layout {
+pub struct ReadLayout {
     extents: Vec<Piece>, // of any length
     len: usize,
 }
 
-impl Layout {
+impl ReadLayout {
     /// Adds the `bytes` of a file that start at `offset`; says where they will be.
     pub fn add(&mut self, file: usize, offset: u64, bytes: u64) -> Range<usize> {
         if bytes == 0 {
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn extents_are_rounded_out_and_found_again() {
-        let mut layout = Layout::default();
+        let mut layout = ReadLayout::default();
         assert_eq!(layout.add(0, 10_000, 20_000), 1808..21_808);
         assert_eq!(layout.add(0, 77, 0), 0..0);
         assert_eq!(layout.add(1, 8192, 4096), 24_576..28_672);

@@ -1,6 +1,18 @@
 //! Models larger than their budget: the same bits as resident, for every type and budget; and what happens to the files meanwhile is an
 //! error that says where, or does not matter.
 
+use crate::convert::{Input, Options as ConvertOptions, Target, convert};
+use crate::eval::calibrate::{self, calibrate};
+use crate::eval::perplexity::perplexity;
+use crate::gguf::Gguf;
+use crate::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
+use crate::progress::{Progress, Quiet};
+use crate::recipe::{Mix, Recipe};
+use crate::split::{self, Placement, SplitLimit};
+use crate::stream::Memory;
+use crate::stream::backend::{Backend, Done, Read};
+use crate::stream::{Budget, Plan, ReadOptions, Reader};
+use crate::{Cpu, Error, GgmlType, Isa, Result};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -8,18 +20,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use strata::calibrate::{self, calibrate};
-use strata::convert::{Input, Options as ConvertOptions, Target, convert};
-use strata::gguf::Gguf;
-use strata::model::{CacheTypes, KvCache, Model, Need, Scratch, Segment};
-use strata::perplexity::perplexity;
-use strata::progress::{Progress, Quiet};
-use strata::recipe::{Mix, Recipe};
-use strata::split::{self, Placement, SplitLimit};
-use strata::stream::backend::{Backend, Done, Read};
-use strata::stream::budget::Memory;
-use strata::stream::{Budget, Options, Plan, Reader};
-use strata::{Cpu, Error, GgmlType, Isa, Result};
 use tempfile::TempDir;
 
 const TOKENS: [u32; 9] = [3840, 533, 1381, 1375, 260, 317, 303, 348, 603];
@@ -46,19 +46,19 @@ fn resident(path: &Path) -> Model {
 }
 
 /// The model with so much memory for its weights that `share` of what could be read from disk stays.
-fn streamed_with(path: &Path, share: f64, options: &Options) -> Result<Model> {
-    let sizes = resident(path).store().sizes();
+fn streamed_with(path: &Path, share: f64, options: &ReadOptions) -> Result<Model> {
+    let sizes = resident(path).weights().sizes();
     let layer = |i: usize| sizes.layers[i].iter().map(|m| m.bytes()).sum::<u64>();
     let layers: Vec<u64> = (0..sizes.layers.len()).map(layer).collect();
     let least = sizes.output.bytes() + 2 * layers.iter().max().unwrap() + 200_000;
     let rest = layers.iter().sum::<u64>() - 2 * layers.iter().min().unwrap();
     let bytes = least + (rest as f64 * share) as u64 + cpu().memory_bytes();
     let budget = Budget { bytes, fixed: 0 };
-    Model::within(Gguf::open(path)?, cpu(), budget, Need::default(), options, &Quiet)
+    Model::within(Gguf::open(path)?, cpu(), budget, MemoryNeed::default(), options, &Quiet)
 }
 
 fn streamed(path: &Path, share: f64) -> Model {
-    streamed_with(path, share, &Options::default()).unwrap()
+    streamed_with(path, share, &ReadOptions::default()).unwrap()
 }
 
 fn plan(model: &Model) -> &Plan {
@@ -67,11 +67,11 @@ fn plan(model: &Model) -> &Plan {
 
 /// Logits after every token `(tokens, vocab)`, in passes of `piece` tokens.
 fn logits(model: &Model, piece: usize) -> Result<Vec<u32>> {
-    let mut cache = KvCache::new(model.shape(), TOKENS.len())?;
+    let mut cache = KvCache::new(model.hyperparameters(), TOKENS.len())?;
     let (mut scratch, mut logits) = (Scratch::default(), Vec::new());
     for tokens in TOKENS.chunks(piece) {
-        model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }])?;
-        logits.extend(model.logits(&mut scratch, 0..tokens.len(), &Quiet)?.iter().map(|l| l.to_bits()));
+        let mut hidden = model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }], &Quiet)?;
+        logits.extend(hidden.logits(0..tokens.len(), &Quiet)?.iter().map(|l| l.to_bits()));
     }
     Ok(logits)
 }
@@ -108,7 +108,7 @@ fn mixes_and_readers_and_split_files_too() {
     assert!(linear.len() > 2);
     for path in [&path, &linear[1].path, &striped[1].path] {
         for reader in [Reader::Auto, Reader::Uring, Reader::Pread, Reader::Buffered] {
-            let options = Options { reader, ..Options::default() };
+            let options = ReadOptions { reader, ..ReadOptions::default() };
             let model = match streamed_with(path, 0.2, &options) {
                 // Not every kernel has it; every other way is everywhere.
                 Err(Error::Request(why)) if reader == Reader::Uring && why.contains("refuses --reader uring") => {
@@ -137,8 +137,8 @@ impl Backend for Counted {
         self.backend.submit(read);
     }
 
-    fn wait(&mut self, patience: Duration) -> io::Result<Option<Done>> {
-        let done = self.backend.wait(patience)?;
+    fn wait(&mut self, io_timeout: Duration) -> io::Result<Option<Done>> {
+        let done = self.backend.wait(io_timeout)?;
         if let Some((read, _)) = &done {
             self.flying[read.file] -= 1;
         }
@@ -150,7 +150,7 @@ impl Backend for Counted {
 #[cfg(target_os = "linux")]
 fn drives_are_read_at_once() {
     use std::os::unix::fs::MetadataExt;
-    let here = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let here = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let drive = |path: &Path| fs::metadata(path).unwrap().dev();
     let mut places = ["/dev/shm", "/tmp", "/run", "/var/tmp"].map(tempfile::tempdir_in).into_iter().flatten();
     let there = places.find(|there| drive(there.path()) != drive(here.path())).expect("a second file system");
@@ -166,12 +166,12 @@ fn drives_are_read_at_once() {
     let most = Arc::new(AtomicUsize::new(0));
     let counted = most.clone();
     let wrap = move |backend| Box::new(Counted { backend, flying: [0; 2], most: counted.clone() }) as Box<dyn Backend>;
-    let options = Options { wrap: Some(Arc::new(wrap)), ..Options::default() };
+    let options = ReadOptions { wrap: Some(Arc::new(wrap)), ..ReadOptions::default() };
     let model = streamed_with(&parts[0].path, 0.1, &options).unwrap();
     // Loading reads from both as well; the ring is what counts.
     most.store(0, Ordering::Relaxed);
     assert!(logits(&model, 4).unwrap() == expected);
-    let (most, depth) = (most.load(Ordering::Relaxed), model.store().streamed().unwrap().way().depth);
+    let (most, depth) = (most.load(Ordering::Relaxed), model.weights().streamed().unwrap().strategy().depth);
     assert!(most > depth, "{most} reads at once where each drive takes {depth}");
 }
 
@@ -208,11 +208,12 @@ fn a_pass_can_be_stopped_between_layers_and_the_next_is_right() {
     let path = q8_0(&dir);
     let model = streamed(&path, 0.1);
     let expected = logits(&resident(&path), TOKENS.len()).unwrap();
-    for looks in 0..model.shape().layers {
-        let mut cache = KvCache::new(model.shape(), TOKENS.len()).unwrap();
+    for looks in 0..model.hyperparameters().layers {
+        let mut cache = KvCache::new(model.hyperparameters(), TOKENS.len()).unwrap();
         let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
         let stops = StopsAfter(AtomicUsize::new(looks));
-        let stopped = model.watched_pass(&mut Scratch::default(), &mut segments, &stops);
+        let mut scratch = Scratch::default();
+        let stopped = model.pass(&mut scratch, &mut segments, &stops);
         assert!(matches!(stopped, Err(Error::Cancelled)), "after {looks} layers");
         assert!(cache.is_empty());
         assert!(logits(&model, TOKENS.len()).unwrap() == expected);
@@ -310,8 +311,8 @@ impl Backend for Faulty {
         self.backend.submit(read);
     }
 
-    fn wait(&mut self, patience: Duration) -> io::Result<Option<Done>> {
-        let Some((read, result)) = self.backend.wait(patience)? else { return Ok(None) };
+    fn wait(&mut self, io_timeout: Duration) -> io::Result<Option<Done>> {
+        let Some((read, result)) = self.backend.wait(io_timeout)? else { return Ok(None) };
         self.count += 1;
         if !self.broken.load(Ordering::Relaxed) {
             return Ok(Some((read, result)));
@@ -330,7 +331,7 @@ impl Backend for Faulty {
             Fault::Interrupted => Ok(Some((read, result))),
             Fault::NeverComes => {
                 self.kept.push(read);
-                std::thread::sleep(patience);
+                std::thread::sleep(io_timeout);
                 Ok(None)
             }
         }
@@ -342,8 +343,8 @@ fn with_fault(fault: Fault) -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
     let path = q8_0(&dir);
     let broken = Arc::new(AtomicBool::new(false));
-    let options = Options {
-        patience: Duration::from_millis(300),
+    let options = ReadOptions {
+        io_timeout: Duration::from_millis(300),
         wrap: Some(Arc::new({
             let broken = broken.clone();
             move |backend| {
@@ -351,7 +352,7 @@ fn with_fault(fault: Fault) -> Result<()> {
                     as Box<dyn Backend>
             }
         })),
-        ..Options::default()
+        ..ReadOptions::default()
     };
     let model = streamed_with(&path, 0.1, &options)?;
     let expected = logits(&model, 1)?;
@@ -390,7 +391,7 @@ fn a_drive_that_gives_no_answer_is_an_error_in_time() {
     let begin = Instant::now();
     let said = with_fault(Fault::NeverComes).unwrap_err().to_string();
     assert!(said.contains("at byte ") && said.contains("no answer"), "{said}");
-    assert!(begin.elapsed() < Duration::from_secs(60), "patience was 0.3 seconds");
+    assert!(begin.elapsed() < Duration::from_secs(60), "io_timeout was 0.3 seconds");
 }
 
 /// What a pass says of itself.
@@ -417,26 +418,26 @@ fn memory_that_others_need_is_given_back_and_the_bits_stay() {
     let ask = available.clone();
     // 200 KB of this should be free.
     let memory = move || Some(Memory { total: 32 * 200_000, available: ask.load(Ordering::Relaxed) });
-    let options = Options { memory: Some(Arc::new(memory)), ..Options::default() };
+    let options = ReadOptions { memory: Some(Arc::new(memory)), ..ReadOptions::default() };
     let model = streamed_with(&path, 0.5, &options).unwrap();
     let expected = logits(&resident(&path), TOKENS.len()).unwrap();
-    let streamed = model.store().streamed().unwrap();
+    let streamed = model.weights().streamed().unwrap();
     let pass = || {
         // The memory is looked at now and then only.
         std::thread::sleep(Duration::from_millis(50));
-        let mut cache = KvCache::new(model.shape(), TOKENS.len()).unwrap();
+        let mut cache = KvCache::new(model.hyperparameters(), TOKENS.len()).unwrap();
         let (mut scratch, says) = (Scratch::default(), Says::default());
         let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
-        model.watched_pass(&mut scratch, &mut segments, &says).unwrap();
-        let all = model.logits(&mut scratch, 0..TOKENS.len(), &Quiet).unwrap();
+        let mut hidden = model.pass(&mut scratch, &mut segments, &says).unwrap();
+        let all = hidden.logits(0..TOKENS.len(), &Quiet).unwrap();
         assert!(all.iter().map(|l| l.to_bits()).eq(expected.iter().copied()));
         says.0.into_inner().unwrap().join(", ")
     };
-    assert_eq!((pass(), streamed.given_back()), (String::new(), 0));
+    assert_eq!((pass(), streamed.released()), (String::new(), 0));
     let (mut before, mut times) = (0, 0);
     loop {
         available.store(100_000, Ordering::Relaxed);
-        let (said, given) = (pass(), streamed.given_back());
+        let (said, given) = (pass(), streamed.released());
         assert_eq!(said.contains("memory is short"), given > before, "{said}");
         if given == before {
             break;
@@ -444,7 +445,7 @@ fn memory_that_others_need_is_given_back_and_the_bits_stay() {
         (before, times) = (given, times + 1);
         // Nothing more is given back when there is enough, and what was stays so.
         available.store(300_000, Ordering::Relaxed);
-        assert_eq!((pass(), streamed.given_back()), (String::new(), before));
+        assert_eq!((pass(), streamed.released()), (String::new(), before));
     }
     // All but the output matrix; what a plan counts for it has room for two pages a matrix.
     let pinned = plan(&model).pinned_bytes - streamed.output_bytes().len() as u64;
@@ -457,17 +458,18 @@ fn what_cannot_fit_is_refused_with_the_numbers() {
     let path = q8_0(&dir);
     let within = |bytes, need| {
         let budget = Budget { bytes, fixed: 1_000_000 };
-        Model::within(Gguf::open(&path).unwrap(), cpu(), budget, need, &Options::default(), &Quiet)
+        Model::within(Gguf::open(&path).unwrap(), cpu(), budget, need, &ReadOptions::default(), &Quiet)
             .err()
             .unwrap()
             .to_string()
     };
-    assert!(within(1_500_000, Need::default()).contains("is too small"));
-    let said = within(5_000_000, Need { kv: 100_000_000, scratch: 0 });
+    assert!(within(1_500_000, MemoryNeed::default()).contains("is too small"));
+    let said = within(5_000_000, MemoryNeed { kv: 100_000_000, scratch: 0 });
     assert!(said.contains("100 MB for the KV cache") && said.contains("-c"), "{said}");
     let memory = Gguf::from_bytes(fs::read(&path).unwrap()).unwrap();
     let budget = Budget { bytes: 4_000_000, fixed: 0 };
-    let error = Model::within(memory, cpu(), budget, Need::default(), &Options::default(), &Quiet).err().unwrap();
+    let error =
+        Model::within(memory, cpu(), budget, MemoryNeed::default(), &ReadOptions::default(), &Quiet).err().unwrap();
     assert!(error.to_string().contains("write it to a file"), "{error}");
 }
 

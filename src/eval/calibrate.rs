@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use strata_quant::Activations;
 
+use crate::arch::{Hyperparameters, MatrixInput};
 use crate::error::{Error, Result};
 use crate::imatrix::{Entry, Imatrix};
-use crate::model::{Input, Model, Need, Scratch, Shape};
+use crate::model::{MemoryNeed, Model, Scratch};
 use crate::progress::Progress;
 
 /// Columns that a thread adds up together: sums that stay in the first cache.
@@ -35,10 +36,10 @@ pub struct Options {
 /// The memory beside the weights that measuring `tokens` tokens takes.
 ///
 /// # Errors
-/// As [`Need::layer_by_layer`].
-pub fn need(shape: &Shape, tokens: usize, options: &Options) -> Result<Need> {
+/// As [`MemoryNeed::layer_by_layer`].
+pub fn need(of: &Hyperparameters, tokens: usize, options: &Options) -> Result<MemoryNeed> {
     let chunks = tokens.checked_div(options.context).unwrap_or(0).min(options.max_chunks.unwrap_or(usize::MAX));
-    Need::layer_by_layer(shape, chunks * options.context, options.context)
+    MemoryNeed::layer_by_layer(of, chunks * options.context, options.context)
 }
 
 /// The importance matrix of `tokens`. `bos` replaces the first token of each chunk. The same bits with any number of
@@ -67,45 +68,35 @@ pub fn calibrate(
     if let Some(bos) = bos {
         tokens.iter_mut().step_by(context).for_each(|first| *first = bos);
     }
-    let mut sums: BTreeMap<(usize, usize), Vec<f32>> = BTreeMap::new(); // (layer, place in INPUTS): (columns)
+    let mut sums: BTreeMap<(usize, MatrixInput), Vec<f32>> = BTreeMap::new(); // (columns)
     progress.begin("calibrating", tokens.len() as u64);
-    model.observe(&mut Scratch::default(), &tokens, context, progress, &mut |layer, input, x| {
-        let place = INPUTS.iter().position(|(known, _)| *known == input).expect("every input is in the table");
-        add_squares(sums.entry((layer, place)).or_insert_with(|| vec![0.0; x.cols()]), x);
+    let mut scratch = Scratch::default();
+    model.forward_with_hook(&mut scratch, &tokens, context, progress, &mut |layer, input, x| {
+        add_squares(sums.entry((layer, input)).or_insert_with(|| vec![0.0; x.cols()]), x);
     })?;
     progress.end();
-
     let mut entries = BTreeMap::new();
-    for ((layer, place), in_sum2) in sums {
-        let (input, names) = INPUTS[place];
+    for ((layer, input), in_sum2) in sums {
+        let names = readers(model, layer, input);
         if let Some(column) = in_sum2.iter().position(|sum| !sum.is_finite()) {
-            let place = format!("column {column} of what {} reads", tensor(layer, names[0]));
+            let place = format!("column {column} of what {} reads", names.join(", "));
             let problem = "the sum of its squares is too large for single precision";
             let remedy = "the weights are of no working model; get or convert it again";
             return Err(Error::invalid(model.gguf().path(), place, problem, remedy));
         }
-        let wanted = input != Input::Output || options.process_output && model.gguf().tensor(OUTPUT).is_some();
-        for name in names.iter().filter(|_| wanted) {
-            let name = if input == Input::Output { (*name).to_owned() } else { tensor(layer, name) };
-            entries.insert(name, Entry { in_sum2: in_sum2.clone(), counts: vec![tokens.len() as u64] });
+        for name in names.into_iter().filter(|name| model.gguf().tensor(name).is_some()) {
+            if input != MatrixInput::Output || options.process_output {
+                entries.insert(name, Entry { in_sum2: in_sum2.clone(), counts: vec![tokens.len() as u64] });
+            }
         }
     }
     Ok(Imatrix { entries, datasets: vec![options.dataset.clone()], chunk_count, chunk_size: Some(chunk_size) })
 }
 
-const OUTPUT: &str = "output.weight";
-
-/// Which tensors read what.
-const INPUTS: [(Input, &[&str]); 5] = [
-    (Input::Attention, &["attn_q", "attn_k", "attn_v"]),
-    (Input::AttentionOutput, &["attn_output"]),
-    (Input::Ffn, &["ffn_gate", "ffn_up"]),
-    (Input::FfnDown, &["ffn_down"]),
-    (Input::Output, &[OUTPUT]),
-];
-
-fn tensor(layer: usize, name: &str) -> String {
-    format!("blk.{layer}.{name}.weight")
+/// The names of the matrices that read this input: those of layer `layer`, or the output matrix.
+fn readers(model: &Model, layer: usize, input: MatrixInput) -> Vec<String> {
+    let specs = model.architecture().tensors.iter().filter(|spec| spec.input == Some(input));
+    specs.map(|spec| spec.name(spec.in_layer.then_some(layer))).collect()
 }
 
 /// `sums += x * x` over the rows of `x (tokens, columns)`, each column in the order of the rows.

@@ -1,0 +1,168 @@
+//! The one loop over layers. A pass, calibration and every evaluation go through it: one model, or several in lock step, each layer of each
+//! of them before any next layer, so that only one layer of each must be in memory.
+
+use super::layer::{Hook, SUB_BATCH, Scratch, Segment};
+use super::{KvCache, Model};
+use crate::arch::Hyperparameters;
+use crate::error::Result;
+use crate::progress::{Progress, three_digits};
+use crate::weights::LayerSource;
+use std::time::{Duration, Instant};
+
+/// The sequences that a batch of tokens belongs to.
+pub enum Sequences<'a, 's> {
+    /// They continue what their caches hold.
+    Cached(&'a mut [Segment<'s>]),
+    /// They begin and end in this batch: groups of them take turns in caches of one layer.
+    Whole(WholeSequences<'a>),
+}
+
+/// Sequences of equal length whose keys and values are kept in one layer at a time.
+pub struct WholeSequences<'a> {
+    tokens: &'a [u32], // (sequences, context)
+    context: usize,
+    caches: Vec<KvCache>, // of a group
+}
+
+impl<'a> WholeSequences<'a> {
+    /// Sequences of `context` tokens each, at least 1: `tokens (sequences, context)`.
+    ///
+    /// # Errors
+    /// If the memory for the keys and values of a group cannot be had.
+    pub fn new(of: &Hyperparameters, tokens: &'a [u32], context: usize) -> Result<WholeSequences<'a>> {
+        let caches = (0..Self::group(context)).map(|_| KvCache::one_layer(of, context)).collect::<Result<_>>()?;
+        Ok(WholeSequences { tokens, context, caches })
+    }
+
+    /// Sequences that go through a layer together.
+    pub(super) fn group(context: usize) -> usize {
+        (SUB_BATCH / context.max(1)).max(1)
+    }
+
+    /// The positions of the tokens of a group.
+    fn positions(&self) -> impl Iterator<Item = usize> + use<> {
+        let context = self.context;
+        (0..self.caches.len() * context).map(move |t| t % context)
+    }
+}
+
+impl Sequences<'_, '_> {
+    /// Calls `f` for each group of sequences that goes through a layer together, with its rows of `h (tokens, hidden)`.
+    fn for_each_group(
+        &mut self,
+        h: &mut [f32],
+        hidden: usize,
+        f: &mut dyn FnMut(&mut [f32], &mut [Segment<'_>]) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Sequences::Cached(segments) => f(h, segments),
+            Sequences::Whole(WholeSequences { tokens, context, caches }) => {
+                let group = caches.len() * *context;
+                for (tokens, h) in tokens.chunks(group).zip(h.chunks_mut(group * hidden)) {
+                    let sequences = tokens.chunks(*context).zip(&mut *caches);
+                    let mut segments: Vec<_> = sequences.map(|(tokens, cache)| Segment { tokens, cache }).collect();
+                    f(h, &mut segments)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// One model on its way through its layers.
+pub struct Lane<'a, 's> {
+    /// The model.
+    pub model: &'a Model,
+    /// Where its layers come from.
+    pub layers: &'a mut dyn LayerSource,
+    /// `(tokens, hidden)`: the hidden states, at first the embeddings of the tokens.
+    pub h: &'a mut [f32],
+    /// The sequences of the tokens.
+    pub sequences: Sequences<'a, 's>,
+    /// Buffers.
+    pub scratch: &'a mut Scratch,
+    /// Sees what the matrices read.
+    pub hook: Option<&'a mut Hook<'a>>,
+}
+
+impl Lane<'_, '_> {
+    /// Computes the angles of all tokens that go through a layer together.
+    fn rotate(&mut self) {
+        let (frequencies, rotation) = (&self.model.frequencies, &mut self.scratch.rotation);
+        match &self.sequences {
+            Sequences::Cached(segments) => {
+                let of = |segment: &Segment<'_>| {
+                    let first = segment.cache.len();
+                    first..first + segment.tokens.len()
+                };
+                rotation.set(segments.iter().flat_map(of), frequencies, libm::sincos);
+            }
+            Sequences::Whole(whole) => rotation.set(whole.positions(), frequencies, libm::sincos),
+        }
+    }
+
+    /// Layer `i` of this model.
+    fn layer(&mut self, i: usize, progress: &dyn Progress) -> Result<()> {
+        let Lane { model, layers, h, sequences, scratch, hook } = self;
+        let w = layers.next_layer(progress)?;
+        sequences.for_each_group(h, model.hyperparameters.hidden, &mut |h, segments| {
+            progress.check()?;
+            let passed = model.layer(i, &w, h, segments, scratch, hook.as_deref_mut());
+            passed.map_err(|stage| model.not_finite(Some(i), stage, progress))?;
+            progress.advance((h.len() / model.hyperparameters.hidden) as u64);
+            Ok(())
+        })
+    }
+}
+
+/// Sends every lane through all layers, layer by layer in lock step. Their models have the same number of layers. `progress` counts
+/// tokens times layers, can stop the work between layers, and hears where it is if it takes long.
+///
+/// # Errors
+/// If weights cannot be read, a number is not finite, or the user stopped.
+pub fn forward(lanes: &mut [Lane<'_, '_>], progress: &dyn Progress) -> Result<()> {
+    let layers = lanes.iter().map(|lane| lane.layers.layers()).min().unwrap_or(0);
+    lanes.iter_mut().for_each(Lane::rotate);
+    let mut pace = Pace::new(layers);
+    for i in 0..layers {
+        pace.say(i, lanes.iter().map(|lane| lane.layers.streamed_bytes()).sum(), progress);
+        for lane in &mut *lanes {
+            lane.layer(i, progress)?;
+        }
+    }
+    Ok(())
+}
+
+/// Says where a long walk through the layers is.
+struct Pace {
+    layers: usize,
+    begin: Instant,
+    said: Instant,
+}
+
+/// How long a walk may take before it says where it is, and how often it does then.
+const SAY_AFTER: Duration = Duration::from_secs(2);
+const SAY_EVERY: Duration = Duration::from_millis(500);
+
+impl Pace {
+    fn new(layers: usize) -> Pace {
+        let now = Instant::now();
+        Pace { layers, begin: now, said: now }
+    }
+
+    /// Before layer `i`: `layer 17 of 126, 6.93 GB/s from disk`, and how long the walk will still take.
+    fn say(&mut self, i: usize, streamed_bytes: u64, progress: &dyn Progress) {
+        let taken = self.begin.elapsed();
+        if i == 0 || taken < SAY_AFTER || self.said.elapsed() < SAY_EVERY {
+            return;
+        }
+        self.said = Instant::now();
+        let (seconds, layers) = (taken.as_secs_f64(), self.layers);
+        let disk = match streamed_bytes {
+            0 => String::new(),
+            bytes => format!(", {} GB/s from disk", three_digits(bytes as f64 / 1e9 / seconds)),
+        };
+        let left = seconds * (layers - i) as f64 / i as f64;
+        progress.step_left(&format!("layer {} of {layers}{disk}", i + 1), left);
+    }
+}

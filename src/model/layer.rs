@@ -1,0 +1,218 @@
+//! What a layer computes:
+//!
+//! ```text
+//! x = norm(h);   q, k, v = Wq x, Wk x, Wv x;   rotate q, k;   append k, v to the KV cache
+//! h = h + Wo attention(q, k, v)
+//! x = norm(h);   h = h + Wdown(act(Wgate x) * Wup x)
+//! ```
+//! Inside a layer the tokens go in sub-batches, which bound the memory between the matrices.
+
+use super::finite::{Stage, finite};
+use super::{KvCache, Model};
+use crate::arch::{Activation, MatrixInput, Norm, Rope};
+use crate::weights::{Layer, Linear};
+use std::ops::Range;
+use strata_kernels::{AttentionScratch, Rotation, Run};
+use strata_quant::Activations;
+
+/// Tokens that go through a layer's matrices together.
+pub(crate) const SUB_BATCH: usize = 512;
+
+/// New tokens of one sequence, which continue what its cache holds.
+pub struct Segment<'a> {
+    /// Token ids.
+    pub tokens: &'a [u32],
+    /// The keys and values of the sequence so far.
+    pub cache: &'a mut KvCache,
+}
+
+/// Sees what each matrix reads, `(tokens, columns)`, before it is multiplied: the layer, which input it is, the values.
+pub type Hook<'a> = dyn FnMut(usize, MatrixInput, &Activations) + 'a;
+
+/// Buffers that passes reuse: after the first pass of a shape, the next allocates nothing.
+#[derive(Default)]
+pub struct Scratch {
+    pub(super) h: Vec<f32>,        // (tokens, hidden): the hidden states of a pass
+    pub(super) logits: Vec<f32>,   // (rows, vocab)
+    pub(super) rotation: Rotation, // of all tokens of the batch
+    pub(super) x: Activations,     // (sub-batch, hidden or q width or ffn): what the next matrix reads
+    runs: Vec<Run>,                // of the sub-batch
+    q: Vec<f32>,                   // (sub-batch, heads, head_dim)
+    k: Vec<f32>,                   // (sub-batch, kv_heads, head_dim)
+    v: Vec<f32>,                   // (sub-batch, kv_heads, head_dim)
+    gate: Vec<f32>,                // (sub-batch, ffn)
+    up: Vec<f32>,                  // (sub-batch, ffn)
+    y: Vec<f32>,                   // (sub-batch, hidden)
+    attention: AttentionScratch,
+}
+
+impl Model {
+    /// Layer `i`, whose weights are `w`, over the tokens of all segments: `h (tokens, hidden)` in place. Appends their keys and values to
+    /// the caches, whose lengths stay. The angles of the tokens are in `scratch`.
+    ///
+    /// # Errors
+    /// The operation whose results are not finite.
+    pub(super) fn layer(
+        &self,
+        i: usize,
+        w: &Layer<'_>,
+        h: &mut [f32],
+        segments: &mut [Segment<'_>],
+        scratch: &mut Scratch,
+        mut hook: Option<&mut Hook<'_>>,
+    ) -> Result<(), Stage> {
+        let hidden = self.hyperparameters.hidden;
+        let tokens = h.len() / hidden;
+        for start in (0..tokens).step_by(SUB_BATCH) {
+            let range = start..(start + SUB_BATCH).min(tokens);
+            let h = &mut h[range.start * hidden..range.end * hidden]; // (n, hidden)
+            let mut see = |input, x: &Activations| {
+                if let Some(hook) = &mut hook {
+                    hook(i, input, x);
+                }
+            };
+            self.attention(i, w, h, range, segments, scratch, &mut see)?;
+            self.feed_forward(w, h, scratch, &mut see)?;
+        }
+        Ok(())
+    }
+
+    /// `h = h + Wo attention(norm(h))` for `range` of the tokens of all segments, whose hidden states are `h`; leaves `norm(h)` in
+    /// `scratch.x`. Whatever a later step would lose is checked: NaN is no maximum of a softmax, and has no 8-bit code.
+    // The layer, its weights, and the batch are one argument each elsewhere; here their parts are borrowed apart.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &self,
+        i: usize,
+        w: &Layer<'_>,
+        h: &mut [f32],
+        range: Range<usize>,
+        segments: &mut [Segment<'_>],
+        scratch: &mut Scratch,
+        see: &mut impl FnMut(MatrixInput, &Activations),
+    ) -> Result<(), Stage> {
+        let (of, cpu, n) = (&self.hyperparameters, &self.cpu, range.len());
+        let Norm::Rms = self.architecture.norm;
+        let Rope::Interleaved = self.architecture.rope;
+        let Scratch { rotation, x, q, k, v, y, runs, attention, .. } = scratch;
+
+        finite(cpu.rms_norm(h, w.attn_norm, of.norm_eps, x.reset(n, of.hidden)), Stage::AttentionNorm)?;
+        see(MatrixInput::Attention, x);
+        let [q, k, v] = self.linears([w.q, w.k, w.v], x, [q, k, v]);
+        cpu.rope(q, of.heads, of.head_dim, rotation, range.start);
+        cpu.rope(k, of.kv_heads, of.head_dim, rotation, range.start);
+
+        runs_of(segments, range, runs);
+        let (mut keys, mut values) = (&*k, &*v);
+        for run in &*runs {
+            let (layout, cells) = segments[run.sequence].cache.cells_mut(i);
+            let len = run.tokens * of.kv_width();
+            cpu.remember(layout, run.position, &keys[..len], &values[..len], cells);
+            (keys, values) = (&keys[len..], &values[len..]);
+        }
+        let cells = |sequence: usize| segments[sequence].cache.cells(i);
+        let attended = cpu.attention(attention, of.attention(), q, runs, cells, x.reset(n, of.q_width()));
+        if !attended {
+            return Err(Stage::of_attention(q, k, v, cells(runs[0].sequence).layout));
+        }
+        see(MatrixInput::AttentionOutput, x);
+        let [attended] = self.linears([w.o], x, [y]);
+        let normed = cpu.add_rms_norm(h, attended, w.ffn_norm, of.norm_eps, x.reset(n, of.hidden));
+        finite(normed, Stage::AttentionOutput)
+    }
+
+    /// `h = h + Wdown(act(Wgate x) * Wup x)`, where `x` is `scratch.x`.
+    fn feed_forward(
+        &self,
+        w: &Layer<'_>,
+        h: &mut [f32],
+        scratch: &mut Scratch,
+        see: &mut impl FnMut(MatrixInput, &Activations),
+    ) -> Result<(), Stage> {
+        let (of, cpu) = (&self.hyperparameters, &self.cpu);
+        let Activation::Silu = self.architecture.activation;
+        let Scratch { x, gate, up, y, .. } = scratch;
+        see(MatrixInput::Ffn, x);
+        let [gate, up] = self.linears([w.gate, w.up], x, [gate, up]);
+        let n = x.rows();
+        finite(cpu.silu_mul(gate, up, x.reset(n, of.ffn)), Stage::Gate)?;
+        see(MatrixInput::FfnDown, x);
+        let [down] = self.linears([w.down], x, [y]);
+        finite(cpu.add(h, down, of.hidden), Stage::Down)
+    }
+
+    /// `W x + b` of all matrices that read the same `x`, into the fronts of `ys`, `(rows of x, rows of W)` each.
+    pub(super) fn linears<'y, const N: usize>(
+        &self,
+        ws: [Linear<'_>; N],
+        x: &mut Activations,
+        ys: [&'y mut Vec<f32>; N],
+    ) -> [&'y mut [f32]; N] {
+        let mut lengths = ws.iter().map(|w| x.rows() * w.weight.rows());
+        let mut ys = ys.map(|y| {
+            let len = lengths.next().expect("as many results as matrices");
+            if y.len() < len {
+                y.resize(len, 0.0);
+            }
+            &mut y[..len]
+        });
+        self.cpu.matmuls(ws.map(|w| w.weight), x, ys.each_mut().map(|y| &mut **y));
+        for (w, y) in ws.iter().zip(&mut ys) {
+            if let Some(bias) = w.bias {
+                // Whoever reads the results checks them.
+                let _ = self.cpu.add_bias(y, bias);
+            }
+            if let Some(head_dim) = w.head_dim {
+                interleave(y, head_dim);
+            }
+        }
+        ys
+    }
+}
+
+/// Which tokens of which segments are in `range` of all of them.
+fn runs_of(segments: &[Segment<'_>], range: Range<usize>, runs: &mut Vec<Run>) {
+    runs.clear();
+    let mut first = 0;
+    for (sequence, Segment { tokens, cache }) in segments.iter().enumerate() {
+        let (start, end) = (range.start.max(first), range.end.min(first + tokens.len()));
+        if start < end {
+            runs.push(Run { sequence, tokens: end - start, position: cache.len() + start - first });
+        }
+        first += tokens.len();
+    }
+}
+
+/// The longest head that [`interleave`] has room for; that of [`crate::arch::hyperparameters`] is no longer.
+const LONGEST_HEAD: usize = crate::arch::hyperparameters::MAX_HEAD_DIM;
+
+/// Puts the two halves of every head of `y (tokens, heads, head_dim)` together in pairs: the results of rows in the order of a checkpoint
+/// become those of the rows that [`crate::arch::tensors::permuted_row`] takes.
+fn interleave(y: &mut [f32], head_dim: usize) {
+    let mut halves = [0.0; LONGEST_HEAD];
+    let halves = &mut halves[..head_dim];
+    for head in y.chunks_exact_mut(head_dim) {
+        halves.copy_from_slice(head);
+        let (first, second) = halves.split_at(head_dim / 2);
+        for ((pair, &a), &b) in head.as_chunks_mut().0.iter_mut().zip(first).zip(second) {
+            *pair = [a, b];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::tensors::permuted_row;
+
+    #[test]
+    fn results_are_permuted_as_rows_are() {
+        for head_dim in [2, 8, 64] {
+            let results: Vec<f32> = (0..6 * head_dim).map(|r| r as f32).collect();
+            let mut interleaved = results.clone();
+            interleave(&mut interleaved, head_dim);
+            let permuted: Vec<f32> = (0..results.len()).map(|r| results[permuted_row(r, head_dim)]).collect();
+            assert_eq!(interleaved, permuted);
+        }
+    }
+}
