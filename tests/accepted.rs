@@ -6,7 +6,7 @@ mod warnings;
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use strata::arch::Hyperparameters;
+use strata::arch::{Hyperparameters, rope};
 use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::{Gguf, Layout, Value};
 use strata::model::Model;
@@ -176,7 +176,7 @@ fn settings_that_say_the_same_give_the_same_file() {
     let folder = Folder::new();
     let facts = |gguf: Gguf| {
         let shape = Hyperparameters::read(&gguf).unwrap();
-        let facts = (shape.frequencies, shape.norm_eps, gguf.u32("llama.context_length").unwrap());
+        let facts = (rope::frequencies(&gguf, &shape).unwrap(), shape.norm_eps, gguf.u32("llama.context_length").unwrap());
         check_readable(gguf);
         facts
     };
