@@ -62,7 +62,8 @@ fn chains_keep_what_llama_cpp_keeps_with_the_same_probabilities() {
         assert!((start - 1.0).abs() < TOLERANCE, "{what}: {start}");
         // Nothing else is kept: the end of the random numbers belongs to the last tokens.
         let last = draw(1.0 - f64::EPSILON / 2.0);
-        let last = case.tokens.iter().position(|&token| token == last).unwrap_or_else(|| panic!("{what}: {last} is kept"));
+        let last =
+            case.tokens.iter().position(|&token| token == last).unwrap_or_else(|| panic!("{what}: {last} is kept"));
         assert!(case.probabilities[last + 1..].iter().sum::<f64>() < 1e-10, "{what}: the last are dropped");
     }
 }
