@@ -5,10 +5,8 @@ use safetensors::tensor::TensorView;
 use std::fs;
 use std::path::Path;
 use strata::convert::{Input, Options, Target, convert};
-use strata::gguf::Gguf;
 use strata::progress::{Progress, Quiet};
 use strata::recipe::Recipe;
-use strata::tokenizer::Tokenizer;
 use strata::{GgmlType, Result};
 use tempfile::TempDir;
 
@@ -61,18 +59,6 @@ impl Folder {
         let target = Target::new(self.path().join(name), Recipe::pure(GgmlType::Q8_0)?);
         let options = Options { threads: Some(1), restart, name: Some("fuzz".to_owned()), ..Options::default() };
         convert(&Input::open(&self.path().join("checkpoint"))?, &[target], &options, progress).map(drop)
-    }
-
-    /// The tokenizer of the model that Strata carries.
-    pub fn tiny_rustdoc() -> Tokenizer {
-        let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let checkpoint = checkpoint.ancestors().map(|at| at.join("models/tiny-rustdoc")).find(|at| at.exists());
-        let folder = Folder(tempfile::tempdir().unwrap());
-        let path = folder.path().join("m.gguf");
-        let targets = [Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap())];
-        let input = Input::open(&checkpoint.expect("the repository has it")).unwrap();
-        convert(&input, &targets, &Options::default(), &Quiet).unwrap();
-        Tokenizer::from_gguf(&Gguf::open(&path).unwrap()).unwrap()
     }
 }
 

@@ -3,6 +3,8 @@
 //! libFuzzer runs each by its file in `fuzz_targets/`; `tests/fuzz_corpus.rs` runs all over their corpus on stable Rust.
 
 mod checkpoint;
+#[path = "../common/mod.rs"]
+mod common;
 mod walk;
 
 use checkpoint::Folder;
@@ -14,7 +16,6 @@ use strata::gguf::Gguf;
 use strata::imatrix::Imatrix;
 use strata::io::hash::Digest;
 use strata::progress::{Progress, Quiet};
-use strata::recipe::Recipe;
 use strata::tokenizer::{EncodeOptions, Tokenizer, Vocab};
 use strata::{GgmlType, Isa};
 
@@ -62,7 +63,7 @@ impl Folder {
     /// Converts the checkpoint if a plan accepts it: then the model's tokenizer must be readable.
     fn convert_if_accepted(&self) {
         let Ok(input) = Input::open(&self.path().join("checkpoint")) else { return };
-        let target = Target::new(self.path().join("m.gguf"), Recipe::pure(GgmlType::Q8_0).unwrap());
+        let target = Target::new(self.path().join("m.gguf"), common::pure(GgmlType::Q8_0));
         let options = Options { threads: Some(1), ..Options::default() };
         if plan(&input, &target, &options).is_ok() && convert(&input, &[target], &options, &Quiet).is_ok() {
             let gguf = Gguf::open(self.path().join("m.gguf")).expect("what was written can be read");
@@ -185,7 +186,9 @@ static TOKENIZERS: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| {
         eos: Some(2),
         ..Vocab::default()
     };
-    [Folder::tiny_rustdoc(), Tokenizer::new(vocab, Path::new("sentencepiece.json")).unwrap()]
+    let (_dir, tiny) = common::model_file(common::pure(GgmlType::Q8_0));
+    let tiny = Tokenizer::from_gguf(&Gguf::open(tiny).unwrap()).unwrap();
+    [tiny, Tokenizer::new(vocab, Path::new("sentencepiece.json")).unwrap()]
 });
 
 /// Text, after a byte that chooses the tokenizer and the options. The text must come back.
