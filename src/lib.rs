@@ -45,6 +45,10 @@ pub use model::Model;
 pub use strata_kernels::{Cpu, Isa};
 pub use strata_quant::GgmlType;
 
+// Tests use the crate by its name, wherever they are.
+#[cfg(test)]
+extern crate self as strata;
+
 // Tests that look behind the library's doors.
 #[cfg(test)]
 #[path = "../tests/inside/streaming.rs"]

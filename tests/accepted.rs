@@ -1,8 +1,10 @@
 //! What convert accepts, run accepts, and the rest is refused before a weight is read: every JSON file of a checkpoint means what it says,
 //! no metadata is written that cannot be read, no tensor is left out, and what is no model is named.
 
+mod common;
 mod warnings;
 
+use common::checkpoint;
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,7 @@ struct Folder(TempDir);
 impl Folder {
     fn new() -> Folder {
         let folder = Folder(tempfile::tempdir().unwrap());
-        for entry in fs::read_dir(tiny()).unwrap() {
+        for entry in fs::read_dir(checkpoint()).unwrap() {
             let path = entry.unwrap().path();
             // Written, not copied: a copy would be as read-only as the original.
             fs::write(folder.path(path.file_name().unwrap().to_str().unwrap()), fs::read(&path).unwrap()).unwrap();
@@ -37,7 +39,7 @@ impl Folder {
 
     /// With these keys of an object set, or removed where the value is `Json::String("(removed)")`.
     fn set(&self, name: &str, values: &Json) {
-        let mut json: Json = serde_json::from_slice(&fs::read(tiny().join(name)).unwrap()).unwrap();
+        let mut json: Json = serde_json::from_slice(&fs::read(checkpoint().join(name)).unwrap()).unwrap();
         for (key, value) in values.as_object().unwrap() {
             match value {
                 Json::String(text) if text == REMOVED => drop(json.as_object_mut().unwrap().remove(key)),
@@ -61,10 +63,6 @@ impl Folder {
 }
 
 const REMOVED: &str = "(removed)";
-
-fn tiny() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc")
-}
 
 fn target(output: &Path) -> Target {
     Target::new(output, Recipe::pure(GgmlType::F16).unwrap())
@@ -176,7 +174,8 @@ fn settings_that_say_the_same_give_the_same_file() {
     let folder = Folder::new();
     let facts = |gguf: Gguf| {
         let shape = Hyperparameters::read(&gguf).unwrap();
-        let facts = (rope::frequencies(&gguf, &shape).unwrap(), shape.norm_eps, gguf.u32("llama.context_length").unwrap());
+        let facts =
+            (rope::frequencies(&gguf, &shape).unwrap(), shape.norm_eps, gguf.u32("llama.context_length").unwrap());
         check_readable(gguf);
         facts
     };
@@ -334,7 +333,7 @@ fn what_is_no_model_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
     let joined = [tiny_gguf(), tiny_gguf()].concat();
-    let safetensors = fs::read(tiny().join("model.safetensors")).unwrap();
+    let safetensors = fs::read(checkpoint().join("model.safetensors")).unwrap();
     for (bytes, words) in [
         (&b"version https://git-lfs.github.com/spec/v1\n"[..], &["m.gguf", "Git LFS pointer", "git lfs pull"][..]),
         (b"<!DOCTYPE html>", &["web page", "log in"]),
@@ -357,7 +356,7 @@ fn what_is_no_model_is_named() {
 fn tiny_gguf() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
-    convert(&Input::open(&tiny()).unwrap(), &[target(&path)], &Options::default(), &Quiet).unwrap();
+    convert(&Input::open(&checkpoint()).unwrap(), &[target(&path)], &Options::default(), &Quiet).unwrap();
     fs::read(path).unwrap()
 }
 
@@ -406,7 +405,7 @@ fn overrides_are_readable_or_refused() {
         ("tokenizer.ggml.tokens", "a".into(), &["tokenizer.ggml.tokens", "must be a list"]),
         (&long, 1u32.into(), &["65536 bytes"]),
     ];
-    for input in [Input::open(&tiny()).unwrap(), Input::open(&path("source.gguf")).unwrap()] {
+    for input in [Input::open(&checkpoint()).unwrap(), Input::open(&path("source.gguf")).unwrap()] {
         for (key, value, words) in refused {
             let error =
                 make(&input, &[(key, value.clone())]).err().unwrap_or_else(|| panic!("{key} {value:?}")).to_string();
@@ -523,8 +522,10 @@ fn a_file_with_tensors_that_nothing_uses_is_not_run() {
 #[test]
 fn a_file_that_asks_for_another_computation_is_not_run() {
     let same = |_: &str, dims: &[u64]| dims.to_vec();
-    let read =
-        |key: &str, value: Value| Hyperparameters::read(&rewritten(|layout| layout.set(key, value.clone()), &[], same));
+    let read = |key: &str, value: Value| {
+        let gguf = rewritten(|layout| layout.set(key, value.clone()), &[], same);
+        Hyperparameters::read(&gguf).and_then(|of| rope::frequencies(&gguf, &of))
+    };
     for (key, value) in [
         ("llama.attention.scale", Value::from(0.5f32)),
         ("llama.attention.clamp_kqv", 8f32.into()),
@@ -570,7 +571,7 @@ fn a_folder_of_the_cache_gives_the_models_name() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("models--some-org--Tiny-5M-chat/snapshots/0123456789abcdef0123456789abcdef01234567");
     fs::create_dir_all(&dir).unwrap();
-    for entry in fs::read_dir(tiny()).unwrap() {
+    for entry in fs::read_dir(checkpoint()).unwrap() {
         let path = entry.unwrap().path();
         fs::write(dir.join(path.file_name().unwrap()), fs::read(&path).unwrap()).unwrap();
     }

@@ -1,15 +1,14 @@
 //! A pass of a shape that has been seen before allocates nothing: decoding is thousands of short steps, and a page fault costs as much as
 //! one of them.
 
+mod common;
+
+use common::{mix, model_file, open};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use strata::convert::{Input, Options, Target, convert};
-use strata::gguf::Gguf;
-use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment};
+use strata::model::{CacheTypes, KvCache, Scratch, Segment};
 use strata::progress::Quiet;
-use strata::recipe::{Mix, Recipe};
-use strata::{Cpu, GgmlType, Isa};
+use strata::{GgmlType, Isa};
 
 /// The system's allocator, counting.
 struct Counting;
@@ -40,13 +39,9 @@ static ALLOCATOR: Counting = Counting;
 /// One test, because the count is of the whole process.
 #[test]
 fn a_pass_like_one_before_allocates_nothing() {
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    let recipe = Recipe::new(Mix::from_name("Q4_K_M").unwrap());
-    convert(&Input::open(&checkpoint).unwrap(), &[Target::new(&path, recipe)], &Options::default(), &Quiet).unwrap();
+    let (_dir, path) = model_file(mix("Q4_K_M"));
     for threads in [1, 2] {
-        let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), threads)).unwrap();
+        let model = open(&path, Isa::best(), threads);
         for types in [CacheTypes::default(), CacheTypes { k: GgmlType::Q8_0, v: GgmlType::F32 }] {
             let mut cache = KvCache::with_types(model.hyperparameters(), 300, types).unwrap();
             let mut scratch = Scratch::default();

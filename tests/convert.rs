@@ -1,6 +1,7 @@
 //! Conversion from the outside (what becomes of the weights is in `quantizers.rs`): every way of storing
 //! the same checkpoint gives the same file, and what cannot be converted is refused in one line and leaves nothing behind.
 
+mod common;
 #[path = "convert/folder.rs"]
 mod folder;
 #[path = "convert/refused.rs"]

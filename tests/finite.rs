@@ -1,10 +1,12 @@
 //! Not a number is never a result: a weight that is not finite, or finite ones whose results are not, end a run, a perplexity and a
 //! calibration with an error that names the file and the tensor, or the layer and the operation.
 
+mod common;
+
+use common::{TOKENS, pure, write_model};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use strata::convert::{self, Input, Target, convert};
 use strata::engine::Session;
 use strata::error::Error;
 use strata::eval::calibrate::{Options, calibrate};
@@ -12,18 +14,15 @@ use strata::eval::perplexity::perplexity;
 use strata::gguf::{Gguf, Layout, TensorInfo};
 use strata::model::{CacheTypes, KvCache, Model};
 use strata::progress::Quiet;
-use strata::recipe::Recipe;
 use strata::sampler::{Sampler, Sampling};
 use strata::{Cpu, GgmlType, Isa};
 
-const TOKENS: [u32; 16] = [3840, 533, 1381, 1375, 260, 317, 303, 348, 603, 616, 2138, 271, 1381, 1375, 260, 11];
+const PROMPT: &[u32] = TOKENS.split_at(16).0;
 
 /// The small model in one type, with an output matrix of its own: a copy of the embedding.
 fn model(ty: GgmlType, folder: &Path) -> PathBuf {
     let (tied, path) = (folder.join("tied.gguf"), folder.join(format!("{ty}.gguf")));
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
-    let target = Target::new(&tied, Recipe::pure(ty).unwrap());
-    convert(&Input::open(&checkpoint).unwrap(), &[target], &convert::Options::default(), &Quiet).unwrap();
+    write_model(&tied, pure(ty));
     let gguf = Gguf::open(&tied).unwrap();
     let mut layout = Layout::new();
     for (key, value) in gguf.metadata().iter().filter(|(key, _)| !key.starts_with("strata.")) {
@@ -58,16 +57,16 @@ fn uses(file: &[u8], types: CacheTypes) -> [(&'static str, Result<(), Error>); 3
         let cache = KvCache::with_types(model.hyperparameters(), 32, types)?;
         let mut session = Session::with_cache(model, cache);
         let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
-        session.generate::<Error>(&TOKENS, 2, &mut sampler, |_| false, |_| Ok(()), &Quiet).map(drop)
+        session.generate::<Error>(PROMPT, 2, &mut sampler, |_| false, |_| Ok(()), &Quiet).map(drop)
     };
     let score = || {
-        let scored = perplexity(&open()?, &TOKENS, 16, None, None, types, &Quiet)?;
+        let scored = perplexity(&open()?, PROMPT, 16, None, None, types, &Quiet)?;
         assert!(scored.perplexity.is_finite() && scored.standard_error.is_finite());
         Ok(())
     };
     let measure = || {
         let options = Options { context: 16, max_chunks: None, process_output: true, dataset: "text".to_owned() };
-        let matrix = calibrate(&open()?, &TOKENS, None, &options, &Quiet)?;
+        let matrix = calibrate(&open()?, PROMPT, None, &options, &Quiet)?;
         assert!(matrix.entries.values().flat_map(|entry| &entry.in_sum2).all(|sum| sum.is_finite()));
         Ok(())
     };

@@ -6,6 +6,7 @@
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use strata::convert::{Input, Options, Target, convert};
 use strata::engine::Session;
 use strata::eval::perplexity::perplexity;

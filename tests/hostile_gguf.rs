@@ -1,11 +1,16 @@
 //! GGUF files that break the rules: each must be refused with words that say what and where, and none may panic.
 
+#[path = "fuzz/walk.rs"]
+mod walk;
+
 use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use strata::gguf::{Gguf, Layout, Value};
+use proptest::test_runner::TestRunner;
+use strata::gguf::{Gguf, Layout};
 use strata_quant::GgmlType;
+use walk::walk;
 
 /// A GGUF file under construction, with no rule enforced.
 struct Bytes {
@@ -306,24 +311,6 @@ fn any_part_opens_the_whole_split_model() {
     assert!(said.contains("-00001-of-00003.gguf"), "{said}");
 }
 
-/// Touches everything that an accepted file offers.
-fn walk(gguf: &Gguf) {
-    for (key, value) in gguf.metadata().iter() {
-        assert!(gguf.metadata().get(key).is_some());
-        let _: Value = value.to_owned();
-        let _ = (gguf.u32(key), gguf.f32(key), gguf.bool(key), gguf.str(key));
-        if let Some(array) = value.as_array() {
-            assert_eq!(array.iter().count(), array.len());
-            let _ = (array.to_f32s(), array.to_i32s(), array.strings().map(Iterator::count));
-        }
-    }
-    for tensor in gguf.tensors() {
-        assert_eq!(gguf.tensor(&tensor.name), Some(tensor));
-        assert_eq!(gguf.data(tensor).len() as u64, tensor.bytes);
-        assert_eq!(tensor.bytes, tensor.rows() * tensor.ty.row_bytes(tensor.cols() as usize).unwrap() as u64);
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -350,13 +337,224 @@ proptest! {
             walk(&gguf);
         }
     }
+}
 
-    #[test]
-    fn no_bytes_after_a_good_start_panic(version in 1u32..=3, rest in prop::collection::vec(0u8..16, 0..300)) {
-        let mut bytes = Bytes::header(version, 1, 1).out;
-        bytes.extend(rest);
-        if let Ok(gguf) = Gguf::from_bytes(bytes) {
-            walk(&gguf);
+/// What is wrong with a file that was right: a number picks the pair, the tensor or the byte.
+#[derive(Clone, Debug)]
+enum Fault {
+    Counts(u64, u64),
+    SameKey(usize),
+    ValueType(usize, u32),
+    ElementType(usize, u32),
+    Length(usize, u64),
+    Text(usize, Vec<u8>),
+    SameName(usize),
+    TensorType(usize, u32),
+    Dims(usize, Vec<u64>),
+    Offset(usize, u64),
+    Byte(usize, u8),
+    Cut(usize),
+}
+
+/// Numbers near the bounds that parsers forget.
+fn number() -> impl Strategy<Value = u64> {
+    let shifted = (any::<u64>(), 0u32..64).prop_map(|(number, shift)| number >> shift);
+    prop_oneof![3 => shifted, 1 => (0u64..64).prop_map(|n| n.wrapping_neg()), 1 => (0u32..64).prop_map(|n| 1 << n)]
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let at = any::<u16>().prop_map(usize::from);
+    prop_oneof![
+        (number(), number()).prop_map(|(tensors, pairs)| Fault::Counts(tensors, pairs)),
+        at.clone().prop_map(Fault::SameKey),
+        (at.clone(), 0u32..16).prop_map(|(i, ty)| Fault::ValueType(i, ty)),
+        (at.clone(), 0u32..16).prop_map(|(i, ty)| Fault::ElementType(i, ty)),
+        (at.clone(), number()).prop_map(|(i, length)| Fault::Length(i, length)),
+        (at.clone(), prop::collection::vec(any::<u8>(), 0..9)).prop_map(|(i, text)| Fault::Text(i, text)),
+        at.clone().prop_map(Fault::SameName),
+        (at.clone(), 0u32..50).prop_map(|(i, ty)| Fault::TensorType(i, ty)),
+        (at.clone(), prop::collection::vec(number(), 0..6)).prop_map(|(i, dims)| Fault::Dims(i, dims)),
+        (at.clone(), number()).prop_map(|(i, offset)| Fault::Offset(i, offset)),
+        (at.clone(), any::<u8>()).prop_map(|(i, byte)| Fault::Byte(i, byte)),
+        at.prop_map(Fault::Cut),
+    ]
+}
+
+/// A pair: key, type, for arrays the type and the number of the elements, and the elements, which are texts or plain numbers.
+#[derive(Clone, Debug)]
+struct Pair {
+    key: Vec<u8>,
+    ty: u32,
+    array: Option<(u32, u64)>,
+    elements: Vec<Vec<u8>>,
+}
+
+/// Bytes of a value of each type; texts and arrays have none of their own.
+const VALUE_BYTES: [usize; 13] = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8];
+
+fn any_pair() -> impl Strategy<Value = Pair> {
+    let scalar = prop::sample::select(vec![0, 1, 2, 3, 4, 5, 6, BOOL, STRING, 10, 11, 12]);
+    let elements = prop::collection::vec(prop::collection::vec(any::<u8>(), 12), 0..6);
+    ("[a-zé]{1,9}", scalar, any::<bool>(), elements).prop_map(|(key, ty, is_array, mut elements)| {
+        elements.resize(if is_array { elements.len() } else { 1 }, vec![b'x'; 12]);
+        for element in &mut elements {
+            match ty {
+                STRING => *element = String::from_utf8_lossy(element).into_owned().into_bytes(),
+                BOOL => *element = vec![element[0] % 2],
+                _ => element.truncate(VALUE_BYTES[ty as usize]),
+            }
+        }
+        let array = is_array.then_some((ty, elements.len() as u64));
+        Pair { key: key.into_bytes(), ty: if is_array { ARRAY } else { ty }, array, elements }
+    })
+}
+
+/// A tensor of the table.
+#[derive(Clone, Debug)]
+struct Row {
+    name: Vec<u8>,
+    ty: u32,
+    dims: Vec<u64>,
+    offset: u64,
+}
+
+fn any_row() -> impl Strategy<Value = Row> {
+    let dims = prop::collection::vec(1u64..4, 1..5);
+    ("[a-zé]{1,9}", prop::sample::select(GgmlType::ALL), dims).prop_map(|(name, ty, mut dims)| {
+        dims[0] *= ty.block_len() as u64;
+        Row { name: name.into_bytes(), ty: ty.id(), dims, offset: 0 }
+    })
+}
+
+/// A file that every rule allows.
+#[derive(Clone, Debug)]
+struct File {
+    version: u32,
+    alignment: Option<u32>,
+    pairs: Vec<Pair>,
+    rows: Vec<Row>,
+    counts: Option<(u64, u64)>, // claimed instead of the true ones
+}
+
+fn any_file() -> impl Strategy<Value = File> {
+    let alignment = prop::option::of(prop::sample::select(vec![8u32, 16, 64, 256]));
+    let (pairs, rows) = (prop::collection::vec(any_pair(), 0..8), prop::collection::vec(any_row(), 0..8));
+    (1u32..=3, alignment, pairs, rows).prop_map(|(version, alignment, mut pairs, mut rows)| {
+        pairs.iter_mut().enumerate().for_each(|(i, pair)| pair.key.extend(i.to_string().bytes()));
+        let mut end = 0;
+        for (i, row) in rows.iter_mut().enumerate() {
+            row.name.extend(i.to_string().bytes());
+            row.offset = end;
+            let ty = GgmlType::from_id(row.ty).unwrap();
+            let bytes = row.dims.iter().product::<u64>() / ty.block_len() as u64 * ty.block_bytes() as u64;
+            end = (end + bytes).next_multiple_of(alignment.unwrap_or(32).into());
+        }
+        File { version, alignment, pairs, rows, counts: None }
+    })
+}
+
+impl File {
+    /// Breaks the file before it is written; what cannot be broken stays.
+    fn apply(&mut self, fault: &Fault) {
+        let (pairs, rows) = (self.pairs.len().max(1), self.rows.len().max(1));
+        let mut on_pair =
+            |i: usize, change: &dyn Fn(&mut Pair)| self.pairs.get_mut(i % pairs).into_iter().for_each(change);
+        let mut on_row = |i: usize, change: &dyn Fn(&mut Row)| self.rows.get_mut(i % rows).into_iter().for_each(change);
+        match fault {
+            Fault::Counts(tensors, pairs) => self.counts = Some((*tensors, *pairs)),
+            Fault::SameKey(i) => on_pair(*i, &|pair| pair.key = b"same".to_vec()),
+            Fault::ValueType(i, ty) => on_pair(*i, &|pair| pair.ty = *ty),
+            Fault::ElementType(i, ty) => on_pair(*i, &|pair| pair.array = pair.array.map(|(_, len)| (*ty, len))),
+            Fault::Length(i, len) => on_pair(*i, &|pair| pair.array = pair.array.map(|(ty, _)| (ty, *len))),
+            Fault::Text(i, text) => on_pair(*i, &|pair| pair.elements.iter_mut().for_each(|e| e.clone_from(text))),
+            Fault::SameName(i) => on_row(*i, &|row| row.name = b"same".to_vec()),
+            Fault::TensorType(i, ty) => on_row(*i, &|row| row.ty = *ty),
+            Fault::Dims(i, dims) => on_row(*i, &|row| row.dims.clone_from(dims)),
+            Fault::Offset(i, offset) => on_row(*i, &|row| row.offset = *offset),
+            Fault::Byte(..) | Fault::Cut(_) => {}
         }
     }
+
+    fn bytes(&self) -> Vec<u8> {
+        let (pairs, rows) = (self.pairs.len() + usize::from(self.alignment.is_some()), self.rows.len());
+        let (tensors, pairs) = self.counts.unwrap_or((rows as u64, pairs as u64));
+        let mut file = Bytes::header(self.version, tensors, pairs);
+        if let Some(alignment) = self.alignment {
+            file.string("general.alignment").u32(U32).u32(alignment);
+        }
+        for pair in &self.pairs {
+            file.string(&pair.key).u32(pair.ty);
+            if let Some((ty, len)) = pair.array {
+                file.u32(ty).length(len);
+            }
+            let is_text = pair.array.map_or(pair.ty, |(ty, _)| ty) == STRING;
+            for element in &pair.elements {
+                if is_text {
+                    file.string(element)
+                } else {
+                    file.raw(element)
+                };
+            }
+        }
+        for row in &self.rows {
+            file.string(&row.name).u32(row.dims.len() as u32);
+            for &dim in &row.dims {
+                file.length(dim);
+            }
+            file.u32(row.ty).u64(row.offset);
+        }
+        let data = file.out.len().next_multiple_of(256) + (64 << 10);
+        file.out.resize(data, 7);
+        file.out
+    }
+}
+
+/// Files of the right structure, with a few faults or none: no panic, what has no fault is read whole, and the cases reach the end of the
+/// parser instead of failing in the first lengths.
+#[test]
+fn no_structured_file_panics() {
+    let config = ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() };
+    let counts = std::cell::RefCell::new(std::collections::BTreeMap::<&str, u32>::new());
+    let case = (any_file(), prop::collection::vec(fault(), 0..4));
+    let result = TestRunner::new(config).run(&case, |(mut file, faults)| {
+        faults.iter().for_each(|fault| file.apply(fault));
+        let mut bytes = file.bytes();
+        for fault in &faults {
+            match *fault {
+                // The header: what follows is data.
+                Fault::Byte(i, byte) => bytes[i % 512] = byte,
+                Fault::Cut(i) => bytes.truncate(i),
+                _ => {}
+            }
+        }
+        let reached = match Gguf::from_bytes(bytes) {
+            Ok(gguf) => {
+                walk(&gguf);
+                if faults.is_empty() {
+                    assert_eq!(gguf.tensors().len(), file.rows.len());
+                    assert!(file.pairs.iter().all(|p| gguf.metadata().get(str::from_utf8(&p.key).unwrap()).is_some()));
+                }
+                "accepted"
+            }
+            Err(error) if faults.is_empty() => panic!("a file without a fault is refused: {error}"),
+            Err(error) => {
+                let said = error.to_string();
+                ["tensor \"", "tensor ", "key \"", "key "]
+                    .into_iter()
+                    .find(|place| said.contains(place))
+                    .unwrap_or("header")
+            }
+        };
+        *counts.borrow_mut().entry(reached).or_default() += 1;
+        Ok(())
+    });
+    result.unwrap();
+    let counts = counts.into_inner();
+    println!("{counts:?}");
+    let share =
+        |places: &[&str]| places.iter().map(|place| counts.get(place).unwrap_or(&0)).sum::<u32>() as f64 / 20_000.0;
+    assert!(share(&["accepted", "tensor \"", "tensor "]) > 0.6, "most cases get through the metadata: {counts:?}");
+    assert!(share(&["tensor \""]) > 0.1, "tensors are refused, too: {counts:?}");
+    assert!(share(&["key \""]) > 0.05, "and values: {counts:?}");
+    assert!(share(&["header"]) < 0.2, "few cases end in the header: {counts:?}");
 }

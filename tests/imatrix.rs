@@ -1,23 +1,18 @@
 //! Importance matrices: what llama-imatrix wrote is read and written again to the byte, what we measure is what it
 //! measured, and damaged files are refused in one line.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod common;
 
-use strata::convert::{self, Input, Target, convert};
+use common::{imatrix_path, model_file, open, pure};
+use std::fs;
+
 use strata::eval::calibrate::{Options, calibrate};
-use strata::gguf::{Gguf, Layout, Value};
+use strata::gguf::{Layout, Value};
 use strata::imatrix::{Entry, Format, Imatrix};
 use strata::model::Model;
 use strata::progress::Quiet;
-use strata::recipe::Recipe;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
-use strata::{Cpu, GgmlType, Isa};
-
-/// 40 chunks of 512 tokens of `valid.txt` through tiny-rustdoc in BF16, by llama-imatrix.
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny-rustdoc/imatrix.gguf")
-}
+use strata::{GgmlType, Isa};
 
 fn refused(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
@@ -46,14 +41,14 @@ fn small() -> Imatrix {
 
 #[test]
 fn what_llama_imatrix_wrote_is_written_again_to_the_byte() {
-    let matrix = Imatrix::open(golden()).unwrap();
+    let matrix = Imatrix::open(imatrix_path()).unwrap();
     assert_eq!((matrix.entries.len(), matrix.chunk_count, matrix.chunk_size), (42, 40, Some(512)));
     assert_eq!(matrix.datasets, ["text/valid.txt"]);
     assert!(matrix.entries.values().all(|entry| entry.counts == [40 * 512]));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("again.gguf");
     matrix.write(&path, Format::Gguf).unwrap();
-    assert!(fs::read(&path).unwrap() == fs::read(golden()).unwrap());
+    assert!(fs::read(&path).unwrap() == fs::read(imatrix_path()).unwrap());
 }
 
 #[test]
@@ -69,7 +64,7 @@ fn weights_are_the_means_of_each_matrix() {
 fn both_formats_give_the_same_weights() {
     let dir = tempfile::tempdir().unwrap();
     let (dat, gguf) = (dir.path().join("a.dat"), dir.path().join("a.gguf"));
-    for matrix in [Imatrix::open(golden()).unwrap(), small()] {
+    for matrix in [Imatrix::open(imatrix_path()).unwrap(), small()] {
         matrix.write(&dat, Format::Dat).unwrap();
         let legacy = Imatrix::open(&dat).unwrap();
         assert_eq!((legacy.chunk_size, legacy.chunk_count), (None, matrix.chunk_count));
@@ -92,7 +87,7 @@ fn both_formats_give_the_same_weights() {
 #[test]
 fn filters_go_by_parts_of_names() {
     let parts = |parts: &[&str]| parts.iter().map(|part| part.to_string()).collect::<Vec<_>>();
-    let mut matrix = Imatrix::open(golden()).unwrap();
+    let mut matrix = Imatrix::open(imatrix_path()).unwrap();
     matrix.include(&parts(&["attn_q", "ffn_down"]));
     assert_eq!(matrix.entries.len(), 12);
     matrix.exclude(&parts(&["blk.0.", "down"]));
@@ -280,12 +275,8 @@ fn differences(a: &Imatrix, b: &Imatrix) -> Vec<f32> {
 
 #[test]
 fn what_we_measure_is_what_llama_imatrix_measured() {
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    let target = Target::new(&path, Recipe::pure(GgmlType::BF16).unwrap());
-    convert(&Input::open(&checkpoint).unwrap(), &[target], &convert::Options::default(), &Quiet).unwrap();
-    let open = |threads| Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), threads)).unwrap();
+    let (dir, path) = model_file(pure(GgmlType::BF16));
+    let open = |threads| open(&path, Isa::best(), threads);
     let model = open(2);
     let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();
     let text = EncodeOptions { add_special: true, parse_special: false };
@@ -311,7 +302,7 @@ fn what_we_measure_is_what_llama_imatrix_measured() {
     let none = measure(&model, &tokens[..99], &few).unwrap_err().to_string();
     assert!(none.contains("99 tokens") && none.contains("chunk takes 100"), "{none}");
 
-    let (ours, theirs) = (measure(&model, &tokens, &options).unwrap(), Imatrix::open(golden()).unwrap());
+    let (ours, theirs) = (measure(&model, &tokens, &options).unwrap(), Imatrix::open(imatrix_path()).unwrap());
     assert_eq!((&ours.datasets, ours.chunk_count, ours.chunk_size), (&theirs.datasets, 40, Some(512)));
     assert!(ours.entries.keys().eq(theirs.entries.keys()));
     assert!(ours.entries.iter().all(|(name, entry)| entry.counts == theirs.entries[name].counts));

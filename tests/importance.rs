@@ -1,11 +1,13 @@
 //! An importance matrix fits the model exactly or is refused, and what it lacks is said; encoders never write what it makes of their scales.
 
+mod common;
 mod warnings;
 
+use common::{imatrix, input};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
-use strata::convert::{Input, Options, Target, convert, plan};
+use strata::convert::{Options, Target, convert, plan};
 use strata::gguf::Gguf;
 use strata::imatrix::{Entry, Imatrix};
 use strata::progress::Quiet;
@@ -16,18 +18,9 @@ type Entries = BTreeMap<String, Entry>;
 
 const Q: &str = "blk.0.attn_q.weight";
 
-/// The golden matrix of the small model.
-fn golden() -> Imatrix {
-    Imatrix::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny-rustdoc/imatrix.gguf")).unwrap()
-}
-
-fn checkpoint() -> Input {
-    Input::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc")).unwrap()
-}
-
 /// A target at `path` with the golden matrix changed, and that matrix.
 fn target(mix: &str, path: PathBuf, change: impl FnOnce(&mut Entries)) -> (Target, Imatrix) {
-    let mut matrix = golden();
+    let mut matrix = imatrix();
     change(&mut matrix.entries);
     let mut target = Target::new(path, Recipe::new(Mix::from_name(mix).unwrap()));
     let weights = matrix.entries.keys().map(|name| (name.clone(), matrix.weights(name).unwrap()));
@@ -42,7 +35,7 @@ fn said(mix: &str, change: impl FnOnce(&mut Entries)) -> Vec<String> {
     let (target, matrix) = target(mix, dir.path().join("a.gguf"), change);
     let targets = [target.clone(), Target { path: dir.path().join("b.gguf"), ..target }];
     let says = Warnings(Mutex::new(matrix.notes()));
-    convert(&checkpoint(), &targets, &Options::default(), &says).unwrap();
+    convert(&input(), &targets, &Options::default(), &says).unwrap();
     strata::verify::model(&Gguf::open(dir.path().join("a.gguf")).unwrap(), None, &Quiet).unwrap();
     says.0.into_inner().unwrap()
 }
@@ -85,8 +78,8 @@ fn a_matrix_that_does_not_fit_is_refused() {
     for (mix, change, words) in table {
         let dir = tempfile::tempdir().unwrap();
         let (target, _) = target(mix, dir.path().join("a.gguf"), change);
-        let converted = convert(&checkpoint(), std::slice::from_ref(&target), &Options::default(), &Quiet).map(drop);
-        let planned = plan(&checkpoint(), &target, &Options::default()).map(drop);
+        let converted = convert(&input(), std::slice::from_ref(&target), &Options::default(), &Quiet).map(drop);
+        let planned = plan(&input(), &target, &Options::default()).map(drop);
         for error in [converted.unwrap_err(), planned.unwrap_err()].map(|error| error.to_string()) {
             assert!(error.starts_with("im.gguf: "), "{error}");
             for words in *words {
@@ -138,7 +131,7 @@ fn importance_too_large_for_the_search_is_an_error_of_the_matrix() {
             let (target, _) = target(mix, path.clone(), |all| {
                 all.values_mut().for_each(|e| *e = Entry { in_sum2: vec![sum; e.in_sum2.len()], counts: vec![1] })
             });
-            match convert(&checkpoint(), &[target], &Options::default(), &Quiet) {
+            match convert(&input(), &[target], &Options::default(), &Quiet) {
                 Ok(_) => drop(strata::verify::model(&Gguf::open(&path).unwrap(), None, &Quiet).unwrap()),
                 Err(error) => {
                     let error = error.to_string();

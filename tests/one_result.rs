@@ -1,75 +1,54 @@
 //! One result everywhere: the logits of a whole model are the same bits on every instruction set, with any number of threads, token by
-//! token or in one pass, alone or beside another sequence. By equality, for every type that can be written.
+//! token or in one pass, alone or beside another sequence. By equality, for every type that can be written; and by their SHA-256, so that
+//! two processors of different kinds can be compared.
 
-use std::path::Path;
-use strata::convert::{Input, Options, Target, convert};
-use strata::gguf::Gguf;
-use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment};
+mod common;
+
+use common::{TOKENS, assert_same_bits, logits, logits_with, mix, model_file, open, pure};
+use sha2::{Digest, Sha256};
+use strata::model::{CacheTypes, KvCache, Scratch, Segment};
 use strata::progress::Quiet;
-use strata::recipe::Recipe;
-use strata::{Cpu, GgmlType, Isa};
-
-const TOKENS: [u32; 21] =
-    [3840, 533, 1381, 1375, 260, 317, 303, 348, 603, 616, 2138, 271, 1381, 1375, 260, 11, 794, 554, 471, 198, 403];
-
-/// Logits after every token `(tokens, vocab)`, sent through the model in pieces of the given length.
-fn logits(model: &Model, tokens: &[u32], piece: usize) -> Vec<f32> {
-    logits_with(model, tokens, piece, CacheTypes::default())
-}
-
-fn logits_with(model: &Model, tokens: &[u32], piece: usize, types: CacheTypes) -> Vec<f32> {
-    let mut cache = KvCache::with_types(model.hyperparameters(), tokens.len(), types).unwrap();
-    let mut scratch = Scratch::default();
-    let mut logits = Vec::new();
-    for tokens in tokens.chunks(piece) {
-        let mut hidden = model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }], &Quiet).unwrap();
-        logits.extend(hidden.logits(0..tokens.len(), &Quiet).unwrap());
-    }
-    logits
-}
-
-fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
-    assert_eq!(a.len(), b.len());
-    let different = a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-    assert_eq!(different, 0, "{what}: {different} of {} logits differ", a.len());
-}
+use strata::{GgmlType, Isa};
 
 #[test]
 fn logits_do_not_depend_on_how_they_are_computed() {
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
-    let dir = tempfile::tempdir().unwrap();
-    let input = Input::open(&checkpoint).unwrap();
     for format in GgmlType::with_format() {
-        let path = dir.path().join(format!("{}.gguf", format.ty));
-        convert(&input, &[Target::new(&path, Recipe::pure(format.ty).unwrap())], &Options::default(), &Quiet).unwrap();
-        let open = |isa: Isa, threads| Model::new(Gguf::open(&path).unwrap(), Cpu::new(isa, threads)).unwrap();
-        let expected = logits(&open(Isa::named("scalar").unwrap(), 1), &TOKENS, TOKENS.len());
+        let (_dir, path) = model_file(pure(format.ty));
+        let expected = logits(&open(&path, Isa::named("scalar").unwrap(), 1), &TOKENS, TOKENS.len()).unwrap();
         assert!(expected.iter().all(|l| l.is_finite()));
         for isa in Isa::available() {
             for threads in [1, 2] {
-                let model = open(isa, threads);
+                let model = open(&path, isa, threads);
                 for piece in [1, 4, TOKENS.len()] {
                     let what = format!("{} {} {threads} threads, {piece} tokens a pass", format.ty, isa.name());
-                    assert_same_bits(&logits(&model, &TOKENS, piece), &expected, &what);
+                    assert_same_bits(&logits(&model, &TOKENS, piece).unwrap(), &expected, &what);
                 }
             }
         }
     }
 }
 
+/// `.ci/run` runs this test on x86-64 and under an emulator of aarch64: the model is converted there, too.
+#[test]
+fn pinned_logits_are_the_same_on_every_processor() {
+    for (recipe, pinned) in [
+        ("bf16", "006033be92cacb8273dbfb6b0d12908a6844bdf32ddf2c88de3a73ef9642f367"),
+        ("q8_0", "1a84bd61a5a6c60525b32d3285553d2ec8fb4ed6aafe5b1cb4b0fc40a3ea9833"),
+        ("q4_k_m", "b110ee43ff174fb0992d2b5f62843c033229f16e34371c6ef6327e72111922dd"),
+    ] {
+        let (_dir, path) = model_file(mix(recipe));
+        for isa in Isa::available() {
+            let logits = logits(&open(&path, isa, 1), &TOKENS, TOKENS.len()).unwrap();
+            let bytes: Vec<u8> = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
+            assert_eq!(format!("{:x}", Sha256::digest(&bytes)), pinned, "{recipe} on {}", isa.name());
+        }
+    }
+}
+
 #[test]
 fn sequences_in_one_pass_do_not_disturb_each_other() {
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    convert(
-        &Input::open(&checkpoint).unwrap(),
-        &[Target::new(&path, Recipe::pure(GgmlType::Q8_0).unwrap())],
-        &Options::default(),
-        &Quiet,
-    )
-    .unwrap();
-    let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
+    let (_dir, path) = model_file(pure(GgmlType::Q8_0));
+    let model = open(&path, Isa::best(), 2);
     let (long, short) = (&TOKENS[..], &TOKENS[..5]);
     let mut caches =
         [KvCache::new(model.hyperparameters(), 32).unwrap(), KvCache::new(model.hyperparameters(), 32).unwrap()];
@@ -79,27 +58,18 @@ fn sequences_in_one_pass_do_not_disturb_each_other() {
     let mut hidden = model.pass(&mut scratch, &mut segments, &Quiet).unwrap();
     let together = hidden.logits(0..short.len() + long.len(), &Quiet).unwrap();
     let (first, second) = together.split_at(short.len() * model.hyperparameters().vocab);
-    assert_same_bits(first, &logits(&model, short, short.len()), "the short sequence");
-    assert_same_bits(second, &logits(&model, long, 1), "the long sequence");
+    assert_same_bits(first, &logits(&model, short, short.len()).unwrap(), "the short sequence");
+    assert_same_bits(second, &logits(&model, long, 1).unwrap(), "the long sequence");
 }
 
 #[test]
 fn a_long_prompt_crosses_sub_batches_and_spans_unchanged() {
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    convert(
-        &Input::open(&checkpoint).unwrap(),
-        &[Target::new(&path, Recipe::pure(GgmlType::Q4_0).unwrap())],
-        &Options::default(),
-        &Quiet,
-    )
-    .unwrap();
+    let (_dir, path) = model_file(pure(GgmlType::Q4_0));
     let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 3840).collect();
     for (k, v) in [(GgmlType::F16, GgmlType::F16), (GgmlType::Q8_0, GgmlType::Q8_0), (GgmlType::F32, GgmlType::Q8_0)] {
         let last = |isa, threads, piece| {
-            let model = Model::new(Gguf::open(&path).unwrap(), Cpu::new(isa, threads)).unwrap();
-            let all = logits_with(&model, &tokens, piece, CacheTypes { k, v });
+            let model = open(&path, isa, threads);
+            let all = logits_with(&model, &tokens, piece, CacheTypes { k, v }).unwrap();
             all[all.len() - model.hyperparameters().vocab..].to_vec()
         };
         let expected = last(Isa::best(), 2, 700);

@@ -1,18 +1,16 @@
 //! What is asked for is what comes out: mixes with exceptions, importance, metadata, models in several files, plans without a conversion.
 
+mod common;
+
+use common::{imatrix, input};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use strata::GgmlType;
 use strata::convert::{Input, Options, Split, Target, convert, plan};
 use strata::gguf::{Gguf, Layout};
-use strata::imatrix::Imatrix;
 use strata::progress::Quiet;
 use strata::recipe::{Mix, Recipe};
 use strata::split::{SplitLimit, merge};
-
-fn tiny() -> Input {
-    Input::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc")).unwrap()
-}
 
 fn recipe(mix: &str, exceptions: &[&str]) -> Recipe {
     let mut recipe = Recipe::new(Mix::from_name(mix).unwrap());
@@ -38,7 +36,7 @@ fn tensors(gguf: &Gguf) -> BTreeMap<&str, (GgmlType, &[u8])> {
 #[test]
 fn a_plan_is_what_is_made() {
     let out = tempfile::tempdir().unwrap();
-    let input = tiny();
+    let input = input();
     let mut target =
         Target::new(out.path().join("m.gguf"), recipe("q4_k_m", &["blk\\.[01]\\.ffn_down=q8_0", "attn_k=iq4_xs"]));
     target.metadata = vec![("general.name".into(), "another".into()), ("my.key".into(), 7u32.into())];
@@ -71,7 +69,7 @@ fn a_plan_is_what_is_made() {
 fn a_model_in_several_files_is_the_same_model() {
     let out = tempfile::tempdir().unwrap();
     let path = |name: &str| out.path().join(name);
-    let input = tiny();
+    let input = input();
     let mut target = Target::new(path("whole.gguf"), recipe("q5_k_m", &[]));
     make(&input, &target).unwrap();
     let whole = Gguf::open(&target.path).unwrap();
@@ -110,11 +108,10 @@ fn a_model_in_several_files_is_the_same_model() {
 #[test]
 fn importance_is_asked_for_and_checked() {
     let out = tempfile::tempdir().unwrap();
-    let input = tiny();
+    let input = input();
     let mut target = Target::new(out.path().join("m.gguf"), recipe("q2_k_s", &[]));
     refused(&input, &target, &["Q2_K_S", "--imatrix", "choose Q2_K"]);
-    let matrix =
-        Imatrix::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny-rustdoc/imatrix.gguf")).unwrap();
+    let matrix = imatrix();
     let weights = |name: &String| (name.clone(), matrix.weights(name).unwrap());
     let mut importance: BTreeMap<_, _> = matrix.entries.keys().map(weights).collect();
     importance.get_mut("blk.2.attn_q.weight").unwrap().pop();

@@ -1,11 +1,14 @@
 //! Splitting and joining: what was split comes back byte for byte, each file keeps its limit or its share of every layer
 //! and opens with all others, and what fails leaves nothing behind.
 
+mod common;
+
+use common::{model_file, pure};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use strata::convert::{self, Input, TENSOR_HASHES, Target, convert};
+use strata::convert::TENSOR_HASHES;
 use strata::gguf::{Gguf, Layout, Value};
 use strata::progress::{Progress, Quiet};
 use strata::recipe::{Mix, Recipe};
@@ -15,16 +18,7 @@ use tempfile::TempDir;
 
 /// tiny-rustdoc as Q8_0: 57 tensors.
 fn model() -> (TempDir, PathBuf) {
-    model_of(Recipe::pure(GgmlType::Q8_0).unwrap())
-}
-
-fn model_of(recipe: Recipe) -> (TempDir, PathBuf) {
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    let target = Target::new(&path, recipe);
-    convert(&Input::open(&checkpoint).unwrap(), &[target], &convert::Options::default(), &Quiet).unwrap();
-    (dir, path)
+    model_file(pure(GgmlType::Q8_0))
 }
 
 fn options(limit: SplitLimit, first_without_tensors: bool) -> Options {
@@ -117,7 +111,7 @@ fn striped_files_have_like_shares_of_every_two_layers() {
     let mix = Recipe::new(Mix::from_name("q4_k_m").unwrap());
     // By how many matrices shares may differ: where all are alike by one, else by two.
     for (recipe, kinds) in [(pure, [("attn", 2), ("ffn", 1)]), (mix, [("attn", 2), ("ffn", 2)])] {
-        let (dir, path) = model_of(recipe);
+        let (dir, path) = model_file(recipe);
         let gguf = Gguf::open(&path).unwrap();
         let layers = gguf.required_u32("llama.block_count").unwrap();
         assert!(layers > 2);

@@ -1,22 +1,18 @@
 //! `strata bench` on the small model: what it prints is what programs are promised, and its bytes are those of the file.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::{mix, model_file};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
-use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::Gguf;
-use strata::progress::Quiet;
-use strata::recipe::{Mix, Recipe};
 use tempfile::TempDir;
 
 /// The small model as Q8_0.
 fn model() -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-rustdoc");
-    let target = Target::new(&path, Recipe::new(Mix::from_name("q8_0").unwrap()));
-    convert(&Input::open(&checkpoint).unwrap(), &[target], &Options::default(), &Quiet).unwrap();
-    (dir, path)
+    model_file(mix("q8_0"))
 }
 
 fn bench(args: &[&str]) -> Output {

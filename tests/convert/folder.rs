@@ -13,9 +13,7 @@ use strata::progress::{Progress, Quiet};
 use strata::recipe::Recipe;
 use tempfile::TempDir;
 
-pub fn tiny() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc")
-}
+pub use crate::common::checkpoint as tiny;
 
 /// Converts to one file.
 pub fn convert(dir: &Path, output: &Path, ty: GgmlType, progress: &dyn Progress) -> strata::Result<Report> {

@@ -1,18 +1,20 @@
 //! Models larger than their budget: the same bits as resident, for every type and budget; and what happens to the files meanwhile is an
 //! error that says where, or does not matter.
 
-use crate::convert::{Input, Options as ConvertOptions, Target, convert};
+#[path = "../common/mod.rs"]
+mod common;
+
 use crate::eval::calibrate::{self, calibrate};
 use crate::eval::perplexity::perplexity;
 use crate::gguf::Gguf;
 use crate::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
 use crate::progress::{Progress, Quiet};
-use crate::recipe::{Mix, Recipe};
 use crate::split::{self, Placement, SplitLimit};
 use crate::stream::Memory;
 use crate::stream::backend::{Backend, Done, Read};
 use crate::stream::{Budget, Plan, ReadOptions, Reader};
 use crate::{Cpu, Error, GgmlType, Isa, Result};
+use common::{TOKENS, bits, mix, model_file, open, pure, write_model};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -22,19 +24,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const TOKENS: [u32; 9] = [3840, 533, 1381, 1375, 260, 317, 303, 348, 603];
+const PROMPT: &[u32] = TOKENS.split_at(9).0;
 
-/// The small model that Strata carries, in one type.
-fn model(dir: &TempDir, recipe: Recipe) -> PathBuf {
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc");
-    let path = dir.path().join("model.gguf");
-    convert(&Input::open(&checkpoint).unwrap(), &[Target::new(&path, recipe)], &ConvertOptions::default(), &Quiet)
-        .unwrap();
-    path
-}
-
-fn q8_0(dir: &TempDir) -> PathBuf {
-    model(dir, Recipe::pure(GgmlType::Q8_0).unwrap())
+fn q8_0() -> (TempDir, PathBuf) {
+    model_file(pure(GgmlType::Q8_0))
 }
 
 fn cpu() -> Cpu {
@@ -42,7 +35,7 @@ fn cpu() -> Cpu {
 }
 
 fn resident(path: &Path) -> Model {
-    Model::new(Gguf::open(path).unwrap(), cpu()).unwrap()
+    open(path, Isa::best(), 2)
 }
 
 /// The model with so much memory for its weights that `share` of what could be read from disk stays.
@@ -65,29 +58,22 @@ fn plan(model: &Model) -> &Plan {
     model.plan().unwrap()
 }
 
-/// Logits after every token `(tokens, vocab)`, in passes of `piece` tokens.
+/// The bits of the logits after every token `(tokens, vocab)`, in passes of `piece` tokens.
 fn logits(model: &Model, piece: usize) -> Result<Vec<u32>> {
-    let mut cache = KvCache::new(model.hyperparameters(), TOKENS.len())?;
-    let (mut scratch, mut logits) = (Scratch::default(), Vec::new());
-    for tokens in TOKENS.chunks(piece) {
-        let mut hidden = model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }], &Quiet)?;
-        logits.extend(hidden.logits(0..tokens.len(), &Quiet)?.iter().map(|l| l.to_bits()));
-    }
-    Ok(logits)
+    common::logits(model, PROMPT, piece).map(|logits| bits(&logits))
 }
 
 #[test]
 fn every_type_gives_the_same_bits_at_every_budget() {
     for format in GgmlType::with_format() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = model(&dir, Recipe::pure(format.ty).unwrap());
-        let expected = logits(&resident(&path), TOKENS.len()).unwrap();
+        let (_dir, path) = model_file(pure(format.ty));
+        let expected = logits(&resident(&path), PROMPT.len()).unwrap();
         let mut before = u64::MAX;
         for share in [0.0, 0.3, 0.8] {
             let model = streamed(&path, share);
             assert!(!plan(&model).mapped && plan(&model).streamed_bytes > 0 && plan(&model).streamed_bytes < before);
             before = plan(&model).streamed_bytes;
-            for piece in [1, TOKENS.len()] {
+            for piece in [1, PROMPT.len()] {
                 assert!(logits(&model, piece).unwrap() == expected, "{} with {share} of the weights", format.ty);
             }
         }
@@ -96,8 +82,7 @@ fn every_type_gives_the_same_bits_at_every_budget() {
 
 #[test]
 fn mixes_and_readers_and_split_files_too() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = model(&dir, Recipe::new(Mix::from_name("q4_k_m").unwrap()));
+    let (dir, path) = model_file(mix("q4_k_m"));
     let expected = logits(&resident(&path), 4).unwrap();
     let parts = |name: &str, placement| {
         let options = split::Options { placement, first_without_tensors: false };
@@ -154,7 +139,8 @@ fn drives_are_read_at_once() {
     let drive = |path: &Path| fs::metadata(path).unwrap().dev();
     let mut places = ["/dev/shm", "/tmp", "/run", "/var/tmp"].map(tempfile::tempdir_in).into_iter().flatten();
     let there = places.find(|there| drive(there.path()) != drive(here.path())).expect("a second file system");
-    let path = q8_0(&here);
+    let path = here.path().join("model.gguf");
+    write_model(&path, pure(GgmlType::Q8_0));
     let expected = logits(&resident(&path), 4).unwrap();
     let options = split::Options { placement: Placement::Striped(2), first_without_tensors: false };
     let parts = split::split(&Gguf::open(&path).unwrap(), &here.path().join("part"), &options, &Quiet).unwrap();
@@ -177,8 +163,7 @@ fn drives_are_read_at_once() {
 
 #[test]
 fn evaluations_read_the_same() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = q8_0(&dir);
+    let (_dir, path) = q8_0();
     let tokens: Vec<u32> = (0..4 * 64).map(|i| i * 37 % 3840).collect();
     let options = calibrate::Options { context: 64, max_chunks: None, process_output: true, dataset: "numbers".into() };
     let (resident, streamed) = (resident(&path), streamed(&path, 0.1));
@@ -204,26 +189,24 @@ impl Progress for StopsAfter {
 
 #[test]
 fn a_pass_can_be_stopped_between_layers_and_the_next_is_right() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = q8_0(&dir);
+    let (_dir, path) = q8_0();
     let model = streamed(&path, 0.1);
-    let expected = logits(&resident(&path), TOKENS.len()).unwrap();
+    let expected = logits(&resident(&path), PROMPT.len()).unwrap();
     for looks in 0..model.hyperparameters().layers {
-        let mut cache = KvCache::new(model.hyperparameters(), TOKENS.len()).unwrap();
-        let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
+        let mut cache = KvCache::new(model.hyperparameters(), PROMPT.len()).unwrap();
+        let mut segments = [Segment { tokens: PROMPT, cache: &mut cache }];
         let stops = StopsAfter(AtomicUsize::new(looks));
         let mut scratch = Scratch::default();
         let stopped = model.pass(&mut scratch, &mut segments, &stops);
         assert!(matches!(stopped, Err(Error::Cancelled)), "after {looks} layers");
         assert!(cache.is_empty());
-        assert!(logits(&model, TOKENS.len()).unwrap() == expected);
+        assert!(logits(&model, PROMPT.len()).unwrap() == expected);
     }
 }
 
 /// The error of a model after `what` was done to its file while it ran.
 fn after(what: impl Fn(&Path)) -> (String, PathBuf, Result<Vec<u32>>) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = q8_0(&dir);
+    let (_dir, path) = q8_0();
     let model = streamed(&path, 0.1);
     let expected = logits(&model, 1).unwrap();
     what(&path);
@@ -277,8 +260,7 @@ fn a_resident_model_whose_file_changes_is_an_error_not_a_crash() {
         },
     ];
     for change in changes {
-        let dir = tempfile::tempdir().unwrap();
-        let path = q8_0(&dir);
+        let (_dir, path) = q8_0();
         let model = resident(&path);
         logits(&model, 1).unwrap();
         change(&path);
@@ -319,11 +301,11 @@ impl Backend for Faulty {
         }
         match self.fault {
             Fault::Fails => Ok(Some((read, Err(io::Error::from_raw_os_error(5))))),
-            Fault::IsShort => Ok(Some((read, Ok(0)))),
+            Fault::IsShort => Ok(Some(cut(read, 0))),
             // Half of it, in whole blocks.
             Fault::ComesInPieces => {
                 let half = result? / 2;
-                Ok(Some((read, Ok(half.max(4096)))))
+                Ok(Some(cut(read, half.max(4096))))
             }
             Fault::Interrupted if self.count.is_multiple_of(2) => {
                 Ok(Some((read, Err(io::ErrorKind::Interrupted.into()))))
@@ -338,10 +320,16 @@ impl Backend for Faulty {
     }
 }
 
+/// The read as if only `bytes` of it had come. What has come after them is overwritten: nobody may use it.
+fn cut(mut read: Read, bytes: usize) -> Done {
+    let bytes = bytes.min(read.target.len());
+    read.target.bytes()[bytes..].fill(0xaa);
+    (read, Ok(bytes))
+}
+
 /// What a model says whose reads go wrong after the first pass.
 fn with_fault(fault: Fault) -> Result<()> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = q8_0(&dir);
+    let (_dir, path) = q8_0();
     let broken = Arc::new(AtomicBool::new(false));
     let options = ReadOptions {
         io_timeout: Duration::from_millis(300),
@@ -412,24 +400,23 @@ impl Progress for Says {
 
 #[test]
 fn memory_that_others_need_is_given_back_and_the_bits_stay() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = q8_0(&dir);
+    let (_dir, path) = q8_0();
     let available = Arc::new(AtomicU64::new(1 << 40));
     let ask = available.clone();
     // 200 KB of this should be free.
     let memory = move || Some(Memory { total: 32 * 200_000, available: ask.load(Ordering::Relaxed) });
     let options = ReadOptions { memory: Some(Arc::new(memory)), ..ReadOptions::default() };
     let model = streamed_with(&path, 0.5, &options).unwrap();
-    let expected = logits(&resident(&path), TOKENS.len()).unwrap();
+    let expected = logits(&resident(&path), PROMPT.len()).unwrap();
     let streamed = model.weights().streamed().unwrap();
     let pass = || {
         // The memory is looked at now and then only.
         std::thread::sleep(Duration::from_millis(50));
-        let mut cache = KvCache::new(model.hyperparameters(), TOKENS.len()).unwrap();
+        let mut cache = KvCache::new(model.hyperparameters(), PROMPT.len()).unwrap();
         let (mut scratch, says) = (Scratch::default(), Says::default());
-        let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
+        let mut segments = [Segment { tokens: PROMPT, cache: &mut cache }];
         let mut hidden = model.pass(&mut scratch, &mut segments, &says).unwrap();
-        let all = hidden.logits(0..TOKENS.len(), &Quiet).unwrap();
+        let all = hidden.logits(0..PROMPT.len(), &Quiet).unwrap();
         assert!(all.iter().map(|l| l.to_bits()).eq(expected.iter().copied()));
         says.0.into_inner().unwrap().join(", ")
     };
@@ -454,8 +441,7 @@ fn memory_that_others_need_is_given_back_and_the_bits_stay() {
 
 #[test]
 fn what_cannot_fit_is_refused_with_the_numbers() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = q8_0(&dir);
+    let (_dir, path) = q8_0();
     let within = |bytes, need| {
         let budget = Budget { bytes, fixed: 1_000_000 };
         Model::within(Gguf::open(&path).unwrap(), cpu(), budget, need, &ReadOptions::default(), &Quiet)
@@ -475,8 +461,8 @@ fn what_cannot_fit_is_refused_with_the_numbers() {
 
 #[test]
 fn sequences_on_many_threads_take_turns() {
-    let dir = tempfile::tempdir().unwrap();
-    let model = streamed(&q8_0(&dir), 0.1);
+    let (_dir, path) = q8_0();
+    let model = streamed(&path, 0.1);
     let expected = logits(&model, 1).unwrap();
     let different = Mutex::new(0);
     std::thread::scope(|scope| {

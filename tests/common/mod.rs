@@ -1,0 +1,99 @@
+//! The small model that Strata carries, for tests: its checkpoint, GGUF files made of it, models of these, and their logits.
+// Each test file is a crate of its own that uses a part of this.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use strata::convert::{Input, Options, Target, convert};
+use strata::gguf::Gguf;
+use strata::imatrix::Imatrix;
+use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment};
+use strata::progress::Quiet;
+use strata::recipe::{Mix, Recipe};
+use strata::{Cpu, GgmlType, Isa, Result};
+use tempfile::TempDir;
+
+/// A prompt in the model's tokens; the first begins a text.
+pub const TOKENS: [u32; 21] =
+    [3840, 533, 1381, 1375, 260, 317, 303, 348, 603, 616, 2138, 271, 1381, 1375, 260, 11, 794, 554, 471, 198, 403];
+
+/// A file of the repository, from any of its packages.
+fn repository(path: &str) -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().map(|folder| folder.join(path)).find(|path| path.exists()).expect("the repository has it")
+}
+
+/// The folder of the checkpoint, which is read-only.
+pub fn checkpoint() -> PathBuf {
+    repository("models/tiny-rustdoc")
+}
+
+/// The checkpoint, to be converted.
+pub fn input() -> Input {
+    Input::open(&checkpoint()).unwrap()
+}
+
+/// llama-imatrix's importance matrix of the model in BF16 over 40 chunks of `valid.txt`.
+pub fn imatrix_path() -> PathBuf {
+    repository("tests/data/tiny-rustdoc/imatrix.gguf")
+}
+
+/// The same, opened.
+pub fn imatrix() -> Imatrix {
+    Imatrix::open(imatrix_path()).unwrap()
+}
+
+/// All matrices in one type.
+pub fn pure(ty: GgmlType) -> Recipe {
+    Recipe::pure(ty).unwrap()
+}
+
+/// The mix with that name.
+pub fn mix(name: &str) -> Recipe {
+    Recipe::new(Mix::from_name(name).unwrap())
+}
+
+/// Converts the model to a file at `path`.
+pub fn write_model(path: &Path, recipe: Recipe) {
+    convert(&input(), &[Target::new(path, recipe)], &Options::default(), &Quiet).unwrap();
+}
+
+/// The model as `model.gguf` in a folder of its own.
+pub fn model_file(recipe: Recipe) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    write_model(&path, recipe);
+    (dir, path)
+}
+
+/// Opens a model for an instruction set and a number of threads.
+pub fn open(path: &Path, isa: Isa, threads: usize) -> Model {
+    Model::new(Gguf::open(path).unwrap(), Cpu::new(isa, threads)).unwrap()
+}
+
+/// The logits after every token, `(tokens, vocab)`, in passes of `piece` tokens each.
+pub fn logits(model: &Model, tokens: &[u32], piece: usize) -> Result<Vec<f32>> {
+    logits_with(model, tokens, piece, CacheTypes::default())
+}
+
+/// The same with other types of the KV cache.
+pub fn logits_with(model: &Model, tokens: &[u32], piece: usize, types: CacheTypes) -> Result<Vec<f32>> {
+    let mut cache = KvCache::with_types(model.hyperparameters(), tokens.len(), types)?;
+    let (mut scratch, mut logits) = (Scratch::default(), Vec::new());
+    for tokens in tokens.chunks(piece) {
+        let mut hidden = model.pass(&mut scratch, &mut [Segment { tokens, cache: &mut cache }], &Quiet)?;
+        logits.extend(hidden.logits(0..tokens.len(), &Quiet)?);
+    }
+    Ok(logits)
+}
+
+/// The bits of numbers: what "the same result" means.
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Panics unless both have the same bits.
+pub fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    let different = a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    assert_eq!(different, 0, "{what}: {different} of {} differ", a.len());
+}

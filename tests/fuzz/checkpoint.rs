@@ -1,0 +1,88 @@
+//! A checkpoint of a few kilobytes in a folder of its own: one layer, 24 tokens.
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use std::fs;
+use std::path::Path;
+use strata::convert::{Input, Options, Target, convert};
+use strata::progress::{Progress, Quiet};
+use strata::recipe::Recipe;
+use strata::{GgmlType, Result};
+use tempfile::TempDir;
+
+/// The files of the checkpoint; also the first entries of the corpora.
+const CONFIG: &[u8] = include_bytes!("corpus/config/valid.json");
+const TOKENIZER: &[u8] = include_bytes!("corpus/tokenizer_json/valid.json");
+
+/// The folder; it goes with the value.
+pub struct Folder(TempDir);
+
+impl Folder {
+    /// A valid checkpoint in the subfolder `checkpoint`.
+    pub fn new() -> Folder {
+        // Files in memory, where there are such: a fuzzer writes them thousands of times a second.
+        let folder = Folder(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap());
+        fs::create_dir(folder.path().join("checkpoint")).unwrap();
+        folder
+            .with("checkpoint/config.json", CONFIG)
+            .with("checkpoint/tokenizer.json", TOKENIZER)
+            .with("checkpoint/model.safetensors", &weights())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes a file into it.
+    pub fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path().join(name), bytes).unwrap();
+    }
+
+    /// The same with another file.
+    pub fn with(self, name: &str, bytes: &[u8]) -> Folder {
+        self.write(name, bytes);
+        self
+    }
+
+    /// Converts it to Q8_0.
+    pub fn convert(&self, name: &str, progress: &dyn Progress) -> Result<()> {
+        self.convert_with(name, false, progress)
+    }
+
+    /// Converts it to Q8_0 and discards what an earlier run has left.
+    pub fn convert_again(&self, name: &str) -> Result<()> {
+        self.convert_with(name, true, &Quiet)
+    }
+
+    fn convert_with(&self, name: &str, restart: bool, progress: &dyn Progress) -> Result<()> {
+        let target = Target::new(self.path().join(name), Recipe::pure(GgmlType::Q8_0)?);
+        let options = Options { threads: Some(1), restart, name: Some("fuzz".to_owned()), ..Options::default() };
+        convert(&Input::open(&self.path().join("checkpoint"))?, &[target], &options, progress).map(drop)
+    }
+}
+
+/// The weights in F16: all values count up.
+fn weights() -> Vec<u8> {
+    let layer = |name: &str| format!("model.layers.0.{name}.weight");
+    let matrices = [
+        ("model.embed_tokens.weight".to_owned(), vec![24, 32]),
+        ("model.norm.weight".to_owned(), vec![32]),
+        (layer("input_layernorm"), vec![32]),
+        (layer("post_attention_layernorm"), vec![32]),
+        (layer("self_attn.q_proj"), vec![32, 32]),
+        (layer("self_attn.k_proj"), vec![16, 32]),
+        (layer("self_attn.v_proj"), vec![16, 32]),
+        (layer("self_attn.o_proj"), vec![32, 32]),
+        (layer("mlp.gate_proj"), vec![32, 32]),
+        (layer("mlp.up_proj"), vec![32, 32]),
+        (layer("mlp.down_proj"), vec![32, 32]),
+    ];
+    // The largest of them; 0x3000 is 0.125 in half precision.
+    let bytes: Vec<u8> = (0..32 * 32).flat_map(|i: u16| (0x3000 + i).to_le_bytes()).collect();
+    let view = |(name, shape): (String, Vec<usize>)| {
+        let len = 2 * shape.iter().product::<usize>();
+        (name, TensorView::new(Dtype::F16, shape, &bytes[..len]).unwrap())
+    };
+    safetensors::serialize(matrices.into_iter().map(view), None).unwrap()
+}

@@ -1,0 +1,233 @@
+//! The fuzz targets: bytes from outside lead to a result or an error, never to a panic, and what is accepted keeps its promises.
+//!
+//! libFuzzer runs each by its file in `fuzz_targets/`; `tests/fuzz_corpus.rs` runs all over their corpus on stable Rust.
+
+mod checkpoint;
+#[path = "../common/mod.rs"]
+mod common;
+mod walk;
+
+use checkpoint::Folder;
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+use strata::convert::{Input, Options, Target, convert, plan};
+use strata::gguf::Gguf;
+use strata::imatrix::Imatrix;
+use strata::io::hash::Digest;
+use strata::progress::{Progress, Quiet};
+use strata::tokenizer::{EncodeOptions, Tokenizer, Vocab};
+use strata::{GgmlType, Isa};
+
+/// A target by its name, which is also that of its corpus.
+pub type FuzzTarget = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [FuzzTarget; 8] = [
+    ("gguf", gguf),
+    ("safetensors", safetensors),
+    ("config", config),
+    ("tokenizer_json", tokenizer_json),
+    ("imatrix", imatrix),
+    ("journal", journal),
+    ("tokenizer", tokenizer),
+    ("quantize", quantize),
+];
+
+/// A GGUF file, and the tokenizer in its metadata.
+pub fn gguf(data: &[u8]) {
+    let Ok(gguf) = Gguf::from_bytes(data) else { return };
+    walk::walk(&gguf);
+    if let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) {
+        let ids = tokenizer.encode("fn main() {}\n é", EncodeOptions { add_special: true, parse_special: true });
+        let _ = ids.map(|ids| tokenizer.decode(&ids).expect("encoded tokens exist"));
+    }
+}
+
+/// The weights of a checkpoint.
+pub fn safetensors(data: &[u8]) {
+    Folder::new().with("checkpoint/model.safetensors", data).convert_if_accepted();
+}
+
+/// The `config.json` of a checkpoint.
+pub fn config(data: &[u8]) {
+    Folder::new().with("checkpoint/config.json", data).convert_if_accepted();
+}
+
+/// The `tokenizer.json` of a checkpoint.
+pub fn tokenizer_json(data: &[u8]) {
+    Folder::new().with("checkpoint/tokenizer.json", data).convert_if_accepted();
+}
+
+impl Folder {
+    /// Converts the checkpoint if a plan accepts it: then the model's tokenizer must be readable.
+    fn convert_if_accepted(&self) {
+        let Ok(input) = Input::open(&self.path().join("checkpoint")) else { return };
+        let target = Target::new(self.path().join("m.gguf"), common::pure(GgmlType::Q8_0));
+        let options = Options { threads: Some(1), ..Options::default() };
+        if plan(&input, &target, &options).is_ok() && convert(&input, &[target], &options, &Quiet).is_ok() {
+            let gguf = Gguf::open(self.path().join("m.gguf")).expect("what was written can be read");
+            walk::walk(&gguf);
+            Tokenizer::from_gguf(&gguf).expect("what was written can be read");
+        }
+    }
+}
+
+/// An importance matrix of either kind.
+pub fn imatrix(data: &[u8]) {
+    let Ok(matrix) = Imatrix::parse(Path::new("m.imatrix"), data.to_vec()) else { return };
+    matrix.notes();
+    for (name, entry) in &matrix.entries {
+        let weights = matrix.weights(name).expect("the entry is there");
+        assert_eq!(weights.len(), entry.in_sum2.len());
+        assert!(weights.iter().all(|w| w.is_finite() && *w >= 0.0), "{name}");
+    }
+    let _ = matrix.clone().merge(matrix);
+}
+
+/// A conversion that was stopped: the journal's lines, what is in the `.partial`, and the file that an undisturbed run makes.
+struct Stopped {
+    folder: Folder,
+    journal: Vec<Vec<u8>>,
+    partial: Vec<u8>,
+    whole: Vec<u8>,
+}
+
+/// Stops a conversion after so many bytes of the source.
+struct StopsAfter(std::sync::atomic::AtomicI64);
+
+impl Progress for StopsAfter {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, bytes: u64) {
+        self.0.fetch_sub(bytes as i64, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed) < 0
+    }
+}
+
+static STOPPED: LazyLock<Stopped> = LazyLock::new(|| {
+    let folder = Folder::new();
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    folder.convert("m.gguf", &Quiet).unwrap();
+    let whole = read("m.gguf");
+    fs::remove_file(folder.path().join("m.gguf")).unwrap();
+    let stopped = folder.convert("m.gguf", &StopsAfter(4000.into()));
+    assert!(matches!(stopped, Err(strata::Error::Cancelled)), "{stopped:?}");
+    let journal = read("m.gguf.partial.journal").split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
+    let partial = read("m.gguf.partial");
+    Stopped { folder, journal, partial, whole }
+});
+
+/// The journal of a stopped conversion. If the first byte is 0, the rest is the journal. Otherwise each four bytes are an edit of the
+/// true one: what, in which line, where, which byte; a line that was edited gets a right check again if the first byte is even.
+pub fn journal(data: &[u8]) {
+    let Some((&mode, data)) = data.split_first() else { return };
+    let Stopped { folder, journal, partial, whole } = &*STOPPED;
+    let (mut lines, mut partial) = (journal.clone(), partial.clone());
+    for &edit in data.as_chunks().0 {
+        change(&mut lines, &mut partial, edit);
+    }
+    if mode.is_multiple_of(2) {
+        check_again(&mut lines);
+    }
+    folder.write("m.gguf.partial.journal", &if mode == 0 { data.to_vec() } else { lines.concat() });
+    folder.write("m.gguf.partial", &partial);
+    // A journal that is refused leaves everything as it is, and can be discarded.
+    if folder.convert("m.gguf", &Quiet).is_err() {
+        folder.convert_again("m.gguf").expect("--restart discards it");
+    }
+    assert!(fs::read(folder.path().join("m.gguf")).unwrap() == *whole, "another file than an undisturbed run makes");
+    fs::remove_file(folder.path().join("m.gguf")).unwrap();
+}
+
+/// One edit: what, in which line, where, which byte. A line keeps its end.
+fn change(lines: &mut Vec<Vec<u8>>, partial: &mut [u8], [what, line, place, byte]: [u8; 4]) {
+    let (count, line) = (lines.len(), usize::from(line) % lines.len());
+    let text = &mut lines[line];
+    let at = usize::from(place) * (text.len() - 1) / 256;
+    match what % 6 {
+        0 if at + 1 < text.len() => text[at] = byte,
+        1 if at + 1 < text.len() => drop(text.remove(at)),
+        2 => text.insert(at, byte),
+        3 => lines.insert(line, lines[usize::from(byte) % count].clone()),
+        4 if count > 1 => drop(lines.remove(line)),
+        _ => {
+            let at = (usize::from(place) << 8 | usize::from(byte)) % partial.len();
+            partial[at] ^= 1;
+        }
+    }
+}
+
+/// Ends every line with the check of itself and those before.
+fn check_again(lines: &mut [Vec<u8>]) {
+    const CHECK: &[u8] = b",\"check\":\"";
+    let mut before = String::new();
+    for line in lines {
+        let end = line.windows(CHECK.len()).rposition(|part| part == CHECK).unwrap_or(line.len());
+        line.truncate(end);
+        let text = [before.as_bytes(), line, b"}"].concat();
+        before = Digest::of(&text).to_string()[..Digest::LEN / 2].to_owned();
+        line.extend([CHECK, before.as_bytes(), b"\"}\n"].concat());
+    }
+}
+
+static TOKENIZERS: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| {
+    let json: serde_json::Value = serde_json::from_str(include_str!("../data/sentencepiece.json")).unwrap();
+    let list = |key: &str| json[key].clone();
+    let vocab = Vocab {
+        model: "llama".to_owned(),
+        tokens: serde_json::from_value(list("pieces")).unwrap(),
+        scores: serde_json::from_value(list("scores")).unwrap(),
+        types: serde_json::from_value(list("types")).unwrap(),
+        unk: Some(0),
+        bos: Some(1),
+        eos: Some(2),
+        ..Vocab::default()
+    };
+    let (_dir, tiny) = common::model_file(common::pure(GgmlType::Q8_0));
+    let tiny = Tokenizer::from_gguf(&Gguf::open(tiny).unwrap()).unwrap();
+    [tiny, Tokenizer::new(vocab, Path::new("sentencepiece.json")).unwrap()]
+});
+
+/// Text, after a byte that chooses the tokenizer and the options. The text must come back.
+pub fn tokenizer(data: &[u8]) {
+    let Some((&mode, data)) = data.split_first() else { return };
+    let tokenizer = &TOKENIZERS[usize::from(mode % 2)];
+    let options = EncodeOptions { add_special: mode & 2 != 0, parse_special: mode & 4 != 0 };
+    let text = String::from_utf8_lossy(data);
+    let ids = tokenizer.encode(&text, options).unwrap();
+    let back = tokenizer.decode(&ids).unwrap();
+    if options == EncodeOptions::default() && !text.contains('\u{2581}') {
+        assert_eq!(back, text);
+    }
+    let any: Vec<u32> = data.iter().map(|&byte| u32::from(byte) << (mode >> 4)).collect();
+    let _ = tokenizer.decode_with(&any, mode & 8 != 0);
+}
+
+/// Rows of floats, after a byte that chooses the format and one for the importance: the same bytes from every instruction set. And the
+/// same bytes as blocks.
+pub fn quantize(data: &[u8]) {
+    let [ty, weighted, data @ ..] = data else { return };
+    let formats: Vec<_> = GgmlType::with_format().collect();
+    let format = formats[usize::from(*ty) % formats.len()];
+    let number = |bytes: &[u8; 4]| Some(f32::from_le_bytes(*bytes)).filter(|v| v.is_finite()).unwrap_or(0.0);
+    let mut values: Vec<f32> = data.as_chunks().0.iter().take(1024).map(number).collect();
+    values.resize(values.len().next_multiple_of(format.ty.block_len()).max(256), 0.5);
+    let importance: Vec<f32> = values.iter().rev().map(|v| v.abs()).collect();
+    let importance = (weighted % 2 == 1).then_some(&importance[..]);
+    let mut blocks = vec![0; format.ty.row_bytes(values.len()).unwrap()];
+    (format.encode)(&values, importance, &mut blocks);
+    for isa in Isa::available() {
+        let mut again = vec![0xaa; blocks.len()];
+        isa.encode(format.ty, &values, importance, &mut again);
+        assert!(again == blocks, "{} {}", format.ty, isa.name());
+    }
+    (format.decode)(&blocks, &mut values);
+    assert!(format.ty.block_len() == 1 || format.bad_block(&blocks).is_some() || values.iter().all(|v| v.is_finite()));
+    let blocks = &data[..data.len() / format.ty.block_bytes() * format.ty.block_bytes()];
+    let mut values = vec![0.0; blocks.len() / format.ty.block_bytes() * format.ty.block_len()];
+    (format.decode)(blocks, &mut values);
+    assert!(format.ty.block_len() == 1 || format.bad_block(blocks).is_some() || values.iter().all(|v| v.is_finite()));
+}
