@@ -30,6 +30,7 @@ pub mod progress;
 mod random;
 pub mod recipe;
 pub mod sampler;
+pub mod size;
 pub mod split;
 pub mod stream;
 pub mod synthetic;

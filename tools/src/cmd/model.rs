@@ -9,7 +9,8 @@ use std::time::Duration;
 use strata::gguf::Gguf;
 use strata::limits;
 use strata::model::{CacheTypes, KvCache, Model, Need};
-use strata::stream::{Options, Ram, Reader, budget};
+use strata::size::Ram;
+use strata::stream::{Options, Reader, budget};
 use strata::{Cpu, GgmlType, Isa};
 
 /// Which model, on what.
@@ -27,8 +28,8 @@ pub struct ModelArgs {
 /// In how much memory.
 #[derive(clap::Args)]
 pub struct RamArgs {
-    /// The most memory for everything, as 64G, 500M (thousands) or 80%: of a model that does not fit, the rest is read from disk in
-    /// every pass [default: what is free, less a reserve]
+    /// The most memory for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80%: of a model that does not fit, the rest is read from disk
+    /// in every pass [default: what is free, less a reserve]
     #[arg(long, value_name = "SIZE")]
     ram: Option<Ram>,
     /// How to read it: auto, uring, pread or buffered [default: the fastest]
