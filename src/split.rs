@@ -7,39 +7,22 @@
 //! Data goes by plain reads and writes through one buffer: a model larger than the memory does not crowd it. All files
 //! are complete before the first gets its name: a failure leaves nothing behind.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::convert::TENSOR_HASHES;
 use crate::error::{Error, Result};
+use crate::gguf::keys::{ALIGNMENT_KEY, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, TENSOR_HASHES};
+use crate::gguf::shards::{SplitLimit, plan_shards, shard_metadata, shard_path};
 use crate::gguf::{Array, Gguf, Layout, TensorInfo, Value, Writer};
 use crate::io::file::Mapped;
 use crate::io::inputs::Inputs;
 use crate::io::outputs::Outputs;
 use crate::progress::Progress;
 
-/// The key of a file's place among all, from 0.
-pub const NO_KEY: &str = "split.no";
-/// The key of the number of files.
-pub const COUNT_KEY: &str = "split.count";
-/// The key of the number of tensors in all files.
-pub const TENSORS_KEY: &str = "split.tensors.count";
 /// Tensors in a file where nothing says otherwise; gguf-split's own default.
 pub const MAX_TENSORS: usize = 128;
 
-/// gguf-split counts tensors with their padding to this.
-const PADDING: u64 = 32;
 /// What is read at a time.
 const BUFFER: usize = 1 << 20;
-
-/// When a file is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SplitLimit {
-    /// So many bytes of tensors; a larger tensor gets a file of its own.
-    Bytes(u64),
-    /// So many tensors.
-    Tensors(usize),
-}
 
 /// Which file a tensor goes into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,32 +53,6 @@ pub struct Shard {
     pub bytes: u64,
 }
 
-/// Which tensors go into which file, given the bytes of each: in order, each file filled up to the limit. At least one
-/// file.
-pub fn plan_shards(tensor_bytes: &[u64], max: SplitLimit, first_without_tensors: bool) -> Vec<Range<usize>> {
-    let mut shards = Vec::new();
-    if first_without_tensors {
-        shards.push(0..0);
-    }
-    let (mut start, mut filled) = (0, 0u64);
-    for (i, &bytes) in tensor_bytes.iter().enumerate() {
-        let bytes = bytes.checked_next_multiple_of(PADDING).unwrap_or(u64::MAX);
-        let full = match max {
-            SplitLimit::Bytes(max) => filled.saturating_add(bytes) > max,
-            SplitLimit::Tensors(max) => i - start >= max,
-        };
-        if full && i > start {
-            shards.push(start..i);
-            (start, filled) = (i, 0);
-        }
-        filled = filled.saturating_add(bytes);
-    }
-    if start < tensor_bytes.len() || shards.is_empty() {
-        shards.push(start..tensor_bytes.len());
-    }
-    shards
-}
-
 /// What the names of a layer's tensors start with that are evened out by themselves. With some memory the attention stays
 /// there and only the feed-forward matrices are read: evened out together, one drive could have all of what is read.
 const KINDS: [&str; 2] = ["attn_", "ffn_"];
@@ -121,30 +78,6 @@ fn stripe<'t>(tensors: impl Iterator<Item = (&'t str, u64)>, files: usize) -> Ve
         shards[file].push(i);
     }
     shards
-}
-
-/// What file `no` (from 0) of `count` says about a split into them, of `tensors` tensors in all; comes after all other
-/// metadata.
-///
-/// # Errors
-/// If there are more files or tensors than the format can count.
-pub fn shard_metadata(no: usize, count: usize, tensors: usize) -> Result<[(&'static str, Value); 3]> {
-    match (u16::try_from(no), u16::try_from(count), i32::try_from(tensors)) {
-        (Ok(no), Ok(count), Ok(tensors)) => {
-            Ok([(NO_KEY, no.into()), (TENSORS_KEY, tensors.into()), (COUNT_KEY, count.into())])
-        }
-        _ => Err(Error::Request(format!(
-            "cannot split {tensors} tensors over {count} files: at most {} files are possible; choose a larger limit",
-            u16::MAX
-        ))),
-    }
-}
-
-/// The name of file `no` (from 0) of `count`: `PREFIX-00001-of-00003.gguf`.
-pub fn shard_path(prefix: &Path, no: usize, count: usize) -> PathBuf {
-    let mut name = prefix.as_os_str().to_owned();
-    name.push(format!("-{:05}-of-{count:05}.gguf", no + 1));
-    name.into()
 }
 
 /// The files that [`split`] would write.
@@ -221,9 +154,9 @@ pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progr
 /// # Errors If the model is not split, a file cannot be read or written, `output` is one of the parts, or the user
 /// stopped; nothing is left behind then.
 pub fn merge(gguf: &Gguf, output: &Path, progress: &dyn Progress) -> Result<()> {
-    if gguf.u32(COUNT_KEY)?.unwrap_or(0) == 0 {
+    if gguf.u32(SPLIT_COUNT)?.unwrap_or(0) == 0 {
         let problem = "is missing or 0: the file is not a part of a split model";
-        return Err(Error::invalid(gguf.path(), format!("key {COUNT_KEY:?}"), problem, "name one of the parts"));
+        return Err(Error::invalid(gguf.path(), format!("key {SPLIT_COUNT:?}"), problem, "name one of the parts"));
     }
     let mut layout = Layout::new();
     layout.alignment = gguf.u32(ALIGNMENT_KEY)?.unwrap_or(layout.alignment);
@@ -238,11 +171,9 @@ pub fn merge(gguf: &Gguf, output: &Path, progress: &dyn Progress) -> Result<()> 
     Ok(())
 }
 
-const ALIGNMENT_KEY: &str = "general.alignment";
-
 /// All metadata but the keys of a split.
 fn own_metadata(gguf: &Gguf) -> Vec<(String, Value)> {
-    let pairs = gguf.metadata().iter().filter(|(key, _)| ![NO_KEY, COUNT_KEY, TENSORS_KEY].contains(key));
+    let pairs = gguf.metadata().iter().filter(|(key, _)| ![SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(key));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
@@ -298,34 +229,6 @@ fn copy<'t>(
 mod tests {
     use super::*;
 
-    // Files that hold all tensors, and none.
-    #[allow(clippy::single_range_in_vec_init)]
-    #[test]
-    fn shards_are_those_of_gguf_split() {
-        let bytes = |max| SplitLimit::Bytes(max);
-        let count = |max| SplitLimit::Tensors(max);
-        type Case<'a> = (&'a [u64], SplitLimit, bool, &'a [Range<usize>]);
-        let table: &[Case<'_>] = &[
-            (&[], count(128), false, &[0..0]),
-            (&[], bytes(1), true, &[0..0]),
-            (&[64; 4], count(2), false, &[0..2, 2..4]),
-            (&[64; 5], count(2), false, &[0..2, 2..4, 4..5]),
-            (&[64; 5], count(2), true, &[0..0, 0..2, 2..4, 4..5]),
-            (&[64; 3], count(usize::MAX), false, &[0..3]),
-            (&[64; 3], count(0), false, &[0..1, 1..2, 2..3]),
-            (&[64; 4], bytes(128), false, &[0..2, 2..4]),
-            (&[64; 4], bytes(127), false, &[0..1, 1..2, 2..3, 3..4]),
-            // Padding counts: 33 bytes take 64.
-            (&[33; 4], bytes(100), false, &[0..1, 1..2, 2..3, 3..4]),
-            (&[32, 1000, 32, 32], bytes(64), true, &[0..0, 0..1, 1..2, 2..4]),
-            (&[1000, 32], bytes(64), false, &[0..1, 1..2]),
-            (&[u64::MAX, u64::MAX, 1], bytes(u64::MAX - 1), false, &[0..1, 1..2, 2..3]),
-        ];
-        for (sizes, limit, first, shards) in table {
-            assert_eq!(plan_shards(sizes, *limit, *first), *shards, "{sizes:?} {limit:?} {first}");
-        }
-    }
-
     #[test]
     fn each_kind_is_evened_out_by_itself() {
         let norms = [("blk.0.attn_norm.weight", 1), ("blk.0.ffn_norm.weight", 1)];
@@ -347,11 +250,5 @@ mod tests {
         for (tensors, files, shards) in table {
             assert_eq!(stripe(tensors.iter().copied().flatten().copied(), *files), *shards, "{tensors:?} {files}");
         }
-    }
-
-    #[test]
-    fn more_files_than_can_be_counted_are_refused() {
-        assert!(shard_metadata(65534, 65535, 65535).is_ok());
-        assert!(shard_metadata(0, 65536, 65536).unwrap_err().to_string().contains("choose a larger limit"));
     }
 }

@@ -7,12 +7,9 @@ use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-/// The stack of a thread, whatever the environment says (`RUST_MIN_STACK`): what Rust gives where it says nothing.
-pub(crate) const STACK: usize = 2 << 20;
-
-/// A thread to be.
+/// A builder of threads with a stack of [`limits::STACK`].
 pub(crate) fn builder() -> thread::Builder {
-    thread::Builder::new().stack_size(STACK)
+    thread::Builder::new().stack_size(limits::STACK)
 }
 
 /// The most threads that are ever asked for.

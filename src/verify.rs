@@ -2,8 +2,9 @@
 //!
 //! The file is read once, by positioned reads: while one window is hashed and decoded, the next is read.
 
-use crate::convert::{Input, SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
+use crate::convert::Input;
 use crate::error::{Error, Result, quoted};
+use crate::gguf::keys::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
 use crate::gguf::{ArrayRef, Gguf, TensorInfo};
 use crate::io::file::{Mapped, read_at};
 use crate::io::hash::{Digest, Hasher};

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use strata::GgmlType;
 use strata::convert::{Input, Options, Split, Target, convert, plan};
+use strata::gguf::shards::SplitLimit;
 use strata::gguf::{Gguf, Layout};
 use strata::imatrix::Imatrix;
 use strata::progress::Quiet;
 use strata::recipe::{Mix, Recipe};
-use strata::split::{SplitLimit, merge};
+use strata::split::merge;
 
 fn tiny() -> Input {
     Input::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc")).unwrap()

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use strata::convert::{self, Input, TENSOR_HASHES, Target, convert};
+use strata::convert::{self, Input, Target, convert};
+use strata::gguf::keys::TENSOR_HASHES;
+use strata::gguf::shards::SplitLimit;
 use strata::gguf::{Gguf, Layout, Value};
 use strata::progress::{Progress, Quiet};
 use strata::recipe::{Mix, Recipe};
-use strata::split::{Options, Placement, Shard, SplitLimit, merge, plan, split};
+use strata::split::{Options, Placement, Shard, merge, plan, split};
 use strata::{Error, GgmlType, verify};
 use tempfile::TempDir;
 

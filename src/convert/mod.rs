@@ -22,19 +22,19 @@ mod sync;
 mod target;
 mod vocabulary;
 
-pub use output::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
 pub use source::Input;
 pub use target::{Split, Target};
 
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
+use crate::gguf::keys::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
+use crate::gguf::shards::shard_metadata;
 use crate::io::claim::Claim;
 use crate::io::file::free_bytes;
 use crate::io::hash::Digest;
 use crate::io::inputs::Inputs;
 use crate::io::partial::Partial;
 use crate::progress::Progress;
-use crate::split::shard_metadata;
 use crate::threads;
 use journal::{Head, SourceHead, TensorHead};
 use output::{Output, Part};

@@ -8,6 +8,7 @@ use super::source::SourceFile;
 use super::sync::Syncer;
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
+use crate::gguf::keys::{SOURCE_HASHES, TENSOR_HASHES};
 use crate::io::direct::Sink;
 use crate::io::file::{Folder, free_bytes, open_regular, output_folder, read_at, write_at};
 use crate::io::hash::{Digest, Hasher};
@@ -19,13 +20,6 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Metadata keys of Strata's own. Their values have the same lengths whatever the hashes are, so the data can be placed before.
-pub const SOURCE_FILES: &str = "strata.source.files";
-/// The SHA-256 of each of these files.
-pub const SOURCE_HASHES: &str = "strata.source.sha256";
-/// The SHA-256 of the data of each tensor, in file order.
-pub const TENSOR_HASHES: &str = "strata.tensors.sha256";
 
 /// Bytes read at a time where a tensor is checked.
 const PIECE: usize = 1 << 20;

@@ -11,10 +11,11 @@ use std::path::Path;
 use strata_quant::GgmlType;
 
 use super::cursor::Cursor;
+use super::keys::ALIGNMENT_KEY;
 use super::value::ValueType;
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
-use crate::checkpoint::foreign;
+use super::{DEFAULT_ALIGNMENT, alignment_is_valid};
 use crate::error::{Error, Result, quoted};
+use crate::io::content::content;
 
 /// A row of the tensor table, checked: its blocks lie inside its file, aligned, and overlap with no other's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +112,7 @@ impl<'a> Pass<'a> {
             return Err(self.big_endian());
         }
         if &magic != b"GGUF" {
-            if let Some(content) = foreign::content(bytes) {
+            if let Some(content) = content(bytes) {
                 return Err(content.error(self.path, "a GGUF file"));
             }
             let problem = format!("starts with {:?}, not with \"GGUF\"", String::from_utf8_lossy(&magic));

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::keys::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS};
 use super::metadata::{ArrayRef, Metadata, ValueRef};
 use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, Stop, TensorInfo};
-use crate::checkpoint::foreign;
+use super::shards::shard_ending;
 use crate::error::{Error, Result, quoted};
+use crate::io::content::is_another_gguf;
 use crate::io::file::Mapped;
 
 /// A checked GGUF model. Opening walks the metadata and the tensor table once; the data stays in the file until it is used.
@@ -209,13 +211,13 @@ impl Gguf {
     /// What this file says of its place in a split model, or `None` if it is whole.
     fn split(&self) -> Result<Option<Split>> {
         // Merged files keep the key, with 0.
-        let count = self.u32("split.count")?.unwrap_or(0);
+        let count = self.u32(SPLIT_COUNT)?.unwrap_or(0);
         if count < 2 {
             return Ok(None);
         }
-        let no = self.required_u32("split.no")?;
+        let no = self.required_u32(SPLIT_NO)?;
         if no >= count {
-            return Err(self.wrong("split.no", format!("is {no}, but split.count is {count}"), GET_AGAIN));
+            return Err(self.wrong(SPLIT_NO, format!("is {no}, but {SPLIT_COUNT} is {count}"), GET_AGAIN));
         }
         Ok(Some(Split { no, count }))
     }
@@ -223,7 +225,7 @@ impl Gguf {
     /// The model that the file at `path`, which is the part `opened`, belongs to.
     fn join(path: &Path, opened: Split) -> Result<Gguf> {
         let count = opened.count;
-        let ending = |no: u32| format!("-{:05}-of-{count:05}.gguf", no + 1);
+        let ending = |no: u32| shard_ending(no as usize, count as usize);
         let name = path.file_name().and_then(|name| name.to_str());
         let Some(stem) = name.and_then(|name| name.strip_suffix(&ending(opened.no))) else {
             let problem = format!("is part {} of {count} of a split model, but is not named so", opened.no + 1);
@@ -242,7 +244,7 @@ impl Gguf {
             let part = Gguf::single(&at, Source::Mapped(Mapped::open(&at)?), no as usize)?;
             if part.split()? != Some(Split { no, count }) {
                 let problem = format!("is not part {} of {count}, which its name promises", no + 1);
-                return Err(part.wrong("split.no", problem, "get all parts again, from one place"));
+                return Err(part.wrong(SPLIT_NO, problem, "get all parts again, from one place"));
             }
             match &mut whole {
                 None => whole = Some(part),
@@ -250,10 +252,10 @@ impl Gguf {
             }
         }
         let mut whole = whole.expect("there are at least two parts: split() gives no fewer");
-        let total = whole.required_u64("split.tensors.count")?;
+        let total = whole.required_u64(SPLIT_TENSORS)?;
         if total != whole.tensors.len() as u64 {
             let problem = format!("is {total}, but the parts have {} tensors", whole.tensors.len());
-            return Err(whole.wrong("split.tensors.count", problem, "get all parts again, from one place"));
+            return Err(whole.wrong(SPLIT_TENSORS, problem, "get all parts again, from one place"));
         }
         whole.path = path.to_owned();
         Ok(whole)
@@ -314,7 +316,7 @@ fn refuse_joined(path: &Path, source: &Source, header: usize, tensors: &[TensorI
         Source::Mapped(mapped) => mapped.read_at(&mut after, end)?,
         Source::Owned(bytes) => after.copy_from_slice(&bytes[end as usize..][..rest.min(AFTER)]),
     }
-    if !foreign::is_another_gguf(&after) {
+    if !is_another_gguf(&after) {
         return Ok(());
     }
     let problem =

@@ -8,10 +8,11 @@ use std::path::Path;
 
 use strata_quant::GgmlType;
 
+use super::keys::ALIGNMENT_KEY;
 use super::parse::tensor_bytes;
 use super::value::{Array, Value};
-use super::writer::{Files, Writer};
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
+use super::writer::{Files, Slot, Writer};
+use super::{DEFAULT_ALIGNMENT, alignment_is_valid};
 use crate::error::{Error, Result, quoted};
 use crate::io::inputs::Inputs;
 use crate::io::outputs::Outputs;
@@ -212,13 +213,6 @@ pub struct Placed {
     pub tensors: Vec<Range<u64>>,
     /// The length of the file.
     pub file_bytes: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub name: String,
-    pub offset: u64, // from the start of the data
-    pub bytes: u64,
 }
 
 impl Value {

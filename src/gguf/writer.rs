@@ -1,6 +1,5 @@
 //! Writing the data of a GGUF file in its order, after the header: each tensor must be the next, and complete.
 
-use super::write::Slot;
 use crate::error::{Error, Result, quoted};
 use crate::io::outputs::Outputs;
 use std::path::Path;
@@ -16,6 +15,14 @@ pub struct Writer<'o> {
     header: u64,
     begun: usize, // the number of tensors begun
     written: u64, // bytes of the last one begun
+}
+
+/// Where the data of a tensor goes.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub name: String,
+    pub offset: u64, // from the start of the data
+    pub bytes: u64,
 }
 
 /// What the file is one of.

@@ -11,6 +11,7 @@ mod output;
 mod progress;
 #[cfg(feature = "gguf-rs")]
 mod second_opinion;
+mod status;
 mod text;
 
 use clap::Parser;

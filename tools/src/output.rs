@@ -1,6 +1,7 @@
 //! The one printer: results to stdout, everything else to stderr. It outlives a full disk and a reader that has gone, and what it says of
 //! files does nothing to a terminal.
 
+use crate::status;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
@@ -13,7 +14,7 @@ const USAGE: u8 = 2;
 
 /// Writes text to stdout at once, as it is: what a model says, or data.
 pub fn print(text: &str) -> Result<()> {
-    crate::progress::clear_status();
+    status::clear();
     let mut out = io::stdout().lock();
     let wrote = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     wrote.context("cannot write to standard output")
@@ -27,7 +28,7 @@ pub fn print_lines(text: &str) -> Result<()> {
 
 /// Writes one JSON document.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
-    crate::progress::clear_status();
+    status::clear();
     let mut out = BufWriter::new(io::stdout().lock());
     let wrote = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
     wrote.and_then(|()| writeln!(out)).and_then(|()| out.flush()).context("cannot write to standard output")
@@ -35,7 +36,7 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
 
 /// Says something on stderr, on a line of its own. Where nobody can read it, nothing is lost.
 pub fn say(text: &str) {
-    crate::progress::clear_status();
+    status::clear();
     let _ = writeln!(io::stderr().lock(), "{}", printable(text));
 }
 
@@ -50,7 +51,7 @@ pub fn finish(done: Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            crate::progress::clear_status();
+            status::clear();
             let _ = writeln!(io::stderr().lock(), "error: {}", in_words(&error));
             ExitCode::FAILURE
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use strata::convert::{Input, Options, Plan, Split, Target, convert, plan};
 use strata::error::printable;
 use strata::gguf::Value;
+use strata::gguf::shards::SplitLimit;
 use strata::imatrix::{Imatrix, MAX_BYTES};
 use strata::io::file::read_regular;
 use strata::io::hash::Digest;
@@ -17,7 +18,6 @@ use strata::io::partial::Partial;
 use strata::io::text;
 use strata::recipe::{Mix, Recipe, tensor_type};
 use strata::size::Size;
-use strata::split::SplitLimit;
 use strata::{Error, GgmlType, Isa};
 
 /// Tensors by a pattern of their names, and their type.

@@ -6,8 +6,9 @@ use anyhow::Result;
 use std::fmt::Write;
 use std::path::PathBuf;
 use strata::gguf::Gguf;
+use strata::gguf::shards::SplitLimit;
 use strata::size::Size;
-use strata::split::{MAX_TENSORS, Options, Placement, SplitLimit, plan, split};
+use strata::split::{MAX_TENSORS, Options, Placement, plan, split};
 
 /// Split a GGUF model over files PREFIX-00001-of-0000N.gguf, as gguf-split does
 #[derive(clap::Args)]
