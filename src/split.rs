@@ -98,10 +98,7 @@ pub fn plan(gguf: &Gguf, prefix: &Path, options: &Options) -> Result<Vec<Shard>>
             let mut shards = stripe(sizes, files.min(tensors.len()));
             let used = shards.iter().filter(|shard| !shard.is_empty()).count();
             if used < files.max(1) {
-                return Err(Error::Request(format!(
-                    "cannot spread {} tensors over {files} files: only {used} would get any; choose no more (--drives)",
-                    tensors.len()
-                )));
+                return Err(Error::FilesWithoutTensors { tensors: tensors.len(), files, used });
             }
             if options.first_without_tensors {
                 shards.insert(0, Vec::new());
@@ -209,7 +206,7 @@ fn copy<'t>(
     for tensor in tensors {
         // By the open file: what has its name now may be another.
         let Some(file) = files.get(tensor.part) else {
-            return Err(Error::Request("a model in memory cannot be split or merged; write it to a file".to_owned()));
+            return Err(Error::InMemory { doing: "split or merged" });
         };
         writer.begin(&tensor.name)?;
         let mut at = 0;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use strata::GgmlType;
 use strata::convert::{Input, Options, Split, Target, convert, plan};
 use strata::gguf::shards::SplitLimit;
 use strata::gguf::{Gguf, Layout};
@@ -10,6 +9,7 @@ use strata::imatrix::Imatrix;
 use strata::progress::Quiet;
 use strata::recipe::{Mix, Recipe};
 use strata::split::merge;
+use strata::{Error, GgmlType};
 
 fn tiny() -> Input {
     Input::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-rustdoc")).unwrap()
@@ -113,7 +113,8 @@ fn importance_is_asked_for_and_checked() {
     let out = tempfile::tempdir().unwrap();
     let input = tiny();
     let mut target = Target::new(out.path().join("m.gguf"), recipe("q2_k_s", &[]));
-    refused(&input, &target, &["Q2_K_S", "--imatrix", "choose Q2_K"]);
+    let missing = make(&input, &target).unwrap_err();
+    assert!(matches!(missing, Error::ImportanceMissing { mix: "Q2_K_S" }) && !target.path.exists(), "{missing}");
     let matrix =
         Imatrix::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny-rustdoc/imatrix.gguf")).unwrap();
     let weights = |name: &String| (name.clone(), matrix.weights(name).unwrap());

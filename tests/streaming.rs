@@ -372,11 +372,16 @@ fn with_fault(fault: Fault) -> Result<()> {
     Ok(())
 }
 
+/// The system's reason for an error.
+fn cause(error: &Error) -> String {
+    std::error::Error::source(error).unwrap().to_string()
+}
+
 #[test]
 fn reads_that_fail_are_errors_with_their_place() {
-    let said = with_fault(Fault::Fails).unwrap_err().to_string();
+    let said = cause(&with_fault(Fault::Fails).unwrap_err());
     assert!(said.contains("at byte ") && said.contains("os error 5"), "{said}");
-    let said = with_fault(Fault::IsShort).unwrap_err().to_string();
+    let said = cause(&with_fault(Fault::IsShort).unwrap_err());
     assert!(said.contains("at byte ") && said.contains("end of file"), "{said}");
 }
 
@@ -389,7 +394,7 @@ fn reads_that_come_in_pieces_or_are_interrupted_go_on() {
 #[test]
 fn a_drive_that_gives_no_answer_is_an_error_in_time() {
     let begin = Instant::now();
-    let said = with_fault(Fault::NeverComes).unwrap_err().to_string();
+    let said = cause(&with_fault(Fault::NeverComes).unwrap_err());
     assert!(said.contains("at byte ") && said.contains("no answer"), "{said}");
     assert!(begin.elapsed() < Duration::from_secs(60), "patience was 0.3 seconds");
 }

@@ -5,7 +5,7 @@
 //! a damaged journal is not taken for a source that has changed. A line is only a claim until the bytes in the `.partial` have the SHA-256
 //! that it names: so nothing depends on the order in which the system brings file and journal to the disk.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Setting};
 use crate::io::claim::{Claim, Leftover};
 use crate::io::hash::{Digest, Hasher};
 use crate::io::stamp::Stamp;
@@ -155,8 +155,9 @@ impl Journal {
         let Some(first) = lines.next() else { return Ok(Earlier::Nothing) };
         let Some((head, mut check)) = sound::<Head>(first, "") else {
             let (problem, remedy) =
-                ("is damaged, or of another version of strata", "start over with --restart, or name another output");
-            return Ok(Earlier::Unknown(Error::invalid(self.claim.path(), "line 1", problem, remedy)));
+                ("is damaged, or of another version of strata", "name another output, or start over");
+            let error = Error::invalid(self.claim.path(), "line 1", problem, remedy);
+            return Ok(Earlier::Unknown(error.with_setting(Setting::Restart)));
         };
         let (finished, read, bytes) = (BTreeMap::new(), BTreeMap::new(), first.len() as u64);
         let mut record = Record { head, finished, read, complete: false, damaged: None, bytes, check: String::new() };
@@ -386,8 +387,10 @@ mod tests {
         for wrong in ["{}\n", "[]\n", "\n", "null\n{\"complete\":true}\n", "\u{fffd}\n", "{\"journal\":1}\n"] {
             fs::write(&path, wrong).unwrap();
             let Earlier::Unknown(error) = journal.read().unwrap() else { panic!("{wrong:?} is taken for a journal") };
-            let error = error.to_string();
-            assert!(error.contains("line 1") && error.contains("--restart"), "{error}");
+            assert!(
+                matches!(&error, Error::Invalid { place, setting: Some(Setting::Restart), .. } if place == "line 1"),
+                "{error}"
+            );
         }
         fs::write(&path, "{\"command\":\"merge\",\"discardable\":[\"m.partial\"]}").unwrap();
         assert!(

@@ -203,7 +203,7 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn new(input: &'a Input, targets: &'a [Target], options: &'a Options) -> Result<Job<'a>> {
         if targets.is_empty() {
-            return Err(Error::Request("nothing to convert to: give a type".to_owned()));
+            return Err(Error::argument("targets", "none is given"));
         }
         let mut tensors = plan::tensors(input)?;
         if targets.iter().any(|target| matches!(target.split, Split::AsSource)) {

@@ -6,7 +6,7 @@
 use super::journal::{Earlier, FileRead, Finished, Head, Journal, Line, Record};
 use super::source::SourceFile;
 use super::sync::Syncer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Setting};
 use crate::gguf::Layout;
 use crate::gguf::keys::{SOURCE_HASHES, TENSOR_HASHES};
 use crate::io::direct::Sink;
@@ -124,9 +124,11 @@ impl Output {
             }
             Earlier::Nothing => {
                 let unknown = |_: &&Growing| !restart;
-                let remedy = "move it away, give --restart to discard it, or name another output";
+                let remedy = "move it away, name another output, or discard it";
                 let mut unknown = self.parts.iter().filter(unknown);
-                unknown.try_for_each(|part| Partial::refuse_existing(&part.path, remedy))?;
+                unknown
+                    .try_for_each(|part| Partial::refuse_existing(&part.path, remedy))
+                    .map_err(|error| error.with_setting(Setting::Restart))?;
             }
             Earlier::Unknown(error) if !restart && self.has_partials() => return Err(error),
             Earlier::Unknown(_) => {}
@@ -169,7 +171,8 @@ impl Output {
         if differences.len() > 3 {
             problem += &format!("; and {} differences more", differences.len() - 3);
         }
-        Error::invalid(&self.path, "output", problem, "give --restart to discard it, or name another output")
+        Error::invalid(&self.path, "output", problem, "name another output, or discard the earlier one")
+            .with_setting(Setting::Restart)
     }
 
     /// Compares the beginnings of the source's files with what an earlier run saw; `heads` are theirs now. Forgets that run if it left
@@ -422,9 +425,8 @@ impl Output {
 
     /// The header of a part; that of the first has the hashes.
     fn header(&self, part: usize, sources: &[Digest]) -> Result<Vec<u8>> {
-        let problem = |what: &str| Error::Request(format!("cannot complete {}: {what}", self.path.display()));
         let tensors: Option<Vec<Digest>> = self.done.iter().copied().collect();
-        let tensors = tensors.ok_or_else(|| problem("a tensor is missing"))?;
+        let tensors = tensors.ok_or(Error::Internal("an output is completed before all its tensors are written"))?;
         let text = |digests: &[Digest]| digests.iter().map(Digest::to_string).collect::<Vec<_>>();
         let mut layout = self.parts[part].layout.clone();
         if part == 0 {
@@ -435,13 +437,13 @@ impl Output {
         // The data lies where a header of this length ends.
         match header.len() as u64 == self.parts[part].header_bytes {
             true => Ok(header),
-            false => Err(problem("its header has another length than planned")),
+            false => Err(Error::Internal("the header of an output has another length than planned")),
         }
     }
 
     fn file(&self, part: usize) -> Result<&Partial> {
         let part = &self.parts[part];
-        part.file.as_ref().ok_or_else(|| Error::Request(format!("{} was not begun", part.partial.display())))
+        part.file.as_ref().ok_or(Error::Internal("an output is written before it was begun"))
     }
 
     /// The error of a write to a part; a full disk with what it lacks.
@@ -486,7 +488,8 @@ fn same_sources(head: &Head, files: &[SourceFile<'_>], heads: &[Digest], output:
     let is = names(&mut files.iter().map(|file| file.name.as_str()));
     if was != is {
         let problem = format!("an earlier run read other files: {was}; now there are {is}");
-        return Err(Error::invalid(output, "source", problem, "give --restart to discard what it did"));
+        let remedy = "name another output, or discard what that run did";
+        return Err(Error::invalid(output, "source", problem, remedy).with_setting(Setting::Restart));
     }
     for ((was, file), &head) in head.sources.iter().zip(files).zip(heads) {
         if was.bytes != file.bytes {
@@ -502,7 +505,8 @@ fn same_sources(head: &Head, files: &[SourceFile<'_>], heads: &[Digest], output:
 /// The error of a source that is not what it was.
 pub fn changed(path: &Path, how: String) -> Error {
     let problem = format!("was changed since this conversion began: {how}");
-    Error::invalid(path, "file", problem, "get the original back, or give --restart to begin anew with this one")
+    Error::invalid(path, "file", problem, "get the original back, or start over with this one")
+        .with_setting(Setting::Restart)
 }
 
 /// Bytes that a file takes on the disk: a sparse one fewer than it is long.

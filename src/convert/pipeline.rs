@@ -17,11 +17,10 @@ use super::rows::{Encoding, Slab, is_copy};
 use super::slab::{BLOCKS, SOURCES, Sizes};
 use super::source::{Reading, SourceFile};
 use super::target::Importance;
-use crate::error::{Error, Result};
+use crate::error::{Allocation, Error, Result};
 use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
 use crate::threads;
-use crate::threads::no_thread;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
@@ -102,12 +101,12 @@ pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Di
             to_write.push(to);
             match threads::builder().spawn_scoped(scope, move || write(output, work, &from)) {
                 Ok(thread) => threads.push(thread),
-                Err(error) => return vec![Err(no_thread(error))],
+                Err(error) => return vec![Err(Error::Thread(error))],
             }
         }
         match threads::builder().spawn_scoped(scope, || reader.run(&reads)) {
             Ok(thread) => threads.push(thread),
-            Err(error) => return vec![Err(no_thread(error))],
+            Err(error) => return vec![Err(Error::Thread(error))],
         }
         let encoder = Encoder { work, needs: &needs, blocks, to: to_write };
         let encoded = encoder.run(&slabs_read, &mut digests);
@@ -118,8 +117,7 @@ pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Di
     });
     done.into_iter().collect::<Result<()>>()?;
     work.progress.end();
-    let unread = || Error::Request("a file of the source was not read to its end".to_owned());
-    digests.into_iter().collect::<Option<_>>().ok_or_else(unread)
+    digests.into_iter().collect::<Option<_>>().ok_or(Error::Internal("a file of the source was not read to its end"))
 }
 
 /// A file to read.
@@ -174,7 +172,7 @@ impl Buffers {
         let (home, free) = channel();
         for _ in 0..count {
             let mut buffer = Vec::new();
-            let no_memory = |_| Error::Request(format!("there is no memory for {bytes} bytes; give less by --memory"));
+            let no_memory = |_| Error::OutOfMemory { what: Allocation::Conversion, bytes: bytes as u64 };
             buffer.try_reserve_exact(bytes).map_err(no_memory)?;
             // The receiver is right here.
             let _ = home.send(buffer);

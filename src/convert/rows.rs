@@ -162,7 +162,7 @@ impl Slab<'_> {
         }
         let columns = block * len..(block + 1) * len;
         let c = columns.max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).unwrap_or(block * len);
-        let remedy = if to.ty == GgmlType::BF16 { "choose --type f32" } else { "choose --type bf16" };
+        let remedy = if to.ty == GgmlType::BF16 { "choose the type f32" } else { "choose the type bf16" };
         Err(self.bad_value(r, c, values[c], to.ty, remedy))
     }
 

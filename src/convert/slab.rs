@@ -59,11 +59,8 @@ impl Sizes {
                 _ if values > 1 => values /= 2,
                 _ => {
                     let largest = wanted.iter().map(|(t, _)| *t).max_by_key(|t| t.cols.saturating_mul(unit(t)));
-                    let name = largest.map_or("", |tensor| tensor.name.as_str());
-                    return Err(Error::Request(format!(
-                        "cannot convert within {limit} bytes of memory: the largest rows, of {name}, take {total} bytes \
-                         with {threads} threads; give that much by --memory, or fewer threads or types at a time"
-                    )));
+                    let tensor = largest.map_or(String::new(), |tensor| tensor.name.clone());
+                    return Err(Error::ConversionTooLarge { limit, need: total, tensor, threads });
                 }
             }
         }
@@ -135,7 +132,10 @@ mod tests {
             let sizes = Sizes::new(&wanted, 2, Some(limit)).unwrap();
             assert!(sizes.total() <= limit && sizes.rows(&q).is_multiple_of(128), "{limit}: {sizes:?}");
         }
-        let error = Sizes::new(&wanted, 2, Some(1 << 20)).unwrap_err().to_string();
-        assert!(error.contains("--memory") && error.contains("of w"), "{error}");
+        let error = Sizes::new(&wanted, 2, Some(1 << 20)).unwrap_err();
+        assert!(
+            matches!(&error, Error::ConversionTooLarge { limit: 0x10_0000, need: 0x10_0001.., tensor, threads: 2 } if tensor == "w"),
+            "{error}"
+        );
     }
 }

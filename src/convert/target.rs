@@ -2,7 +2,7 @@
 
 use super::plan::Tensor;
 use super::source::Input;
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, Setting, quoted};
 use crate::gguf::Value;
 use crate::gguf::shards::{SplitLimit, plan_shards, shard_path};
 use crate::imatrix::{some, tensors as count};
@@ -78,27 +78,24 @@ impl Target {
             .collect();
         let types = self.recipe.types(input.facts()?, &facts, self.importance.is_some());
         if self.recipe.requires_importance() && self.importance.is_none() {
-            return Err(Error::Request(format!(
-                "{} is of no use without an importance matrix; give --imatrix FILE (strata calibrate makes one), or choose Q2_K",
-                self.recipe.mix.name
-            )));
+            return Err(Error::ImportanceMissing { mix: self.recipe.mix.name });
         }
         for (tensor, &ty) in tensors.iter().zip(&types) {
             let Some(stored) = tensor.stored() else { continue };
             let bad = |problem: String, remedy: &str| {
-                let place = format!("tensor {}", quoted(&stored.name));
-                Err(Error::invalid(input.path(), place, problem, remedy))
+                Error::invalid(input.path(), format!("tensor {}", quoted(&stored.name)), problem, remedy)
             };
             if ty.format().is_none() && stored.ty != ty {
-                return bad(format!("cannot be written as {ty}"), "choose another type");
+                return Err(bad(format!("cannot be written as {ty}"), "choose another type"));
             }
             if stored.ty != ty && stored.ty.format().is_none() {
                 let problem = format!("is of type {}, which strata cannot read", stored.ty);
-                return bad(problem, "convert the original checkpoint");
+                return Err(bad(problem, "convert the original checkpoint"));
             }
             if stored.ty != ty && stored.ty.block_len() > 1 && !requantize {
-                let remedy = "convert the original checkpoint, or accept the loss with --allow-requantize";
-                return bad(format!("is quantized already ({})", stored.ty), remedy);
+                let problem = format!("is quantized already ({})", stored.ty);
+                let error = bad(problem, "convert the original checkpoint, or accept the loss");
+                return Err(error.with_setting(Setting::Requantize));
             }
         }
         let importance = self.importance(tensors)?;

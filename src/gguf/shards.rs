@@ -55,10 +55,10 @@ pub fn shard_metadata(no: usize, count: usize, tensors: usize) -> Result<[(&'sta
         (Ok(no), Ok(count), Ok(tensors)) => {
             Ok([(SPLIT_NO, no.into()), (SPLIT_TENSORS, tensors.into()), (SPLIT_COUNT, count.into())])
         }
-        _ => Err(Error::Request(format!(
-            "cannot split {tensors} tensors over {count} files: at most {} files are possible; choose a larger limit",
-            u16::MAX
-        ))),
+        _ => Err(Error::argument(
+            format!("{tensors} tensors over {count} files"),
+            format!("a model has at most {} files; choose a larger limit", u16::MAX),
+        )),
     }
 }
 

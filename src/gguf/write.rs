@@ -124,24 +124,20 @@ impl Layout {
     fn check_metadata(&mut self) -> Result<()> {
         let mut keys = HashSet::new();
         if let Some((key, _)) = self.metadata.iter().find(|(key, _)| !keys.insert(key)) {
-            return Err(Error::Request(format!("cannot write a GGUF file: key {} is given twice", quoted(key))));
+            return Err(Error::argument(format!("key {}", quoted(key)), "is given twice"));
         }
         let wrong_key = |(key, _): &&(String, Value)| key.is_empty() || key.len() > LONGEST_KEY;
         if let Some((key, _)) = self.metadata.iter().find(wrong_key) {
-            return Err(Error::Request(format!(
-                "cannot write a GGUF file: key {} has {} bytes, must have 1 to {LONGEST_KEY}",
-                quoted(key),
-                key.len()
-            )));
+            let problem = format!("has {} bytes, must have 1 to {LONGEST_KEY}", key.len());
+            return Err(Error::argument(format!("key {}", quoted(key)), problem));
         }
         if !alignment_is_valid(self.alignment) || self.alignment > LARGEST_ALIGNMENT {
-            let alignment = self.alignment;
-            let rule = format!("use a power of two from 8 to {LARGEST_ALIGNMENT}");
-            return Err(Error::Request(format!("cannot align tensors to {alignment}; {rule}")));
+            let rule = format!("is no power of two from 8 to {LARGEST_ALIGNMENT}");
+            return Err(Error::argument(format!("alignment {}", self.alignment), rule));
         }
         let given = self.metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY);
         if let Some((_, value)) = given.filter(|(_, value)| !matches!(value, Value::U32(_))) {
-            return Err(Error::Request(format!("{ALIGNMENT_KEY} must be a u32, is of type {}", value.ty())));
+            return Err(Error::argument(ALIGNMENT_KEY, format!("must be a u32, is of type {}", value.ty())));
         }
         if given.is_some() || self.alignment != DEFAULT_ALIGNMENT {
             self.set(ALIGNMENT_KEY, self.alignment);
@@ -155,9 +151,7 @@ impl Layout {
         let mut offset = 0u64;
         let mut slots = Vec::with_capacity(self.tensors.len());
         for Planned { name, dims, ty } in &self.tensors {
-            let wrong = |problem: String| {
-                Err(Error::Request(format!("cannot write a GGUF file: tensor {}: {problem}", quoted(name))))
-            };
+            let wrong = |problem: String| Err(Error::argument(format!("tensor {}", quoted(name)), problem));
             if !names.insert(name) {
                 return wrong("is given twice".to_owned());
             }
@@ -493,7 +487,7 @@ mod tests {
                 },
                 "ggml allows 63",
             ),
-            (|l| l.metadata = vec![("k".into(), 1u8.into()), ("k".into(), 2u8.into())], "key \"k\" is given twice"),
+            (|l| l.metadata = vec![("k".into(), 1u8.into()), ("k".into(), 2u8.into())], "key \"k\": is given twice"),
             (
                 |l| {
                     l.tensor("a", &[1 << 62], GgmlType::I8);
@@ -501,8 +495,8 @@ mod tests {
                 },
                 "too long",
             ),
-            (|l| l.alignment = 3, "cannot align tensors to 3"),
-            (|l| l.alignment = 1 << 31, "cannot align tensors to 2147483648"),
+            (|l| l.alignment = 3, "alignment 3: is no power of two"),
+            (|l| l.alignment = 1 << 31, "alignment 2147483648: is no power of two"),
             (|l| l.set(ALIGNMENT_KEY, -1i32), "must be a u32"),
             (|l| l.set(ALIGNMENT_KEY, "64"), "must be a u32"),
             (|l| l.set("k".repeat(65536), 1u8), "has 65536 bytes"),

@@ -58,7 +58,7 @@ impl<'o> Writer<'o> {
     /// Appends to the tensor that was begun.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(slot) = self.current() else {
-            return Err(Error::Request(format!("cannot write {}: no tensor was begun", self.path().display())));
+            return Err(Error::argument("data", "no tensor was begun").of_file(self.path()));
         };
         let room = slot.bytes - self.written;
         if bytes.len() as u64 > room {
@@ -121,6 +121,6 @@ impl<'o> Writer<'o> {
     }
 
     fn wrong(&self, tensor: &str, problem: String) -> Error {
-        Error::Request(format!("cannot write {}: tensor {}: {problem}", self.path().display(), quoted(tensor)))
+        Error::argument(format!("tensor {}", quoted(tensor)), problem).of_file(self.path())
     }
 }

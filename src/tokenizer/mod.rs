@@ -195,11 +195,7 @@ impl Tokenizer {
     /// The bytes of token `id`, and whether it is structure: a control token, or the unknown one.
     fn lookup(&self, id: u32) -> Result<(Cow<'_, [u8]>, bool)> {
         let Some(token) = self.vocab.tokens.get(id as usize) else {
-            return Err(Error::Request(format!(
-                "token {id} does not exist: {} has {} tokens",
-                self.path.display(),
-                self.vocab.tokens.len()
-            )));
+            return Err(Error::TokenOutOfVocabulary { token: id, vocab: self.vocab.tokens.len() });
         };
         if self.control_looking.contains(&id) {
             return Ok((Cow::Borrowed(token.as_bytes()), true));

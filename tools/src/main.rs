@@ -9,6 +9,7 @@ mod cmd;
 mod machine;
 mod output;
 mod progress;
+mod remedy;
 #[cfg(feature = "gguf-rs")]
 mod second_opinion;
 mod status;
