@@ -50,7 +50,7 @@ pub struct Entry {
 
 /// The two kinds of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ImatrixFormat {
     /// GGUF, of today's llama-imatrix.
     Gguf,
     /// The earlier `.dat`.
@@ -196,7 +196,7 @@ impl Imatrix {
     ///
     /// # Errors If the file cannot be written, or the matrix is empty, has a sum that is no finite number, or is too
     /// large for the format.
-    pub fn write(&self, path: impl AsRef<Path>, format: Format) -> Result<()> {
+    pub fn write(&self, path: impl AsRef<Path>, format: ImatrixFormat) -> Result<()> {
         self.write_beside(path, format, &Inputs::default())
     }
 
@@ -204,14 +204,14 @@ impl Imatrix {
     ///
     /// # Errors
     /// As there.
-    pub fn write_beside(&self, path: impl AsRef<Path>, format: Format, inputs: &Inputs) -> Result<()> {
+    pub fn write_beside(&self, path: impl AsRef<Path>, format: ImatrixFormat, inputs: &Inputs) -> Result<()> {
         let path = path.as_ref();
         if self.entries.is_empty() {
             return Err(Error::argument("importance matrix", "has no entries").of_file(path));
         }
         let matrix = match format {
-            Format::Gguf => self.clone().in_tokens(CHUNK_SIZE),
-            Format::Dat => self.clone(),
+            ImatrixFormat::Gguf => self.clone().in_tokens(CHUNK_SIZE),
+            ImatrixFormat::Dat => self.clone(),
         };
         for (name, entry) in &matrix.entries {
             if let Some((column, sum)) = bad_sum(&entry.in_sum2) {
@@ -220,8 +220,8 @@ impl Imatrix {
             }
         }
         match format {
-            Format::Gguf => matrix.write_gguf(path, inputs),
-            Format::Dat => matrix.write_dat(path, inputs),
+            ImatrixFormat::Gguf => matrix.write_gguf(path, inputs),
+            ImatrixFormat::Dat => matrix.write_dat(path, inputs),
         }
     }
 

@@ -35,7 +35,7 @@ pub enum Placement {
 
 /// How to split.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct SplitOptions {
     /// Which file a tensor goes into.
     pub placement: Placement,
     /// The first file has metadata only; the others are the same as without.
@@ -84,7 +84,7 @@ fn stripe<'t>(tensors: impl Iterator<Item = (&'t str, u64)>, files: usize) -> Ve
 ///
 /// # Errors
 /// If there would be too many, or one of those that are striped over would get no tensor.
-pub fn plan(gguf: &Gguf, prefix: &Path, options: &Options) -> Result<Vec<Shard>> {
+pub fn plan(gguf: &Gguf, prefix: &Path, options: &SplitOptions) -> Result<Vec<Shard>> {
     let tensors = gguf.tensors();
     let shards = match options.placement {
         Placement::Linear(limit) => {
@@ -119,7 +119,7 @@ pub fn plan(gguf: &Gguf, prefix: &Path, options: &Options) -> Result<Vec<Shard>>
 ///
 /// # Errors If a file cannot be read or written, one of them is the model itself, or the user stopped; nothing is left
 /// behind then.
-pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progress) -> Result<Vec<Shard>> {
+pub fn split(gguf: &Gguf, prefix: &Path, options: &SplitOptions, progress: &dyn Progress) -> Result<Vec<Shard>> {
     let shards = plan(gguf, prefix, options)?;
     let paths = shards.iter().map(|shard| shard.path.clone()).collect();
     let mut outputs = Outputs::claim("split", prefix, paths, &inputs(gguf))?;

@@ -11,7 +11,7 @@ use strata::gguf::shards::SplitLimit;
 use strata::gguf::{Gguf, Layout, Value};
 use strata::progress::{Progress, Quiet};
 use strata::recipe::{Mix, Recipe};
-use strata::split::{Options, Placement, Shard, merge, plan, split};
+use strata::split::{Placement, Shard, SplitOptions, merge, plan, split};
 use strata::{Error, GgmlType, verify};
 use tempfile::TempDir;
 
@@ -29,12 +29,12 @@ fn model_of(recipe: Recipe) -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-fn options(limit: SplitLimit, first_without_tensors: bool) -> Options {
-    Options { placement: Placement::Linear(limit), first_without_tensors }
+fn options(limit: SplitLimit, first_without_tensors: bool) -> SplitOptions {
+    SplitOptions { placement: Placement::Linear(limit), first_without_tensors }
 }
 
-fn striped(files: usize) -> Options {
-    Options { placement: Placement::Striped(files), first_without_tensors: false }
+fn striped(files: usize) -> SplitOptions {
+    SplitOptions { placement: Placement::Striped(files), first_without_tensors: false }
 }
 
 fn files(folder: &Path) -> Vec<String> {
@@ -153,7 +153,7 @@ fn striped_files_are_one_model() {
     for (files, first) in [(2, false), (2, true), (5, false)] {
         let folder = dir.path().join(format!("{files}{first}"));
         fs::create_dir(&folder).unwrap();
-        let options = Options { first_without_tensors: first, ..striped(files) };
+        let options = SplitOptions { first_without_tensors: first, ..striped(files) };
         let shards = split(&gguf, &folder.join("p"), &options, &Quiet).unwrap();
         assert_eq!(shards, plan(&gguf, &folder.join("p"), &options).unwrap());
         assert_eq!(shards.len(), files + usize::from(first));

@@ -101,7 +101,7 @@ fn mixes_and_readers_and_split_files_too() {
     let path = model(&dir, Recipe::new(Mix::from_name("q4_k_m").unwrap()));
     let expected = logits(&resident(&path), 4).unwrap();
     let parts = |name: &str, placement| {
-        let options = split::Options { placement, first_without_tensors: false };
+        let options = split::SplitOptions { placement, first_without_tensors: false };
         split::split(&Gguf::open(&path).unwrap(), &dir.path().join(name), &options, &Quiet).unwrap()
     };
     let linear = parts("linear", Placement::Linear(SplitLimit::Tensors(20)));
@@ -157,7 +157,7 @@ fn drives_are_read_at_once() {
     let there = places.find(|there| drive(there.path()) != drive(here.path())).expect("a second file system");
     let path = q8_0(&here);
     let expected = logits(&resident(&path), 4).unwrap();
-    let options = split::Options { placement: Placement::Striped(2), first_without_tensors: false };
+    let options = split::SplitOptions { placement: Placement::Striped(2), first_without_tensors: false };
     let parts = split::split(&Gguf::open(&path).unwrap(), &here.path().join("part"), &options, &Quiet).unwrap();
     let moved = there.path().join("moved.gguf");
     fs::copy(&parts[1].path, &moved).unwrap();

@@ -4,10 +4,11 @@
 //! * `source.rs`: the files that are read; `target.rs`: what is asked for; `plan.rs`: which tensor becomes which, in what order;
 //! * `acceptance.rs`: what is written can be read;
 //! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary/`: the tokenizer;
-//! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
+//! * `pipeline.rs`: reading, encoding and writing at the same time; `buffers.rs`: how much at a time; `rows.rs`: the weights themselves;
 //! * `output.rs`: the file that grows; `sync.rs`: it reaches the disk; `journal.rs`: what of it is done.
 
 mod acceptance;
+mod buffers;
 mod journal;
 mod metadata;
 mod naming;
@@ -16,7 +17,6 @@ mod pipeline;
 mod plan;
 mod rope;
 mod rows;
-mod slab;
 mod source;
 mod sync;
 mod target;
@@ -37,7 +37,7 @@ use crate::io::partial::Partial;
 use crate::progress::Progress;
 use crate::threads;
 use journal::{Head, SourceHead, TensorHead};
-use output::{Output, Part};
+use output::{Output, OutputFile};
 use plan::Tensor;
 use serde_json::{Map, Value as Json};
 use source::SourceFile;
@@ -94,7 +94,7 @@ pub struct Report {
 
 /// What would become of a tensor.
 #[derive(Clone, Debug)]
-pub struct Planned {
+pub struct TensorPlan {
     /// Its name in the file.
     pub name: String,
     /// Its dimensions, the length of a row first.
@@ -111,9 +111,9 @@ pub struct Planned {
 
 /// What a target would be.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct TargetPlan {
     /// Its tensors, in their order.
-    pub tensors: Vec<Planned>,
+    pub tensors: Vec<TensorPlan>,
     /// Its files and the bytes of each.
     pub files: Vec<(PathBuf, u64)>,
 }
@@ -122,18 +122,18 @@ pub struct Plan {
 ///
 /// # Errors
 /// As [`convert`], as far as that looks at no weights.
-pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
+pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<TargetPlan> {
     let job = Job::new(input, std::slice::from_ref(target), options)?;
     let planned = |(tensor, &to): (&Tensor, &GgmlType)| {
         let from = tensor.stored().map_or(to, |stored| stored.ty);
         let bytes_from = tensor.stored().map_or(0, |stored| stored.bytes);
         let (name, dims) = (tensor.name.clone(), tensor.dims.clone());
-        Planned { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
+        TensorPlan { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
     };
     let tensors = job.tensors.iter().zip(&job.types[0]).map(planned).collect();
     let (parts, _) = job.parts(0, &vec![Digest::of(&[]); job.files.len()])?;
     let files = parts.into_iter().map(|mut part| Ok((part.path, part.layout.place()?.file_bytes)));
-    Ok(Plan { tensors, files: files.collect::<Result<_>>()? })
+    Ok(TargetPlan { tensors, files: files.collect::<Result<_>>()? })
 }
 
 /// Makes all targets in one read of the source. Each file appears under its name only when it is complete; until then it grows beside it
@@ -228,7 +228,7 @@ impl<'a> Job<'a> {
 
     /// What the files of target `i` will hold, and what its journal will say of them. The hashes are zeros still. Files after the first
     /// hold no metadata but their place.
-    fn parts(&self, i: usize, heads: &[Digest]) -> Result<(Vec<Part>, Head)> {
+    fn parts(&self, i: usize, heads: &[Digest]) -> Result<(Vec<OutputFile>, Head)> {
         let (target, types, shards) = (&self.targets[i], &self.types[i], &self.shards[i]);
         let mut recipe = Map::new();
         recipe.insert("strata".to_owned(), env!("CARGO_PKG_VERSION").into());
@@ -255,14 +255,14 @@ impl<'a> Job<'a> {
                 tensors.push(TensorHead { name, ty, part: no, offset: range.start, bytes: range.end - range.start });
             }
             metadata.extend(layout.metadata.iter().map(|(key, value)| (key.clone(), Digest::of(&value.bytes()))));
-            parts.push(Part { path: shard.path.clone(), layout });
+            parts.push(OutputFile { path: shard.path.clone(), layout });
         }
         let source_head = |(file, &head): (&SourceFile<'_>, &Digest)| {
             let (name, bytes) = (file.name.clone(), file.bytes);
             SourceHead { name, bytes, head }
         };
         let sources = self.files.iter().zip(heads).map(source_head).collect();
-        let name = |part: &Part| Some(Partial::path_for(&part.path).file_name()?.to_string_lossy().into_owned());
+        let name = |part: &OutputFile| Some(Partial::path_for(&part.path).file_name()?.to_string_lossy().into_owned());
         let partials = parts.iter().filter_map(name).collect();
         Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors, partials }))
     }

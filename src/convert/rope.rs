@@ -1,7 +1,7 @@
-//! `rope_freqs.weight`: what Llama 3.1's scaling does to each frequency, as the divisors that GGUF files carry.
+//! `rope_freqs.weight`: Llama 3.1's RoPE scaling as the divisor of each frequency.
 
-/// The divisors `(head_dim / 2)`: 1 for wavelengths that the original context held often enough, `factor` for those it hardly held, and
-/// an interpolation between. The single-precision operations are those of the reference converter, so that the bytes are the same.
+/// The divisors, `(head_dim / 2)`: 1 for wavelengths far below the original context length, `factor` for those near or above it, and an
+/// interpolation between. The single-precision operations are those of the reference converter, so that the bytes are the same.
 pub fn frequency_divisors(head_dim: usize, theta: f32, factor: f32, low: f32, high: f32, context: f32) -> Vec<f32> {
     let divisor = |i: usize| {
         let frequency = 1.0 / libm::pow(theta as f64, (2 * i) as f64 / head_dim as f64) as f32;

@@ -20,14 +20,14 @@ pub struct Gguf {
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     index: HashMap<String, usize>, // name to place in `tensors`
-    parts: Vec<Arc<Source>>,
+    parts: Vec<Arc<Backing>>,
 }
 
 impl Gguf {
     /// Opens the model at `path`; of a split model any part may be named, and all are opened.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
         let path = path.as_ref();
-        let mapped = Source::Mapped(Mapped::open(path)?);
+        let mapped = Backing::Mapped(Mapped::open(path)?);
         let gguf = Gguf::single(path, mapped, 0)?;
         match gguf.split()? {
             Some(split) => Gguf::join(path, split),
@@ -42,7 +42,7 @@ impl Gguf {
 
     /// [`Gguf::from_bytes`] of what was read from the file at `path`, which errors name.
     pub(crate) fn from_contents(path: &Path, bytes: Vec<u8>) -> Result<Gguf> {
-        Gguf::single(path, Source::Owned(bytes), 0)
+        Gguf::single(path, Backing::Owned(bytes), 0)
     }
 
     /// The path that was opened.
@@ -88,7 +88,7 @@ impl Gguf {
 
     /// The first `bytes` bytes of a tensor will be read soon: they are brought into the page cache.
     pub fn expect(&self, tensor: &TensorInfo, bytes: usize) {
-        if let Source::Mapped(mapped) = &*self.parts[tensor.part]
+        if let Backing::Mapped(mapped) = &*self.parts[tensor.part]
             && bytes > 0
         {
             mapped.will_need(tensor.offset as usize..tensor.offset as usize + bytes);
@@ -103,8 +103,8 @@ impl Gguf {
     /// The files of the model in the order of its parts; none of a model in memory.
     pub fn files(&self) -> impl Iterator<Item = &Mapped> {
         self.parts.iter().filter_map(|part| match &**part {
-            Source::Mapped(mapped) => Some(mapped),
-            Source::Owned(_) => None,
+            Backing::Mapped(mapped) => Some(mapped),
+            Backing::Owned(_) => None,
         })
     }
 
@@ -196,7 +196,7 @@ impl Gguf {
     }
 
     /// One file, alone.
-    fn single(path: &Path, source: Source, part: usize) -> Result<Gguf> {
+    fn single(path: &Path, source: Backing, part: usize) -> Result<Gguf> {
         let (mut bytes, parsed) = header(path, &source, part)?;
         let Parsed { version, pairs, sorted, tensors, header } = parsed;
         bytes.truncate(header);
@@ -241,7 +241,7 @@ impl Gguf {
                 let problem = format!("part {} of {count} is missing: {}", no + 1, at.display());
                 return Err(Error::invalid(path, "split model", problem, "put all parts into one folder"));
             }
-            let part = Gguf::single(&at, Source::Mapped(Mapped::open(&at)?), no as usize)?;
+            let part = Gguf::single(&at, Backing::Mapped(Mapped::open(&at)?), no as usize)?;
             if part.split()? != Some(Split { no, count }) {
                 let problem = format!("is not part {} of {count}, which its name promises", no + 1);
                 return Err(part.wrong(SPLIT_NO, problem, "get all parts again, from one place"));
@@ -279,15 +279,15 @@ impl Gguf {
 const BEGINNINGS: [u64; 4] = [1 << 20, 16 << 20, 128 << 20, 1 << 30];
 
 /// A copy of the beginning of a file, with the whole header, and what was found in that.
-fn header(path: &Path, source: &Source, part: usize) -> Result<(Vec<u8>, Parsed)> {
+fn header(path: &Path, source: &Backing, part: usize) -> Result<(Vec<u8>, Parsed)> {
     let file_bytes = source.bytes().len() as u64;
     let mut bytes = Vec::new();
     for beginning in BEGINNINGS {
         let known = bytes.len();
         bytes.resize(file_bytes.min(beginning) as usize, 0);
         match source {
-            Source::Mapped(mapped) => mapped.read_at(&mut bytes[known..], known as u64)?,
-            Source::Owned(all) => {
+            Backing::Mapped(mapped) => mapped.read_at(&mut bytes[known..], known as u64)?,
+            Backing::Owned(all) => {
                 let upto = bytes.len();
                 bytes[known..].copy_from_slice(&all[known..upto]);
             }
@@ -307,14 +307,14 @@ fn header(path: &Path, source: &Source, part: usize) -> Result<(Vec<u8>, Parsed)
 const AFTER: usize = 1 << 16;
 
 /// An error if parts of a split model were joined as if they were one file.
-fn refuse_joined(path: &Path, source: &Source, header: usize, tensors: &[TensorInfo]) -> Result<()> {
+fn refuse_joined(path: &Path, source: &Backing, header: usize, tensors: &[TensorInfo]) -> Result<()> {
     // Whole numbers that the checking pass has compared with the file's length.
     let end = tensors.iter().map(|tensor| tensor.offset + tensor.bytes).max().unwrap_or(header as u64);
     let rest = source.bytes().len() - end as usize;
     let mut after = vec![0; rest.min(AFTER)];
     match source {
-        Source::Mapped(mapped) => mapped.read_at(&mut after, end)?,
-        Source::Owned(bytes) => after.copy_from_slice(&bytes[end as usize..][..rest.min(AFTER)]),
+        Backing::Mapped(mapped) => mapped.read_at(&mut after, end)?,
+        Backing::Owned(bytes) => after.copy_from_slice(&bytes[end as usize..][..rest.min(AFTER)]),
     }
     if !is_another_gguf(&after) {
         return Ok(());
@@ -333,23 +333,23 @@ struct Split {
 
 /// Where the bytes of a part are.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum Backing {
     Mapped(Mapped),
     Owned(Vec<u8>),
 }
 
-impl Source {
+impl Backing {
     pub fn bytes(&self) -> &[u8] {
         match self {
-            Source::Mapped(mapped) => mapped.bytes(),
-            Source::Owned(bytes) => bytes,
+            Backing::Mapped(mapped) => mapped.bytes(),
+            Backing::Owned(bytes) => bytes,
         }
     }
 
     fn check(&self) -> Result<()> {
         match self {
-            Source::Mapped(mapped) => mapped.check(0),
-            Source::Owned(_) => Ok(()),
+            Backing::Mapped(mapped) => mapped.check(0),
+            Backing::Owned(_) => Ok(()),
         }
     }
 }

@@ -24,12 +24,12 @@ pub struct Layout {
     pub metadata: Vec<(String, Value)>,
     /// To what tensors are aligned: a power of two from 8 on. Written as `general.alignment` if it is not 32.
     pub alignment: u32,
-    tensors: Vec<Planned>,
+    tensors: Vec<TensorEntry>,
     places: HashMap<String, usize>, // of keys in `metadata`, believed only where they are right
 }
 
 #[derive(Clone, Debug)]
-struct Planned {
+struct TensorEntry {
     name: String,
     dims: Vec<u64>,
     ty: GgmlType,
@@ -78,7 +78,7 @@ impl Layout {
 
     /// Adds a tensor, `dims` with the fastest first.
     pub fn tensor(&mut self, name: impl Into<String>, dims: &[u64], ty: GgmlType) {
-        self.tensors.push(Planned { name: name.into(), dims: dims.to_vec(), ty });
+        self.tensors.push(TensorEntry { name: name.into(), dims: dims.to_vec(), ty });
     }
 
     /// Checks the layout and says where everything goes. Values of other bytes but the same lengths move nothing.
@@ -150,7 +150,7 @@ impl Layout {
         let mut names = HashSet::new();
         let mut offset = 0u64;
         let mut slots = Vec::with_capacity(self.tensors.len());
-        for Planned { name, dims, ty } in &self.tensors {
+        for TensorEntry { name, dims, ty } in &self.tensors {
             let wrong = |problem: String| Err(Error::argument(format!("tensor {}", quoted(name)), problem));
             if !names.insert(name) {
                 return wrong("is given twice".to_owned());
@@ -186,7 +186,7 @@ impl Layout {
             out.extend(value.ty().id().to_le_bytes());
             put_value(&mut out, value);
         }
-        for (Planned { name, dims, ty }, slot) in self.tensors.iter().zip(slots) {
+        for (TensorEntry { name, dims, ty }, slot) in self.tensors.iter().zip(slots) {
             put_string(&mut out, name);
             out.extend((dims.len() as u32).to_le_bytes());
             out.extend(dims.iter().flat_map(|dim| dim.to_le_bytes()));

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
-use strata::convert::{Input, Options, Plan, Split, Target, convert, plan};
+use strata::convert::{Input, Options, Split, Target, TargetPlan, convert, plan};
 use strata::error::printable;
 use strata::gguf::Value;
 use strata::gguf::shards::SplitLimit;
@@ -224,13 +224,13 @@ impl RecipeArgs {
     }
 
     fn show_plan(&self, input: &Input, target: &Target, options: &Options) -> Result<()> {
-        let Plan { tensors, files } = plan(input, target, options)?;
+        let TargetPlan { tensors, files } = plan(input, target, options)?;
         let bits = |weights: u64, bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
         let weights = |dims: &[u64]| dims.iter().product::<u64>();
         let total: u64 = tensors.iter().map(|tensor| weights(&tensor.dims)).sum();
         let data: u64 = tensors.iter().map(|tensor| tensor.bytes_to).sum();
         if self.json {
-            let tensor = |tensor: &strata::convert::Planned| {
+            let tensor = |tensor: &strata::convert::TensorPlan| {
                 json!({
                     "name": tensor.name, "shape": tensor.dims, "from": tensor.from.name(), "bytes_from": tensor.bytes_from,
                     "to": tensor.to.name(), "bytes_to": tensor.bytes_to,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use strata::gguf::Gguf;
 use strata::gguf::shards::SplitLimit;
 use strata::size::Size;
-use strata::split::{MAX_TENSORS, Options, Placement, plan, split};
+use strata::split::{MAX_TENSORS, Placement, SplitOptions, plan, split};
 
 /// Split a GGUF model over files PREFIX-00001-of-0000N.gguf, as gguf-split does
 #[derive(clap::Args)]
@@ -42,7 +42,7 @@ impl Args {
         let tensors = self.split_max_tensors.map_or(MAX_TENSORS, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let limit = self.split_max_size.map_or(SplitLimit::Tensors(tensors), |size| SplitLimit::Bytes(size.bytes()));
         let placement = self.drives.map_or(Placement::Linear(limit), |n| Placement::Striped(n as usize));
-        let options = Options { placement, first_without_tensors: self.no_tensor_first_split };
+        let options = SplitOptions { placement, first_without_tensors: self.no_tensor_first_split };
         let gguf = Gguf::open(&self.input)?;
         let shards = match self.dry_run {
             true => plan(&gguf, &self.prefix, &options)?,
