@@ -18,46 +18,46 @@ use crate::io::inputs::Inputs;
 use crate::io::outputs::Outputs;
 use crate::progress::Progress;
 
-/// Tensors in a file where nothing says otherwise; gguf-split's own default.
+/// The default number of tensors in a file, as in gguf-split.
 pub const MAX_TENSORS: usize = 128;
 
-/// What is read at a time.
+/// Bytes read at a time.
 const BUFFER: usize = 1 << 20;
 
-/// Which file a tensor goes into.
+/// How tensors are assigned to files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// One file after the other, as gguf-split does.
+    /// Consecutive tensors fill one file after the other, as in gguf-split.
     Linear(SplitLimit),
-    /// So many files, each with an even share of every two layers, so that files on as many drives are read at once.
+    /// That many files, each with an even share of every two layers, so that files on as many drives are read at once.
     Striped(usize),
 }
 
-/// How to split.
+/// Settings of a split.
 #[derive(Clone, Copy, Debug)]
 pub struct SplitOptions {
-    /// Which file a tensor goes into.
+    /// How tensors are assigned to files.
     pub placement: Placement,
-    /// The first file has metadata only; the others are the same as without.
+    /// Puts only metadata into the first file; the others are the same as without.
     pub first_without_tensors: bool,
 }
 
 /// One of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Where it goes.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Which of the model's tensors it has, in their order.
+    /// The indices of its tensors in the model, in file order.
     pub tensors: Vec<usize>,
     /// The bytes of those tensors, without metadata and padding.
     pub bytes: u64,
 }
 
-/// What the names of a layer's tensors start with that are evened out by themselves. With some memory the attention stays
-/// there and only the feed-forward matrices are read: evened out together, one drive could have all of what is read.
+/// Prefixes of the names of a layer's tensors; each kind is balanced over the files separately. With some memory the
+/// attention is pinned and only the feed-forward matrices are read: balanced together, one drive could have all of them.
 const KINDS: [&str; 2] = ["attn_", "ffn_"];
 
-/// Which of [`KINDS`] the tensor is of, or the number after them.
+/// The index in [`KINDS`] of a tensor's kind; the length of that list for others.
 fn kind(name: &str) -> usize {
     let in_layer = name.strip_prefix("blk.").and_then(|name| name.split_once('.')).map_or("", |(_, name)| name);
     KINDS.iter().position(|kind| in_layer.starts_with(kind)).unwrap_or(KINDS.len())
@@ -80,7 +80,7 @@ fn stripe<'t>(tensors: impl Iterator<Item = (&'t str, u64)>, files: usize) -> Ve
     shards
 }
 
-/// The files that [`split`] would write.
+/// Plans the files that [`split`] writes.
 ///
 /// # Errors
 /// If there would be too many, or one of those that are striped over would get no tensor.
@@ -117,8 +117,8 @@ pub fn plan(gguf: &Gguf, prefix: &Path, options: &SplitOptions) -> Result<Vec<Sh
 
 /// Writes the model as files `PREFIX-00001-of-0000N.gguf`, and returns them. `progress` counts bytes.
 ///
-/// # Errors If a file cannot be read or written, one of them is the model itself, or the user stopped; nothing is left
-/// behind then.
+/// # Errors
+/// If a file cannot be read or written, one of them is the model itself, or the user stopped. Nothing is left behind then.
 pub fn split(gguf: &Gguf, prefix: &Path, options: &SplitOptions, progress: &dyn Progress) -> Result<Vec<Shard>> {
     let shards = plan(gguf, prefix, options)?;
     let paths = shards.iter().map(|shard| shard.path.clone()).collect();
@@ -148,8 +148,9 @@ pub fn split(gguf: &Gguf, prefix: &Path, options: &SplitOptions, progress: &dyn 
 /// Writes a split model as the one file `output`, with the tensors of one part after those of the other. `progress`
 /// counts bytes.
 ///
-/// # Errors If the model is not split, a file cannot be read or written, `output` is one of the parts, or the user
-/// stopped; nothing is left behind then.
+/// # Errors
+/// If the model is not split, a file cannot be read or written, `output` is one of the parts, or the user stopped. Nothing is
+/// left behind then.
 pub fn merge(gguf: &Gguf, output: &Path, progress: &dyn Progress) -> Result<()> {
     if gguf.u32(SPLIT_COUNT)?.unwrap_or(0) == 0 {
         let problem = "is missing or 0: the file is not a part of a split model";
@@ -174,8 +175,8 @@ fn own_metadata(gguf: &Gguf) -> Vec<(String, Value)> {
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// Puts the hashes that Strata has recorded of the tensors, a list in file order, into the `order` of the new files. A
-/// list of another length is no such record, and stays.
+/// Permutes the recorded hashes of the tensors, a list in file order, into the `order` of the new files. A list of another
+/// length is not such a record and stays.
 fn order_hashes(metadata: &mut [(String, Value)], order: &[usize]) {
     for (key, value) in metadata {
         if let Value::Array(Array::String(hashes)) = value
@@ -187,7 +188,7 @@ fn order_hashes(metadata: &mut [(String, Value)], order: &[usize]) {
     }
 }
 
-/// What is read.
+/// The files of the model.
 fn inputs(gguf: &Gguf) -> Inputs {
     let mut inputs = Inputs::default();
     inputs.add_model(gguf);
@@ -204,7 +205,7 @@ fn copy<'t>(
     let mut buffer = vec![0; BUFFER];
     let files: Vec<&Mapped> = gguf.files().collect();
     for tensor in tensors {
-        // By the open file: what has its name now may be another.
+        // Through the open file: another one may have its name by now.
         let Some(file) = files.get(tensor.part) else {
             return Err(Error::InMemory { doing: "split or merged" });
         };

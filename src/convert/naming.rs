@@ -1,4 +1,4 @@
-//! What the name of a model tells: `Llama-3.1-8B-Instruct` is basename, size, finetune. The conventions are those of GGUF file names
+//! The parts of a model's name: `Llama-3.1-8B-Instruct` is basename, size, finetune. The conventions are those of GGUF file names
 //! (docs/gguf.md, "GGUF Naming Convention") as llama.cpp's converter applies them.
 
 use regex::Regex;
@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// Characters of a name that are looked at; Hugging Face's own names have at most 96.
+/// The most characters of a name that are parsed; names of Hugging Face have at most 96.
 const LONGEST: usize = 256;
 
 /// The parts of a name.
@@ -49,7 +49,7 @@ pub fn cut(text: &str) -> &str {
     text.char_indices().nth(LONGEST).map_or(text, |(end, _)| &text[..end])
 }
 
-/// Takes a name apart; `weights` decides whether a number like `8B` or `128k` is a size of this model.
+/// Parses a name; `weights` decides whether a number like `8B` or `128k` is a size of this model.
 pub fn parse(id: &str, weights: u64) -> Name {
     let id = cut(id);
     if id.contains(' ') {

@@ -108,30 +108,30 @@ impl Gguf {
         })
     }
 
-    /// That all files are still those that were opened: what was read of them until now is right.
+    /// Checks that no file has changed since it was opened, so that what was read so far is right.
     ///
     /// # Errors
-    /// Names the file that was cut or written to.
+    /// Names the file that was truncated or written to.
     pub fn check(&self) -> Result<()> {
         self.parts.iter().try_for_each(|part| part.check())
     }
 
-    /// `result`, which was made of the files' bytes; if it is an error and a file has changed, that is the error.
+    /// `result`; an error is replaced by that of [`Gguf::check`] if a file has changed, which then is its cause.
     pub fn unless_changed<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| self.check().err().unwrap_or(error))
     }
 
-    /// An unsigned integer of any type that fits a u32.
+    /// The value of a key as an integer of any type that fits a u32; `None` if the key is absent.
     pub fn u32(&self, key: &str) -> Result<Option<u32>> {
         self.typed(key, "an integer from 0 to 2^32-1", |v| v.as_u64()?.try_into().ok())
     }
 
-    /// An unsigned integer of any type.
+    /// The value of a key as an integer of any type that fits a u64; `None` if the key is absent.
     pub fn u64(&self, key: &str) -> Result<Option<u64>> {
         self.typed(key, "an integer not below 0", ValueRef::as_u64)
     }
 
-    /// A float of either type.
+    /// The value of a key as a float of either type; `None` if the key is absent.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
         if let Some(ValueRef::F64(v)) = self.metadata.get(key)
             && ValueRef::F64(v).as_f32().is_none()
@@ -141,17 +141,17 @@ impl Gguf {
         self.typed(key, "a float", ValueRef::as_f32)
     }
 
-    /// A bool.
+    /// The value of a key as a bool; `None` if the key is absent.
     pub fn bool(&self, key: &str) -> Result<Option<bool>> {
         self.typed(key, "a bool", ValueRef::as_bool)
     }
 
-    /// A string.
+    /// The value of a key as a string; `None` if the key is absent.
     pub fn str(&self, key: &str) -> Result<Option<&str>> {
         self.typed(key, "a string", ValueRef::as_str)
     }
 
-    /// An array.
+    /// The value of a key as an array; `None` if the key is absent.
     pub fn array(&self, key: &str) -> Result<Option<ArrayRef<'_>>> {
         self.typed(key, "an array", ValueRef::as_array)
     }
@@ -195,7 +195,7 @@ impl Gguf {
         Error::invalid(&self.path, format!("key {}", quoted(key)), problem, remedy)
     }
 
-    /// One file, alone.
+    /// The model of one file, or of one part of a split model alone.
     fn single(path: &Path, source: Backing, part: usize) -> Result<Gguf> {
         let (mut bytes, parsed) = header(path, &source, part)?;
         let Parsed { version, pairs, sorted, tensors, header } = parsed;
@@ -208,7 +208,7 @@ impl Gguf {
         Ok(Gguf { path: path.to_owned(), version, metadata, tensors, index, parts: vec![source] })
     }
 
-    /// What this file says of its place in a split model, or `None` if it is whole.
+    /// The place of this file in a split model; `None` if it is not split.
     fn split(&self) -> Result<Option<Split>> {
         // Merged files keep the key, with 0.
         let count = self.u32(SPLIT_COUNT)?.unwrap_or(0);
@@ -222,7 +222,7 @@ impl Gguf {
         Ok(Some(Split { no, count }))
     }
 
-    /// The model that the file at `path`, which is the part `opened`, belongs to.
+    /// Opens all parts of the split model of which the file at `path` is the part `opened`.
     fn join(path: &Path, opened: Split) -> Result<Gguf> {
         let count = opened.count;
         let ending = |no: u32| shard_ending(no as usize, count as usize);
@@ -275,10 +275,10 @@ impl Gguf {
     }
 }
 
-/// Copies of a file's beginning are made of these lengths, until the header is in one: that of Llama 3 has 8 MB.
+/// The lengths of the file's beginning that are copied in turn until the header fits; that of Llama 3 has 8 MB.
 const BEGINNINGS: [u64; 4] = [1 << 20, 16 << 20, 128 << 20, 1 << 30];
 
-/// A copy of the beginning of a file, with the whole header, and what was found in that.
+/// A copy of the beginning of a file with the whole header, and the parsed header.
 fn header(path: &Path, source: &Backing, part: usize) -> Result<(Vec<u8>, Parsed)> {
     let file_bytes = source.bytes().len() as u64;
     let mut bytes = Vec::new();
@@ -295,7 +295,7 @@ fn header(path: &Path, source: &Backing, part: usize) -> Result<(Vec<u8>, Parsed
         match parse::parse(path, &bytes, file_bytes, part) {
             Ok(parsed) => return Ok((bytes, parsed)),
             Err(Stop::Short) => {}
-            // Perhaps it was written to meanwhile.
+            // The file may have been written to meanwhile.
             Err(Stop::Wrong(error)) => return Err(source.check().err().unwrap_or(error)),
         }
     }
@@ -303,10 +303,10 @@ fn header(path: &Path, source: &Backing, part: usize) -> Result<(Vec<u8>, Parsed
     Err(Error::invalid(path, "header", problem, GET_AGAIN))
 }
 
-/// The most that is looked at of what follows the last tensor.
+/// The most bytes after the last tensor that are searched for another GGUF file.
 const AFTER: usize = 1 << 16;
 
-/// An error if parts of a split model were joined as if they were one file.
+/// Refuses a file of concatenated parts of a split model.
 fn refuse_joined(path: &Path, source: &Backing, header: usize, tensors: &[TensorInfo]) -> Result<()> {
     // Whole numbers that the checking pass has compared with the file's length.
     let end = tensors.iter().map(|tensor| tensor.offset + tensor.bytes).max().unwrap_or(header as u64);
@@ -331,7 +331,7 @@ struct Split {
     count: u32,
 }
 
-/// Where the bytes of a part are.
+/// The bytes of a part: mapped from its file, or in memory.
 #[derive(Debug)]
 pub(super) enum Backing {
     Mapped(Mapped),

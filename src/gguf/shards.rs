@@ -7,19 +7,19 @@ use super::keys::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS};
 use super::value::Value;
 use crate::error::{Error, Result};
 
-/// gguf-split counts tensors with their padding to this.
+/// The padding in bytes with which gguf-split counts tensors.
 const PADDING: u64 = 32;
 
-/// When a file is full.
+/// The limit at which the next file begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitLimit {
-    /// So many bytes of tensors; a larger tensor gets a file of its own.
+    /// A number of bytes of tensors; a larger tensor gets a file of its own.
     Bytes(u64),
-    /// So many tensors.
+    /// A number of tensors.
     Tensors(usize),
 }
 
-/// Which tensors go into which file, given the bytes of each: in order, each file filled up to the limit. At least one
+/// The consecutive tensors of each file, given the bytes of each tensor: every file is filled up to the limit. At least one
 /// file.
 pub fn plan_shards(tensor_bytes: &[u64], max: SplitLimit, first_without_tensors: bool) -> Vec<Range<usize>> {
     let mut shards = Vec::new();
@@ -45,8 +45,7 @@ pub fn plan_shards(tensor_bytes: &[u64], max: SplitLimit, first_without_tensors:
     shards
 }
 
-/// What file `no` (from 0) of `count` says about a split into them, of `tensors` tensors in all; comes after all other
-/// metadata.
+/// The split keys of file `no` (from 0) of `count`, for `tensors` tensors in all; they come after all other metadata.
 ///
 /// # Errors
 /// If there are more files or tensors than the format can count.

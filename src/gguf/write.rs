@@ -17,15 +17,15 @@ use crate::error::{Error, Result, quoted};
 use crate::io::inputs::Inputs;
 use crate::io::outputs::Outputs;
 
-/// What a file will hold, in file order. The same layout and data make the same bytes.
+/// The metadata and tensors of a file to write, in file order. The same layout and data make the same bytes.
 #[derive(Clone, Debug)]
 pub struct Layout {
     /// The key-value pairs; [`Layout::set`] keeps keys unique.
     pub metadata: Vec<(String, Value)>,
-    /// To what tensors are aligned: a power of two from 8 on. Written as `general.alignment` if it is not 32.
+    /// The alignment of tensors in bytes: a power of two of at least 8. Written as `general.alignment` if it is not 32.
     pub alignment: u32,
     tensors: Vec<TensorEntry>,
-    places: HashMap<String, usize>, // of keys in `metadata`, believed only where they are right
+    places: HashMap<String, usize>, // of keys in `metadata`; checked before use
 }
 
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ impl Default for Layout {
 }
 
 impl Layout {
-    /// An empty file.
+    /// A layout without keys and tensors.
     pub fn new() -> Layout {
         Layout { metadata: Vec::new(), alignment: DEFAULT_ALIGNMENT, tensors: Vec::new(), places: HashMap::new() }
     }
@@ -62,7 +62,7 @@ impl Layout {
         }
     }
 
-    /// Where a key is. The places are found again where others have changed `metadata`.
+    /// The index of a key. The map is rebuilt where callers have changed `metadata`.
     fn place_of(&mut self, key: &str) -> Option<usize> {
         let place = self.places.get(key).copied();
         let is_right = place.is_none_or(|i| self.metadata.get(i).is_some_and(|(known, _)| known == key));
@@ -76,15 +76,15 @@ impl Layout {
         self.places.get(key).copied()
     }
 
-    /// Adds a tensor, `dims` with the fastest first.
+    /// Adds a tensor; the fastest of `dims` comes first.
     pub fn tensor(&mut self, name: impl Into<String>, dims: &[u64], ty: GgmlType) {
         self.tensors.push(TensorEntry { name: name.into(), dims: dims.to_vec(), ty });
     }
 
-    /// Checks the layout and says where everything goes. Values of other bytes but the same lengths move nothing.
+    /// Checks the layout and computes all offsets. They depend on the lengths of values, not on their contents.
     ///
     /// # Errors
-    /// If no file can be so: a key or a name is given twice, a dimension is 0, rows are no whole blocks.
+    /// If no file can have it: a key or a name is given twice, a dimension is 0, a row length is not a multiple of the block size.
     pub fn place(&mut self) -> Result<Placed> {
         self.check_metadata()?;
         let slots = self.slots()?;
@@ -145,7 +145,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Where the data of each tensor goes.
+    /// The offset and length of each tensor's data.
     fn slots(&self) -> Result<Vec<Slot>> {
         let mut names = HashSet::new();
         let mut offset = 0u64;
@@ -198,7 +198,7 @@ impl Layout {
     }
 }
 
-/// Where everything of a file goes, in bytes from its start. What is in no range is zeros.
+/// The offsets of a file in bytes from its start. Bytes outside all ranges are zeros.
 #[derive(Clone, Debug)]
 pub struct Placed {
     /// The bytes before the data.
@@ -210,7 +210,7 @@ pub struct Placed {
 }
 
 impl Value {
-    /// Its bytes in a file, its type first.
+    /// The bytes of the value in a file, its type first.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = self.ty().id().to_le_bytes().to_vec();
         put_value(&mut out, self);
@@ -266,7 +266,7 @@ fn put_len(out: &mut Vec<u8>, len: usize) {
 
 const VERSION: u32 = 3;
 
-/// No file system takes more; it keeps sums with the header from overflowing.
+/// The most bytes of data, above what file systems allow; it keeps sums with the header from overflowing.
 const LONGEST_DATA: u64 = i64::MAX as u64;
 
 /// ggml's `GGML_MAX_NAME`, less the 0 at the end: llama.cpp refuses longer names.
@@ -473,7 +473,7 @@ mod tests {
                 |l| {
                     l.tensor("a", &[33], GgmlType::Q8_0);
                 },
-                "whole blocks of Q8_0",
+                "row length 33 is not a multiple of the block size of Q8_0",
             ),
             (
                 |l| {

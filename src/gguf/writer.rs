@@ -1,4 +1,4 @@
-//! Writing the data of a GGUF file in its order, after the header: each tensor must be the next, and complete.
+//! Writes the data of a GGUF file after the header: tensors in the order of the layout, each complete.
 
 use crate::error::{Error, Result, quoted};
 use crate::io::outputs::Outputs;
@@ -17,7 +17,7 @@ pub struct Writer<'o> {
     written: u64, // bytes of the last one begun
 }
 
-/// Where the data of a tensor goes.
+/// The location of a tensor's data.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub name: String,
@@ -25,10 +25,10 @@ pub(super) struct Slot {
     pub bytes: u64,
 }
 
-/// What the file is one of.
+/// The files of which the writer writes one.
 #[derive(Debug)]
 pub(super) enum Files<'o> {
-    /// It is the only one, and gets its name when it is complete.
+    /// A single file, which gets its name when it is complete.
     Own(Box<Outputs>),
     /// Several that get their names together.
     Several(&'o mut Outputs),
