@@ -50,7 +50,7 @@ pub struct Entry {
 
 /// The two kinds of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ImatrixFormat {
     /// GGUF, of today's llama-imatrix.
     Gguf,
     /// The earlier `.dat`.
@@ -172,19 +172,17 @@ impl Imatrix {
                 .or_insert_with(|| Entry { in_sum2: vec![0.0; in_sum2.len()], counts: vec![0; counts.len()] });
             if (entry.in_sum2.len(), entry.counts.len()) != (in_sum2.len(), counts.len()) {
                 let [a, b] = [&entry.in_sum2, &in_sum2].map(Vec::len);
-                return Err(Error::Request(format!(
-                    "cannot merge importance matrices of different models: {name} has {a} columns in one and {b} in another"
-                )));
+                let problem =
+                    format!("are of different models: {} has {a} columns in one and {b} in another", quoted(&name));
+                return Err(Error::argument("importance matrices", problem));
             }
             entry.in_sum2.iter_mut().zip(in_sum2).for_each(|(a, b)| *a += b);
             entry.counts.iter_mut().zip(counts).for_each(|(a, b)| *a = a.saturating_add(b));
         }
         for (name, entry) in &sum.entries {
             if let Some((column, _)) = bad_sum(&entry.in_sum2) {
-                return Err(Error::Request(format!(
-                    "cannot merge importance matrices: the sum of column {column} of {} is too large; merge fewer",
-                    quoted(name)
-                )));
+                let problem = format!("the sum of column {column} of {} is too large; merge fewer", quoted(name));
+                return Err(Error::argument("importance matrices", problem));
             }
         }
         sum.datasets.extend(other.datasets);
@@ -198,7 +196,7 @@ impl Imatrix {
     ///
     /// # Errors If the file cannot be written, or the matrix is empty, has a sum that is no finite number, or is too
     /// large for the format.
-    pub fn write(&self, path: impl AsRef<Path>, format: Format) -> Result<()> {
+    pub fn write(&self, path: impl AsRef<Path>, format: ImatrixFormat) -> Result<()> {
         self.write_beside(path, format, &Inputs::default())
     }
 
@@ -206,26 +204,24 @@ impl Imatrix {
     ///
     /// # Errors
     /// As there.
-    pub fn write_beside(&self, path: impl AsRef<Path>, format: Format, inputs: &Inputs) -> Result<()> {
+    pub fn write_beside(&self, path: impl AsRef<Path>, format: ImatrixFormat, inputs: &Inputs) -> Result<()> {
         let path = path.as_ref();
         if self.entries.is_empty() {
-            return Err(Error::Request(format!("cannot write {}: the matrix has no entries", path.display())));
+            return Err(Error::argument("importance matrix", "has no entries").of_file(path));
         }
         let matrix = match format {
-            Format::Gguf => self.clone().in_tokens(CHUNK_SIZE),
-            Format::Dat => self.clone(),
+            ImatrixFormat::Gguf => self.clone().in_tokens(CHUNK_SIZE),
+            ImatrixFormat::Dat => self.clone(),
         };
         for (name, entry) in &matrix.entries {
             if let Some((column, sum)) = bad_sum(&entry.in_sum2) {
-                let problem = format!("{name}: the sum of squares of column {column} is {sum}");
-                return Err(Error::Request(format!(
-                    "{problem}; no quantizer can use that, check the model and its files"
-                )));
+                let problem = format!("the sum of squares of column {column} is {sum}, which no quantizer can use");
+                return Err(Error::argument(name, problem));
             }
         }
         match format {
-            Format::Gguf => matrix.write_gguf(path, inputs),
-            Format::Dat => matrix.write_dat(path, inputs),
+            ImatrixFormat::Gguf => matrix.write_gguf(path, inputs),
+            ImatrixFormat::Dat => matrix.write_dat(path, inputs),
         }
     }
 
@@ -253,11 +249,8 @@ impl Imatrix {
     }
 
     fn write_dat(&self, path: &Path, inputs: &Inputs) -> Result<()> {
-        let int = |n: u64, what: &str| -> Result<[u8; 4]> {
-            let int = i32::try_from(n).map_err(|_| {
-                Error::Request(format!("a .dat file cannot hold {n} {what}; choose --output-format gguf"))
-            })?;
-            Ok(int.to_le_bytes())
+        let int = |n: u64, what: &'static str| -> Result<[u8; 4]> {
+            i32::try_from(n).map(i32::to_le_bytes).map_err(|_| Error::DatOverflow { count: n, what })
         };
         // What no token went through has nothing to say, and the format no way to say so.
         let seen: Vec<_> = self.entries.iter().filter(|(_, e)| e.counts.iter().any(|&count| count > 0)).collect();

@@ -31,6 +31,7 @@ mod random;
 pub mod recipe;
 pub mod roofline;
 pub mod sampler;
+pub mod size;
 pub mod split;
 pub mod stream;
 pub mod synthetic;

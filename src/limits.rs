@@ -7,9 +7,10 @@ use std::io;
 /// Address space that is left for small things, which cannot say that they found none: Rust ends a program then.
 const SPARE: usize = 32 << 20;
 
-/// Address space of a thread: its stack, and the arena that glibc's `malloc` reserves for it. There are at most eight arenas for each
-/// processor.
-const STACK: u64 = crate::threads::STACK as u64;
+/// The stack of a thread in bytes, whatever the environment says (`RUST_MIN_STACK`): Rust's own default.
+pub(crate) const STACK: usize = 2 << 20;
+
+/// Address space that glibc's `malloc` reserves for a thread, in at most eight arenas for each processor.
 const ARENA: u64 = 64 << 20;
 const ARENAS: u64 = 8;
 
@@ -47,8 +48,8 @@ pub fn threads(threads: usize) -> usize {
 
 /// Threads that fit into so many bytes of address space, where so many of them get an arena.
 fn affordable(bytes: u64, arenas: u64) -> u64 {
-    let with_arenas = bytes / (STACK + ARENA);
-    if with_arenas < arenas { with_arenas } else { (bytes - arenas * ARENA) / STACK }
+    let with_arenas = bytes / (STACK as u64 + ARENA);
+    if with_arenas < arenas { with_arenas } else { (bytes - arenas * ARENA) / STACK as u64 }
 }
 
 /// Raises the limit of open files as far as the user may: a model in a thousand parts wants as many, and most systems set a low one.

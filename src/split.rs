@@ -7,100 +7,57 @@
 //! Data goes by plain reads and writes through one buffer: a model larger than the memory does not crowd it. All files
 //! are complete before the first gets its name: a failure leaves nothing behind.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::convert::TENSOR_HASHES;
 use crate::error::{Error, Result};
+use crate::gguf::keys::{ALIGNMENT_KEY, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, TENSOR_HASHES};
+use crate::gguf::shards::{SplitLimit, plan_shards, shard_metadata, shard_path};
 use crate::gguf::{Array, Gguf, Layout, TensorInfo, Value, Writer};
 use crate::io::file::Mapped;
 use crate::io::inputs::Inputs;
 use crate::io::outputs::Outputs;
 use crate::progress::Progress;
 
-/// The key of a file's place among all, from 0.
-pub const NO_KEY: &str = "split.no";
-/// The key of the number of files.
-pub const COUNT_KEY: &str = "split.count";
-/// The key of the number of tensors in all files.
-pub const TENSORS_KEY: &str = "split.tensors.count";
-/// Tensors in a file where nothing says otherwise; gguf-split's own default.
+/// The default number of tensors in a file, as in gguf-split.
 pub const MAX_TENSORS: usize = 128;
 
-/// gguf-split counts tensors with their padding to this.
-const PADDING: u64 = 32;
-/// What is read at a time.
+/// Bytes read at a time.
 const BUFFER: usize = 1 << 20;
 
-/// When a file is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SplitLimit {
-    /// So many bytes of tensors; a larger tensor gets a file of its own.
-    Bytes(u64),
-    /// So many tensors.
-    Tensors(usize),
-}
-
-/// Which file a tensor goes into.
+/// How tensors are assigned to files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// One file after the other, as gguf-split does.
+    /// Consecutive tensors fill one file after the other, as in gguf-split.
     Linear(SplitLimit),
-    /// So many files, each with an even share of every two layers, so that files on as many drives are read at once.
+    /// That many files, each with an even share of every two layers, so that files on as many drives are read at once.
     Striped(usize),
 }
 
-/// How to split.
+/// Settings of a split.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Which file a tensor goes into.
+pub struct SplitOptions {
+    /// How tensors are assigned to files.
     pub placement: Placement,
-    /// The first file has metadata only; the others are the same as without.
+    /// Puts only metadata into the first file; the others are the same as without.
     pub first_without_tensors: bool,
 }
 
 /// One of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Where it goes.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Which of the model's tensors it has, in their order.
+    /// The indices of its tensors in the model, in file order.
     pub tensors: Vec<usize>,
     /// The bytes of those tensors, without metadata and padding.
     pub bytes: u64,
 }
 
-/// Which tensors go into which file, given the bytes of each: in order, each file filled up to the limit. At least one
-/// file.
-pub fn plan_shards(tensor_bytes: &[u64], max: SplitLimit, first_without_tensors: bool) -> Vec<Range<usize>> {
-    let mut shards = Vec::new();
-    if first_without_tensors {
-        shards.push(0..0);
-    }
-    let (mut start, mut filled) = (0, 0u64);
-    for (i, &bytes) in tensor_bytes.iter().enumerate() {
-        let bytes = bytes.checked_next_multiple_of(PADDING).unwrap_or(u64::MAX);
-        let full = match max {
-            SplitLimit::Bytes(max) => filled.saturating_add(bytes) > max,
-            SplitLimit::Tensors(max) => i - start >= max,
-        };
-        if full && i > start {
-            shards.push(start..i);
-            (start, filled) = (i, 0);
-        }
-        filled = filled.saturating_add(bytes);
-    }
-    if start < tensor_bytes.len() || shards.is_empty() {
-        shards.push(start..tensor_bytes.len());
-    }
-    shards
-}
-
-/// What the names of a layer's tensors start with that are evened out by themselves. With some memory the attention stays
-/// there and only the feed-forward matrices are read: evened out together, one drive could have all of what is read.
+/// Prefixes of the names of a layer's tensors; each kind is balanced over the files separately. With some memory the
+/// attention is pinned and only the feed-forward matrices are read: balanced together, one drive could have all of them.
 const KINDS: [&str; 2] = ["attn_", "ffn_"];
 
-/// Which of [`KINDS`] the tensor is of, or the number after them.
+/// The index in [`KINDS`] of a tensor's kind; the length of that list for others.
 fn kind(name: &str) -> usize {
     let in_layer = name.strip_prefix("blk.").and_then(|name| name.split_once('.')).map_or("", |(_, name)| name);
     KINDS.iter().position(|kind| in_layer.starts_with(kind)).unwrap_or(KINDS.len())
@@ -123,35 +80,11 @@ fn stripe<'t>(tensors: impl Iterator<Item = (&'t str, u64)>, files: usize) -> Ve
     shards
 }
 
-/// What file `no` (from 0) of `count` says about a split into them, of `tensors` tensors in all; comes after all other
-/// metadata.
-///
-/// # Errors
-/// If there are more files or tensors than the format can count.
-pub fn shard_metadata(no: usize, count: usize, tensors: usize) -> Result<[(&'static str, Value); 3]> {
-    match (u16::try_from(no), u16::try_from(count), i32::try_from(tensors)) {
-        (Ok(no), Ok(count), Ok(tensors)) => {
-            Ok([(NO_KEY, no.into()), (TENSORS_KEY, tensors.into()), (COUNT_KEY, count.into())])
-        }
-        _ => Err(Error::Request(format!(
-            "cannot split {tensors} tensors over {count} files: at most {} files are possible; choose a larger limit",
-            u16::MAX
-        ))),
-    }
-}
-
-/// The name of file `no` (from 0) of `count`: `PREFIX-00001-of-00003.gguf`.
-pub fn shard_path(prefix: &Path, no: usize, count: usize) -> PathBuf {
-    let mut name = prefix.as_os_str().to_owned();
-    name.push(format!("-{:05}-of-{count:05}.gguf", no + 1));
-    name.into()
-}
-
-/// The files that [`split`] would write.
+/// Plans the files that [`split`] writes.
 ///
 /// # Errors
 /// If there would be too many, or one of those that are striped over would get no tensor.
-pub fn plan(gguf: &Gguf, prefix: &Path, options: &Options) -> Result<Vec<Shard>> {
+pub fn plan(gguf: &Gguf, prefix: &Path, options: &SplitOptions) -> Result<Vec<Shard>> {
     let tensors = gguf.tensors();
     let shards = match options.placement {
         Placement::Linear(limit) => {
@@ -165,10 +98,7 @@ pub fn plan(gguf: &Gguf, prefix: &Path, options: &Options) -> Result<Vec<Shard>>
             let mut shards = stripe(sizes, files.min(tensors.len()));
             let used = shards.iter().filter(|shard| !shard.is_empty()).count();
             if used < files.max(1) {
-                return Err(Error::Request(format!(
-                    "cannot spread {} tensors over {files} files: only {used} would get any; choose no more (--drives)",
-                    tensors.len()
-                )));
+                return Err(Error::FilesWithoutTensors { tensors: tensors.len(), files, used });
             }
             if options.first_without_tensors {
                 shards.insert(0, Vec::new());
@@ -187,9 +117,9 @@ pub fn plan(gguf: &Gguf, prefix: &Path, options: &Options) -> Result<Vec<Shard>>
 
 /// Writes the model as files `PREFIX-00001-of-0000N.gguf`, and returns them. `progress` counts bytes.
 ///
-/// # Errors If a file cannot be read or written, one of them is the model itself, or the user stopped; nothing is left
-/// behind then.
-pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progress) -> Result<Vec<Shard>> {
+/// # Errors
+/// If a file cannot be read or written, one of them is the model itself, or the user stopped. Nothing is left behind then.
+pub fn split(gguf: &Gguf, prefix: &Path, options: &SplitOptions, progress: &dyn Progress) -> Result<Vec<Shard>> {
     let shards = plan(gguf, prefix, options)?;
     let paths = shards.iter().map(|shard| shard.path.clone()).collect();
     let mut outputs = Outputs::claim("split", prefix, paths, &inputs(gguf))?;
@@ -218,12 +148,13 @@ pub fn split(gguf: &Gguf, prefix: &Path, options: &Options, progress: &dyn Progr
 /// Writes a split model as the one file `output`, with the tensors of one part after those of the other. `progress`
 /// counts bytes.
 ///
-/// # Errors If the model is not split, a file cannot be read or written, `output` is one of the parts, or the user
-/// stopped; nothing is left behind then.
+/// # Errors
+/// If the model is not split, a file cannot be read or written, `output` is one of the parts, or the user stopped. Nothing is
+/// left behind then.
 pub fn merge(gguf: &Gguf, output: &Path, progress: &dyn Progress) -> Result<()> {
-    if gguf.u32(COUNT_KEY)?.unwrap_or(0) == 0 {
+    if gguf.u32(SPLIT_COUNT)?.unwrap_or(0) == 0 {
         let problem = "is missing or 0: the file is not a part of a split model";
-        return Err(Error::invalid(gguf.path(), format!("key {COUNT_KEY:?}"), problem, "name one of the parts"));
+        return Err(Error::invalid(gguf.path(), format!("key {SPLIT_COUNT:?}"), problem, "name one of the parts"));
     }
     let mut layout = Layout::new();
     layout.alignment = gguf.u32(ALIGNMENT_KEY)?.unwrap_or(layout.alignment);
@@ -238,16 +169,14 @@ pub fn merge(gguf: &Gguf, output: &Path, progress: &dyn Progress) -> Result<()> 
     Ok(())
 }
 
-const ALIGNMENT_KEY: &str = "general.alignment";
-
 /// All metadata but the keys of a split.
 fn own_metadata(gguf: &Gguf) -> Vec<(String, Value)> {
-    let pairs = gguf.metadata().iter().filter(|(key, _)| ![NO_KEY, COUNT_KEY, TENSORS_KEY].contains(key));
+    let pairs = gguf.metadata().iter().filter(|(key, _)| ![SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(key));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// Puts the hashes that Strata has recorded of the tensors, a list in file order, into the `order` of the new files. A
-/// list of another length is no such record, and stays.
+/// Permutes the recorded hashes of the tensors, a list in file order, into the `order` of the new files. A list of another
+/// length is not such a record and stays.
 fn order_hashes(metadata: &mut [(String, Value)], order: &[usize]) {
     for (key, value) in metadata {
         if let Value::Array(Array::String(hashes)) = value
@@ -259,7 +188,7 @@ fn order_hashes(metadata: &mut [(String, Value)], order: &[usize]) {
     }
 }
 
-/// What is read.
+/// The files of the model.
 fn inputs(gguf: &Gguf) -> Inputs {
     let mut inputs = Inputs::default();
     inputs.add_model(gguf);
@@ -276,9 +205,9 @@ fn copy<'t>(
     let mut buffer = vec![0; BUFFER];
     let files: Vec<&Mapped> = gguf.files().collect();
     for tensor in tensors {
-        // By the open file: what has its name now may be another.
+        // Through the open file: another one may have its name by now.
         let Some(file) = files.get(tensor.part) else {
-            return Err(Error::Request("a model in memory cannot be split or merged; write it to a file".to_owned()));
+            return Err(Error::InMemory { doing: "split or merged" });
         };
         writer.begin(&tensor.name)?;
         let mut at = 0;
@@ -297,34 +226,6 @@ fn copy<'t>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    // Files that hold all tensors, and none.
-    #[allow(clippy::single_range_in_vec_init)]
-    #[test]
-    fn shards_are_those_of_gguf_split() {
-        let bytes = |max| SplitLimit::Bytes(max);
-        let count = |max| SplitLimit::Tensors(max);
-        type Case<'a> = (&'a [u64], SplitLimit, bool, &'a [Range<usize>]);
-        let table: &[Case<'_>] = &[
-            (&[], count(128), false, &[0..0]),
-            (&[], bytes(1), true, &[0..0]),
-            (&[64; 4], count(2), false, &[0..2, 2..4]),
-            (&[64; 5], count(2), false, &[0..2, 2..4, 4..5]),
-            (&[64; 5], count(2), true, &[0..0, 0..2, 2..4, 4..5]),
-            (&[64; 3], count(usize::MAX), false, &[0..3]),
-            (&[64; 3], count(0), false, &[0..1, 1..2, 2..3]),
-            (&[64; 4], bytes(128), false, &[0..2, 2..4]),
-            (&[64; 4], bytes(127), false, &[0..1, 1..2, 2..3, 3..4]),
-            // Padding counts: 33 bytes take 64.
-            (&[33; 4], bytes(100), false, &[0..1, 1..2, 2..3, 3..4]),
-            (&[32, 1000, 32, 32], bytes(64), true, &[0..0, 0..1, 1..2, 2..4]),
-            (&[1000, 32], bytes(64), false, &[0..1, 1..2]),
-            (&[u64::MAX, u64::MAX, 1], bytes(u64::MAX - 1), false, &[0..1, 1..2, 2..3]),
-        ];
-        for (sizes, limit, first, shards) in table {
-            assert_eq!(plan_shards(sizes, *limit, *first), *shards, "{sizes:?} {limit:?} {first}");
-        }
-    }
 
     #[test]
     fn each_kind_is_evened_out_by_itself() {
@@ -347,11 +248,5 @@ mod tests {
         for (tensors, files, shards) in table {
             assert_eq!(stripe(tensors.iter().copied().flatten().copied(), *files), *shards, "{tensors:?} {files}");
         }
-    }
-
-    #[test]
-    fn more_files_than_can_be_counted_are_refused() {
-        assert!(shard_metadata(65534, 65535, 65535).is_ok());
-        assert!(shard_metadata(0, 65536, 65536).unwrap_err().to_string().contains("choose a larger limit"));
     }
 }

@@ -9,12 +9,9 @@ use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-/// The stack of a thread, whatever the environment says (`RUST_MIN_STACK`): what Rust gives where it says nothing.
-pub(crate) const STACK: usize = 2 << 20;
-
-/// A thread to be.
+/// A builder of threads with a stack of [`limits::STACK`].
 pub(crate) fn builder() -> thread::Builder {
-    thread::Builder::new().stack_size(STACK)
+    thread::Builder::new().stack_size(limits::STACK)
 }
 
 /// The most threads that are ever asked for.
@@ -56,10 +53,10 @@ fn allowed_cpus() -> impl Iterator<Item = usize> {
 pub fn pool(threads: usize) -> Result<ThreadPool> {
     let Workers { mut idle, refused } = Workers::hire(threads);
     if let Some(error) = refused.filter(|_| idle.is_empty()) {
-        return Err(no_thread(&error));
+        return Err(Error::Thread(error));
     }
     let pool = ThreadPoolBuilder::new().num_threads(idle.len()).spawn_handler(|thread| employ(&mut idle, thread));
-    pool.build().map_err(no_thread)
+    pool.build().map_err(|error| Error::Thread(io::Error::other(error)))
 }
 
 /// Sets up the threads that the library shares where it is given no pool: up to `threads`, and the caller alone if the system gives none.
@@ -72,14 +69,7 @@ pub fn share(threads: usize) -> Result<()> {
         0 => ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global(),
         n => ThreadPoolBuilder::new().num_threads(n).spawn_handler(|thread| employ(&mut idle, thread)).build_global(),
     };
-    built.map_err(no_thread)
-}
-
-/// The error of a thread that the system does not give.
-pub fn no_thread(error: impl std::fmt::Display) -> Error {
-    Error::Request(format!(
-        "the system gives no thread ({error}); raise the limits of processes and memory (ulimit -u, ulimit -v)"
-    ))
+    built.map_err(|error| Error::Thread(io::Error::other(error)))
 }
 
 /// Threads that wait for work, made before a pool is: a pool that cannot be completed is an error that cannot be mended.

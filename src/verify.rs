@@ -2,8 +2,9 @@
 //!
 //! The file is read once, by positioned reads: while one window is hashed and decoded, the next is read.
 
-use crate::convert::{Input, SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
-use crate::error::{Error, Result, quoted};
+use crate::convert::Input;
+use crate::error::{Error, Result, Setting, quoted};
+use crate::gguf::keys::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
 use crate::gguf::{ArrayRef, Gguf, TensorInfo};
 use crate::io::file::{Mapped, read_at};
 use crate::io::hash::{Digest, Hasher};
@@ -137,7 +138,9 @@ fn sources(gguf: &Gguf, source: &Input, progress: &dyn Progress) -> Result<Vec<S
     let names = gguf.array(SOURCE_FILES)?.and_then(strings);
     let (Some(names), Some(digests)) = (names, digests(gguf, SOURCE_HASHES)?) else {
         let problem = "the file does not record what it was made of";
-        return Err(Error::invalid(gguf.path(), format!("key {SOURCE_FILES:?}"), problem, "leave out --source"));
+        let error =
+            Error::invalid(gguf.path(), format!("key {SOURCE_FILES:?}"), problem, "verify it without its source");
+        return Err(error.with_setting(Setting::Source));
     };
     let files = source.files();
     let found: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();

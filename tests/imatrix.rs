@@ -8,7 +8,7 @@ use std::fs;
 
 use strata::eval::calibrate::{Options, calibrate};
 use strata::gguf::{Layout, Value};
-use strata::imatrix::{Entry, Format, Imatrix};
+use strata::imatrix::{Entry, Imatrix, ImatrixFormat};
 use strata::model::Model;
 use strata::progress::Quiet;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
@@ -47,7 +47,7 @@ fn what_llama_imatrix_wrote_is_written_again_to_the_byte() {
     assert!(matrix.entries.values().all(|entry| entry.counts == [40 * 512]));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("again.gguf");
-    matrix.write(&path, Format::Gguf).unwrap();
+    matrix.write(&path, ImatrixFormat::Gguf).unwrap();
     assert!(fs::read(&path).unwrap() == fs::read(imatrix_path()).unwrap());
 }
 
@@ -65,11 +65,11 @@ fn both_formats_give_the_same_weights() {
     let dir = tempfile::tempdir().unwrap();
     let (dat, gguf) = (dir.path().join("a.dat"), dir.path().join("a.gguf"));
     for matrix in [Imatrix::open(imatrix_path()).unwrap(), small()] {
-        matrix.write(&dat, Format::Dat).unwrap();
+        matrix.write(&dat, ImatrixFormat::Dat).unwrap();
         let legacy = Imatrix::open(&dat).unwrap();
         assert_eq!((legacy.chunk_size, legacy.chunk_count), (None, matrix.chunk_count));
         assert_eq!(legacy.datasets.last(), matrix.datasets.last());
-        legacy.write(&gguf, Format::Gguf).unwrap();
+        legacy.write(&gguf, ImatrixFormat::Gguf).unwrap();
         let again = Imatrix::open(&gguf).unwrap();
         assert_eq!((again.chunk_size, again.chunk_count), (Some(512), matrix.chunk_count));
         assert!(again.entries.keys().eq(matrix.entries.keys()));
@@ -126,7 +126,7 @@ fn merging_adds_up() {
 fn a_cut_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a");
-    small().write(&path, Format::Dat).unwrap();
+    small().write(&path, ImatrixFormat::Dat).unwrap();
     let bytes = fs::read(&path).unwrap();
     let end = bytes.len() - 4 - 4 - "b.txt".len();
     for cut in 0..bytes.len() {
@@ -138,7 +138,7 @@ fn a_cut_file_is_refused() {
             refused(&bytes[..cut]);
         }
     }
-    small().write(&path, Format::Gguf).unwrap();
+    small().write(&path, ImatrixFormat::Gguf).unwrap();
     let bytes = fs::read(&path).unwrap();
     let used = bytes.len() - 32 + 3 * 4; // the rest is padding
     for cut in 0..used {
@@ -253,7 +253,8 @@ fn hostile_gguf_files_are_refused() {
 #[test]
 fn a_matrix_that_nobody_can_use_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
-    let refused = |matrix: Imatrix| matrix.write(dir.path().join("a.gguf"), Format::Gguf).unwrap_err().to_string();
+    let refused =
+        |matrix: Imatrix| matrix.write(dir.path().join("a.gguf"), ImatrixFormat::Gguf).unwrap_err().to_string();
     assert!(refused(Imatrix::default()).contains("no entries"));
     let mut infinite = small();
     infinite.entries.get_mut("blk.0.attn_q.weight").unwrap().in_sum2[2] = f32::INFINITY;
@@ -294,7 +295,7 @@ fn what_we_measure_is_what_llama_imatrix_measured() {
             let matrix = measure(&open(threads), &tokens, &few).unwrap();
             assert!(matrix.entries.len() == 42 && matrix.entries.values().all(|entry| entry.counts == [1200]));
             let written = dir.path().join(format!("{threads}.gguf"));
-            matrix.write(&written, Format::Gguf).unwrap();
+            matrix.write(&written, ImatrixFormat::Gguf).unwrap();
             fs::read(written).unwrap()
         })
         .into();

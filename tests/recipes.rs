@@ -5,12 +5,13 @@ mod common;
 use common::{imatrix, input};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use strata::GgmlType;
 use strata::convert::{Input, Options, Split, Target, convert, plan};
+use strata::gguf::shards::SplitLimit;
 use strata::gguf::{Gguf, Layout};
 use strata::progress::Quiet;
 use strata::recipe::{Mix, Recipe};
-use strata::split::{SplitLimit, merge};
+use strata::split::merge;
+use strata::{Error, GgmlType};
 
 fn recipe(mix: &str, exceptions: &[&str]) -> Recipe {
     let mut recipe = Recipe::new(Mix::from_name(mix).unwrap());
@@ -110,7 +111,8 @@ fn importance_is_asked_for_and_checked() {
     let out = tempfile::tempdir().unwrap();
     let input = input();
     let mut target = Target::new(out.path().join("m.gguf"), recipe("q2_k_s", &[]));
-    refused(&input, &target, &["Q2_K_S", "--imatrix", "choose Q2_K"]);
+    let missing = make(&input, &target).unwrap_err();
+    assert!(matches!(missing, Error::ImportanceMissing { mix: "Q2_K_S" }) && !target.path.exists(), "{missing}");
     let matrix = imatrix();
     let weights = |name: &String| (name.clone(), matrix.weights(name).unwrap());
     let mut importance: BTreeMap<_, _> = matrix.entries.keys().map(weights).collect();

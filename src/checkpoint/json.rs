@@ -1,8 +1,8 @@
 //! JSON files of a checkpoint, read so that nothing in them is guessed: a key given twice, a value of the wrong type, and a number that
 //! the target type cannot hold are errors that name the file, the key and the value.
 
-use crate::checkpoint::foreign::{self, Content};
 use crate::error::{Error, Result, quoted};
+use crate::io::content::{Content, content};
 use crate::io::file::read_regular;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value as Json};
@@ -20,7 +20,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     let Some(text) = read_optional(path, LONGEST)? else { return Ok(None) };
     let mut reader = serde_json::Deserializer::from_slice(&text);
     let value = Unique.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    value.map(Some).map_err(|error| match foreign::content(&text).filter(|content| *content != Content::Json) {
+    value.map(Some).map_err(|error| match content(&text).filter(|content| *content != Content::Json) {
         Some(content) => content.error(path, "JSON"),
         None => {
             let place = format!("line {} column {}", error.line(), error.column());

@@ -1,11 +1,11 @@
-//! The journal of an output: what it is to be, and what of it is done.
+//! The journal of an output: what will be written, and what has been.
 //!
 //! Lines of JSON in `NAME.partial.journal`. The first says what decides the bytes ([`Head`]); then comes one for each finished tensor and
 //! each source file read to its end, in the order in which that happened. Each ends with a check of itself and the lines before, so that
 //! a damaged journal is not taken for a source that has changed. A line is only a claim until the bytes in the `.partial` have the SHA-256
 //! that it names: so nothing depends on the order in which the system brings file and journal to the disk.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Setting};
 use crate::io::claim::{Claim, Leftover};
 use crate::io::hash::{Digest, Hasher};
 use crate::io::stamp::Stamp;
@@ -15,14 +15,14 @@ use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What is to be made, from what. Conversions with equal heads, sources aside, make equal bytes of equal sources.
+/// The first line: what decides the bytes of the output. Conversions with equal heads, sources aside, make equal bytes of equal sources.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Head {
     /// The version of the journal's form.
     pub journal: u32,
-    /// All that was asked for.
+    /// The settings that decide the bytes.
     pub recipe: Map<String, Json>,
-    /// Of each metadata key the SHA-256 of its value.
+    /// The SHA-256 of the value of each metadata key.
     pub metadata: BTreeMap<String, Digest>,
     /// The files of the source.
     pub sources: Vec<SourceHead>,
@@ -35,26 +35,26 @@ pub struct Head {
 /// A file of the source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SourceHead {
-    /// Its name without folders.
+    /// The name of the file, without folders.
     pub name: String,
-    /// Its length.
+    /// The length of the file.
     pub bytes: u64,
-    /// The SHA-256 of its beginning.
+    /// The SHA-256 of the first MiB.
     pub head: Digest,
 }
 
 /// A tensor of the output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TensorHead {
-    /// Its name.
+    /// The tensor's name.
     pub name: String,
-    /// Its type.
+    /// The name of its type.
     pub ty: String,
-    /// The part of the output that has it.
+    /// The number of the output file that has it, from 0.
     pub part: usize,
-    /// Where it starts in that.
+    /// The offset of its data in that file.
     pub offset: u64,
-    /// Its bytes.
+    /// The length of its data.
     pub bytes: u64,
 }
 
@@ -66,16 +66,16 @@ pub enum Line {
     Tensor(Finished),
     /// A file of the source was read to its end.
     Source(FileRead),
-    /// All is written: what remains is the name.
+    /// Every tensor is written; only the renaming is left.
     Complete(bool),
 }
 
 /// A written tensor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finished {
-    /// Its name.
+    /// The tensor's name.
     pub name: String,
-    /// The SHA-256 of its bytes in the output.
+    /// The SHA-256 of its data in the output.
     pub sha256: Digest,
     /// The SHA-256 of the source file from its start to the end of what this tensor was made of; none if it was computed.
     pub source: Option<Digest>,
@@ -84,46 +84,46 @@ pub struct Finished {
 /// A source file read to its end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileRead {
-    /// Its name.
+    /// The file's name.
     pub name: String,
     /// The SHA-256 of the whole file.
     pub sha256: Digest,
-    /// What it was then.
+    /// The state of the file when it was read.
     pub stamp: Stamp,
 }
 
-/// The version of the form; 2 has checks.
+/// The version of the journal; from 2 on, lines end with checks.
 pub const VERSION: u32 = 2;
 
-/// What a journal says.
+/// The contents of a journal.
 pub struct Record {
-    /// What was to be made.
+    /// The first line.
     pub head: Head,
-    /// The tensors that are done, by name.
+    /// The finished tensors, by name.
     pub finished: BTreeMap<String, Finished>,
-    /// The files that were read, by name.
+    /// The source files that were read to their end, by name.
     pub read: BTreeMap<String, FileRead>,
-    /// True if only the name is missing.
+    /// True if only the renaming is left.
     pub complete: bool,
-    /// The number, from 1, of a line that is damaged: what it and those after it said is done again.
+    /// The number, from 1, of the first damaged line; its tensor and those of later lines are written again.
     pub damaged: Option<usize>,
     bytes: u64,    // up to the end of the last sound line
     check: String, // that of the last sound line
 }
 
-/// What an earlier run has left.
+/// What an earlier run has left beside an output.
 pub enum Earlier {
     /// Nothing.
     Nothing,
-    /// The `.partial` files of another command, and what to tell the user if they are still there.
+    /// The `.partial` files of another command, and the error if they are still there.
     Other(Vec<PathBuf>, Error),
-    /// Its journal.
+    /// The journal of a conversion.
     Record(Box<Record>),
-    /// A journal whose first line makes no sense: what to tell the user, unless there is nothing to lose.
+    /// A journal whose first line is invalid: the error if there is unfinished work to lose.
     Unknown(Error),
 }
 
-/// An open journal, which no other process has.
+/// An open and locked journal.
 pub struct Journal {
     claim: Claim,
     check: String, // that of the last line
@@ -138,10 +138,10 @@ impl Journal {
         Ok(Journal { claim: Claim::lock(output)?, check: String::new() })
     }
 
-    /// What it says.
+    /// Reads what an earlier run has left.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the file cannot be read.
     pub fn read(&mut self) -> Result<Earlier> {
         let text = match self.claim.leftover()? {
             Leftover::Nothing => return Ok(Earlier::Nothing),
@@ -155,8 +155,9 @@ impl Journal {
         let Some(first) = lines.next() else { return Ok(Earlier::Nothing) };
         let Some((head, mut check)) = sound::<Head>(first, "") else {
             let (problem, remedy) =
-                ("is damaged, or of another version of strata", "start over with --restart, or name another output");
-            return Ok(Earlier::Unknown(Error::invalid(self.claim.path(), "line 1", problem, remedy)));
+                ("is damaged, or of another version of strata", "name another output, or start over");
+            let error = Error::invalid(self.claim.path(), "line 1", problem, remedy);
+            return Ok(Earlier::Unknown(error.with_setting(Setting::Restart)));
         };
         let (finished, read, bytes) = (BTreeMap::new(), BTreeMap::new(), first.len() as u64);
         let mut record = Record { head, finished, read, complete: false, damaged: None, bytes, check: String::new() };
@@ -178,20 +179,20 @@ impl Journal {
         Ok(Earlier::Record(Box::new(record)))
     }
 
-    /// Starts it over.
+    /// Clears the journal and writes its first line.
     pub fn begin(&mut self, head: &Head) -> Result<()> {
         self.claim.cut(0)?;
         self.check.clear();
         self.append(head)
     }
 
-    /// Goes on after what `record` has read.
-    pub fn go_on(&mut self, record: &Record) -> Result<()> {
+    /// Resumes the journal after the last sound line of `record`.
+    pub fn resume(&mut self, record: &Record) -> Result<()> {
         self.check.clone_from(&record.check);
         self.claim.cut(record.bytes)
     }
 
-    /// Adds a line.
+    /// Appends a line with its check.
     pub fn append(&mut self, line: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string(line).map_err(|error| Error::io("write", self.claim.path())(error.into()))?;
         self.check = check(&self.check, &text);
@@ -199,7 +200,7 @@ impl Journal {
         self.claim.append(format!("{body}{CHECK}{}\"}}\n", self.check).as_bytes())
     }
 
-    /// Brings it to the disk.
+    /// Syncs the journal to the disk.
     pub fn sync(&self) -> Result<()> {
         self.claim.sync()
     }
@@ -209,23 +210,23 @@ impl Journal {
         record.head.partials.iter().filter_map(|name| self.claim.partial(name)).collect()
     }
 
-    /// Where it is.
+    /// The path of the journal.
     pub fn path(&self) -> &Path {
         self.claim.path()
     }
 
-    /// True if nothing is in it.
+    /// True if the journal has no line.
     pub fn is_empty(&self) -> bool {
         self.claim.is_empty()
     }
 
-    /// Removes it, while it is still locked.
+    /// Removes the journal while it is locked.
     pub fn remove(&self) -> Result<()> {
         self.claim.remove()
     }
 }
 
-/// What stands before the check of a line.
+/// The key of the check at the end of a line.
 const CHECK: &str = ",\"check\":\"";
 
 /// The check of a line of JSON after one with the check `before`: the first half of a SHA-256.
@@ -236,7 +237,7 @@ fn check(before: &str, text: &str) -> String {
     hasher.digest().to_string()[..Digest::LEN / 2].to_owned()
 }
 
-/// A line and its check, if that is right.
+/// The value and check of a line; `None` if the check is wrong.
 fn sound<T: DeserializeOwned>(line: &[u8], before: &str) -> Option<(T, String)> {
     let line = str::from_utf8(line).ok()?.trim_end().strip_suffix("\"}")?;
     let (body, stated) = line.rsplit_once(CHECK)?;
@@ -249,7 +250,7 @@ fn sound<T: DeserializeOwned>(line: &[u8], before: &str) -> Option<(T, String)> 
 }
 
 impl Head {
-    /// What decides the bytes and is not the same in both, a phrase each. Sources are looked at elsewhere: by their contents.
+    /// The differences that decide bytes, a phrase each. Sources are not compared here but by their contents.
     pub fn differences(&self, now: &Head) -> Vec<String> {
         let mut found = Vec::new();
         if self.journal != now.journal {
@@ -361,8 +362,8 @@ mod tests {
             let Some(read) = read else { continue };
             assert_eq!((read.finished.len(), read.complete), ((whole - 1).min(2), whole == 4), "{cut}");
             assert_eq!(read.damaged, None, "{cut}");
-            // What goes on after a torn line does not stick to it.
-            journal.go_on(&read).unwrap();
+            // A line after a torn one is not joined with it.
+            journal.resume(&read).unwrap();
             journal.append(&line("c")).unwrap();
             assert!(record(&mut journal).unwrap().finished.contains_key("c"), "{cut}");
         }
@@ -386,8 +387,10 @@ mod tests {
         for wrong in ["{}\n", "[]\n", "\n", "null\n{\"complete\":true}\n", "\u{fffd}\n", "{\"journal\":1}\n"] {
             fs::write(&path, wrong).unwrap();
             let Earlier::Unknown(error) = journal.read().unwrap() else { panic!("{wrong:?} is taken for a journal") };
-            let error = error.to_string();
-            assert!(error.contains("line 1") && error.contains("--restart"), "{error}");
+            assert!(
+                matches!(&error, Error::Invalid { place, setting: Some(Setting::Restart), .. } if place == "line 1"),
+                "{error}"
+            );
         }
         fs::write(&path, "{\"command\":\"merge\",\"discardable\":[\"m.partial\"]}").unwrap();
         assert!(

@@ -1,4 +1,4 @@
-//! What the file says of the model: its names, its shape, its sampling defaults, in the keys and the order of llama.cpp's converter.
+//! The metadata of the file: the model's names, shape and sampling defaults, in the keys and the order of llama.cpp's converter.
 
 use super::naming::{self, Name};
 use super::plan::Tensor;
@@ -9,13 +9,14 @@ use crate::arch::rope::{self, RopeScaling};
 use crate::checkpoint::json::{Object, read_optional};
 use crate::checkpoint::{Checkpoint, Config};
 use crate::error::Result;
-use crate::gguf::{ALIGNMENT_KEY, Gguf, Layout};
+use crate::gguf::keys::ALIGNMENT_KEY;
+use crate::gguf::{Gguf, Layout};
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-/// Every key, with the file type of no mix in particular ([`FILE_TYPE`]), and what of the source is taken otherwise than it says, a
-/// sentence each. `name` goes before what the source says.
+/// Every key, with a placeholder for [`FILE_TYPE`], and a sentence about each value of the source that is interpreted otherwise than it
+/// says. `name` takes precedence over the source's.
 pub fn of(input: &Input, name: Option<&str>, tensors: &[Tensor]) -> Result<(Layout, Vec<String>)> {
     let (mut layout, mut notes) = (Layout::new(), Vec::new());
     match input {
@@ -26,7 +27,7 @@ pub fn of(input: &Input, name: Option<&str>, tensors: &[Tensor]) -> Result<(Layo
     Ok((layout, notes))
 }
 
-/// The key of the mix.
+/// The key of the file type, a number for each mix.
 pub const FILE_TYPE: &str = "general.file_type";
 
 fn of_checkpoint(
@@ -46,7 +47,7 @@ fn of_checkpoint(
     Ok(())
 }
 
-/// The keys of another file, in its order, except those that are about that file and not about the model.
+/// The keys of a GGUF source, in its order, except those that describe the file and not the model.
 fn of_gguf(layout: &mut Layout, gguf: &Gguf, name: Option<&str>) {
     for (key, value) in gguf.metadata().iter() {
         let of_the_file = ["split.", "strata.", "quantize."].iter().any(|prefix| key.starts_with(prefix));
@@ -60,14 +61,14 @@ fn of_gguf(layout: &mut Layout, gguf: &Gguf, name: Option<&str>) {
     layout.set(FILE_TYPE, 0u32);
 }
 
-/// A sampling default: its key in `generation_config.json`, its key in the file, and what a sampler can use.
+/// A sampling default: its key in `generation_config.json`, its key in the file, and its valid range.
 enum Default {
     Text(&'static str, &'static str),
     Integer(&'static str, &'static str, RangeInclusive<i32>),
     Number(&'static str, &'static str, RangeInclusive<f32>),
 }
 
-/// What llama.cpp's converter takes over, in its order.
+/// The defaults that llama.cpp's converter copies, in its order.
 const SAMPLING: &[Default] = &[
     Default::Text("sequence", "sequence"),
     Default::Integer("top_k", "top_k", 0..=i32::MAX),
@@ -83,10 +84,10 @@ const SAMPLING: &[Default] = &[
     Default::Number("mirostat_eta", "mirostat_eta", 0.0..=f32::MAX),
 ];
 
-/// A flag and a number that transformers knows and llama.cpp's converter has no keys for: they are looked at, and left out.
+/// A flag and a number of transformers for which llama.cpp's converter has no keys: they are checked and not written.
 const OF_TRANSFORMERS: [&str; 2] = ["do_sample", "repetition_penalty"];
 
-/// Their keys: `null` says that there is no default.
+/// The keys that may be `null`, which means no default.
 const NULLABLE: &[&str] = &[
     "do_sample",
     "repetition_penalty",
@@ -104,7 +105,7 @@ const NULLABLE: &[&str] = &[
     "mirostat_eta",
 ];
 
-/// Sampling defaults of `generation_config.json`.
+/// Sets the sampling defaults of `generation_config.json`.
 fn sampling(layout: &mut Layout, checkpoint: &Checkpoint, notes: &mut Vec<String>) -> Result<()> {
     const NAME: &str = "generation_config.json";
     let path = checkpoint.dir.join(NAME);
@@ -192,7 +193,7 @@ fn names(layout: &mut Layout, checkpoint: &Checkpoint, name: Option<&str>, weigh
     Ok(())
 }
 
-/// What the card says that the model was made of: names of Hugging Face, or addresses.
+/// Sets the base models that the model card names: repositories of Hugging Face, or addresses.
 fn base_models(layout: &mut Layout, card: &HashMap<String, Vec<String>>, weights: u64) {
     let models = ["base_model", "base_models", "base_model_sources"].iter().find_map(|key| card.get(*key));
     let Some(models) = models.filter(|models| !models.is_empty()) else { return };
@@ -248,10 +249,10 @@ fn shape(layout: &mut Layout, config: &Config) {
     }
 }
 
-/// Bytes of a model card, at most.
+/// The most bytes of a model card that are read.
 const LONGEST_CARD: u64 = 16 << 20;
 
-/// The front matter of a model card, as far as it is names and lists of names. No card, or one without front matter, tells nothing.
+/// The front matter of a model card, as far as it has names and lists of names; empty without a card or front matter.
 ///
 /// # Errors
 /// If there is one and it is not a regular file, or longer than any card.

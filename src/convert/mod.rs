@@ -1,14 +1,15 @@
 //! From a checkpoint or a GGUF model to GGUF files that llama.cpp loads and answers the same: several types in one read of the source,
-//! in bounded memory, and nothing lost when it is stopped.
+//! in bounded memory, and resumable after any interruption.
 //!
-//! * `source.rs`: the files that are read; `target.rs`: what is asked for; `plan.rs`: which tensor becomes which, in what order;
-//! * `acceptance.rs`: what is written can be read;
-//! * `metadata.rs`: what the file says of the model; `naming.rs`: what its names tell; `vocabulary/`: the tokenizer;
-//! * `pipeline.rs`: reading, encoding and writing at the same time; `slab.rs`: how much at a time; `rows.rs`: the weights themselves;
+//! * `source.rs`: the files that are read; `target.rs`: the files to write; `plan.rs`: the tensors and their order;
+//! * `acceptance.rs`: a check that the result can be read;
+//! * `metadata.rs`: the metadata keys; `naming.rs`: the parts of a model's name; `vocabulary/`: the tokenizer;
+//! * `pipeline.rs`: reading, encoding and writing at the same time; `buffers.rs`: the sizes of buffers; `rows.rs`: encoding of rows;
 //! * `view.rs`: a checkpoint as it would be converted, to run it at once;
-//! * `output.rs`: the file that grows; `sync.rs`: it reaches the disk; `journal.rs`: what of it is done.
+//! * `output.rs`: the unfinished file; `sync.rs`: syncs to the disk; `journal.rs`: the record of what is written.
 
 mod acceptance;
+mod buffers;
 mod journal;
 mod metadata;
 mod naming;
@@ -16,31 +17,30 @@ mod output;
 mod pipeline;
 mod plan;
 mod rows;
-mod slab;
 mod source;
 mod sync;
 mod target;
 mod view;
 mod vocabulary;
 
-pub use output::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
 pub use source::Input;
 pub use target::{Split, Target};
 pub use view::open_model;
 
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
+use crate::gguf::keys::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
+use crate::gguf::shards::shard_metadata;
 use crate::io::claim::Claim;
 use crate::io::file::free_bytes;
 use crate::io::hash::Digest;
 use crate::io::inputs::Inputs;
 use crate::io::partial::Partial;
 use crate::progress::Progress;
-use crate::split::shard_metadata;
 use crate::threads;
 use acceptance::Accepted;
 use journal::{Head, SourceHead, TensorHead};
-use output::{Output, Part};
+use output::{Output, OutputFile};
 use plan::Tensor;
 use serde_json::{Map, Value as Json};
 use source::SourceFile;
@@ -50,22 +50,22 @@ use strata_kernels::Isa;
 use strata_quant::GgmlType;
 use target::Shard;
 
-/// How to make them.
+/// Settings of a conversion that do not depend on the target.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The model's name, where the source's own is not wanted.
+    /// The model's name in the file, instead of that of the source.
     pub name: Option<String>,
-    /// The sum of all buffers, in bytes, at most; 1 GiB if not given.
+    /// The most bytes that all buffers together take; 1 GiB if not given.
     pub memory: Option<u64>,
     /// Threads to encode with; as many as the system offers if not given.
     pub threads: Option<usize>,
     /// Instructions to encode with. The bytes do not depend on them.
     pub isa: Isa,
-    /// Discards what an earlier run left.
+    /// Discards what an earlier run left instead of resuming it.
     pub restart: bool,
     /// Takes quantized tensors for a source, though that costs quality.
     pub requantize: bool,
-    /// What the caller has read beside the model: no output may replace it.
+    /// Files that the caller reads beside the model, which no output may replace.
     pub inputs: Inputs,
 }
 
@@ -76,76 +76,76 @@ impl Default for Options {
     }
 }
 
-/// What was made.
+/// A finished target.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The file, or the first of several.
     pub path: PathBuf,
     /// The number of files.
     pub files: usize,
-    /// Tensors.
+    /// The number of tensors.
     pub tensors: usize,
-    /// Weights in all tensors.
+    /// The number of weights in all tensors.
     pub weights: u64,
-    /// Bytes of all files.
+    /// The bytes of all files.
     pub bytes: u64,
-    /// Bits of tensor data a weight.
+    /// Bits of tensor data per weight.
     pub bits_per_weight: f64,
-    /// Tensors that an earlier run had written.
+    /// The number of tensors that an earlier run had written.
     pub resumed: usize,
 }
 
-/// What would become of a tensor.
+/// The conversion of one tensor.
 #[derive(Clone, Debug)]
-pub struct Planned {
-    /// Its name in the file.
+pub struct TensorPlan {
+    /// The name in the file.
     pub name: String,
-    /// Its dimensions, the length of a row first.
+    /// The dimensions, the length of a row first.
     pub dims: Vec<u64>,
-    /// Its type in the source.
+    /// The type in the source.
     pub from: GgmlType,
-    /// Its bytes there.
+    /// The bytes in the source; 0 if the tensor is computed.
     pub bytes_from: u64,
-    /// Its type in the target.
+    /// The type in the target.
     pub to: GgmlType,
-    /// Its bytes there.
+    /// The bytes in the target.
     pub bytes_to: u64,
 }
 
-/// What a target would be.
+/// The tensors and files of a target.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// Its tensors, in their order.
-    pub tensors: Vec<Planned>,
-    /// Its files and the bytes of each.
+pub struct TargetPlan {
+    /// The tensors, in file order.
+    pub tensors: Vec<TensorPlan>,
+    /// The files and the bytes of each.
     pub files: Vec<(PathBuf, u64)>,
 }
 
-/// What a target would be, without making it.
+/// Plans a target without writing anything.
 ///
 /// # Errors
-/// As [`convert`], as far as that looks at no weights.
-pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<Plan> {
+/// Those of [`convert`] that do not depend on weights.
+pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<TargetPlan> {
     let job = Job::new(input, std::slice::from_ref(target), options)?;
     let planned = |(tensor, &to): (&Tensor, &GgmlType)| {
         let from = tensor.stored().map_or(to, |stored| stored.ty);
         let bytes_from = tensor.stored().map_or(0, |stored| stored.bytes);
         let (name, dims) = (tensor.name.clone(), tensor.dims.clone());
-        Planned { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
+        TensorPlan { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
     };
     let tensors = job.tensors.iter().zip(&job.types[0]).map(planned).collect();
     let (parts, _) = job.parts(0, &vec![Digest::of(&[]); job.files.len()])?;
     let files = parts.into_iter().map(|mut part| Ok((part.path, part.layout.place()?.file_bytes)));
-    Ok(Plan { tensors, files: files.collect::<Result<_>>()? })
+    Ok(TargetPlan { tensors, files: files.collect::<Result<_>>()? })
 }
 
-/// Makes all targets in one read of the source. Each file appears under its name only when it is complete; until then it grows beside it
-/// as `NAME.partial` with a journal. A run that is stopped, killed or short of space is taken up by the next one with the same arguments,
-/// and ends in the same bytes. `progress` counts bytes of the source.
+/// Makes all targets in one read of the source. Each file gets its name only when it is complete; until then it is `NAME.partial`, with a
+/// journal beside it. A run that was stopped, killed or short of space is resumed by the next one with the same arguments, and ends in the
+/// same bytes. `progress` counts bytes of the source.
 ///
 /// # Errors
-/// If the source is incomplete, damaged, of a kind that Strata does not know, or was changed since the run that is taken up; if a type
-/// cannot be written, the memory does not suffice, the folder of a target is missing, or its disk too small; if another process writes
+/// If the source is incomplete, damaged, of a kind that Strata does not know, or was changed since the run that is resumed; if a type
+/// cannot be written, the memory is too small, the folder of a target is missing, or its disk too small; if another process writes
 /// the same file; if the user stopped.
 pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
     let job = Job::new(input, targets, options)?;
@@ -195,8 +195,8 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
 struct Job<'a> {
     targets: &'a [Target],
     options: &'a Options,
-    of_source: Layout,  // the metadata; see `metadata::of`
-    notes: Vec<String>, // what the user should know of source and targets
+    of_source: Layout,  // the metadata of the source; see `metadata::of`
+    notes: Vec<String>, // warnings about source and targets
     tensors: Vec<Tensor>,
     files: Vec<SourceFile<'a>>,
     types: Vec<Vec<GgmlType>>, // [target][tensor]
@@ -206,7 +206,7 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn new(input: &'a Input, targets: &'a [Target], options: &'a Options) -> Result<Job<'a>> {
         if targets.is_empty() {
-            return Err(Error::Request("nothing to convert to: give a type".to_owned()));
+            return Err(Error::argument("targets", "none is given"));
         }
         let mut tensors = plan::tensors(input)?;
         if targets.iter().any(|target| matches!(target.split, Split::AsSource)) {
@@ -238,9 +238,9 @@ impl<'a> Job<'a> {
         Ok(Job { targets, options, of_source, notes, tensors, files: input.files(), types, shards })
     }
 
-    /// What the files of target `i` will hold, and what its journal will say of them. The hashes are zeros still. Files after the first
-    /// hold no metadata but their place.
-    fn parts(&self, i: usize, heads: &[Digest]) -> Result<(Vec<Part>, Head)> {
+    /// The files of target `i` and the first line of its journal. The hashes are still zeros. Files after the first have no metadata but
+    /// their place.
+    fn parts(&self, i: usize, heads: &[Digest]) -> Result<(Vec<OutputFile>, Head)> {
         let (target, types, shards) = (&self.targets[i], &self.types[i], &self.shards[i]);
         let mut recipe = Map::new();
         recipe.insert("strata".to_owned(), env!("CARGO_PKG_VERSION").into());
@@ -267,19 +267,19 @@ impl<'a> Job<'a> {
                 tensors.push(TensorHead { name, ty, part: no, offset: range.start, bytes: range.end - range.start });
             }
             metadata.extend(layout.metadata.iter().map(|(key, value)| (key.clone(), Digest::of(&value.bytes()))));
-            parts.push(Part { path: shard.path.clone(), layout });
+            parts.push(OutputFile { path: shard.path.clone(), layout });
         }
         let source_head = |(file, &head): (&SourceFile<'_>, &Digest)| {
             let (name, bytes) = (file.name.clone(), file.bytes);
             SourceHead { name, bytes, head }
         };
         let sources = self.files.iter().zip(heads).map(source_head).collect();
-        let name = |part: &Part| Some(Partial::path_for(&part.path).file_name()?.to_string_lossy().into_owned());
+        let name = |part: &OutputFile| Some(Partial::path_for(&part.path).file_name()?.to_string_lossy().into_owned());
         let partials = parts.iter().filter_map(name).collect();
         Ok((parts, Head { journal: journal::VERSION, recipe, metadata, sources, tensors, partials }))
     }
 
-    /// The metadata of a target; hashes are zeros still.
+    /// The metadata of a target; the hashes are still zeros.
     fn metadata(&self, target: &Target, recipe: &Map<String, Json>) -> Result<Layout> {
         let mut layout = of_target(&self.of_source, target)?;
         let zeros = |n: usize| vec!["0".repeat(Digest::LEN); n];
@@ -333,7 +333,7 @@ fn check_paths(inputs: &Inputs, targets: &[Target], shards: &[Vec<Shard>]) -> Re
     Ok(())
 }
 
-/// The path with the folder that it is really in.
+/// The path with its folder in canonical form.
 fn canonical(path: &Path) -> PathBuf {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match (folder.canonicalize(), path.file_name()) {
@@ -368,7 +368,7 @@ fn disk(folder: &Path) -> u64 {
     return folder.as_os_str().is_empty().into();
 }
 
-/// Writes what comes from no file.
+/// Writes the tensors that are computed and not read.
 fn write_computed(tensors: &[Tensor], output: &mut Output) -> Result<()> {
     for (t, tensor) in tensors.iter().enumerate().filter(|(_, tensor)| tensor.stored().is_none()) {
         if let (plan::From::Computed(values), true) = (&tensor.from, output.needs(t)) {

@@ -1,4 +1,4 @@
-//! What the name of a model tells: `Llama-3.1-8B-Instruct` is basename, size, finetune. The conventions are those of GGUF file names
+//! The parts of a model's name: `Llama-3.1-8B-Instruct` is basename, size, finetune. The conventions are those of GGUF file names
 //! (docs/gguf.md, "GGUF Naming Convention") as llama.cpp's converter applies them.
 
 use regex::Regex;
@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// Characters of a name that are looked at; Hugging Face's own names have at most 96.
+/// The most characters of a name that are parsed; names of Hugging Face have at most 96.
 const LONGEST: usize = 256;
 
 /// The parts of a name.
@@ -22,7 +22,7 @@ pub struct Name {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Part {
+enum WordKind {
     Unknown,
     Basename,
     Size,
@@ -49,7 +49,7 @@ pub fn cut(text: &str) -> &str {
     text.char_indices().nth(LONGEST).map_or(text, |(end, _)| &text[..end])
 }
 
-/// Takes a name apart; `weights` decides whether a number like `8B` or `128k` is a size of this model.
+/// Parses a name; `weights` decides whether a number like `8B` or `128k` is a size of this model.
 pub fn parse(id: &str, weights: u64) -> Name {
     let id = cut(id);
     if id.contains(' ') {
@@ -59,48 +59,49 @@ pub fn parse(id: &str, weights: u64) -> Name {
         Some((organization, full)) => (Some(organization).filter(|o| !o.starts_with('.')), full),
         None => (None, id),
     };
-    let mut words: Vec<(Cow<'_, str>, Part)> =
+    let mut words: Vec<(Cow<'_, str>, WordKind)> =
         full.split('-').filter(|w| !w.is_empty()).enumerate().map(|(i, word)| classify(i, word, weights)).collect();
-    if words.iter().any(|(w, p)| *p == Part::Size && w.contains(|c: char| c.is_ascii_digit())) {
+    if words.iter().any(|(w, p)| *p == WordKind::Size && w.contains(|c: char| c.is_ascii_digit())) {
         for (word, part) in &mut words {
-            if *part == Part::Size && word.chars().all(char::is_alphabetic) {
-                *part = Part::Finetune;
+            if *part == WordKind::Size && word.chars().all(char::is_alphabetic) {
+                *part = WordKind::Finetune;
             }
         }
     }
     // The basename is what comes before the first size, finetune or type; versions in its middle belong to it, one at its end does not.
     let mut start = 0;
     while start < words.len()
-        && (words[start].1 == Part::Version
-            || words[start].1 == Part::Unknown && words[start].0.starts_with(char::is_alphabetic))
+        && (words[start].1 == WordKind::Version
+            || words[start].1 == WordKind::Unknown && words[start].0.starts_with(char::is_alphabetic))
     {
         start += 1;
     }
     let mut end = start;
     if start == words.len() {
-        while end > 0 && words[end - 1].1 == Part::Version {
+        while end > 0 && words[end - 1].1 == WordKind::Version {
             end -= 1;
         }
     }
     for (i, (_, part)) in words.iter_mut().enumerate() {
         match *part {
-            _ if i < end => *part = Part::Basename,
-            Part::Unknown => *part = Part::Finetune,
+            _ if i < end => *part = WordKind::Basename,
+            WordKind::Unknown => *part = WordKind::Finetune,
             _ => {}
         }
     }
-    let join = |wanted: Part| {
+    let join = |wanted: WordKind| {
         let mut seen = HashSet::new();
-        let found = words.iter().filter(|(word, part)| *part == wanted && (wanted != Part::Size || seen.insert(word)));
+        let found =
+            words.iter().filter(|(word, part)| *part == wanted && (wanted != WordKind::Size || seen.insert(word)));
         let found: Vec<&str> = found.map(|(word, _)| word.as_ref()).collect();
         Some(found.join("-")).filter(|s| !s.is_empty())
     };
-    let (size_label, finetune, version) = (join(Part::Size), join(Part::Finetune), join(Part::Version));
+    let (size_label, finetune, version) = (join(WordKind::Size), join(WordKind::Finetune), join(WordKind::Version));
     let told = size_label.is_some() || finetune.is_some() || version.is_some();
     Name {
         organization: organization.map(str::to_owned),
         full: Some(full.to_owned()).filter(|s| !s.is_empty()),
-        basename: if told { join(Part::Basename) } else { None },
+        basename: if told { join(WordKind::Basename) } else { None },
         finetune,
         version,
         size_label,
@@ -122,15 +123,15 @@ static FINETUNE: LazyLock<Regex> = LazyLock::new(|| pattern("chat|instruct|visio
 static NUMBERED: LazyLock<Regex> = LazyLock::new(|| pattern(r"v\d+(?:\.\d+)*|\d(?u:.*)"));
 
 /// The kind of the `i`-th word of a name, and how it is spelled.
-fn classify(i: usize, word: &str, weights: u64) -> (Cow<'_, str>, Part) {
+fn classify(i: usize, word: &str, weights: u64) -> (Cow<'_, str>, WordKind) {
     if VERSION.is_match(word) {
-        return (word.into(), Part::Version);
+        return (word.into(), WordKind::Version);
     }
     if TYPE.is_match(word) {
-        return (word.to_uppercase().into(), Part::Type);
+        return (word.to_uppercase().into(), WordKind::Type);
     }
     if i == 0 {
-        return (word.into(), Part::Unknown);
+        return (word.into(), WordKind::Unknown);
     }
     if let Some(size) = SIZE.captures(word) {
         let mut number = size["number"].replace('_', ".");
@@ -142,14 +143,14 @@ fn classify(i: usize, word: &str, weights: u64) -> (Cow<'_, str>, Part) {
         let value = number.parse::<f64>().map(|n| n * 1000f64.powi(thousands as i32)); // at most 4
         // Far from this model's own size it is something else, most likely a context length.
         if value.is_ok_and(|value| (value - weights as f64).abs() > (weights as f64) * 7.0 / 8.0) {
-            return (format!("{number}{}", unit.to_ascii_lowercase()).into(), Part::Finetune);
+            return (format!("{number}{}", unit.to_ascii_lowercase()).into(), WordKind::Finetune);
         }
-        return (format!("{number}{}", unit.to_ascii_uppercase()).into(), Part::Size);
+        return (format!("{number}{}", unit.to_ascii_uppercase()).into(), WordKind::Size);
     }
     match () {
-        _ if SIZE_WORD.is_match(word) => (word.into(), Part::Size),
-        _ if FINETUNE.is_match(word) => (word.into(), Part::Finetune),
-        _ => (word.into(), Part::Unknown),
+        _ if SIZE_WORD.is_match(word) => (word.into(), WordKind::Size),
+        _ if FINETUNE.is_match(word) => (word.into(), WordKind::Finetune),
+        _ => (word.into(), WordKind::Unknown),
     }
 }
 

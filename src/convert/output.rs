@@ -1,13 +1,14 @@
-//! One output: its bytes go to `NAME.partial` in any order, and only the complete file gets its name. Of a split output every part is
-//! such a file, and one journal tells of all.
+//! One output: its bytes go to `NAME.partial` in any order, and only the complete file gets its name. A split output has several such
+//! files and one journal.
 //!
-//! What an earlier run left is taken up where its journal's claims prove true; see `journal.rs`.
+//! What an earlier run left is resumed as far as its bytes have the hashes in the journal; see `journal.rs`.
 
 use super::journal::{Earlier, FileRead, Finished, Head, Journal, Line, Record};
 use super::source::SourceFile;
 use super::sync::Syncer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Setting};
 use crate::gguf::Layout;
+use crate::gguf::keys::{SOURCE_HASHES, TENSOR_HASHES};
 use crate::io::direct::Sink;
 use crate::io::file::{Folder, free_bytes, open_regular, output_folder, read_at, write_at};
 use crate::io::hash::{Digest, Hasher};
@@ -20,30 +21,23 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Metadata keys of Strata's own. Their values have the same lengths whatever the hashes are, so the data can be placed before.
-pub const SOURCE_FILES: &str = "strata.source.files";
-/// The SHA-256 of each of these files.
-pub const SOURCE_HASHES: &str = "strata.source.sha256";
-/// The SHA-256 of the data of each tensor, in file order.
-pub const TENSOR_HASHES: &str = "strata.tensors.sha256";
-
 /// Bytes read at a time where a tensor is checked.
 const PIECE: usize = 1 << 20;
 
 /// A file of an output.
-pub struct Part {
-    /// The name it will have.
+pub struct OutputFile {
+    /// The final path.
     pub path: PathBuf,
-    /// What it will hold.
+    /// Its metadata and tensors.
     pub layout: Layout,
 }
 
-/// An output being written, by this process alone: one file, or several that are parts of one model.
+/// An output that this process alone writes: one file, or the files of a split model.
 pub struct Output {
-    /// Its name: that of its only file, or what the parts are named after.
+    /// The path of the only file, or the one from which the names of several are made.
     pub path: PathBuf,
     folder: Folder,
-    parts: Vec<Growing>,
+    parts: Vec<UnfinishedFile>,
     places: Vec<Place>, // by tensor
     journal: Journal,
     head: Head,
@@ -56,8 +50,8 @@ pub struct Output {
     sink: Option<(usize, Sink)>, // of the part that is being written
 }
 
-/// A file on its way.
-struct Growing {
+/// A file that is not complete yet, or has just become so.
+struct UnfinishedFile {
     path: PathBuf,
     partial: PathBuf,
     layout: Layout,
@@ -68,33 +62,39 @@ struct Growing {
     named: bool,           // complete, under its name
 }
 
-/// Until it is complete a file is longer than it will be. Nothing that is written to it comes so far, so that a file that another
-/// program has cut stays too short, and is noticed whatever was written since.
+/// Extra bytes of an unfinished file. Nothing is written there, so that a file which another program has truncated stays too short and is
+/// noticed, whatever was written since.
 const BEYOND: u64 = 1;
 
-/// Where a tensor goes.
+/// The location of a tensor.
 struct Place {
     part: usize,
     range: Range<u64>,
 }
 
 impl Output {
-    /// Locks the output at `path`, and reads what an earlier run left of it, unless `restart` says that it does not count. The tensors of
+    /// Locks the output at `path`, and reads what an earlier run left of it unless `restart` discards that. The tensors of
     /// the parts, in their order, are those of `head`; the first part has the keys of hashes.
     ///
     /// # Errors
     /// If the path cannot be one, another process writes it, or an earlier run left something else than `head` says.
-    pub fn open(path: &Path, parts: Vec<Part>, head: Head, restart: bool, progress: &dyn Progress) -> Result<Output> {
+    pub fn open(
+        path: &Path,
+        parts: Vec<OutputFile>,
+        head: Head,
+        restart: bool,
+        progress: &dyn Progress,
+    ) -> Result<Output> {
         let folder = Folder::open(&output_folder(path)?)?;
         let (mut growing, mut places) = (Vec::with_capacity(parts.len()), Vec::new());
-        for Part { path, mut layout } in parts {
+        for OutputFile { path, mut layout } in parts {
             output_folder(&path)?;
             let partial = Partial::path_for(&path);
             let placed = layout.place()?;
             places.extend(placed.tensors.into_iter().map(|range| Place { part: growing.len(), range }));
             let (header_bytes, file_bytes) = (placed.header.len() as u64, placed.file_bytes);
             let (file, resumed, named) = (None, false, false);
-            growing.push(Growing { path, partial, layout, header_bytes, file_bytes, file, resumed, named });
+            growing.push(UnfinishedFile { path, partial, layout, header_bytes, file_bytes, file, resumed, named });
         }
         let mut journal = Journal::lock(path)?;
         let earlier = journal.read()?;
@@ -119,7 +119,7 @@ impl Output {
         Ok(output)
     }
 
-    /// Decides what becomes of what an earlier run has left.
+    /// Decides whether what an earlier run has left is resumed, replaced or refused.
     fn consider(&mut self, earlier: Earlier, restart: bool, progress: &dyn Progress) -> Result<()> {
         match earlier {
             Earlier::Other(partials, error) => {
@@ -129,10 +129,12 @@ impl Output {
                 self.worthless = partials;
             }
             Earlier::Nothing => {
-                let unknown = |_: &&Growing| !restart;
-                let remedy = "move it away, give --restart to discard it, or name another output";
+                let unknown = |_: &&UnfinishedFile| !restart;
+                let remedy = "move it away, name another output, or discard it";
                 let mut unknown = self.parts.iter().filter(unknown);
-                unknown.try_for_each(|part| Partial::refuse_existing(&part.path, remedy))?;
+                unknown
+                    .try_for_each(|part| Partial::refuse_existing(&part.path, remedy))
+                    .map_err(|error| error.with_setting(Setting::Restart))?;
             }
             Earlier::Unknown(error) if !restart && self.has_partials() => return Err(error),
             Earlier::Unknown(_) => {}
@@ -159,7 +161,7 @@ impl Output {
         Ok(())
     }
 
-    /// True if there is unfinished work to lose; with none, a journal alone binds nobody.
+    /// True if there is unfinished work to lose; a journal alone is none.
     fn has_partials(&self) -> bool {
         self.parts.iter().map(|part| &part.partial).chain(&self.worthless).any(|partial| partial.exists())
     }
@@ -175,11 +177,12 @@ impl Output {
         if differences.len() > 3 {
             problem += &format!("; and {} differences more", differences.len() - 3);
         }
-        Error::invalid(&self.path, "output", problem, "give --restart to discard it, or name another output")
+        Error::invalid(&self.path, "output", problem, "name another output, or discard the earlier one")
+            .with_setting(Setting::Restart)
     }
 
-    /// Compares the beginnings of the source's files with what an earlier run saw; `heads` are theirs now. Forgets that run if it left
-    /// nothing to lose.
+    /// Compares the hashes of the beginnings of the source's files, `heads`, with those of an earlier run. Ignores that run if it left no
+    /// work to lose.
     ///
     /// # Errors
     /// Names the file that was changed.
@@ -203,7 +206,7 @@ impl Output {
         self.record.as_ref()?.finished.get(&self.head.tensors[tensor].name)?.source
     }
 
-    /// Hashes the tensors that an earlier run claims to have written; those that are as it says need not be written again.
+    /// Hashes the tensors that an earlier run has written according to its journal; those with the recorded hash are not written again.
     pub fn check_finished(&mut self, progress: &dyn Progress) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
         // Killed between a renaming and the removal of the journal, that run has left complete files.
@@ -241,12 +244,12 @@ impl Output {
         if lost > 0 {
             progress.warn(&format!(
                 "{partial}: {lost} tensors are not what the journal says was written, since another program has changed them or power was \
-                 lost: they are written again"
+                 lost; they are written again"
             ));
         }
         for (i, file) in files.into_iter().enumerate() {
             let Some((file, true)) = file else { continue };
-            // A file under its name is not written to: it is the one that was to be made, or it is made anew.
+            // A file under its final name is never written to: it is complete, or it is replaced.
             self.parts[i].named = self.is_complete(i, &file)?;
             for (_, done) in self.places.iter().zip(&mut self.done).filter(|(place, _)| place.part == i) {
                 *done = done.filter(|_| self.parts[i].named);
@@ -269,38 +272,38 @@ impl Output {
         Ok(whole && read_at(file, &mut there, 0).is_ok() && there == header)
     }
 
-    /// Bytes that the disk must still give.
+    /// Bytes of disk space that are still needed.
     pub fn missing_bytes(&self) -> u64 {
-        let missing = |part: &Growing| {
+        let missing = |part: &UnfinishedFile| {
             let have = fs::metadata(&part.partial).map_or(0, |about| allocated(&about));
             part.file_bytes.saturating_sub(have)
         };
         self.parts.iter().filter(|part| !part.named).map(missing).sum()
     }
 
-    /// The folder it is in.
+    /// The folder of the output.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The length of all its files.
+    /// The bytes of all files.
     pub fn file_bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.file_bytes).sum()
     }
 
-    /// True if that tensor is still to be written.
+    /// True if the tensor is not written yet.
     pub fn needs(&self, tensor: usize) -> bool {
         self.done[tensor].is_none()
     }
 
-    /// Opens the `.partial` files, or makes them; they are written by requests of so many bytes.
+    /// Opens or creates the `.partial` files, which are written by requests of `request` bytes.
     pub fn begin(&mut self, request: usize) -> Result<()> {
         self.request = request;
         if self.is_named() {
             return Ok(());
         }
         match &self.record {
-            Some(record) => self.journal.go_on(record)?,
+            Some(record) => self.journal.resume(record)?,
             None => {
                 self.parts.iter_mut().for_each(|part| (part.file, part.resumed) = (None, false));
                 self.worthless.iter().try_for_each(|partial| partial::discard(partial))?;
@@ -345,7 +348,7 @@ impl Output {
         self.file(part).map(Partial::wrote)
     }
 
-    /// Gives the system what was written so far.
+    /// Writes what the sink has gathered.
     fn flush(&mut self) -> Result<()> {
         let Some((part, _)) = self.sink else { return Ok(()) };
         self.check(part)?;
@@ -354,7 +357,7 @@ impl Output {
         self.file(part).map(Partial::wrote)
     }
 
-    /// That a file that is being written is what this program has written.
+    /// Checks that no other program has changed a file that is being written.
     fn check(&self, part: usize) -> Result<()> {
         self.file(part)?.check(self.parts[part].file_bytes + BEYOND)
     }
@@ -428,9 +431,8 @@ impl Output {
 
     /// The header of a part; that of the first has the hashes.
     fn header(&self, part: usize, sources: &[Digest]) -> Result<Vec<u8>> {
-        let problem = |what: &str| Error::Request(format!("cannot complete {}: {what}", self.path.display()));
         let tensors: Option<Vec<Digest>> = self.done.iter().copied().collect();
-        let tensors = tensors.ok_or_else(|| problem("a tensor is missing"))?;
+        let tensors = tensors.ok_or(Error::Internal("an output is completed before all its tensors are written"))?;
         let text = |digests: &[Digest]| digests.iter().map(Digest::to_string).collect::<Vec<_>>();
         let mut layout = self.parts[part].layout.clone();
         if part == 0 {
@@ -441,16 +443,16 @@ impl Output {
         // The data lies where a header of this length ends.
         match header.len() as u64 == self.parts[part].header_bytes {
             true => Ok(header),
-            false => Err(problem("its header has another length than planned")),
+            false => Err(Error::Internal("the header of an output has another length than planned")),
         }
     }
 
     fn file(&self, part: usize) -> Result<&Partial> {
         let part = &self.parts[part];
-        part.file.as_ref().ok_or_else(|| Error::Request(format!("{} was not begun", part.partial.display())))
+        part.file.as_ref().ok_or(Error::Internal("an output is written before it was begun"))
     }
 
-    /// The error of a write to a part; a full disk with what it lacks.
+    /// The error of a write to a file; a full disk is reported with the bytes that are missing.
     fn failed(&self, part: usize, error: io::Error) -> Error {
         let partial = &self.parts[part].partial;
         if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
@@ -460,7 +462,7 @@ impl Output {
         let free = free_bytes(self.folder.path()).unwrap_or(0);
         let problem = format!("is full ({error}): {missing} bytes are still to be written, {free} are free");
         let need = missing.saturating_sub(free).max(1);
-        let remedy = format!("free some space, {need} bytes or more: the same command then goes on from here");
+        let remedy = format!("free some space, {need} bytes or more: the same command then resumes from here");
         Error::invalid(partial, "disk", problem, remedy)
     }
 
@@ -492,7 +494,8 @@ fn same_sources(head: &Head, files: &[SourceFile<'_>], heads: &[Digest], output:
     let is = names(&mut files.iter().map(|file| file.name.as_str()));
     if was != is {
         let problem = format!("an earlier run read other files: {was}; now there are {is}");
-        return Err(Error::invalid(output, "source", problem, "give --restart to discard what it did"));
+        let remedy = "name another output, or discard what that run did";
+        return Err(Error::invalid(output, "source", problem, remedy).with_setting(Setting::Restart));
     }
     for ((was, file), &head) in head.sources.iter().zip(files).zip(heads) {
         if was.bytes != file.bytes {
@@ -508,10 +511,11 @@ fn same_sources(head: &Head, files: &[SourceFile<'_>], heads: &[Digest], output:
 /// The error of a source that is not what it was.
 pub fn changed(path: &Path, how: String) -> Error {
     let problem = format!("was changed since this conversion began: {how}");
-    Error::invalid(path, "file", problem, "get the original back, or give --restart to begin anew with this one")
+    Error::invalid(path, "file", problem, "get the original back, or start over with this one")
+        .with_setting(Setting::Restart)
 }
 
-/// Bytes that a file takes on the disk: a sparse one fewer than it is long.
+/// Bytes that a file takes on the disk; a sparse one takes fewer than its length.
 fn allocated(about: &fs::Metadata) -> u64 {
     #[cfg(unix)]
     return std::os::unix::fs::MetadataExt::blocks(about).saturating_mul(512).min(about.len());

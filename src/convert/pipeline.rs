@@ -2,26 +2,25 @@
 //!
 //! ```text
 //!  reader                       caller, with a pool of threads         one writer for each output
-//!  the file in order, slabs  -> rows to f32, f32 to blocks         ->  write at the tensor's place
+//!  the file in order, chunks  -> rows to f32, f32 to blocks         ->  write at the tensor's place
 //!  SHA-256 of the file          for every output                       SHA-256 of the tensor, journal
-//!       ^---------- slabs come back ----------+------------ blocks come back ----'
+//!       ^---------- chunks come back ----------+------------ blocks come back ----'
 //! ```
 //!
 //! Each file of the source is read once, from its first byte to its last, whatever the order of the tensors in the outputs: so its
-//! SHA-256 is that of `sha256sum`, and a spinning disk spins on. Buffers are few and go round; whoever is slow makes the others wait.
-//! A thread that fails drops its ends of the channels; the others then end too, and what the writers have been given is still written.
+//! SHA-256 is that of `sha256sum`, and a hard disk reads sequentially. Buffers are few and reused; the slowest thread makes the others wait.
+//! A thread that fails drops its ends of the channels; the others then end too, and the writers still write what they have received.
 
+use super::buffers::{BLOCKS, SOURCES, Sizes};
 use super::output::{Output, changed};
 use super::plan::Tensor;
-use super::rows::{Encoding, Slab, is_copy};
-use super::slab::{BLOCKS, SOURCES, Sizes};
+use super::rows::{Encoding, RowChunk, is_copy};
 use super::source::{Reading, SourceFile};
 use super::target::Importance;
-use crate::error::{Error, Result};
+use crate::error::{Allocation, Error, Result};
 use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
 use crate::threads;
-use crate::threads::no_thread;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
@@ -49,15 +48,15 @@ pub struct Work<'a> {
     pub pool: &'a rayon::ThreadPool,
     /// The most memory to use.
     pub memory: Option<u64>,
-    /// Told of bytes of the source.
+    /// Counts bytes of the source.
     pub progress: &'a dyn Progress,
 }
 
-/// What is to be done.
+/// The reads and buffers of a run.
 pub struct Todo {
     needs: Vec<Vec<bool>>, // (tensors, outputs)
     sizes: Sizes,
-    reads: Vec<Read>,
+    reads: Vec<FileReadPlan>,
 }
 
 impl Todo {
@@ -83,17 +82,17 @@ impl Todo {
     }
 }
 
-/// Does it. Returns the SHA-256 of each file of the source.
+/// Converts, and returns the SHA-256 of each file of the source.
 pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Digest>> {
     let Todo { needs, sizes, reads } = todo;
     work.progress.begin("converting", reads.iter().map(|read| work.files[read.file].bytes).sum());
 
-    let slabs = Buffers::new(SOURCES, sizes.source)?;
-    let blocks = sizes.blocks.iter().map(|&bytes| Buffers::new(BLOCKS, bytes)).collect::<Result<Vec<_>>>()?;
+    let chunks = BufferPool::new(SOURCES, sizes.source)?;
+    let blocks = sizes.blocks.iter().map(|&bytes| BufferPool::new(BLOCKS, bytes)).collect::<Result<Vec<_>>>()?;
     let mut digests = work.known.clone();
     let done: Vec<Result<()>> = thread::scope(|scope| {
-        let (to_encode, slabs_read) = sync_channel(1);
-        let reader = Reader { work, sizes: &sizes, needs: &needs, slabs, to: to_encode };
+        let (to_encode, chunks_read) = sync_channel(1);
+        let reader = Reader { work, sizes: &sizes, needs: &needs, chunks, to: to_encode };
         let mut to_write = Vec::new();
         let mut threads = Vec::new();
         // Where the system refuses a thread, those before it end by themselves: nobody is left at the other end.
@@ -102,28 +101,27 @@ pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Di
             to_write.push(to);
             match threads::builder().spawn_scoped(scope, move || write(output, work, &from)) {
                 Ok(thread) => threads.push(thread),
-                Err(error) => return vec![Err(no_thread(error))],
+                Err(error) => return vec![Err(Error::Thread(error))],
             }
         }
         match threads::builder().spawn_scoped(scope, || reader.run(&reads)) {
             Ok(thread) => threads.push(thread),
-            Err(error) => return vec![Err(no_thread(error))],
+            Err(error) => return vec![Err(Error::Thread(error))],
         }
         let encoder = Encoder { work, needs: &needs, blocks, to: to_write };
-        let encoded = encoder.run(&slabs_read, &mut digests);
-        // Whoever waits for this one learns that nobody is there any more.
-        drop((slabs_read, encoder));
+        let encoded = encoder.run(&chunks_read, &mut digests);
+        // Closes the channels, so that the other threads end.
+        drop((chunks_read, encoder));
         let ends = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|why| std::panic::resume_unwind(why)));
         std::iter::once(encoded).chain(ends).collect()
     });
     done.into_iter().collect::<Result<()>>()?;
     work.progress.end();
-    let unread = || Error::Request("a file of the source was not read to its end".to_owned());
-    digests.into_iter().collect::<Option<_>>().ok_or_else(unread)
+    digests.into_iter().collect::<Option<_>>().ok_or(Error::Internal("a file of the source was not read to its end"))
 }
 
-/// A file to read.
-struct Read {
+/// How a file of the source is read.
+struct FileReadPlan {
     file: usize,
     tensors: Vec<usize>,     // in the order of their offsets
     marks: Vec<Vec<Digest>>, // for each of them what earlier runs found the file's SHA-256 to be up to its end
@@ -131,7 +129,7 @@ struct Read {
 }
 
 /// The files that must be read: those that hold something still needed, or whose SHA-256 is not known.
-fn reads(work: &Work<'_>, needs: &[Vec<bool>], outputs: &[Output]) -> Vec<Read> {
+fn reads(work: &Work<'_>, needs: &[Vec<bool>], outputs: &[Output]) -> Vec<FileReadPlan> {
     let mut tensors = vec![Vec::new(); work.files.len()];
     for (t, tensor) in work.tensors.iter().enumerate() {
         if let Some(stored) = tensor.stored() {
@@ -144,66 +142,66 @@ fn reads(work: &Work<'_>, needs: &[Vec<bool>], outputs: &[Output]) -> Vec<Read> 
         let marks = tensors.iter().map(|&t| outputs.iter().filter_map(|output| output.source_mark(t)).collect());
         let name = &work.files[file].name;
         let before = outputs.iter().filter_map(|output| output.read_before(name)).map(|read| read.sha256);
-        Read { file, marks: marks.collect(), tensors, before: before.collect() }
+        FileReadPlan { file, marks: marks.collect(), tensors, before: before.collect() }
     };
     let reads = tensors.into_iter().enumerate().map(read);
     reads.filter(|r| work.known[r.file].is_none() || r.tensors.iter().any(|&t| needs[t].contains(&true))).collect()
 }
 
-/// A buffer that goes back to where it came from.
-struct Buffer {
+/// A buffer that returns to its [`BufferPool`] when it is dropped.
+struct PooledBuffer {
     bytes: Vec<u8>,
     home: Sender<Vec<u8>>,
 }
 
-impl Drop for Buffer {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
         // Nobody may be waiting for it any more.
         let _ = self.home.send(std::mem::take(&mut self.bytes));
     }
 }
 
-/// Buffers that go round.
-struct Buffers {
+/// A fixed number of buffers, each of which returns when it is dropped.
+struct BufferPool {
     home: Sender<Vec<u8>>,
     free: Receiver<Vec<u8>>,
 }
 
-impl Buffers {
-    fn new(count: usize, bytes: usize) -> Result<Buffers> {
+impl BufferPool {
+    fn new(count: usize, bytes: usize) -> Result<BufferPool> {
         let (home, free) = channel();
         for _ in 0..count {
             let mut buffer = Vec::new();
-            let no_memory = |_| Error::Request(format!("there is no memory for {bytes} bytes; give less by --memory"));
+            let no_memory = |_| Error::OutOfMemory { what: Allocation::Conversion, bytes: bytes as u64 };
             buffer.try_reserve_exact(bytes).map_err(no_memory)?;
             // The receiver is right here.
             let _ = home.send(buffer);
         }
-        Ok(Buffers { home, free })
+        Ok(BufferPool { home, free })
     }
 
     /// The next free one, with at least `bytes` bytes of whatever was there before.
-    fn take(&self, bytes: usize) -> Option<Buffer> {
+    fn take(&self, bytes: usize) -> Option<PooledBuffer> {
         let mut buffer = self.free.recv().ok()?;
         if buffer.len() < bytes {
             buffer.resize(bytes, 0);
         }
-        Some(Buffer { bytes: buffer, home: self.home.clone() })
+        Some(PooledBuffer { bytes: buffer, home: self.home.clone() })
     }
 }
 
 /// From the reader to the encoder.
-enum Piece {
+enum EncodeMessage {
     /// Rows of a tensor.
-    Slab { tensor: usize, first: usize, bytes: usize, data: Arc<Buffer>, end: Option<Digest> },
+    RowChunk { tensor: usize, first: usize, bytes: usize, data: Arc<PooledBuffer>, end: Option<Digest> },
     /// The end of a file.
     File { file: usize, sha256: Digest },
 }
 
 /// From the encoder to a writer.
-enum Part {
+enum WriteMessage {
     /// Bytes of a tensor, `at` bytes after its start.
-    Blocks { tensor: usize, at: u64, bytes: usize, data: Arc<Buffer>, end: Option<Digest> },
+    Blocks { tensor: usize, at: u64, bytes: usize, data: Arc<PooledBuffer>, end: Option<Digest> },
     /// The end of a file.
     File { file: usize, sha256: Digest },
 }
@@ -212,11 +210,11 @@ struct Reader<'a> {
     work: &'a Work<'a>,
     sizes: &'a Sizes,
     needs: &'a [Vec<bool>],
-    slabs: Buffers,
-    to: SyncSender<Piece>,
+    chunks: BufferPool,
+    to: SyncSender<EncodeMessage>,
 }
 
-/// Work ends early without an error of its own: whoever does not take its results has one.
+/// Why work ended early: with an error of its own, or because the receiver of its results has ended with one.
 enum End {
     Failed(Error),
     NotWanted,
@@ -236,11 +234,11 @@ fn unless_not_wanted(end: std::result::Result<(), End>) -> Result<()> {
 }
 
 impl Reader<'_> {
-    fn run(self, reads: &[Read]) -> Result<()> {
+    fn run(self, reads: &[FileReadPlan]) -> Result<()> {
         unless_not_wanted(reads.iter().try_for_each(|read| self.file(read)))
     }
 
-    fn file(&self, read: &Read) -> std::result::Result<(), End> {
+    fn file(&self, read: &FileReadPlan) -> std::result::Result<(), End> {
         let file = &self.work.files[read.file];
         let (mut reading, mut hasher) = (file.stream(self.sizes.request)?, Hasher::default());
         let mut at = 0;
@@ -260,10 +258,10 @@ impl Reader<'_> {
         let sha256 = hasher.digest();
         check_mark(file, file.bytes, sha256, &read.before)?;
         file.check_unchanged()?;
-        self.to.send(Piece::File { file: read.file, sha256 }).map_err(|_| End::NotWanted)
+        self.to.send(EncodeMessage::File { file: read.file, sha256 }).map_err(|_| End::NotWanted)
     }
 
-    /// Bytes that only the hash needs.
+    /// Hashes a range of the file that no output needs.
     fn gap(&self, reading: &mut Reading<'_>, range: std::ops::Range<u64>, hasher: &mut Hasher) -> Result<()> {
         let (mut piece, mut at) = (vec![0; PIECE.min((range.end - range.start) as usize)], range.start);
         while at < range.end {
@@ -293,7 +291,7 @@ impl Reader<'_> {
             self.work.progress.check()?;
             let rows = step.min(tensor.rows - first);
             let bytes = (rows as u64 * row_bytes) as usize;
-            let mut buffer = self.slabs.take(bytes).ok_or(End::NotWanted)?;
+            let mut buffer = self.chunks.take(bytes).ok_or(End::NotWanted)?;
             for piece in buffer.bytes[..bytes].chunks_mut(PIECE) {
                 reading.fill(piece)?;
                 hasher.update(piece);
@@ -301,12 +299,12 @@ impl Reader<'_> {
             let mut end = None;
             if first + rows == tensor.rows {
                 let digest = hasher.digest();
-                // Before anybody believes what was just read.
+                // Before the encoder gets what was just read.
                 check_mark(file, stored.end(), digest, marks)?;
                 end = Some(digest);
             }
-            let slab = Piece::Slab { tensor: t, first, bytes, data: Arc::new(buffer), end };
-            self.to.send(slab).map_err(|_| End::NotWanted)?;
+            let chunk = EncodeMessage::RowChunk { tensor: t, first, bytes, data: Arc::new(buffer), end };
+            self.to.send(chunk).map_err(|_| End::NotWanted)?;
         }
         Ok(())
     }
@@ -322,41 +320,41 @@ fn check_mark(file: &SourceFile<'_>, at: u64, now: Digest, before: &[Digest]) ->
 struct Encoder<'a> {
     work: &'a Work<'a>,
     needs: &'a [Vec<bool>],
-    blocks: Vec<Buffers>, // by output
-    to: Vec<SyncSender<Part>>,
+    blocks: Vec<BufferPool>, // by output
+    to: Vec<SyncSender<WriteMessage>>,
 }
 
 impl Encoder<'_> {
-    fn run(&self, slabs: &Receiver<Piece>, digests: &mut [Option<Digest>]) -> Result<()> {
+    fn run(&self, chunks: &Receiver<EncodeMessage>, digests: &mut [Option<Digest>]) -> Result<()> {
         let mut shown = None;
         let mut step = |piece| -> std::result::Result<(), End> {
             self.work.progress.check()?;
             match piece {
-                Piece::File { file, sha256 } => {
+                EncodeMessage::File { file, sha256 } => {
                     digests[file] = Some(sha256);
                     for to in &self.to {
-                        to.send(Part::File { file, sha256 }).map_err(|_| End::NotWanted)?;
+                        to.send(WriteMessage::File { file, sha256 }).map_err(|_| End::NotWanted)?;
                     }
                     Ok(())
                 }
-                Piece::Slab { tensor, first, bytes, data, end } => {
+                EncodeMessage::RowChunk { tensor, first, bytes, data, end } => {
                     if shown != Some(tensor) {
                         shown = Some(tensor);
                         self.work.progress.step(&self.work.tensors[tensor].name);
                     }
-                    self.slab(tensor, first, bytes, data, end)
+                    self.chunk(tensor, first, bytes, data, end)
                 }
             }
         };
-        unless_not_wanted(slabs.iter().try_for_each(&mut step))
+        unless_not_wanted(chunks.iter().try_for_each(&mut step))
     }
 
-    fn slab(
+    fn chunk(
         &self,
         t: usize,
         first: usize,
         bytes: usize,
-        data: Arc<Buffer>,
+        data: Arc<PooledBuffer>,
         end: Option<Digest>,
     ) -> std::result::Result<(), End> {
         let tensor = &self.work.tensors[t];
@@ -379,11 +377,13 @@ impl Encoder<'_> {
                 Some(Encoding { ty: self.work.types[*o][t], importance: self.work.importance[*o][t], out })
             })
             .collect();
-        let slab = Slab { tensor, stored, path, first, bytes: &data.bytes[..bytes], isa: self.work.isa };
-        self.work.pool.install(|| slab.encode(&mut encodings))?;
+        let chunk = RowChunk { tensor, stored, path, first, bytes: &data.bytes[..bytes], isa: self.work.isa };
+        self.work.pool.install(|| chunk.encode(&mut encodings))?;
         for (o, at, size, buffer) in filled {
             let data = buffer.map_or_else(|| data.clone(), Arc::new);
-            self.to[o].send(Part::Blocks { tensor: t, at, bytes: size, data, end }).map_err(|_| End::NotWanted)?;
+            self.to[o]
+                .send(WriteMessage::Blocks { tensor: t, at, bytes: size, data, end })
+                .map_err(|_| End::NotWanted)?;
         }
         self.work.progress.advance(bytes as u64);
         Ok(())
@@ -391,12 +391,12 @@ impl Encoder<'_> {
 }
 
 /// Writes what comes for one output, tensor after tensor.
-fn write(output: &mut Output, work: &Work<'_>, parts: &Receiver<Part>) -> Result<()> {
+fn write(output: &mut Output, work: &Work<'_>, parts: &Receiver<WriteMessage>) -> Result<()> {
     let mut hasher = Hasher::default();
     for part in parts {
         match part {
-            Part::File { file, sha256 } => output.finish_source(&work.files[file], sha256)?,
-            Part::Blocks { tensor, at, bytes, data, end } => {
+            WriteMessage::File { file, sha256 } => output.finish_source(&work.files[file], sha256)?,
+            WriteMessage::Blocks { tensor, at, bytes, data, end } => {
                 if at == 0 {
                     hasher = Hasher::default();
                 }

@@ -1,4 +1,4 @@
-//! The weights themselves: a slab of source rows, checked, put in order and encoded for every output that wants it.
+//! Encoding: a chunk of source rows is checked, permuted and encoded for every output that needs it.
 
 use super::plan::{Stored, Tensor};
 use super::target::Importance;
@@ -9,18 +9,18 @@ use std::path::Path;
 use strata_kernels::Isa;
 use strata_quant::{Format, GgmlType};
 
-/// Values that a thread takes at a time.
+/// Values in a task of a thread.
 const TASK: usize = 1 << 16;
 
-/// The largest half; from 65520 on, rounding gives infinity.
+/// The largest finite F16; values from 65520 on round to infinity.
 const F16_MAX: f32 = 65504.0;
 
-/// The bits of a float without its sign, and those of infinity: from there on it is no finite number.
+/// The bits of a float without its sign, and those of infinity; larger ones are NaN.
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
 
-/// Rows of a tensor, as they lie in the source: whole heads where heads are put in order.
-pub struct Slab<'a> {
+/// Consecutive rows of a tensor in the order of the source: whole heads where the rows of a head are permuted.
+pub struct RowChunk<'a> {
     /// The tensor.
     pub tensor: &'a Tensor,
     /// Where it is stored.
@@ -29,13 +29,13 @@ pub struct Slab<'a> {
     pub path: &'a Path,
     /// The first row.
     pub first: usize,
-    /// Their bytes.
+    /// The bytes of the rows.
     pub bytes: &'a [u8],
     /// The instructions to encode with.
     pub isa: Isa,
 }
 
-/// One output's form of a slab.
+/// The encoding of a chunk for one output.
 pub struct Encoding<'a> {
     /// The type.
     pub ty: GgmlType,
@@ -45,12 +45,12 @@ pub struct Encoding<'a> {
     pub out: &'a mut [u8],
 }
 
-/// True if rows of that type come as they are: the output's bytes are the source's.
+/// True if the rows of an output with that type are the bytes of the source.
 pub fn is_copy(stored: &Stored, ty: GgmlType) -> bool {
     stored.ty == ty && stored.head_dim.is_none()
 }
 
-impl Slab<'_> {
+impl RowChunk<'_> {
     /// Checks that every value is finite, and encodes: `encodings` may be empty.
     ///
     /// # Errors
@@ -80,12 +80,12 @@ impl Slab<'_> {
         failed.find_map_first(Result::err).map_or(Ok(()), Err)
     }
 
-    /// The row of the slab whose values row `r` of the output's slab has.
+    /// The row of the source chunk that becomes row `r` of the output chunk.
     fn source_row(&self, r: usize) -> usize {
         self.stored.head_dim.map_or(r, |head_dim| permuted_row(r, head_dim))
     }
 
-    /// Row `r` of the slab, the `i`-th of its task, for each output.
+    /// Row `r` of the chunk, the `i`-th of its task, for each output.
     fn encode_row(
         &self,
         r: usize,
@@ -163,7 +163,7 @@ impl Slab<'_> {
         }
         let columns = block * len..(block + 1) * len;
         let c = columns.max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).unwrap_or(block * len);
-        let remedy = if to.ty == GgmlType::BF16 { "choose --type f32" } else { "choose --type bf16" };
+        let remedy = if to.ty == GgmlType::BF16 { "choose the type f32" } else { "choose the type bf16" };
         Err(self.bad_value(r, c, values[c], to.ty, remedy))
     }
 
@@ -189,8 +189,12 @@ impl Slab<'_> {
     }
 
     fn row_bytes(&self, ty: GgmlType) -> Result<usize> {
-        ty.row_bytes(self.tensor.cols)
-            .ok_or_else(|| self.bad(format!("rows are no whole blocks of {ty}"), "choose another type"))
+        ty.row_bytes(self.tensor.cols).ok_or_else(|| {
+            self.bad(
+                format!("the row length {} is not a multiple of the block size of {ty}", self.tensor.cols),
+                "choose another type",
+            )
+        })
     }
 
     fn format(&self, ty: GgmlType) -> Result<&'static Format> {
@@ -202,7 +206,7 @@ impl Slab<'_> {
     }
 }
 
-/// What the rows of a slab become for one output.
+/// The format and importance of one output.
 struct Form<'a> {
     format: &'static Format,
     importance: Option<Importance<'a>>,

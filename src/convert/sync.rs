@@ -1,5 +1,5 @@
-//! Bringing a growing file to the disk while it grows, so that the disk works from the beginning, little is lost in a power cut, and
-//! memory does not fill with what is still to be written.
+//! Syncs an output to the disk while it is written, so that the disk works from the beginning, a power cut loses little, and memory
+//! does not fill with unwritten pages.
 
 use crate::threads;
 use std::fs::File;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// Bytes written between two syncs. One may be at work and one waiting before the writer waits too.
+/// Bytes written between two syncs. One sync may run and one wait before the writer waits too.
 const STEP: u64 = 128 << 20;
 
-/// A thread that syncs files, and bytes that it was not told of yet.
+/// A thread that syncs files, and the bytes written since its last order.
 pub struct Syncer {
     to: Option<SyncSender<Arc<File>>>,
     thread: Option<JoinHandle<io::Result<()>>>,
@@ -22,13 +22,13 @@ impl Syncer {
     /// Starts the thread.
     pub fn start() -> io::Result<Syncer> {
         let (to, files): (_, Receiver<Arc<File>>) = sync_channel(1);
-        // An error is told once by the system, and so kept for whoever comes next: the thread ends with it.
+        // The system reports an error only once, so the thread ends with it and keeps it for `finish`.
         let work = move || files.iter().try_for_each(|file| file.sync_data());
         let thread = threads::builder().name("strata-sync".to_owned()).spawn(work)?;
         Ok(Syncer { to: Some(to), thread: Some(thread), unsynced: 0 })
     }
 
-    /// Told of bytes written to `file`.
+    /// Counts bytes written to `file`, and orders a sync after every [`STEP`].
     ///
     /// # Errors
     /// That of an earlier sync.
@@ -44,7 +44,7 @@ impl Syncer {
         }
     }
 
-    /// Waits for all syncs that were begun.
+    /// Waits for all syncs that were ordered.
     ///
     /// # Errors
     /// That of one of them.

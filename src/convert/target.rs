@@ -1,13 +1,13 @@
-//! What is asked for: files, and which tensor goes into which, as what.
+//! Targets: the files to write, and for each tensor its file, type and importance.
 
 use super::plan::Tensor;
 use super::source::Input;
 use crate::arch::Hyperparameters;
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, Setting, quoted};
 use crate::gguf::Value;
+use crate::gguf::shards::{SplitLimit, plan_shards, shard_path};
 use crate::imatrix::{some, tensors as count};
 use crate::recipe::{Recipe, TensorFacts, measured};
-use crate::split::{SplitLimit, plan_shards, shard_path};
 use serde_json::{Map, Value as Json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,53 +17,53 @@ use strata_quant::GgmlType;
 /// A model to make, in one file or several.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Its path; of a split model, the path that its parts are named after.
+    /// The path of the file; of a split model, the path from which the names of its files are made.
     pub path: PathBuf,
-    /// Which tensor becomes which type.
+    /// The type of each tensor.
     pub recipe: Recipe,
-    /// By the tensor's name in the file, what the errors of each column weigh: `(matrices, columns)`. `None` without importance.
+    /// The weight of the errors in each column, `(matrices, columns)`, by the tensor's name in the file. `None` without importance.
     pub importance: Option<BTreeMap<String, Vec<f32>>>,
-    /// The file that the importance is from, which errors name.
+    /// The file of the importance, for error messages.
     pub importance_file: Option<PathBuf>,
-    /// Metadata on top of what the source says.
+    /// Metadata keys to set over those of the source.
     pub metadata: Vec<(String, Value)>,
-    /// What else decides the bytes, for the record: a resumed run must have the same.
+    /// Other settings that decide the bytes; a resumed run must have the same.
     pub record: Map<String, Json>,
-    /// In how many files.
+    /// The number of files.
     pub split: Split,
 }
 
-/// In how many files.
+/// The number of files of a target.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Split {
-    /// One.
+    /// One file.
     #[default]
     Whole,
-    /// As many as a limit demands; the first with metadata only if that is wanted.
+    /// As many files as the limit demands; the flag puts only metadata into the first.
     Limit(SplitLimit, bool),
-    /// As many as the source has, with the same tensors in each.
+    /// The files of the source, with the same tensors in each.
     AsSource,
 }
 
-/// What the errors of each column of a tensor weigh.
+/// The weight of the errors in each column of a tensor.
 #[derive(Clone, Copy)]
 pub(super) struct Importance<'a> {
-    /// `(matrices, cols)`
+    /// The weights, `(matrices, cols)`.
     pub weights: &'a [f32],
-    /// Where they come from.
+    /// The importance matrix's file.
     pub file: &'a Path,
 }
 
 /// One of the files of a target.
 pub(super) struct Shard {
-    /// Its path.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Its tensors, as places in the list of all.
+    /// Its tensors, as indices into the list of all.
     pub tensors: Range<usize>,
 }
 
 impl Target {
-    /// One file.
+    /// A target of one file without importance.
     pub fn new(path: impl Into<PathBuf>, recipe: Recipe) -> Target {
         let (importance_file, metadata, record) = Default::default();
         Target { path: path.into(), recipe, importance: None, importance_file, metadata, record, split: Split::Whole }
@@ -85,27 +85,24 @@ impl Target {
             .collect();
         let types = self.recipe.types(of, &facts, self.importance.is_some());
         if self.recipe.requires_importance() && self.importance.is_none() {
-            return Err(Error::Request(format!(
-                "{} is of no use without an importance matrix; give --imatrix FILE (strata calibrate makes one), or choose Q2_K",
-                self.recipe.mix.name
-            )));
+            return Err(Error::ImportanceMissing { mix: self.recipe.mix.name });
         }
         for (tensor, &ty) in tensors.iter().zip(&types) {
             let Some(stored) = tensor.stored() else { continue };
             let bad = |problem: String, remedy: &str| {
-                let place = format!("tensor {}", quoted(&stored.name));
-                Err(Error::invalid(input.path(), place, problem, remedy))
+                Error::invalid(input.path(), format!("tensor {}", quoted(&stored.name)), problem, remedy)
             };
             if ty.format().is_none() && stored.ty != ty {
-                return bad(format!("cannot be written as {ty}"), "choose another type");
+                return Err(bad(format!("cannot be written as {ty}"), "choose another type"));
             }
             if stored.ty != ty && stored.ty.format().is_none() {
                 let problem = format!("is of type {}, which strata cannot read", stored.ty);
-                return bad(problem, "convert the original checkpoint");
+                return Err(bad(problem, "convert the original checkpoint"));
             }
             if stored.ty != ty && stored.ty.block_len() > 1 && !requantize {
-                let remedy = "convert the original checkpoint, or accept the loss with --allow-requantize";
-                return bad(format!("is quantized already ({})", stored.ty), remedy);
+                let problem = format!("is quantized already ({})", stored.ty);
+                let error = bad(problem, "convert the original checkpoint, or accept the loss");
+                return Err(error.with_setting(Setting::Requantize));
             }
         }
         let importance = self.importance(tensors)?;
@@ -128,7 +125,7 @@ impl Target {
         Error::invalid(self.importance_path(), place, problem, "make one of this model with strata calibrate")
     }
 
-    /// The file that importance comes from, as errors name it.
+    /// The importance matrix's file, for error messages.
     fn importance_path(&self) -> &Path {
         self.importance_file.as_deref().unwrap_or(Path::new("importance matrix"))
     }
@@ -184,8 +181,8 @@ impl Target {
     }
 }
 
-/// What should be known of the importance that the targets have: tensors without data that a type would use it for, but for the two that
-/// llama-imatrix does not measure, and data for no tensor.
+/// Warnings about importance: tensors whose type would use it and that have none, except the two that llama-imatrix does not measure, and
+/// data for tensors that the model does not have.
 pub(super) fn importance_notes(targets: &[Target], tensors: &[Tensor], types: &[Vec<GgmlType>]) -> Vec<String> {
     let known: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     let (mut without, mut unknown) = (BTreeSet::new(), BTreeSet::new());
@@ -210,7 +207,7 @@ pub(super) fn importance_notes(targets: &[Target], tensors: &[Tensor], types: &[
     notes
 }
 
-/// The type of a tensor where it is not quantized: vectors of a checkpoint are few and become exact, all else stays.
+/// The type of a tensor that the recipe does not quantize: F32 for vectors of a checkpoint, which are few, else that of the source.
 fn kept_type(input: &Input, tensor: &Tensor) -> GgmlType {
     match (input, tensor.stored()) {
         (_, None) => GgmlType::F32,

@@ -1,6 +1,6 @@
-//! Steps over the bytes of a GGUF header: shared by the checking pass and by the views of what it has checked.
+//! A cursor over the bytes of a GGUF header, shared by the checking pass and by the views of what it has checked.
 
-/// A position in the bytes; every step gives `None`, and stays, where the bytes end too soon.
+/// A position in the bytes. A step beyond the end returns `None` and does not move.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -26,7 +26,7 @@ impl<'a> Cursor<'a> {
         self.wide
     }
 
-    /// Where the bytes end.
+    /// The length of the bytes.
     pub fn end(&self) -> u64 {
         self.bytes.len() as u64
     }
@@ -51,17 +51,17 @@ impl<'a> Cursor<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A count, a length or a dim.
+    /// Reads a count, a length or a dimension.
     pub fn length(&mut self) -> Option<u64> {
         if self.wide { self.u64() } else { self.u32().map(u64::from) }
     }
 
-    /// Bytes of a count, a length or a dim.
+    /// The bytes of a count, a length or a dimension: 8, or 4 in version 1.
     pub fn length_bytes(&self) -> usize {
         if self.wide { 8 } else { 4 }
     }
 
-    /// A length and so many bytes.
+    /// Reads a length and that many bytes.
     pub fn string(&mut self) -> Option<&'a [u8]> {
         let start = self.pos;
         let taken = self.length().and_then(|n| usize::try_from(n).ok()).and_then(|n| self.take(n));

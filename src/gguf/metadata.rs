@@ -1,4 +1,4 @@
-//! Metadata read in place: views of a copy of the file's header, made only after the checking pass has found it sound.
+//! Metadata read in place: views of a copy of the file's header that the checking pass has accepted.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Over pairs that the checking pass has walked.
+    /// Views over pairs that the checking pass has accepted.
     pub(super) fn new(header: Vec<u8>, wide: bool, pairs: Vec<usize>, sorted: Vec<usize>) -> Metadata {
         Metadata { header, wide, pairs, sorted }
     }
@@ -42,7 +42,7 @@ impl Metadata {
         self.pairs.len()
     }
 
-    /// True without any pairs.
+    /// True if there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()
     }
@@ -91,7 +91,7 @@ impl<'a> ValueRef<'a> {
         }
     }
 
-    /// A copy that needs no file.
+    /// An owned copy.
     pub fn to_owned(self) -> Value {
         match self {
             ValueRef::U8(v) => Value::U8(v),
@@ -110,7 +110,7 @@ impl<'a> ValueRef<'a> {
         }
     }
 
-    /// An integer of any type that fits.
+    /// The value of an integer of any type that fits a u64.
     pub fn as_u64(self) -> Option<u64> {
         match self {
             ValueRef::U64(v) => Some(v),
@@ -118,7 +118,7 @@ impl<'a> ValueRef<'a> {
         }
     }
 
-    /// An integer of any type that fits.
+    /// The value of an integer of any type that fits an i64.
     pub fn as_i64(self) -> Option<i64> {
         match self {
             ValueRef::U8(v) => Some(v.into()),
@@ -133,7 +133,7 @@ impl<'a> ValueRef<'a> {
         }
     }
 
-    /// A float of either type, rounded to f32, unless that has no such number.
+    /// The value of a float of either type, rounded to f32; `None` if it overflows.
     pub fn as_f32(self) -> Option<f32> {
         match self {
             ValueRef::F32(v) => Some(v),
@@ -142,7 +142,7 @@ impl<'a> ValueRef<'a> {
         }
     }
 
-    /// A bool.
+    /// The value of a bool.
     pub fn as_bool(self) -> Option<bool> {
         match self {
             ValueRef::Bool(v) => Some(v),
@@ -150,7 +150,7 @@ impl<'a> ValueRef<'a> {
         }
     }
 
-    /// A string.
+    /// The value of a string.
     pub fn as_str(self) -> Option<&'a str> {
         match self {
             ValueRef::String(v) => Some(v),
@@ -158,7 +158,7 @@ impl<'a> ValueRef<'a> {
         }
     }
 
-    /// An array.
+    /// The value of an array.
     pub fn as_array(self) -> Option<ArrayRef<'a>> {
         match self {
             ValueRef::Array(v) => Some(v),
@@ -167,7 +167,7 @@ impl<'a> ValueRef<'a> {
     }
 }
 
-/// A metadata array in place; its elements are decoded as they are asked for.
+/// A metadata array in place; its elements are decoded when they are read.
 #[derive(Clone, Copy)]
 pub struct ArrayRef<'a> {
     ty: ValueType,
@@ -186,7 +186,7 @@ impl<'a> ArrayRef<'a> {
         self.len
     }
 
-    /// True without any elements.
+    /// True if there are no elements.
     pub fn is_empty(self) -> bool {
         self.len == 0
     }
@@ -197,23 +197,23 @@ impl<'a> ArrayRef<'a> {
         (0..self.len).map(move |_| scalar(&mut cursor, self.ty))
     }
 
-    /// The elements of an array of strings, or `None` of another.
+    /// The elements of an array of strings; `None` for another type.
     pub fn strings(self) -> Option<impl ExactSizeIterator<Item = &'a str>> {
         let mut cursor = self.elements;
         (self.ty == ValueType::String).then(|| (0..self.len).map(move |_| text(&mut cursor)))
     }
 
-    /// The elements of an array of floats, or `None` of another.
+    /// The elements of an array of floats; `None` for another type.
     pub fn to_f32s(self) -> Option<Vec<f32>> {
         self.iter().map(ValueRef::as_f32).collect()
     }
 
-    /// The elements of an array of integers of any type, or `None` of another or if one does not fit.
+    /// The elements of an array of integers of any type; `None` for another type or if one does not fit.
     pub fn to_i32s(self) -> Option<Vec<i32>> {
         self.iter().map(|v| v.as_i64()?.try_into().ok()).collect()
     }
 
-    /// A copy that needs no file.
+    /// An owned copy.
     pub fn to_owned(self) -> Array {
         macro_rules! collect {
             ($($variant:ident)*) => {
@@ -286,5 +286,5 @@ fn text<'a>(cursor: &mut Cursor<'a>) -> &'a str {
     cursor.string().and_then(|bytes| str::from_utf8(bytes).ok()).expect(CHECKED)
 }
 
-/// Why no step of this file can fail: `parse` has taken the same steps over the same bytes, which nobody else has.
+/// Why no step of this file can fail: `parse` has taken the same steps over the same private bytes.
 const CHECKED: &str = "the checking pass has walked these bytes";

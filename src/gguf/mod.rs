@@ -22,12 +22,15 @@
 //! little-endian files. A model may be split over files `X-00001-of-00003.gguf`, each a container of its own, with the keys
 //! `split.no`, `split.count` and `split.tensors.count`; the first carries the metadata of all.
 //!
-//! [`Gguf`] reads, [`Layout`] and [`Writer`] write.
+//! [`Gguf`] reads, [`Layout`] and [`Writer`] write; [`keys`] has the metadata keys that others use too, [`shards`] the files of a split
+//! model.
 
 mod cursor;
+pub mod keys;
 mod metadata;
 mod parse;
 mod read;
+pub mod shards;
 mod value;
 mod write;
 mod writer;
@@ -39,8 +42,7 @@ pub use value::{Array, Value, ValueType};
 pub use write::{Layout, Placed};
 pub use writer::Writer;
 
-/// The key of the alignment, and its value where a file does not say.
-pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
+/// The alignment in bytes of a file that does not state one.
 const DEFAULT_ALIGNMENT: u32 = 32;
 
 /// True for what `general.alignment` may be.

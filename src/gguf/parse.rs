@@ -1,8 +1,8 @@
-//! The checking pass: every rule of the format, once, over bytes that may be hostile; after it nothing needs a check.
+//! The checking pass: every rule of the format is checked once, over bytes that may be hostile; later code relies on it.
 //!
-//! Memory stays in proportion to the bytes: no count is believed before that many entries have been parsed, and no array
-//! leaves the file. The bytes are a copy of the file's beginning, so that what was checked stays what it was; where the copy is too
-//! short for the header, the pass says so.
+//! Memory stays in proportion to the bytes: no count is trusted before that many entries have been parsed, and no array
+//! extends beyond the file. The bytes are a copy of the file's beginning, so that what was checked cannot change; a copy that is too short
+//! for the header is reported as such.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -11,23 +11,24 @@ use std::path::Path;
 use strata_quant::GgmlType;
 
 use super::cursor::Cursor;
+use super::keys::ALIGNMENT_KEY;
 use super::value::ValueType;
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
-use crate::checkpoint::foreign;
+use super::{DEFAULT_ALIGNMENT, alignment_is_valid};
 use crate::error::{Error, Result, quoted};
+use crate::io::content::content;
 
-/// A row of the tensor table, checked: its blocks lie inside its file, aligned, and overlap with no other's.
+/// A checked row of the tensor table: its blocks lie inside its file, are aligned and do not overlap with others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// The name, unique in the model.
     pub name: String,
     /// The type of the blocks.
     pub ty: GgmlType,
-    /// One to four lengths, the fastest dimension first: `dims[0]` values make a row. None is 0.
+    /// One to four dimensions, the fastest first: `dims[0]` values make a row. None is 0.
     pub dims: Vec<u64>,
-    /// Where the blocks start, from the start of the file.
+    /// The offset of the blocks in bytes from the start of the file.
     pub offset: u64,
-    /// The file that has them, from 0; other than 0 only in split models.
+    /// The number of the file that has them, from 0; other than 0 only in split models.
     pub part: usize,
     /// The bytes of all blocks.
     pub bytes: u64,
@@ -42,13 +43,13 @@ impl TensorInfo {
         self.dims[0]
     }
 
-    /// The number of rows: the product of the other dims.
+    /// The number of rows: the product of the other dimensions.
     pub fn rows(&self) -> u64 {
         self.dims[1..].iter().product()
     }
 }
 
-/// What the pass found in one file.
+/// The checked header of one file.
 #[derive(Debug)]
 pub(super) struct Parsed {
     pub version: u32,
@@ -58,11 +59,11 @@ pub(super) struct Parsed {
     pub header: usize,            // bytes up to the end of the tensor table
 }
 
-/// Why there is nothing.
+/// Why a pass has no result.
 pub(super) enum Stop {
-    /// The header goes on after the bytes that were given.
+    /// The header continues beyond the given bytes.
     Short,
-    /// No file can be so.
+    /// The header breaks a rule.
     Wrong(Error),
 }
 
@@ -84,7 +85,7 @@ struct Pass<'a> {
     short: Cell<bool>, // the bytes ended, the file does not
 }
 
-/// What is being read, for the errors.
+/// The place being read, for error messages.
 enum Place<'a> {
     Header,
     Key(u64),
@@ -103,7 +104,7 @@ impl<'a> Pass<'a> {
         Ok(Parsed { version, pairs, sorted, tensors, header: self.cursor.pos() })
     }
 
-    /// Bytes of the file that follow.
+    /// The bytes of the file after the cursor.
     fn room(&self) -> u64 {
         self.file_bytes.saturating_sub(self.cursor.pos() as u64)
     }
@@ -114,7 +115,7 @@ impl<'a> Pass<'a> {
             return Err(self.big_endian());
         }
         if &magic != b"GGUF" {
-            if let Some(content) = foreign::content(bytes) {
+            if let Some(content) = content(bytes) {
                 return Err(content.error(self.path, "a GGUF file"));
             }
             let problem = format!("starts with {:?}, not with \"GGUF\"", String::from_utf8_lossy(&magic));
@@ -184,7 +185,7 @@ impl<'a> Pass<'a> {
         }
         let alignment = self.cursor.u32().ok_or_else(|| self.cut())?;
         if !alignment_is_valid(alignment) {
-            return Err(self.wrong(format!("is {alignment}, must be a power of two from 8 on"), CONVERT_AGAIN));
+            return Err(self.wrong(format!("is {alignment}, must be a power of two of at least 8"), CONVERT_AGAIN));
         }
         self.alignment = alignment;
         Ok(())
@@ -340,7 +341,7 @@ pub(super) fn tensor_bytes(dims: &[u64], ty: GgmlType) -> std::result::Result<u6
     let cols = dims.first().copied().unwrap_or(0);
     let block = ty.block_len() as u64;
     if !cols.is_multiple_of(block) {
-        return Err(format!("its rows of {cols} values are not whole blocks of {ty}, which have {block}"));
+        return Err(format!("its row length {cols} is not a multiple of the block size of {ty}, {block}"));
     }
     let values = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
     values
@@ -353,7 +354,7 @@ fn wrong_tensor(path: &Path, name: &str, problem: impl Into<String>, remedy: &st
     Error::invalid(path, format!("tensor {}", quoted(name)), problem, remedy)
 }
 
-/// For files that were cut or changed on their way.
+/// The remedy for files that were truncated or changed in transit.
 pub(super) const GET_AGAIN: &str = "the file is damaged or incomplete, get it again";
-/// For files that were written like this.
+/// The remedy for files that were written with the error.
 pub(super) const CONVERT_AGAIN: &str = "convert the model again";

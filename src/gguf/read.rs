@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::keys::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS};
 use super::metadata::{ArrayRef, Metadata, ValueRef};
 use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, Stop, TensorInfo};
+use super::shards::shard_ending;
 use super::write::{Layout, Placed};
-use crate::checkpoint::foreign;
 use crate::error::{Error, Result, quoted};
+use crate::io::content::is_another_gguf;
 use crate::io::file::Mapped;
 
 /// A checked GGUF model. Opening walks the metadata and the tensor table once; the data stays in the file until it is used.
@@ -19,14 +21,14 @@ pub struct Gguf {
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     index: HashMap<String, usize>, // name to place in `tensors`
-    parts: Vec<Arc<Source>>,
+    parts: Vec<Arc<Backing>>,
 }
 
 impl Gguf {
     /// Opens the model at `path`; of a split model any part may be named, and all are opened.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
         let path = path.as_ref();
-        let mapped = Source::Mapped(Mapped::open(path)?);
+        let mapped = Backing::Mapped(Mapped::open(path)?);
         let gguf = Gguf::single(path, mapped, 0)?;
         match gguf.split()? {
             Some(split) => Gguf::join(path, split),
@@ -41,7 +43,7 @@ impl Gguf {
 
     /// [`Gguf::from_bytes`] of what was read from the file at `path`, which errors name.
     pub(crate) fn from_contents(path: &Path, bytes: Vec<u8>) -> Result<Gguf> {
-        Gguf::single(path, Source::Owned(bytes), 0)
+        Gguf::single(path, Backing::Owned(bytes), 0)
     }
 
     /// A model whose tensors lie in files of another format: `header` describes it as a GGUF file would, `tensors` say where its tensors
@@ -65,7 +67,7 @@ impl Gguf {
                 Stop::Wrong(error) => error,
                 Stop::Short => Error::invalid(path, "header", "is cut short", CONVERT_AGAIN),
             })?;
-        let parts = files.into_iter().map(Source::Mapped).chain([Source::Owned(computed)]);
+        let parts = files.into_iter().map(Backing::Mapped).chain([Backing::Owned(computed)]);
         let parts: Vec<_> = parts.map(Arc::new).collect();
         for tensor in &tensors {
             assert!(tensor.offset + tensor.bytes <= parts[tensor.part].bytes().len() as u64);
@@ -118,7 +120,7 @@ impl Gguf {
 
     /// Starts to read the first `bytes` bytes of a tensor into the page cache.
     pub fn prefetch(&self, tensor: &TensorInfo, bytes: usize) {
-        if let Source::Mapped(mapped) = &*self.parts[tensor.part]
+        if let Backing::Mapped(mapped) = &*self.parts[tensor.part]
             && bytes > 0
         {
             mapped.will_need(tensor.offset as usize..tensor.offset as usize + bytes);
@@ -133,35 +135,35 @@ impl Gguf {
     /// The files of the model in the order of its parts; none of a model in memory.
     pub fn files(&self) -> impl Iterator<Item = &Mapped> {
         self.parts.iter().filter_map(|part| match &**part {
-            Source::Mapped(mapped) => Some(mapped),
-            Source::Owned(_) => None,
+            Backing::Mapped(mapped) => Some(mapped),
+            Backing::Owned(_) => None,
         })
     }
 
-    /// That all files are still those that were opened: what was read of them until now is right.
+    /// Checks that no file has changed since it was opened, so that what was read so far is right.
     ///
     /// # Errors
-    /// Names the file that was cut or written to.
+    /// Names the file that was truncated or written to.
     pub fn check(&self) -> Result<()> {
         self.parts.iter().try_for_each(|part| part.check())
     }
 
-    /// `result`, which was made of the files' bytes; if it is an error and a file has changed, that is the error.
+    /// `result`; an error is replaced by that of [`Gguf::check`] if a file has changed, which then is its cause.
     pub fn unless_changed<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| self.check().err().unwrap_or(error))
     }
 
-    /// An unsigned integer of any type that fits a u32.
+    /// The value of a key as an integer of any type that fits a u32; `None` if the key is absent.
     pub fn u32(&self, key: &str) -> Result<Option<u32>> {
         self.typed(key, "an integer from 0 to 2^32-1", |v| v.as_u64()?.try_into().ok())
     }
 
-    /// An unsigned integer of any type.
+    /// The value of a key as an integer of any type that fits a u64; `None` if the key is absent.
     pub fn u64(&self, key: &str) -> Result<Option<u64>> {
         self.typed(key, "an integer not below 0", ValueRef::as_u64)
     }
 
-    /// A float of either type.
+    /// The value of a key as a float of either type; `None` if the key is absent.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
         if let Some(ValueRef::F64(v)) = self.metadata.get(key)
             && ValueRef::F64(v).as_f32().is_none()
@@ -171,17 +173,17 @@ impl Gguf {
         self.typed(key, "a float", ValueRef::as_f32)
     }
 
-    /// A bool.
+    /// The value of a key as a bool; `None` if the key is absent.
     pub fn bool(&self, key: &str) -> Result<Option<bool>> {
         self.typed(key, "a bool", ValueRef::as_bool)
     }
 
-    /// A string.
+    /// The value of a key as a string; `None` if the key is absent.
     pub fn str(&self, key: &str) -> Result<Option<&str>> {
         self.typed(key, "a string", ValueRef::as_str)
     }
 
-    /// An array.
+    /// The value of a key as an array; `None` if the key is absent.
     pub fn array(&self, key: &str) -> Result<Option<ArrayRef<'_>>> {
         self.typed(key, "an array", ValueRef::as_array)
     }
@@ -225,8 +227,8 @@ impl Gguf {
         Error::invalid(&self.path, format!("key {}", quoted(key)), problem, remedy)
     }
 
-    /// One file, alone.
-    fn single(path: &Path, source: Source, part: usize) -> Result<Gguf> {
+    /// The model of one file, or of one part of a split model alone.
+    fn single(path: &Path, source: Backing, part: usize) -> Result<Gguf> {
         let (mut bytes, parsed) = header(path, &source, part)?;
         let Parsed { version, pairs, sorted, tensors, header } = parsed;
         bytes.truncate(header);
@@ -238,24 +240,24 @@ impl Gguf {
         Ok(Gguf { path: path.to_owned(), version, metadata, tensors, index, parts: vec![source] })
     }
 
-    /// What this file says of its place in a split model, or `None` if it is whole.
+    /// The place of this file in a split model; `None` if it is not split.
     fn split(&self) -> Result<Option<Split>> {
         // Merged files keep the key, with 0.
-        let count = self.u32("split.count")?.unwrap_or(0);
+        let count = self.u32(SPLIT_COUNT)?.unwrap_or(0);
         if count < 2 {
             return Ok(None);
         }
-        let no = self.required_u32("split.no")?;
+        let no = self.required_u32(SPLIT_NO)?;
         if no >= count {
-            return Err(self.wrong("split.no", format!("is {no}, but split.count is {count}"), GET_AGAIN));
+            return Err(self.wrong(SPLIT_NO, format!("is {no}, but {SPLIT_COUNT} is {count}"), GET_AGAIN));
         }
         Ok(Some(Split { no, count }))
     }
 
-    /// The model that the file at `path`, which is the part `opened`, belongs to.
+    /// Opens all parts of the split model of which the file at `path` is the part `opened`.
     fn join(path: &Path, opened: Split) -> Result<Gguf> {
         let count = opened.count;
-        let ending = |no: u32| format!("-{:05}-of-{count:05}.gguf", no + 1);
+        let ending = |no: u32| shard_ending(no as usize, count as usize);
         let name = path.file_name().and_then(|name| name.to_str());
         let Some(stem) = name.and_then(|name| name.strip_suffix(&ending(opened.no))) else {
             let problem = format!("is part {} of {count} of a split model, but is not named so", opened.no + 1);
@@ -271,10 +273,10 @@ impl Gguf {
                 let problem = format!("part {} of {count} is missing: {}", no + 1, at.display());
                 return Err(Error::invalid(path, "split model", problem, "put all parts into one folder"));
             }
-            let part = Gguf::single(&at, Source::Mapped(Mapped::open(&at)?), no as usize)?;
+            let part = Gguf::single(&at, Backing::Mapped(Mapped::open(&at)?), no as usize)?;
             if part.split()? != Some(Split { no, count }) {
                 let problem = format!("is not part {} of {count}, which its name promises", no + 1);
-                return Err(part.wrong("split.no", problem, "get all parts again, from one place"));
+                return Err(part.wrong(SPLIT_NO, problem, "get all parts again, from one place"));
             }
             match &mut whole {
                 None => whole = Some(part),
@@ -282,10 +284,10 @@ impl Gguf {
             }
         }
         let mut whole = whole.expect("there are at least two parts: split() gives no fewer");
-        let total = whole.required_u64("split.tensors.count")?;
+        let total = whole.required_u64(SPLIT_TENSORS)?;
         if total != whole.tensors.len() as u64 {
             let problem = format!("is {total}, but the parts have {} tensors", whole.tensors.len());
-            return Err(whole.wrong("split.tensors.count", problem, "get all parts again, from one place"));
+            return Err(whole.wrong(SPLIT_TENSORS, problem, "get all parts again, from one place"));
         }
         whole.path = path.to_owned();
         Ok(whole)
@@ -305,19 +307,19 @@ impl Gguf {
     }
 }
 
-/// Copies of a file's beginning are made of these lengths, until the header is in one: that of Llama 3 has 8 MB.
+/// The lengths of the file's beginning that are copied in turn until the header fits; that of Llama 3 has 8 MB.
 const BEGINNINGS: [u64; 4] = [1 << 20, 16 << 20, 128 << 20, 1 << 30];
 
-/// A copy of the beginning of a file, with the whole header, and what was found in that.
-fn header(path: &Path, source: &Source, part: usize) -> Result<(Vec<u8>, Parsed)> {
+/// A copy of the beginning of a file with the whole header, and the parsed header.
+fn header(path: &Path, source: &Backing, part: usize) -> Result<(Vec<u8>, Parsed)> {
     let file_bytes = source.bytes().len() as u64;
     let mut bytes = Vec::new();
     for beginning in BEGINNINGS {
         let known = bytes.len();
         bytes.resize(file_bytes.min(beginning) as usize, 0);
         match source {
-            Source::Mapped(mapped) => mapped.read_at(&mut bytes[known..], known as u64)?,
-            Source::Owned(all) => {
+            Backing::Mapped(mapped) => mapped.read_at(&mut bytes[known..], known as u64)?,
+            Backing::Owned(all) => {
                 let upto = bytes.len();
                 bytes[known..].copy_from_slice(&all[known..upto]);
             }
@@ -325,7 +327,7 @@ fn header(path: &Path, source: &Source, part: usize) -> Result<(Vec<u8>, Parsed)
         match parse::parse(path, &bytes, file_bytes, part) {
             Ok(parsed) => return Ok((bytes, parsed)),
             Err(Stop::Short) => {}
-            // Perhaps it was written to meanwhile.
+            // The file may have been written to meanwhile.
             Err(Stop::Wrong(error)) => return Err(source.check().err().unwrap_or(error)),
         }
     }
@@ -333,20 +335,20 @@ fn header(path: &Path, source: &Source, part: usize) -> Result<(Vec<u8>, Parsed)
     Err(Error::invalid(path, "header", problem, GET_AGAIN))
 }
 
-/// The most that is looked at of what follows the last tensor.
+/// The most bytes after the last tensor that are searched for another GGUF file.
 const AFTER: usize = 1 << 16;
 
-/// An error if parts of a split model were joined as if they were one file.
-fn refuse_joined(path: &Path, source: &Source, header: usize, tensors: &[TensorInfo]) -> Result<()> {
+/// Refuses a file of concatenated parts of a split model.
+fn refuse_joined(path: &Path, source: &Backing, header: usize, tensors: &[TensorInfo]) -> Result<()> {
     // Whole numbers that the checking pass has compared with the file's length.
     let end = tensors.iter().map(|tensor| tensor.offset + tensor.bytes).max().unwrap_or(header as u64);
     let rest = source.bytes().len() - end as usize;
     let mut after = vec![0; rest.min(AFTER)];
     match source {
-        Source::Mapped(mapped) => mapped.read_at(&mut after, end)?,
-        Source::Owned(bytes) => after.copy_from_slice(&bytes[end as usize..][..rest.min(AFTER)]),
+        Backing::Mapped(mapped) => mapped.read_at(&mut after, end)?,
+        Backing::Owned(bytes) => after.copy_from_slice(&bytes[end as usize..][..rest.min(AFTER)]),
     }
-    if !foreign::is_another_gguf(&after) {
+    if !is_another_gguf(&after) {
         return Ok(());
     }
     let problem =
@@ -361,25 +363,25 @@ struct Split {
     count: u32,
 }
 
-/// Where the bytes of a part are.
+/// The bytes of a part: mapped from its file, or in memory.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum Backing {
     Mapped(Mapped),
     Owned(Vec<u8>),
 }
 
-impl Source {
+impl Backing {
     pub fn bytes(&self) -> &[u8] {
         match self {
-            Source::Mapped(mapped) => mapped.bytes(),
-            Source::Owned(bytes) => bytes,
+            Backing::Mapped(mapped) => mapped.bytes(),
+            Backing::Owned(bytes) => bytes,
         }
     }
 
     fn check(&self) -> Result<()> {
         match self {
-            Source::Mapped(mapped) => mapped.check(0),
-            Source::Owned(_) => Ok(()),
+            Backing::Mapped(mapped) => mapped.check(0),
+            Backing::Owned(_) => Ok(()),
         }
     }
 }

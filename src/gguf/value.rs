@@ -1,4 +1,4 @@
-//! The values of GGUF metadata, owned: what the writer takes; and the table of their types.
+//! Owned values of GGUF metadata, which the writer takes, and the table of their types.
 
 /// A metadata value with ggml's type kept, so that a rewritten file keeps its types.
 #[derive(Clone, Debug, PartialEq)]

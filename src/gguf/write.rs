@@ -8,27 +8,28 @@ use std::path::Path;
 
 use strata_quant::GgmlType;
 
+use super::keys::ALIGNMENT_KEY;
 use super::parse::tensor_bytes;
 use super::value::{Array, Value};
-use super::writer::{Files, Writer};
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alignment_is_valid};
+use super::writer::{Files, Slot, Writer};
+use super::{DEFAULT_ALIGNMENT, alignment_is_valid};
 use crate::error::{Error, Result, quoted};
 use crate::io::inputs::Inputs;
 use crate::io::outputs::Outputs;
 
-/// What a file will hold, in file order. The same layout and data make the same bytes.
+/// The metadata and tensors of a file to write, in file order. The same layout and data make the same bytes.
 #[derive(Clone, Debug)]
 pub struct Layout {
     /// The key-value pairs; [`Layout::set`] keeps keys unique.
     pub metadata: Vec<(String, Value)>,
-    /// To what tensors are aligned: a power of two from 8 on. Written as `general.alignment` if it is not 32.
+    /// The alignment of tensors in bytes: a power of two of at least 8. Written as `general.alignment` if it is not 32.
     pub alignment: u32,
-    tensors: Vec<Planned>,
-    places: HashMap<String, usize>, // of keys in `metadata`, believed only where they are right
+    tensors: Vec<TensorEntry>,
+    places: HashMap<String, usize>, // of keys in `metadata`; checked before use
 }
 
 #[derive(Clone, Debug)]
-struct Planned {
+struct TensorEntry {
     name: String,
     dims: Vec<u64>,
     ty: GgmlType,
@@ -41,7 +42,7 @@ impl Default for Layout {
 }
 
 impl Layout {
-    /// An empty file.
+    /// A layout without keys and tensors.
     pub fn new() -> Layout {
         Layout { metadata: Vec::new(), alignment: DEFAULT_ALIGNMENT, tensors: Vec::new(), places: HashMap::new() }
     }
@@ -61,7 +62,7 @@ impl Layout {
         }
     }
 
-    /// Where a key is. The places are found again where others have changed `metadata`.
+    /// The index of a key. The map is rebuilt where callers have changed `metadata`.
     fn place_of(&mut self, key: &str) -> Option<usize> {
         let place = self.places.get(key).copied();
         let is_right = place.is_none_or(|i| self.metadata.get(i).is_some_and(|(known, _)| known == key));
@@ -75,15 +76,15 @@ impl Layout {
         self.places.get(key).copied()
     }
 
-    /// Adds a tensor, `dims` with the fastest first.
+    /// Adds a tensor; the fastest of `dims` comes first.
     pub fn tensor(&mut self, name: impl Into<String>, dims: &[u64], ty: GgmlType) {
-        self.tensors.push(Planned { name: name.into(), dims: dims.to_vec(), ty });
+        self.tensors.push(TensorEntry { name: name.into(), dims: dims.to_vec(), ty });
     }
 
-    /// Checks the layout and says where everything goes. Values of other bytes but the same lengths move nothing.
+    /// Checks the layout and computes all offsets. They depend on the lengths of values, not on their contents.
     ///
     /// # Errors
-    /// If no file can be so: a key or a name is given twice, a dimension is 0, rows are no whole blocks.
+    /// If no file can have it: a key or a name is given twice, a dimension is 0, a row length is not a multiple of the block size.
     pub fn place(&mut self) -> Result<Placed> {
         self.check_metadata()?;
         let slots = self.slots()?;
@@ -123,24 +124,20 @@ impl Layout {
     fn check_metadata(&mut self) -> Result<()> {
         let mut keys = HashSet::new();
         if let Some((key, _)) = self.metadata.iter().find(|(key, _)| !keys.insert(key)) {
-            return Err(Error::Request(format!("cannot write a GGUF file: key {} is given twice", quoted(key))));
+            return Err(Error::argument(format!("key {}", quoted(key)), "is given twice"));
         }
         let wrong_key = |(key, _): &&(String, Value)| key.is_empty() || key.len() > LONGEST_KEY;
         if let Some((key, _)) = self.metadata.iter().find(wrong_key) {
-            return Err(Error::Request(format!(
-                "cannot write a GGUF file: key {} has {} bytes, must have 1 to {LONGEST_KEY}",
-                quoted(key),
-                key.len()
-            )));
+            let problem = format!("has {} bytes, must have 1 to {LONGEST_KEY}", key.len());
+            return Err(Error::argument(format!("key {}", quoted(key)), problem));
         }
         if !alignment_is_valid(self.alignment) || self.alignment > LARGEST_ALIGNMENT {
-            let alignment = self.alignment;
-            let rule = format!("use a power of two from 8 to {LARGEST_ALIGNMENT}");
-            return Err(Error::Request(format!("cannot align tensors to {alignment}; {rule}")));
+            let rule = format!("is no power of two from 8 to {LARGEST_ALIGNMENT}");
+            return Err(Error::argument(format!("alignment {}", self.alignment), rule));
         }
         let given = self.metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY);
         if let Some((_, value)) = given.filter(|(_, value)| !matches!(value, Value::U32(_))) {
-            return Err(Error::Request(format!("{ALIGNMENT_KEY} must be a u32, is of type {}", value.ty())));
+            return Err(Error::argument(ALIGNMENT_KEY, format!("must be a u32, is of type {}", value.ty())));
         }
         if given.is_some() || self.alignment != DEFAULT_ALIGNMENT {
             self.set(ALIGNMENT_KEY, self.alignment);
@@ -148,15 +145,13 @@ impl Layout {
         Ok(())
     }
 
-    /// Where the data of each tensor goes.
+    /// The offset and length of each tensor's data.
     fn slots(&self) -> Result<Vec<Slot>> {
         let mut names = HashSet::new();
         let mut offset = 0u64;
         let mut slots = Vec::with_capacity(self.tensors.len());
-        for Planned { name, dims, ty } in &self.tensors {
-            let wrong = |problem: String| {
-                Err(Error::Request(format!("cannot write a GGUF file: tensor {}: {problem}", quoted(name))))
-            };
+        for TensorEntry { name, dims, ty } in &self.tensors {
+            let wrong = |problem: String| Err(Error::argument(format!("tensor {}", quoted(name)), problem));
             if !names.insert(name) {
                 return wrong("is given twice".to_owned());
             }
@@ -191,7 +186,7 @@ impl Layout {
             out.extend(value.ty().id().to_le_bytes());
             put_value(&mut out, value);
         }
-        for (Planned { name, dims, ty }, slot) in self.tensors.iter().zip(slots) {
+        for (TensorEntry { name, dims, ty }, slot) in self.tensors.iter().zip(slots) {
             put_string(&mut out, name);
             out.extend((dims.len() as u32).to_le_bytes());
             out.extend(dims.iter().flat_map(|dim| dim.to_le_bytes()));
@@ -203,7 +198,7 @@ impl Layout {
     }
 }
 
-/// Where everything of a file goes, in bytes from its start. What is in no range is zeros.
+/// The offsets of a file in bytes from its start. Bytes outside all ranges are zeros.
 #[derive(Clone, Debug)]
 pub struct Placed {
     /// The bytes before the data.
@@ -214,15 +209,8 @@ pub struct Placed {
     pub file_bytes: u64,
 }
 
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub name: String,
-    pub offset: u64, // from the start of the data
-    pub bytes: u64,
-}
-
 impl Value {
-    /// Its bytes in a file, its type first.
+    /// The bytes of the value in a file, its type first.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = self.ty().id().to_le_bytes().to_vec();
         put_value(&mut out, self);
@@ -278,7 +266,7 @@ fn put_len(out: &mut Vec<u8>, len: usize) {
 
 const VERSION: u32 = 3;
 
-/// No file system takes more; it keeps sums with the header from overflowing.
+/// The most bytes of data, above what file systems allow; it keeps sums with the header from overflowing.
 const LONGEST_DATA: u64 = i64::MAX as u64;
 
 /// ggml's `GGML_MAX_NAME`, less the 0 at the end: llama.cpp refuses longer names.
@@ -485,7 +473,7 @@ mod tests {
                 |l| {
                     l.tensor("a", &[33], GgmlType::Q8_0);
                 },
-                "whole blocks of Q8_0",
+                "row length 33 is not a multiple of the block size of Q8_0",
             ),
             (
                 |l| {
@@ -499,7 +487,7 @@ mod tests {
                 },
                 "ggml allows 63",
             ),
-            (|l| l.metadata = vec![("k".into(), 1u8.into()), ("k".into(), 2u8.into())], "key \"k\" is given twice"),
+            (|l| l.metadata = vec![("k".into(), 1u8.into()), ("k".into(), 2u8.into())], "key \"k\": is given twice"),
             (
                 |l| {
                     l.tensor("a", &[1 << 62], GgmlType::I8);
@@ -507,8 +495,8 @@ mod tests {
                 },
                 "too long",
             ),
-            (|l| l.alignment = 3, "cannot align tensors to 3"),
-            (|l| l.alignment = 1 << 31, "cannot align tensors to 2147483648"),
+            (|l| l.alignment = 3, "alignment 3: is no power of two"),
+            (|l| l.alignment = 1 << 31, "alignment 2147483648: is no power of two"),
             (|l| l.set(ALIGNMENT_KEY, -1i32), "must be a u32"),
             (|l| l.set(ALIGNMENT_KEY, "64"), "must be a u32"),
             (|l| l.set("k".repeat(65536), 1u8), "has 65536 bytes"),

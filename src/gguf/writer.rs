@@ -1,6 +1,5 @@
-//! Writing the data of a GGUF file in its order, after the header: each tensor must be the next, and complete.
+//! Writes the data of a GGUF file after the header: tensors in the order of the layout, each complete.
 
-use super::write::Slot;
 use crate::error::{Error, Result, quoted};
 use crate::io::outputs::Outputs;
 use std::path::Path;
@@ -18,10 +17,18 @@ pub struct Writer<'o> {
     written: u64, // bytes of the last one begun
 }
 
-/// What the file is one of.
+/// The location of a tensor's data.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub name: String,
+    pub offset: u64, // from the start of the data
+    pub bytes: u64,
+}
+
+/// The files of which the writer writes one.
 #[derive(Debug)]
 pub(super) enum Files<'o> {
-    /// It is the only one, and gets its name when it is complete.
+    /// A single file, which gets its name when it is complete.
     Own(Box<Outputs>),
     /// Several that get their names together.
     Several(&'o mut Outputs),
@@ -51,7 +58,7 @@ impl<'o> Writer<'o> {
     /// Appends to the tensor that was begun.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(slot) = self.current() else {
-            return Err(Error::Request(format!("cannot write {}: no tensor was begun", self.path().display())));
+            return Err(Error::argument("data", "no tensor was begun").of_file(self.path()));
         };
         let room = slot.bytes - self.written;
         if bytes.len() as u64 > room {
@@ -114,6 +121,6 @@ impl<'o> Writer<'o> {
     }
 
     fn wrong(&self, tensor: &str, problem: String) -> Error {
-        Error::Request(format!("cannot write {}: tensor {}: {problem}", self.path().display(), quoted(tensor)))
+        Error::argument(format!("tensor {}", quoted(tensor)), problem).of_file(self.path())
     }
 }

@@ -33,19 +33,19 @@ pub fn request_bytes(memory: u64) -> usize {
 const SMALL: u64 = 64 << 20;
 
 /// Memory for a request.
-struct Buffer {
+struct AlignedBuffer {
     bytes: Vec<u8>,
     start: usize, // the first aligned byte
     len: usize,   // from there
 }
 
-impl Buffer {
-    fn new(len: usize) -> io::Result<Buffer> {
+impl AlignedBuffer {
+    fn new(len: usize) -> io::Result<AlignedBuffer> {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len + ALIGN)?;
         bytes.resize(len + ALIGN, 0);
         let start = bytes.as_ptr().align_offset(ALIGN);
-        Ok(Buffer { bytes, start, len })
+        Ok(AlignedBuffer { bytes, start, len })
     }
 
     fn get(&self) -> &[u8] {
@@ -91,10 +91,10 @@ fn is_cached(_: &File, _: u64) -> bool {
 
 /// A file on its way in, from its first byte to its last.
 pub struct Stream {
-    full: Receiver<io::Result<(Buffer, usize)>>,
-    free: mpsc::Sender<Buffer>,
-    now: Option<(Buffer, usize)>, // a request and how much of it there is
-    taken: usize,                 // of that
+    full: Receiver<io::Result<(AlignedBuffer, usize)>>,
+    free: mpsc::Sender<AlignedBuffer>,
+    now: Option<(AlignedBuffer, usize)>, // a request and how much of it there is
+    taken: usize,                        // of that
 }
 
 impl Stream {
@@ -105,7 +105,7 @@ impl Stream {
         let (ordinary, (to, full), (free, empty)) = (file.try_clone()?, sync_channel(AHEAD), mpsc::channel());
         for _ in 0..AHEAD {
             // The receiver is right here.
-            let _ = free.send(Buffer::new(request)?);
+            let _ = free.send(AlignedBuffer::new(request)?);
         }
         let work = move || ahead(direct, &ordinary, bytes, &empty, &to);
         threads::builder().name("strata-read".to_owned()).spawn(work)?;
@@ -142,8 +142,8 @@ fn ahead(
     mut direct: Option<File>,
     ordinary: &File,
     bytes: u64,
-    empty: &Receiver<Buffer>,
-    to: &SyncSender<io::Result<(Buffer, usize)>>,
+    empty: &Receiver<AlignedBuffer>,
+    to: &SyncSender<io::Result<(AlignedBuffer, usize)>>,
 ) {
     let mut at = 0;
     while at < bytes {
@@ -175,7 +175,7 @@ fn ahead(
 pub struct Sink {
     file: Arc<File>,
     direct: Option<File>,
-    buffer: Buffer,
+    buffer: AlignedBuffer,
     place: u64, // of the first byte gathered, rounded down to a page
     first: usize,
     len: usize, // both in the buffer: what is gathered
@@ -185,9 +185,9 @@ impl Sink {
     /// Writes to `file`, which has been opened as `path`, by requests as those of [`Stream::open`].
     pub fn new(path: &Path, file: Arc<File>, request: usize) -> Sink {
         // Without memory to gather them in, bytes are written as they come.
-        let (direct, buffer) = match Buffer::new(request) {
+        let (direct, buffer) = match AlignedBuffer::new(request) {
             Ok(buffer) => (open(path, &file, true), buffer),
-            Err(_) => (None, Buffer { bytes: Vec::new(), start: 0, len: 0 }),
+            Err(_) => (None, AlignedBuffer { bytes: Vec::new(), start: 0, len: 0 }),
         };
         Sink { file, direct, buffer, place: 0, first: 0, len: 0 }
     }

@@ -19,6 +19,18 @@ impl Digest {
     }
 }
 
+/// The error of a text that is no SHA-256 in hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidDigest;
+
+impl fmt::Display for InvalidDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a SHA-256 has {} hexadecimal digits", Digest::LEN)
+    }
+}
+
+impl std::error::Error for InvalidDigest {}
+
 /// A SHA-256 of bytes still to come.
 #[derive(Clone, Default)]
 pub struct Hasher(sha2::Sha256);
@@ -48,17 +60,16 @@ impl fmt::Debug for Digest {
 }
 
 impl FromStr for Digest {
-    type Err = &'static str;
+    type Err = InvalidDigest;
 
-    fn from_str(text: &str) -> Result<Digest, Self::Err> {
-        const WRONG: &str = "a SHA-256 has 64 hexadecimal digits";
+    fn from_str(text: &str) -> Result<Digest, InvalidDigest> {
         let digits = text.as_bytes().as_chunks::<2>().0;
         if text.len() != Digest::LEN {
-            return Err(WRONG);
+            return Err(InvalidDigest);
         }
         let mut bytes = [0; 32];
         for (byte, pair) in bytes.iter_mut().zip(digits) {
-            let digit = |c: u8| (c as char).to_digit(16).ok_or(WRONG);
+            let digit = |c: u8| (c as char).to_digit(16).ok_or(InvalidDigest);
             *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
         }
         Ok(Digest(bytes))

@@ -3,11 +3,12 @@
 //! * [`mod@file`]: mapping a file, positioned reads and writes; `guard.rs`: what happens when a mapped file is cut short;
 //! * [`stamp`]: what tells a file from all others, and whether it has changed; [`inputs`]: the files that a command reads;
 //! * [`claim`]: one program at a time writes an output; [`partial`]: a file until it has its name; [`outputs`]: the way to write files;
-//! * `direct.rs`: large files past the page cache;
+//! * `direct.rs`: large files past the page cache; `content.rs`: the kind of a file by its first bytes;
 //! * [`text`]: texts whole, from files and pipes;
 //! * [`hash`] has SHA-256.
 
 pub mod claim;
+pub(crate) mod content;
 pub(crate) mod direct;
 pub mod file;
 mod guard;

@@ -88,7 +88,7 @@ impl Outputs {
     pub fn begin(&mut self) -> Result<()> {
         self.complete()?;
         let Some(path) = self.paths.get(self.done.len()) else {
-            return Err(Error::Request(format!("{} has no more files to write", self.claim.output().display())));
+            return Err(Error::argument("output", "has no more files to write").of_file(self.claim.output()));
         };
         let partial = Partial::create(path)?;
         (self.current, self.written) = (Some((partial, Vec::with_capacity(BUFFER))), 0);
@@ -138,7 +138,7 @@ impl Outputs {
     pub fn commit(mut self) -> Result<()> {
         self.complete()?;
         if self.done.len() < self.paths.len() {
-            return Err(Error::Request(format!("{} is not complete", self.claim.output().display())));
+            return Err(Error::argument("output", "is not complete").of_file(self.claim.output()));
         }
         self.done.iter().try_for_each(|(partial, bytes)| partial.check(*bytes))?;
         self.done.iter().try_for_each(|(partial, bytes)| partial.name(*bytes))?;

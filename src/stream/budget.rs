@@ -3,22 +3,10 @@
 //! What the kernel says is free, no more than every control group above this process allows (containers), less a reserve for others; or
 //! what the user says.
 
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result};
+pub use crate::size::Ram;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-
-/// What the user gives a model: `--ram`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Ram {
-    /// What is free, less a reserve.
-    #[default]
-    Free,
-    /// So many bytes.
-    Bytes(u64),
-    /// This part of all memory, above 0 and at most 1.
-    Share(f64),
-}
 
 /// What the system has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,30 +44,6 @@ const RESERVE: std::ops::RangeInclusive<u64> = 256_000_000..=4_000_000_000;
 
 /// What a process gathers beside its buffers while it runs: stacks, the allocator's and the kernel's rounding.
 const GROWTH: u64 = 8_000_000;
-
-impl FromStr for Ram {
-    type Err = String;
-
-    /// `64G`, `1.5T`, `500M` (thousands), plain bytes, or a share: `80%`.
-    fn from_str(text: &str) -> std::result::Result<Ram, String> {
-        let wrong = || format!("{} is not a valid size; give it as 64G, 500M (thousands) or 80%", quoted(text));
-        let number = |digits: &str| -> std::result::Result<f64, String> {
-            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-            digits.parse().ok().filter(|n: &f64| plain && n.is_finite() && *n > 0.0).ok_or_else(wrong)
-        };
-        if let Some(share) = text.strip_suffix('%') {
-            let share = number(share)? / 100.0;
-            return if share <= 1.0 { Ok(Ram::Share(share)) } else { Err(wrong()) };
-        }
-        let units = [('K', 1e3), ('M', 1e6), ('G', 1e9), ('T', 1e12)];
-        let unit = units.iter().find(|(name, _)| text.ends_with([*name, name.to_ascii_lowercase()]));
-        let bytes = match unit {
-            Some((_, factor)) => number(&text[..text.len() - 1])? * factor,
-            None => number(text)?,
-        };
-        if (1.0..1e18).contains(&bytes) { Ok(Ram::Bytes(bytes as u64)) } else { Err(wrong()) }
-    }
-}
 
 impl Ram {
     /// The budget of this process, or `None` where neither the user nor the system says anything.
@@ -191,52 +155,6 @@ fn mount<'a>(line: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn amounts_are_read_and_nonsense_is_not() {
-        for (text, ram) in [
-            ("64G", Ram::Bytes(64_000_000_000)),
-            ("1.5g", Ram::Bytes(1_500_000_000)),
-            ("500M", Ram::Bytes(500_000_000)),
-            ("2T", Ram::Bytes(2_000_000_000_000)),
-            ("8k", Ram::Bytes(8_000)),
-            ("123456", Ram::Bytes(123_456)),
-            ("80%", Ram::Share(0.8)),
-            ("100%", Ram::Share(1.0)),
-            ("0.5%", Ram::Share(0.005)),
-        ] {
-            assert_eq!(text.parse(), Ok(ram), "{text}");
-        }
-        for text in [
-            "",
-            "G",
-            "%",
-            "0",
-            "0G",
-            "-1G",
-            "+1G",
-            "101%",
-            "0%",
-            "nan",
-            "inf",
-            "infG",
-            "1e3G",
-            "64GB",
-            "64 G",
-            "G64",
-            "1.2.3G",
-            ".",
-            "99999999999999999999G",
-            "0.1",
-            "1_000",
-            "٣G",
-            "64Ğ",
-            "5%%",
-            "80%G",
-        ] {
-            assert!(text.parse::<Ram>().is_err(), "{text}");
-        }
-    }
 
     /// A file tree with these files.
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -1,7 +1,7 @@
 //! The vocabulary as a GGUF file has it.
 
 use super::{Tokenizer, Vocab};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Setting};
 use crate::gguf::{ArrayRef, Gguf};
 
 impl Tokenizer {
@@ -29,7 +29,9 @@ impl Vocab {
         let tokens = list(gguf, "tokens", "texts", strings)?.unwrap_or_default();
         if tokens.is_empty() {
             let place = "metadata \"tokenizer.ggml.tokens\"";
-            return Err(Error::invalid(gguf.path(), place, "the file has no vocabulary", "give tokens by --tokens"));
+            let error =
+                Error::invalid(gguf.path(), place, "the file has no vocabulary", "give the prompt as token numbers");
+            return Err(error.with_setting(Setting::Tokens));
         }
         Ok(Vocab {
             model: gguf.required_str("tokenizer.ggml.model")?.to_owned(),

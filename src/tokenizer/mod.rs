@@ -27,7 +27,7 @@ pub use vocab::{TokenKind, Vocab};
 
 use crate::error::quoted;
 use crate::{Error, Result};
-use special::{Part, Special};
+use special::{Segment, Special};
 
 /// A model's vocabulary, ready to encode and decode; cheap to share, safe from many threads.
 #[derive(Debug)]
@@ -130,9 +130,9 @@ impl Tokenizer {
         }
         for part in self.special.parts(text, options.parse_special) {
             match (part, &self.model) {
-                (Part::Token(id), _) => ids.push(id),
-                (Part::Text(text), Model::ByteLevel(model)) => model.encode(text, &self.path, &mut ids)?,
-                (Part::Text(text), Model::SentencePiece(model)) => model.encode(text, &mut ids),
+                (Segment::Token(id), _) => ids.push(id),
+                (Segment::Text(text), Model::ByteLevel(model)) => model.encode(text, &self.path, &mut ids)?,
+                (Segment::Text(text), Model::SentencePiece(model)) => model.encode(text, &mut ids),
             }
         }
         if options.add_special && self.add_eos {
@@ -195,11 +195,7 @@ impl Tokenizer {
     /// The bytes of token `id`, and whether it is structure: a control token, or the unknown one.
     fn lookup(&self, id: u32) -> Result<(Cow<'_, [u8]>, bool)> {
         let Some(token) = self.vocab.tokens.get(id as usize) else {
-            return Err(Error::Request(format!(
-                "token {id} does not exist: {} has {} tokens",
-                self.path.display(),
-                self.vocab.tokens.len()
-            )));
+            return Err(Error::TokenOutOfVocabulary { token: id, vocab: self.vocab.tokens.len() });
         };
         if self.control_looking.contains(&id) {
             return Ok((Cow::Borrowed(token.as_bytes()), true));

@@ -8,7 +8,7 @@ use super::vocab::{TokenKind, Vocab};
 
 /// A part of a text.
 #[derive(Debug, PartialEq)]
-pub(super) enum Part<'t> {
+pub(super) enum Segment<'t> {
     /// Plain text, not empty.
     Text(&'t str),
     /// A special token.
@@ -51,7 +51,7 @@ impl Special {
     }
 
     /// Cuts `text` at its special tokens; control tokens are plain text unless `control`.
-    pub(super) fn parts<'t>(&self, text: &'t str, control: bool) -> Vec<Part<'t>> {
+    pub(super) fn parts<'t>(&self, text: &'t str, control: bool) -> Vec<Segment<'t>> {
         let matcher = if control { &self.all } else { &self.user };
         let mut parts = Vec::new();
         let (mut start, mut at) = (0, 0);
@@ -62,14 +62,14 @@ impl Special {
                 continue;
             };
             if start < at {
-                parts.push(Part::Text(&text[start..at]));
+                parts.push(Segment::Text(&text[start..at]));
             }
-            parts.push(Part::Token(id));
+            parts.push(Segment::Token(id));
             at += len;
             start = at;
         }
         if start < text.len() {
-            parts.push(Part::Text(&text[start..]));
+            parts.push(Segment::Text(&text[start..]));
         }
         parts
     }

@@ -115,10 +115,11 @@ fn nonsense_is_refused() {
     let model = model.to_str().unwrap();
     for (args, code, words) in [
         (&["run", "-m", model, "--tokens", "1", "-n", "1", "--ram", "0"][..], 2, "is not a valid size"),
-        (&["run", "-m", model, "--tokens", "1", "-n", "1", "--ram", "64GB"], 2, "is not a valid size"),
+        (&["run", "-m", model, "--tokens", "1", "-n", "1", "--ram", "64GX"], 2, "is not a valid size"),
         (&["run", "-m", model, "--tokens", "1", "-n", "1", "--ram", "20M"], 1, "is too small"),
         (&["run", "-m", model, "--tokens", "1", "-n", "1", "-c", "100000", "--ram", "60M"], 1, "smaller context (-c)"),
         (&["run", "-m", model, "--tokens", "1", "-n", "1", "--reader", "fast"], 2, "auto, uring, pread, buffered"),
+        (&["plan", "--shape", "405b", "--type", "q4_k_m", "--disk", "80%"], 2, "is not a valid size"),
         (&["plan", "--shape", "405b"], 2, "--type"),
         (&["plan", "--shape", "405b", "--type", "q4_k_m", "--ram", "128G"], 1, "--disk 7G"),
         (&["plan", "--shape", "7b", "--type", "q4_k_m", "--disk", "7G"], 1, "8b"),

@@ -272,7 +272,7 @@ fn threads_memory_and_instructions_change_no_byte() {
     }
     let mut command = fixture.to(&path);
     command.args(["--threads", "2", "--memory", "100k"]);
-    refused(command, &["102400 bytes", "--memory"]);
+    refused(command, &["100000 bytes", "--memory"]);
     assert_eq!(fixture.left(), ["m.gguf"]);
 }
 

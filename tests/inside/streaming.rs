@@ -7,9 +7,10 @@ mod common;
 use crate::eval::calibrate::{self, calibrate};
 use crate::eval::perplexity::perplexity;
 use crate::gguf::Gguf;
+use crate::gguf::shards::SplitLimit;
 use crate::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
 use crate::progress::{Progress, Quiet};
-use crate::split::{self, Placement, SplitLimit};
+use crate::split::{self, Placement};
 use crate::stream::Memory;
 use crate::stream::backend::{Backend, Done, Read};
 use crate::stream::{Budget, Plan, ReadOptions, Reader};
@@ -85,7 +86,7 @@ fn mixes_and_readers_and_split_files_too() {
     let (dir, path) = model_file(mix("q4_k_m"));
     let expected = logits(&resident(&path), 4).unwrap();
     let parts = |name: &str, placement| {
-        let options = split::Options { placement, first_without_tensors: false };
+        let options = split::SplitOptions { placement, first_without_tensors: false };
         split::split(&Gguf::open(&path).unwrap(), &dir.path().join(name), &options, &Quiet).unwrap()
     };
     let linear = parts("linear", Placement::Linear(SplitLimit::Tensors(20)));
@@ -142,7 +143,7 @@ fn drives_are_read_at_once() {
     let path = here.path().join("model.gguf");
     write_model(&path, pure(GgmlType::Q8_0));
     let expected = logits(&resident(&path), 4).unwrap();
-    let options = split::Options { placement: Placement::Striped(2), first_without_tensors: false };
+    let options = split::SplitOptions { placement: Placement::Striped(2), first_without_tensors: false };
     let parts = split::split(&Gguf::open(&path).unwrap(), &here.path().join("part"), &options, &Quiet).unwrap();
     let moved = there.path().join("moved.gguf");
     fs::copy(&parts[1].path, &moved).unwrap();
@@ -360,11 +361,16 @@ fn with_fault(fault: Fault) -> Result<()> {
     Ok(())
 }
 
+/// The system's reason for an error.
+fn cause(error: &Error) -> String {
+    std::error::Error::source(error).unwrap().to_string()
+}
+
 #[test]
 fn reads_that_fail_are_errors_with_their_place() {
-    let said = with_fault(Fault::Fails).unwrap_err().to_string();
+    let said = cause(&with_fault(Fault::Fails).unwrap_err());
     assert!(said.contains("at byte ") && said.contains("os error 5"), "{said}");
-    let said = with_fault(Fault::IsShort).unwrap_err().to_string();
+    let said = cause(&with_fault(Fault::IsShort).unwrap_err());
     assert!(said.contains("at byte ") && said.contains("end of file"), "{said}");
 }
 
@@ -377,7 +383,7 @@ fn reads_that_come_in_pieces_or_are_interrupted_go_on() {
 #[test]
 fn a_drive_that_gives_no_answer_is_an_error_in_time() {
     let begin = Instant::now();
-    let said = with_fault(Fault::NeverComes).unwrap_err().to_string();
+    let said = cause(&with_fault(Fault::NeverComes).unwrap_err());
     assert!(said.contains("at byte ") && said.contains("no answer"), "{said}");
     assert!(begin.elapsed() < Duration::from_secs(60), "io_timeout was 0.3 seconds");
 }

@@ -9,8 +9,10 @@ mod cmd;
 mod machine;
 mod output;
 mod progress;
+mod remedy;
 #[cfg(feature = "gguf-rs")]
 mod second_opinion;
+mod status;
 mod text;
 
 use clap::Parser;

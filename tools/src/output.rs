@@ -1,6 +1,7 @@
 //! The one printer: results to stdout, everything else to stderr. It outlives a full disk and a reader that has gone, and what it says of
 //! files does nothing to a terminal.
 
+use crate::{remedy, status};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
@@ -13,7 +14,7 @@ const USAGE: u8 = 2;
 
 /// Writes text to stdout at once, as it is: what a model says, or data.
 pub fn print(text: &str) -> Result<()> {
-    crate::progress::clear_status();
+    status::clear();
     let mut out = io::stdout().lock();
     let wrote = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     wrote.context("cannot write to standard output")
@@ -27,7 +28,7 @@ pub fn print_lines(text: &str) -> Result<()> {
 
 /// Writes one JSON document.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
-    crate::progress::clear_status();
+    status::clear();
     let mut out = BufWriter::new(io::stdout().lock());
     let wrote = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
     wrote.and_then(|()| writeln!(out)).and_then(|()| out.flush()).context("cannot write to standard output")
@@ -35,7 +36,7 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
 
 /// Says something on stderr, on a line of its own. Where nobody can read it, nothing is lost.
 pub fn say(text: &str) {
-    crate::progress::clear_status();
+    status::clear();
     let _ = writeln!(io::stderr().lock(), "{}", printable(text));
 }
 
@@ -50,7 +51,7 @@ pub fn finish(done: Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            crate::progress::clear_status();
+            status::clear();
             let _ = writeln!(io::stderr().lock(), "error: {}", in_words(&error));
             ExitCode::FAILURE
         }
@@ -73,26 +74,20 @@ pub fn finish_usage(said: &clap::Error) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// An error and what led to it, on one line. The library's own errors have been made harmless part by part, and keep their remedy.
+/// An error, what led to it and what to do, on one line. The library's own errors have been made harmless part by part.
 fn in_words(error: &anyhow::Error) -> String {
     let cause = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<strata::Error>() {
         Some(error) => error.to_string(),
         None => printable(&cause.to_string()).into_owned(),
     };
-    let mut text = error.chain().map(cause).collect::<Vec<_>>().join(": ");
-    if let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())
-        && error.kind() == io::ErrorKind::StorageFull
-    {
-        text.push_str("; free some space or choose another disk");
-    }
-    text
+    error.chain().map(cause).collect::<Vec<_>>().join(": ") + &remedy::after(error)
 }
 
-/// True for the error of writing to a reader that has gone.
+/// True for the error of writing to a reader that has gone. The library writes to files only: an error of it is never that.
 fn is_closed(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+    let closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(closed))
+        && !error.chain().any(|cause| cause.is::<strata::Error>())
 }
 
 /// A path as messages show it.
@@ -133,6 +128,15 @@ mod tests {
         assert!(!text.contains('\x1b'));
         let full = io::Error::from(io::ErrorKind::StorageFull);
         assert!(in_words(&anyhow::Error::from(full).context("cannot write")).ends_with("choose another disk"));
-        assert!(is_closed(&anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("x")));
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_closed(&anyhow::Error::from(closed()).context("x")));
+        let of_library = strata::Error::io("write", Path::new("f"))(closed());
+        assert!(!is_closed(&of_library.into()));
+    }
+
+    #[test]
+    fn the_cause_comes_once_and_the_remedy_last() {
+        let error = strata::Error::io("open", Path::new("f"))(io::ErrorKind::NotFound.into());
+        assert_eq!(in_words(&anyhow::Error::from(error)), "cannot open f: entity not found; check the path");
     }
 }

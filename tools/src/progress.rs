@@ -1,8 +1,8 @@
 //! Progress on stderr, with rate and time left: a bar on a terminal, plain lines elsewhere. And Ctrl-C, which stops the work cleanly.
 
-use crate::output;
+use crate::{output, status};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -46,9 +46,6 @@ pub fn at_once<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// True while a status stands where the next text will.
-static STATUS: AtomicBool = AtomicBool::new(false);
-
 /// When a status last went to a file.
 static LAST_STATUS: Mutex<Option<Instant>> = Mutex::new(None);
 
@@ -56,28 +53,15 @@ static LAST_STATUS: Mutex<Option<Instant>> = Mutex::new(None);
 const LINE_EVERY: Duration = Duration::from_secs(10);
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// Shows, between two pieces of text, where the work on the next is: on a terminal after the text, as far as the line goes, until more
-/// comes; elsewhere in lines.
-fn status(what: &str) {
-    // Where nobody sees it, nothing is lost.
+/// Shows where the work on the next text is: behind the text on a terminal, in lines of their own elsewhere.
+fn show_status(what: &str) {
     if std::io::stderr().is_terminal() {
-        STATUS.store(true, Ordering::Relaxed);
-        let mut out = std::io::stderr().lock();
-        let _ = write!(out, "\x1b7\x1b[?7l ({})\x1b[K\x1b[?7h\x1b8", printable(what));
-        let _ = out.flush();
-    } else {
-        let mut last = LAST_STATUS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if last.is_none_or(|last| last.elapsed() > LINE_EVERY) {
-            *last = Some(Instant::now());
-            output::say(what);
-        }
+        return status::draw(what);
     }
-}
-
-/// Takes the status away: text comes.
-pub fn clear_status() {
-    if STATUS.swap(false, Ordering::Relaxed) {
-        let _ = write!(std::io::stderr().lock(), "\x1b[J");
+    let mut last = LAST_STATUS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if last.is_none_or(|last| last.elapsed() > LINE_EVERY) {
+        *last = Some(Instant::now());
+        output::say(what);
     }
 }
 
@@ -217,7 +201,7 @@ impl Progress for Shown {
 
     fn step(&self, what: &str) {
         self.with_work(|slot| {
-            let Some(work) = slot else { return status(what) };
+            let Some(work) = slot else { return show_status(what) };
             work.step = printable(what).into_owned();
             if work.said.elapsed() > DRAW_EVERY {
                 work.draw();
@@ -231,7 +215,7 @@ impl Progress for Shown {
         match shown {
             // The line of the whole work says how long that takes.
             true => self.step(what),
-            false => status(&format!("{what}, {} left", time(left))),
+            false => show_status(&format!("{what}, {} left", time(left))),
         }
     }
 

@@ -10,9 +10,9 @@ use serde_json::Value as Json;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a template, at most: real ones have some ten thousand.
+/// The most bytes of a template; real ones have some ten thousand.
 const LONGEST: u64 = 1 << 20;
-/// Templates of a checkpoint, at most.
+/// The most templates of a checkpoint.
 const MOST: usize = 100;
 const FOLDER: &str = "additional_chat_templates";
 
@@ -59,9 +59,9 @@ pub(super) fn set(layout: &mut Layout, files: &Files, notes: &mut Vec<String>) -
     Ok(())
 }
 
-/// Takes a template, unless there is one of its name already: the first stays, and of another one that differs it is said.
+/// Adds a template unless there is one with its name; the first stays, and a different one is noted.
 fn add(templates: &mut Vec<Named>, mut template: Named, notes: &mut Vec<String>) -> Result<()> {
-    // What the name of a key may have.
+    // The characters that a metadata key may have.
     template.name = template.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     if let Some(known) = templates.iter().find(|known| known.name == template.name) {
         if known.text != template.text {
@@ -107,7 +107,7 @@ fn listed(node: &Node<'_>, from: &str) -> Result<Vec<Named>> {
     }
 }
 
-/// The templates in the folder for those with names, in the order of these.
+/// The named templates in their folder, by name.
 fn additional(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let dir = dir.join(FOLDER);
     let entries = match fs::read_dir(&dir) {

@@ -1,10 +1,10 @@
-//! Values of a JSON file that know where they stand, so that a wrong type is an error with file and key.
+//! JSON values with their file and key, which the error of a wrong type names.
 
 use crate::error::{Error, Result, quoted};
 use serde_json::{Map, Value as Json};
 use std::path::Path;
 
-/// A value, or the place where one is missing.
+/// A value of a JSON file with its key, or the key of a missing value.
 #[derive(Clone, Debug)]
 pub(super) struct Node<'a> {
     path: &'a Path,
@@ -35,7 +35,7 @@ impl<'a> Node<'a> {
         Error::invalid(self.path, place, problem, remedy)
     }
 
-    /// An error about something that the file asks for and GGUF cannot express.
+    /// The error of a setting that GGUF cannot express.
     pub fn refuse(&self, what: impl std::fmt::Display) -> Error {
         self.bad(format!("{what}, which GGUF cannot express"), "use a checkpoint whose tokenizer does without it")
     }
@@ -92,13 +92,13 @@ impl<'a> Node<'a> {
         id.ok_or_else(|| self.wrong(&format!("the number of a token, from 0 to {}", n.saturating_sub(1))))
     }
 
-    /// The value itself, for what no method here reads.
+    /// The value itself.
     pub fn value(&self) -> Option<&'a Json> {
         self.value
     }
 }
 
-/// A value as a message shows it: what it is, and its text where that is short by nature.
+/// A value as error messages show it: its type, and its text where that is short.
 pub(super) fn shown(value: &Json) -> String {
     match value {
         Json::Object(_) => "an object".to_owned(),

@@ -1,8 +1,8 @@
-//! The tokenizer of a checkpoint (`tokenizer.json` and its neighbours) as GGUF metadata. Each part is honoured or an error: what GGUF cannot
-//! express would become other tokens without a word.
+//! The tokenizer of a checkpoint (`tokenizer.json` and its neighbours) as GGUF metadata. Each part is converted or refused: what GGUF cannot
+//! express would silently give other tokens.
 //!
-//! `json.rs` reads values with their places; `tokens.rs` the tokens and merges; `parts.rs` what stands around the model; `special.rs` the
-//! tokens that begin and end texts; `chat_template.rs` the chat templates.
+//! `json.rs` reads values with their places; `tokens.rs` the tokens and merges; `parts.rs` the parts around the model; `special.rs` the
+//! special tokens; `chat_template.rs` the chat templates.
 
 mod chat_template;
 mod json;
@@ -22,7 +22,7 @@ use serde_json::Value as Json;
 use std::path::PathBuf;
 use tokens::Tokens;
 
-/// Sets every `tokenizer.*` key. Returns what of the files is taken otherwise than it says, a sentence each.
+/// Sets every `tokenizer.*` key. Returns a sentence about each value that is interpreted otherwise than its file says.
 pub(super) fn set(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<Vec<String>> {
     Files::read(checkpoint)?.set(layout)
 }
@@ -39,7 +39,7 @@ impl File {
     }
 }
 
-/// Everything in a checkpoint that tells of its tokenizer.
+/// The files of a checkpoint that describe its tokenizer.
 struct Files {
     dir: PathBuf,
     tokenizer: File,
@@ -68,7 +68,7 @@ impl Files {
             chat_template: file("chat_template.json")?,
             vocab_size: checkpoint.config.hyperparameters.vocab,
         };
-        // Told again by tokenizer.json, which counts; but a damaged file is not a file without.
+        // tokenizer.json repeats this and is what counts, but a damaged value is an error all the same.
         let decoder = files.tokenizer_config.root().get("added_tokens_decoder");
         if !decoder.is_none() {
             decoder.object()?;
@@ -124,7 +124,7 @@ impl Files {
         Ok(notes)
     }
 
-    /// Whether SentencePiece puts a space in front of texts: transformers goes by tokenizer_config.json, where that says it.
+    /// Whether SentencePiece puts a space in front of texts; as in transformers, tokenizer_config.json takes precedence.
     fn adds_space_prefix(&self, tokens: &Tokens<'_>, notes: &mut Vec<String>) -> Result<bool> {
         let in_file = parts::sentencepiece(&self.tokenizer.root(), tokens, notes)?;
         let stated = self.tokenizer_config.root().get("add_prefix_space").opt_flag()?;
@@ -136,7 +136,7 @@ impl Files {
         Ok(stated.unwrap_or(in_file))
     }
 
-    /// transformers sets this over what tokenizer.json says.
+    /// Refuses a space prefix, which transformers takes from tokenizer_config.json and GGUF cannot express.
     fn refuse_space_prefix(&self) -> Result<()> {
         let prefix = self.tokenizer_config.root().get("add_prefix_space");
         if prefix.opt_flag()? == Some(true) {
@@ -146,7 +146,7 @@ impl Files {
     }
 }
 
-/// Says which bytes have no token: texts with them are refused, or become the unknown token.
+/// Notes the bytes without a token: texts with them are refused, or become the unknown token.
 fn note_bytes(tokens: &Tokens<'_>, is_sentencepiece: bool, notes: &mut Vec<String>) {
     let text = |byte: u8| if is_sentencepiece { format!("<0x{byte:02X}>") } else { char_of(byte).to_string() };
     let missing: Vec<u8> = (0..=255).filter(|&byte| tokens.id(&text(byte)).is_none()).collect();

@@ -1,17 +1,17 @@
-//! The parts of tokenizer.json around its model, each either what GGUF can express or an error that names it.
+//! The parts of tokenizer.json around its model: each is converted, or refused by name if GGUF cannot express it.
 
 use super::json::Node;
 use super::tokens::Tokens;
 use crate::error::{Result, quoted};
 use crate::tokenizer::TokenKind;
 
-/// Llama 3's way of splitting text into words, in the two spellings that checkpoints have.
+/// Llama 3's pre-tokenizer pattern, in the two spellings that checkpoints have.
 const LLAMA3_PATTERNS: [&str; 2] = [
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 ];
 
-/// What SentencePiece writes for a space.
+/// SentencePiece's character for a space.
 const SPACE: &str = "\u{2581}";
 
 /// Checks what `model` says besides its vocabulary and merges; true if it falls back to bytes, as SentencePiece does.
@@ -57,8 +57,8 @@ fn steps<'a>(part: Node<'a>, list: &str) -> Result<Vec<(&'a str, Node<'a>)>> {
     Ok(nested.into_iter().flatten().collect())
 }
 
-/// llama.cpp's name for the way text is split into words, recognized by what the file says and not by a hash of its results. The name
-/// carries whether whole words are looked up before merging.
+/// llama.cpp's name of the pre-tokenizer, recognized by the file's settings and not by a hash of its results. The name implies whether
+/// whole words are looked up before merging.
 pub(super) fn byte_level(root: &Node<'_>) -> Result<&'static str> {
     if let Some((kind, step)) = steps(root.get("normalizer"), "normalizers")?.first() {
         return Err(step.refuse(format!("the normalizer {} changes texts", quoted(kind))));
@@ -184,7 +184,7 @@ pub(super) fn sentencepiece(root: &Node<'_>, tokens: &Tokens<'_>, notes: &mut Ve
     Ok(prepends)
 }
 
-/// What a step replaces, and by what; `None` if it looks for a regular expression.
+/// The text that a step replaces and its replacement; `None` if the pattern is a regular expression.
 fn replacement<'a>(step: &Node<'a>) -> Result<Option<(&'a str, &'a str)>> {
     let from = step.get("pattern").get("String");
     Ok(if from.is_none() { None } else { Some((from.text()?, step.get("content").text()?)) })
@@ -193,14 +193,14 @@ fn replacement<'a>(step: &Node<'a>) -> Result<Option<(&'a str, &'a str)>> {
 /// The special tokens that the post-processor puts around one text.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Template {
-    /// Whether the file has a post-processor, and so says what is put around texts.
+    /// True if the file has a post-processor, and so states which special tokens are put around texts.
     pub stated: bool,
     pub first: Option<u32>,
     pub last: Option<u32>,
 }
 
 impl Template {
-    /// Reads `post_processor`. Its template for two texts is not looked at: nothing here encodes two.
+    /// Reads `post_processor`. Its template for two texts is ignored: nothing here encodes pairs.
     pub fn read(root: &Node<'_>, tokens: &Tokens<'_>) -> Result<Template> {
         let mut template = Template::default();
         let mut templates = 0;
@@ -220,7 +220,7 @@ impl Template {
     }
 }
 
-/// The token in front of the text and the one behind it.
+/// The special tokens before and after the text.
 fn around(step: &Node<'_>, tokens: &Tokens<'_>) -> Result<(Option<u32>, Option<u32>)> {
     let single = step.get("single");
     let mut text = None; // the place of the text

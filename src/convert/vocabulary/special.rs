@@ -1,5 +1,5 @@
-//! Which tokens begin and end texts: by the texts in tokenizer_config.json, the numbers in config.json and generation_config.json, and the
-//! template of tokenizer.json.
+//! The special tokens that begin and end texts, from the texts in tokenizer_config.json, the numbers in config.json and
+//! generation_config.json, and the template of tokenizer.json.
 
 use super::Files;
 use super::json::Node;
@@ -10,12 +10,12 @@ use crate::gguf::Layout;
 use crate::tokenizer::ends_generation;
 use serde_json::Value as Json;
 
-/// Roles whose token numbers have a key, which is spelled like this.
+/// The roles of special tokens, and how their GGUF keys spell them.
 const ROLES: [(&str, &str); 6] =
     [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("sep", "seperator"), ("pad", "padding"), ("mask", "mask")];
 
-/// Sets the keys of all roles. Where the sources differ, the template goes before the text and the text before the number, as with
-/// llama.cpp; whatever does not fit is an error or a note.
+/// Sets the keys of all roles. Where the sources differ, the template takes precedence over the text and the text over the number, as in
+/// llama.cpp; contradictions are errors or notes.
 pub(super) fn set(
     layout: &mut Layout,
     files: &Files,
@@ -141,7 +141,7 @@ fn padding(node: &Node<'_>, n: usize, notes: &mut Vec<String>) -> Result<Option<
     node.id(n).map(Some)
 }
 
-/// Names the other tokens that end a text, as far as GGUF has keys for them and readers do not find them by their texts.
+/// Sets the keys of further end-of-text tokens, as far as GGUF has keys for them and readers do not know them by their texts.
 fn other_ends(layout: &mut Layout, mut ends: Vec<u32>, tokens: &Tokens<'_>, notes: &mut Vec<String>) {
     ends.sort_unstable();
     ends.dedup();

@@ -6,7 +6,7 @@ use crate::tokenizer::{TokenKind, byte_of};
 use serde_json::{Map, Value as Json};
 use std::collections::{HashMap, HashSet};
 
-/// What is wrong with a file whose parts contradict each other is not for its reader to guess.
+/// The remedy for a file that contradicts itself.
 const AGAIN: &str = "get the file again";
 
 /// All tokens, by number.
@@ -130,8 +130,8 @@ impl<'a> Tokens<'a> {
         Ok(merges)
     }
 
-    /// SentencePiece's scores, from the order of merges: a token made by an earlier merge scores higher, which gives
-    /// the same merges back.
+    /// SentencePiece's scores from the order of merges: a token made by an earlier merge scores higher, so that merging by
+    /// score gives the same merges.
     pub fn scores(&self, merges: &[(String, String)]) -> Vec<f32> {
         let mut rank: HashMap<String, usize> = HashMap::new();
         for (i, (a, b)) in merges.iter().enumerate() {
@@ -146,8 +146,8 @@ impl<'a> Tokens<'a> {
         self.texts.iter().zip(&self.kinds).map(score).collect()
     }
 
-    /// Says how many pairs of tokens merge by scores, where any two will do whose text is a token, and not by the
-    /// merges of the file.
+    /// Notes how many pairs of tokens merge by score, which joins any two whose text is a token, and are not among the
+    /// file's merges.
     pub fn note_unlisted(&self, merges: &[(String, String)], notes: &mut Vec<String>) {
         const LONGEST: usize = 64; // bytes; longer tokens are rare, and each way to cut one is looked up
         let listed: HashSet<(&str, &str)> = merges.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();

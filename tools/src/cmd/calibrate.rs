@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use strata::arch::{Architecture, Hyperparameters, Role};
 use strata::eval::calibrate::{Options, calibrate, need};
 use strata::gguf::Gguf;
-use strata::imatrix::{Format, Imatrix};
+use strata::imatrix::{Imatrix, ImatrixFormat};
 use strata::io::inputs::Inputs;
 use strata::io::outputs::Outputs;
 use strata::tokenizer::EncodeOptions;
@@ -76,10 +76,11 @@ impl Args {
         if let (Some(model), Some(text)) = (model, &self.text) {
             matrix.merge(self.measure(model, text)?)?;
         }
-        let by_name = if self.output.extension().is_some_and(|e| e == "dat") { Format::Dat } else { Format::Gguf };
+        let by_name =
+            if self.output.extension().is_some_and(|e| e == "dat") { ImatrixFormat::Dat } else { ImatrixFormat::Gguf };
         let format = self.output_format.map_or(by_name, |format| match format {
-            OutputFormat::Gguf => Format::Gguf,
-            OutputFormat::Dat => Format::Dat,
+            OutputFormat::Gguf => ImatrixFormat::Gguf,
+            OutputFormat::Dat => ImatrixFormat::Dat,
         });
         matrix.write_beside(&self.output, format, &inputs)?;
         let tokens = matrix.entries.values().flat_map(|entry| &entry.counts).max().copied().unwrap_or(0);

@@ -10,7 +10,8 @@ use strata::convert::open_model;
 use strata::gguf::Gguf;
 use strata::limits;
 use strata::model::{CacheTypes, KvCache, MemoryNeed, Model};
-use strata::stream::{self, Ram, ReadOptions, Reader};
+use strata::size::Ram;
+use strata::stream::{self, ReadOptions, Reader};
 use strata::{Cpu, GgmlType, Isa};
 
 /// Which model, on what.
@@ -33,8 +34,8 @@ pub fn open(path: &Path) -> Result<Gguf> {
 /// In how much memory.
 #[derive(clap::Args)]
 pub struct RamArgs {
-    /// The most memory for everything, as 64G, 500M (thousands) or 80%: of a model that does not fit, the rest is read from disk in
-    /// every pass [default: what is free, less a reserve]
+    /// The most memory for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80%: of a model that does not fit, the rest is read from disk
+    /// in every pass [default: what is free, less a reserve]
     #[arg(long, value_name = "SIZE")]
     ram: Option<Ram>,
     /// How to read it: auto, uring, pread or buffered [default: the fastest]

@@ -12,7 +12,8 @@ use strata::io::file::Mapped;
 use strata::model::{KvCache, MemoryNeed};
 use strata::recipe::{Mix, Recipe};
 use strata::roofline::Sizes;
-use strata::stream::{self, BudgetParts, Drives, Estimate, Plan, Ram, Rates, ReadOptions, Streams};
+use strata::size::{Ram, Size};
+use strata::stream::{self, BudgetParts, Drives, Estimate, Plan, Rates, ReadOptions, Streams};
 use strata::synthetic::{Preset, Synthetic};
 use strata::tokenizer::Tokenizer;
 use strata::weights::Weights;
@@ -35,18 +36,18 @@ pub struct Args {
     /// Its type, as convert takes it
     #[arg(short = 't', long = "type", value_name = "TYPE", requires = "shape")]
     ty: Option<String>,
-    /// The most memory for everything, as 64G, 500M (thousands) or 80% [default: what is free here, less a reserve]
+    /// The most memory for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80% [default: what is free here, less a reserve]
     #[arg(long, value_name = "SIZE")]
     ram: Option<Ram>,
     /// Bytes a second from disk, as 7G [default: measured on FILE]
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
-    disk: Option<f64>,
+    #[arg(long, value_name = "RATE")]
+    disk: Option<Size>,
     /// Bytes a second from memory, as 60G [default: measured]
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
-    memory_bandwidth: Option<f64>,
+    #[arg(long, value_name = "RATE")]
+    memory_bandwidth: Option<Size>,
     /// Multiplications a second of a long prompt, as 500G [default: measured]
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
-    macs: Option<f64>,
+    #[arg(long, value_name = "RATE")]
+    macs: Option<Size>,
     /// Tokens in the context
     #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT", default_value_t = 4096)]
     context: usize,
@@ -60,13 +61,6 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-fn parse_rate(text: &str) -> Result<f64> {
-    match text.parse() {
-        Ok(Ram::Bytes(rate)) => Ok(rate as f64),
-        _ => Err(anyhow!("give a rate a second, as 7G (thousands)")),
-    }
 }
 
 fn parse_tokens(text: &str) -> Result<usize> {
@@ -134,24 +128,26 @@ impl Args {
 
     fn rates(&self, subject: &Subject, cpu: &Cpu) -> Result<Rates> {
         let options = ReadOptions::default();
-        let drives = match (self.disk, &subject.file) {
+        let given = |rate: Option<Size>| rate.map(|rate| rate.bytes() as f64);
+        let (disk, memory_bandwidth) = (given(self.disk), given(self.memory_bandwidth));
+        let drives = match (disk, &subject.file) {
             (Some(_), _) => None,
             (None, Some((gguf, _))) => Drives::of(gguf, &options)?,
             (None, None) => bail!("there is no file to measure the disk on; give its rate, as --disk 7G"),
         };
-        let macs = self.macs.unwrap_or_else(|| stream::macs_per_second(cpu, subject.main_type));
+        let macs = given(self.macs).unwrap_or_else(|| stream::macs_per_second(cpu, subject.main_type));
         if let Some(mut drives) = drives {
             let memory = stream::some_memory(stream::PROBE_BYTES)?;
             let Streams { disk, memory, contention } =
                 Streams::measure(cpu, memory.bytes(), || drives.bytes_per_second())?;
-            let (memory, load) = (self.memory_bandwidth.unwrap_or(memory), drives.strategy().new_bytes_per_second);
+            let (memory, load) = (memory_bandwidth.unwrap_or(memory), drives.strategy().new_bytes_per_second);
             return Ok(Rates { disk, load: load.unwrap_or(disk), memory, macs, contention });
         }
-        let memory = match self.memory_bandwidth {
+        let memory = match memory_bandwidth {
             Some(memory) => memory,
             None => stream::memory_bytes_per_second(cpu, stream::some_memory(stream::PROBE_BYTES)?.bytes()),
         };
-        Ok(Rates { disk: self.disk.unwrap_or(f64::INFINITY), ..Rates::without_disk(memory, macs) })
+        Ok(Rates { disk: disk.unwrap_or(f64::INFINITY), ..Rates::without_disk(memory, macs) })
     }
 
     fn text(&self, subject: &Subject, planned: &Plan, rates: &Rates, outlook: &Outlook, prompt: usize) -> String {

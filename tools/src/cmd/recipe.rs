@@ -6,9 +6,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
-use strata::convert::{Input, Options, Plan, Split, Target, convert, plan};
+use strata::convert::{Input, Options, Split, Target, TargetPlan, convert, plan};
 use strata::error::printable;
 use strata::gguf::Value;
+use strata::gguf::shards::SplitLimit;
 use strata::imatrix::{Imatrix, MAX_BYTES};
 use strata::io::file::read_regular;
 use strata::io::hash::Digest;
@@ -16,7 +17,7 @@ use strata::io::inputs::Inputs;
 use strata::io::partial::Partial;
 use strata::io::text;
 use strata::recipe::{Mix, Recipe, tensor_type};
-use strata::split::SplitLimit;
+use strata::size::Size;
 use strata::{Error, GgmlType, Isa};
 
 /// Tensors by a pattern of their names, and their type.
@@ -61,9 +62,9 @@ pub struct RecipeArgs {
     /// As many files as the source has, with the same tensors in each
     #[arg(long, conflicts_with_all = ["split_max_size", "split_max_tensors"])]
     keep_split: bool,
-    /// Several files of at most so many bytes of tensors: 500M, 48G (thousands)
-    #[arg(long, value_name = "SIZE", value_parser = super::split::parse_size, conflicts_with = "split_max_tensors")]
-    split_max_size: Option<u64>,
+    /// Split the output into files with at most SIZE of tensors each, as 48G (10^9 bytes) or 4GiB (2^30)
+    #[arg(long, value_name = "SIZE", conflicts_with = "split_max_tensors")]
+    split_max_size: Option<Size>,
     /// Several files of at most so many tensors
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     split_max_tensors: Option<u32>,
@@ -76,9 +77,9 @@ pub struct RecipeArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// The most memory for buffers, as in 512M or 2G [default: 1G]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    memory: Option<u64>,
+    /// The most memory for buffers, as 512M, 2G (10^9 bytes) or 2GiB (2^30) [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
     /// Threads [default: all that the system offers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -93,7 +94,7 @@ impl RecipeArgs {
         let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
         let options = Options {
             name,
-            memory: self.memory,
+            memory: self.memory.map(Size::bytes),
             threads: self.threads.map(usize::from),
             isa,
             restart: self.restart,
@@ -148,7 +149,7 @@ impl RecipeArgs {
         let mut target = Target::new(path, recipe);
         target.split = match (self.keep_split, self.split_max_size, self.split_max_tensors) {
             (true, ..) => Split::AsSource,
-            (_, Some(bytes), _) => Split::Limit(SplitLimit::Bytes(bytes), self.no_tensor_first_split),
+            (_, Some(size), _) => Split::Limit(SplitLimit::Bytes(size.bytes()), self.no_tensor_first_split),
             (_, _, Some(n)) => Split::Limit(SplitLimit::Tensors(n as usize), self.no_tensor_first_split),
             _ => Split::Whole,
         };
@@ -223,13 +224,13 @@ impl RecipeArgs {
     }
 
     fn show_plan(&self, input: &Input, target: &Target, options: &Options) -> Result<()> {
-        let Plan { tensors, files } = plan(input, target, options)?;
+        let TargetPlan { tensors, files } = plan(input, target, options)?;
         let bits = |weights: u64, bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
         let weights = |dims: &[u64]| dims.iter().product::<u64>();
         let total: u64 = tensors.iter().map(|tensor| weights(&tensor.dims)).sum();
         let data: u64 = tensors.iter().map(|tensor| tensor.bytes_to).sum();
         if self.json {
-            let tensor = |tensor: &strata::convert::Planned| {
+            let tensor = |tensor: &strata::convert::TensorPlan| {
                 json!({
                     "name": tensor.name, "shape": tensor.dims, "from": tensor.from.name(), "bytes_from": tensor.bytes_from,
                     "to": tensor.to.name(), "bytes_to": tensor.bytes_to,
@@ -338,30 +339,6 @@ pub fn output_paths(given: Option<PathBuf>, input: &Input, mixes: &[Mix]) -> Res
     }
 }
 
-/// A number of bytes: `123`, `64k`, `512M`, `2G`, `1.5G`; units are powers of 1024, `MB` those of 1000.
-pub fn parse_size(text: &str) -> Result<u64> {
-    let wrong = || anyhow!("must be a size like 512M or 2G");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let (power, thousand) = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => (0, 1024.0),
-        "k" | "kib" => (1, 1024.0),
-        "m" | "mib" => (2, 1024.0),
-        "g" | "gib" => (3, 1024.0),
-        "t" | "tib" => (4, 1024f64),
-        "kb" => (1, 1000.0),
-        "mb" => (2, 1000.0),
-        "gb" => (3, 1000.0),
-        "tb" => (4, 1000.0),
-        _ => return Err(wrong()),
-    };
-    let number: f64 = digits.parse().map_err(|_| wrong())?;
-    let bytes = number * thousand.powi(power);
-    if !(1.0..=1e18).contains(&bytes) {
-        return Err(wrong());
-    }
-    Ok(bytes as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,16 +356,6 @@ mod tests {
         let no_floats = ["a=float:nan", "a=float:inf", "a=float:-inf", "a=float:1e60", "a=float:1e-60", "a=float:"];
         for text in wrong.into_iter().chain(no_floats).chain([long.as_str()]) {
             assert!(parse_override(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [("7", 7), ("64k", 65536), ("1.5G", 3 << 29), ("2MB", 2_000_000), ("3MiB", 3 << 20)] {
-            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
-        }
-        for text in ["", "G", "0", "-1", "1X", "nan", "inf", "1e30", "1 G", "٣"] {
-            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How much is in memory at a time: slabs of rows, as large as is useful and as small as is asked for.
+//! The sizes of a conversion's buffers: chunks of rows, as large as is useful within the memory limit.
 
 use super::plan::Tensor;
 use super::rows::is_copy;
@@ -6,39 +6,39 @@ use crate::error::{Error, Result};
 use crate::io::direct::{AHEAD, request_bytes};
 use strata_quant::GgmlType;
 
-/// Values in a slab for each thread where memory allows, and the limits of that: 8 to 32 MiB in 16 bits. Measured with 2 threads on an
-/// EPYC with AVX-512 (2026-11-24, 3.6 GB of BF16 to Q8_0 in memory): 5.2 s with slabs of 2 to 8 MiB, 5.9 s with 16, 6.6 s with 32, where
+/// Values in a chunk for each thread where memory allows, and the bounds of the whole chunk: 8 to 32 MiB in 16 bits. Measured with 2 threads on an
+/// EPYC with AVX-512 (2026-11-24, 3.6 GB of BF16 to Q8_0 in memory): 5.2 s with chunks of 2 to 8 MiB, 5.9 s with 16, 6.6 s with 32, where
 /// what one thread leaves in the cache is gone before the next one comes.
 const VALUES_A_THREAD: usize = 512 << 10;
 const VALUES: std::ops::RangeInclusive<usize> = 4 << 20..=16 << 20;
 
-/// The sum of all buffers where the user does not say.
+/// The memory limit in bytes where none is given.
 const DEFAULT_LIMIT: u64 = 1 << 30;
 
-/// Buffers of source rows: one being read, one waiting, one being encoded or written.
+/// The number of buffers of source rows: one being read, one waiting, one being encoded or written.
 pub const SOURCES: usize = 3;
 
-/// Buffers of blocks for each output: one being filled, one being written.
+/// The number of buffers of blocks for each output: one being filled, one being written.
 pub const BLOCKS: usize = 2;
 
 /// The sizes of buffers, in bytes.
 #[derive(Debug, PartialEq)]
 pub struct Sizes {
     values: usize,
-    /// A request to the disk.
+    /// Bytes of a disk request.
     pub request: usize,
-    /// A buffer of source rows.
+    /// Bytes of a buffer of source rows.
     pub source: usize,
-    /// For each output a buffer of blocks.
+    /// Bytes of a buffer of blocks, by output.
     pub blocks: Vec<usize>,
 }
 
 impl Sizes {
-    /// The largest slabs whose buffers fit into `limit` bytes. `wanted` are the tensors to convert with their type in each output that
+    /// The largest chunks whose buffers fit into `limit` bytes. `wanted` are the tensors to convert with their type in each output that
     /// still needs them.
     ///
     /// # Errors
-    /// If a single row, or head where rows are put in order, does not fit.
+    /// If a single row does not fit, or a single head where the rows of a head are permuted.
     pub fn new(wanted: &[(&Tensor, Vec<Option<GgmlType>>)], threads: usize, limit: Option<u64>) -> Result<Sizes> {
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
         let request = request_bytes(limit);
@@ -59,17 +59,14 @@ impl Sizes {
                 _ if values > 1 => values /= 2,
                 _ => {
                     let largest = wanted.iter().map(|(t, _)| *t).max_by_key(|t| t.cols.saturating_mul(unit(t)));
-                    let name = largest.map_or("", |tensor| tensor.name.as_str());
-                    return Err(Error::Request(format!(
-                        "cannot convert within {limit} bytes of memory: the largest rows, of {name}, take {total} bytes \
-                         with {threads} threads; give that much by --memory, or fewer threads or types at a time"
-                    )));
+                    let tensor = largest.map_or(String::new(), |tensor| tensor.name.clone());
+                    return Err(Error::ConversionTooLarge { limit, need: total, tensor, threads });
                 }
             }
         }
     }
 
-    /// Rows in a slab of this tensor.
+    /// Rows in a chunk of this tensor.
     pub fn rows(&self, tensor: &Tensor) -> usize {
         rows(tensor, self.values)
     }
@@ -103,7 +100,7 @@ fn rows(tensor: &Tensor, values: usize) -> usize {
     (units.max(1) * unit).min(tensor.rows)
 }
 
-/// Rows that must be in memory together.
+/// The number of rows that must be in one chunk: those of a head where its rows are permuted.
 fn unit(tensor: &Tensor) -> usize {
     tensor.stored().and_then(|stored| stored.head_dim).unwrap_or(1)
 }
@@ -122,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn slabs_shrink_to_the_memory_there_is() {
+    fn chunks_shrink_to_the_memory_there_is() {
         // The widest matrix of Llama 3.1 405B and its query projection.
         let (down, q) = (matrix(16384, 53248, None), matrix(16384, 16384, Some(128)));
         let types = vec![Some(GgmlType::F32), Some(GgmlType::Q8_0), Some(GgmlType::BF16)];
@@ -136,7 +133,10 @@ mod tests {
             let sizes = Sizes::new(&wanted, 2, Some(limit)).unwrap();
             assert!(sizes.total() <= limit && sizes.rows(&q).is_multiple_of(128), "{limit}: {sizes:?}");
         }
-        let error = Sizes::new(&wanted, 2, Some(1 << 20)).unwrap_err().to_string();
-        assert!(error.contains("--memory") && error.contains("of w"), "{error}");
+        let error = Sizes::new(&wanted, 2, Some(1 << 20)).unwrap_err();
+        assert!(
+            matches!(&error, Error::ConversionTooLarge { limit: 0x10_0000, need: 0x10_0001.., tensor, threads: 2 } if tensor == "w"),
+            "{error}"
+        );
     }
 }
