@@ -61,7 +61,7 @@ impl Mix {
         };
         Mix::ALL.iter().find(|mix| mix.name == full).copied().ok_or_else(|| {
             let known: Vec<_> = Mix::ALL.iter().map(|mix| mix.name).collect();
-            Error::Request(format!("{}; choose one of {}", unknown(name), known.join(", ")))
+            unknown(name, known)
         })
     }
 }
@@ -75,7 +75,7 @@ pub fn tensor_type(name: &str) -> Result<GgmlType> {
         Some(ty) if ty.format().is_some() => Ok(ty),
         _ => {
             let known: Vec<_> = GgmlType::with_format().map(|format| format.ty.name()).collect();
-            Err(Error::Request(format!("{}; choose one of {}", unknown(name), known.join(", "))))
+            Err(unknown(name, known))
         }
     }
 }
@@ -83,12 +83,14 @@ pub fn tensor_type(name: &str) -> Result<GgmlType> {
 /// Families of ggml types that Strata names and does not write.
 const NOT_WRITTEN: [&str; 7] = ["IQ1_", "IQ2_", "IQ3_", "TQ", "MXFP4", "NVFP4", "Q1_"];
 
-fn unknown(name: &str) -> String {
+/// The error of a name that is no type to write: one that means nothing, or one of ggml's that Strata does not write.
+fn unknown(name: &str, known: Vec<&'static str>) -> Error {
     let upper = name.to_ascii_uppercase();
     if NOT_WRITTEN.iter().any(|family| upper.starts_with(family)) || GgmlType::from_name(name).is_some() {
-        format!("type {upper} exists in ggml, but Strata cannot write it")
+        let problem = format!("exists in ggml, but Strata cannot write it; choose one of {}", known.join(", "));
+        Error::argument(format!("type {upper}"), problem)
     } else {
-        format!("there is no type {}", quoted(name))
+        Error::UnknownName { kind: "type", name: name.to_owned(), known }
     }
 }
 
@@ -128,7 +130,7 @@ impl Recipe {
     pub fn pure(ty: GgmlType) -> Result<Recipe> {
         match Mix::ALL.iter().find(|mix| mix.base == ty) {
             Some(mix) => Ok(Recipe { pure: true, ..Recipe::new(*mix) }),
-            None => Err(tensor_type(ty.name()).err().unwrap_or_else(|| Error::Request(unknown(ty.name())))),
+            None => Err(tensor_type(ty.name()).err().unwrap_or_else(|| unknown(ty.name(), Vec::new()))),
         }
     }
 
@@ -157,7 +159,7 @@ impl Recipe {
     /// # Errors
     /// If it is not of that form, the pattern no regular expression, or the type none that Strata writes.
     pub fn parse_exception(text: &str) -> Result<(Regex, GgmlType)> {
-        let bad = |why: String| Error::Request(format!("{}: {why}", quoted(text)));
+        let bad = |why: String| Error::argument(quoted(text), why);
         // The last `=`: types have none, patterns may.
         let (pattern, ty) = text.rsplit_once('=').ok_or_else(|| bad("must be REGEX=TYPE".into()))?;
         if pattern.is_empty() {
@@ -457,7 +459,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_named() {
         let error = |name| Mix::from_name(name).unwrap_err().to_string();
-        assert!(error("iq2_xs").contains("IQ2_XS exists in ggml"));
+        assert!(error("iq2_xs").contains("IQ2_XS: exists in ggml"));
         assert!(error("MXFP4").contains("exists in ggml"));
         assert!(error("q9_z").contains("there is no type"));
         assert!(tensor_type("tq1_0").unwrap_err().to_string().contains("exists in ggml"));

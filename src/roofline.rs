@@ -51,7 +51,9 @@ impl Sizes {
         for (name, dims, ty) in tensors {
             let cols = dims.first().copied().unwrap_or(0);
             let row_bytes = ty.row_bytes(cols as usize).map(|bytes| bytes as u64);
-            let row_bytes = row_bytes.ok_or_else(|| Error::Request(format!("{name}: {cols} values in {ty}")))?;
+            let row_bytes = row_bytes.ok_or_else(|| {
+                Error::argument(name, format!("rows of {cols} values are not a multiple of the blocks of {ty}"))
+            })?;
             let size = (dims.iter().skip(1).product(), cols, row_bytes);
             file_bytes += size.0 * row_bytes;
             sizes.insert(name, size);
@@ -61,7 +63,7 @@ impl Sizes {
             let found = sizes.get(name.as_str());
             let of =
                 |&(rows, cols, row_bytes): &(u64, u64, u64)| MatrixSize { rows, cols, row_bytes, group: spec.group };
-            found.map(of).ok_or_else(|| Error::Request(format!("the model has no tensor {name}")))
+            found.map(of).ok_or_else(|| Error::argument(name, "is missing"))
         };
         let spec = |role| architecture.spec(role);
         let output = find(spec(Role::Output), None).or_else(|_| find(spec(Role::TokenEmbedding), None))?;

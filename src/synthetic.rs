@@ -6,7 +6,7 @@
 
 use crate::arch::hyperparameters::keys;
 use crate::arch::{Hyperparameters, LLAMA, Presence, TensorSpec};
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result};
 use crate::gguf::{Layout, Writer};
 use crate::io::file::{free_bytes, output_folder};
 use crate::progress::Progress;
@@ -68,8 +68,8 @@ impl Preset {
     /// Names those that there are.
     pub fn from_name(name: &str) -> Result<Preset> {
         PRESETS.iter().find(|preset| preset.name.eq_ignore_ascii_case(name)).copied().ok_or_else(|| {
-            let known = PRESETS.map(|preset| preset.name).join(", ");
-            Error::Request(format!("there is no shape {}; choose one of {known}", quoted(name)))
+            let known = PRESETS.map(|preset| preset.name).to_vec();
+            Error::UnknownName { kind: "shape", name: name.to_owned(), known }
         })
     }
 }

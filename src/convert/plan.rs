@@ -126,7 +126,7 @@ fn missing(checkpoint: &Checkpoint, name: &str) -> Error {
 
 fn of_gguf(gguf: &Gguf) -> Result<Vec<Tensor>> {
     if gguf.files().next().is_none() {
-        return Err(Error::Request("only a model in files can be converted".to_owned()));
+        return Err(Error::InMemory { doing: "converted" });
     }
     // A file of an architecture that is not in the table is refused later, with its reason.
     let architecture = Architecture::of(gguf).unwrap_or(LLAMA);

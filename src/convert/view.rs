@@ -58,7 +58,7 @@ fn of_checkpoint(checkpoint: Box<Checkpoint>, progress: &dyn Progress) -> Result
         infos.push(info);
     }
     let Input::Checkpoint(checkpoint) = input else {
-        return Err(Error::Request("only a checkpoint can be seen as another model".to_owned()));
+        return Err(Error::Internal("a checkpoint has become another model"));
     };
     Gguf::over(&checkpoint.dir, header, infos, checkpoint.weights.into_shards(), computed)
 }

@@ -13,7 +13,7 @@ use super::forward::{Lane, Sequences, WholeSequences, forward};
 use super::layer::{Hook, SUB_BATCH};
 use super::{Model, Scratch, Segment};
 use crate::arch::{MatrixInput, Role};
-use crate::error::{Error, Result};
+use crate::error::{Allocation, Error, Result};
 use crate::progress::Progress;
 use crate::verify;
 use std::ops::Range;
@@ -135,12 +135,13 @@ impl Model {
         let (d, vocab) = (self.hyperparameters.hidden, self.hyperparameters.vocab);
         h.clear();
         if n.checked_mul(d).and_then(|len| h.try_reserve_exact(len).ok()).is_none() {
-            return Err(Error::Request(format!("no memory for {n} tokens of {d} values; take fewer at a time")));
+            let bytes = (n as u64).saturating_mul(d as u64).saturating_mul(4);
+            return Err(Error::OutOfMemory { what: Allocation::Activations { tokens: n }, bytes });
         }
         h.resize(n * d, 0.0);
         for (&token, h) in tokens.zip(h.chunks_exact_mut(d)) {
             if token as usize >= vocab {
-                return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
+                return Err(Error::TokenOutOfVocabulary { token, vocab });
             }
             self.weights.embed(token, h)?;
             if let Some(column) = h.iter().position(|v| !v.is_finite()) {
@@ -207,9 +208,7 @@ fn room(segments: &[Segment<'_>]) -> Result<usize> {
     for Segment { tokens, cache } in segments {
         if cache.len() + tokens.len() > cache.capacity() {
             let (have, more, room) = (cache.len(), tokens.len(), cache.capacity());
-            return Err(Error::Request(format!(
-                "{have} tokens and {more} more do not fit into a context of {room}; choose a larger -c"
-            )));
+            return Err(Error::ContextFull { have, more, room });
         }
     }
     Ok(segments.iter().map(|segment| segment.tokens.len()).sum())

@@ -144,22 +144,8 @@ fn pin(layer: &[MatrixSize], wanted: u64) -> Vec<u64> {
 /// Why even `plan`, which takes the least memory, does not fit.
 fn shortage(plan: &Plan) -> Error {
     let BudgetParts { budget, fixed, kv, scratch } = plan.parts;
-    let gb = |bytes: u64| match bytes {
-        0..1_000_000_000 => format!("{} MB", bytes.div_ceil(1_000_000)),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    };
-    let remedy = if kv > budget / 4 { "choose a smaller context (-c) or give more --ram" } else { "give more --ram" };
-    Error::Request(format!(
-        "a budget of {} is too small: {} for the KV cache, {} for activations, {} for the output matrix and what is always there, {} for \
-         the layers in hand, {} for the program make {}; {remedy}",
-        gb(budget),
-        gb(kv),
-        gb(scratch),
-        gb(plan.pinned_bytes),
-        gb(plan.ring_bytes()),
-        gb(fixed),
-        gb(plan.total_bytes()),
-    ))
+    let (need, pinned, ring) = (plan.total_bytes(), plan.pinned_bytes, plan.ring_bytes());
+    Error::BudgetTooSmall { budget, need, kv, activations: scratch, pinned, ring, program: fixed }
 }
 
 /// What limits a pass.
@@ -344,14 +330,14 @@ mod tests {
 
     #[test]
     fn too_little_is_refused_with_the_numbers() {
-        let error = plan(&llama_8b(), parts(900_000_000)).unwrap_err().to_string();
+        let error = plan(&llama_8b(), parts(900_000_000)).unwrap_err();
+        let Error::BudgetTooSmall { budget: 900_000_000, need, kv, activations, pinned, ring, program } = error else {
+            panic!("{error}")
+        };
         assert!(
-            error.contains("900 MB is too small")
-                && error.contains("70 MB for the KV cache")
-                && error.ends_with("give more --ram")
+            need == kv + activations + pinned + ring + program && need > 900_000_000 && kv == 70_000_000,
+            "{error}"
         );
-        let huge = BudgetParts { kv: 5_000_000_000, ..parts(4_000_000_000) };
-        assert!(plan(&llama_8b(), huge).unwrap_err().to_string().contains("smaller context (-c)"));
         let absurd = BudgetParts { kv: u64::MAX, ..parts(4_000_000_000) };
         assert!(plan(&llama_8b(), absurd).is_err());
     }

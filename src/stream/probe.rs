@@ -151,9 +151,9 @@ impl ReadOptions {
     /// # Errors
     /// If the system refuses it.
     pub fn queue(&self, files: &ModelFiles, strategy: &ReadStrategy) -> Result<Queue> {
-        let backend = strategy.reader.backend(files, strategy.depth).map_err(|error| {
-            let name = strategy.reader.name();
-            Error::Request(format!("this system refuses --reader {name} ({error}); choose another, or auto"))
+        let backend = strategy.reader.backend(files, strategy.depth).map_err(|source| {
+            let reader = strategy.reader.name();
+            Error::ReaderRefused { reader, source }
         })?;
         let backend = match &self.wrap {
             Some(wrap) => wrap(backend),

@@ -65,7 +65,7 @@ impl Queue {
         loop {
             self.launch();
             let Some(&(file, offset)) = self.drives.iter().find_map(|drive| drive.flying.first()) else {
-                return Err(Error::Request("there is nothing to read".to_owned()));
+                return Err(Error::Internal("weights were waited for that nobody had asked for"));
             };
             let done = self.backend.wait(self.io_timeout).map_err(|error| self.failed(file, offset, error))?;
             let Some((read, result)) = done else {

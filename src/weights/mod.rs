@@ -117,7 +117,7 @@ impl Weights {
             self.gguf.files().for_each(|file| file.in_huge_pages());
         } else {
             if self.files.is_empty() {
-                return Err(Error::Request("a model in memory cannot be streamed; write it to a file".to_owned()));
+                return Err(Error::InMemory { doing: "streamed" });
             }
             self.gguf.files().for_each(|file| file.forget());
             let files = self.files.clone();

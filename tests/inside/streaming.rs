@@ -97,7 +97,7 @@ fn mixes_and_readers_and_split_files_too() {
             let options = ReadOptions { reader, ..ReadOptions::default() };
             let model = match streamed_with(path, 0.2, &options) {
                 // Not every kernel has it; every other way is everywhere.
-                Err(Error::Request(why)) if reader == Reader::Uring && why.contains("refuses --reader uring") => {
+                Err(Error::ReaderRefused { reader: "uring", .. }) if reader == Reader::Uring => {
                     continue;
                 }
                 model => model.unwrap(),
