@@ -6,6 +6,8 @@ mod common;
 mod folder;
 #[path = "convert/refused.rs"]
 mod refused;
+#[path = "convert/runs.rs"]
+mod runs;
 mod warnings;
 
 use folder::*;
@@ -68,7 +70,7 @@ fn a_gguf_file_is_a_source_like_the_checkpoint() {
 
     convert(&tiny(), &path("q8.gguf"), GgmlType::Q8_0, &Quiet).unwrap();
     let refused = convert(&path("q8.gguf"), &path("q4.gguf"), GgmlType::Q4_0, &Quiet);
-    check_error(refused, &["quantized already (Q8_0)", "--allow-requantize"]);
+    check_error(refused, &["quantized already (Q8_0)", "accept the loss"]);
     check_error(convert(&path("q8.gguf"), &path("q8.gguf"), GgmlType::Q8_0, &Quiet), &["is the model itself"]);
     fs::hard_link(path("q8.gguf"), path("link.gguf")).unwrap();
     check_error(convert(&path("q8.gguf"), &path("link.gguf"), GgmlType::Q8_0, &Quiet), &["is the model itself"]);
