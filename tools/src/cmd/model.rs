@@ -13,7 +13,7 @@ use strata::size::Ram;
 use strata::stream::{Options, Reader, budget};
 use strata::{Cpu, GgmlType, Isa};
 
-/// Which model, on what.
+/// The model to run, and where.
 #[derive(clap::Args)]
 pub struct ModelArgs {
     /// The model, a GGUF file; of a split one, any part
@@ -25,22 +25,22 @@ pub struct ModelArgs {
     pub ram: RamArgs,
 }
 
-/// In how much memory.
+/// The memory of a model, and how the rest is read.
 #[derive(clap::Args)]
 pub struct RamArgs {
-    /// The most memory for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80%: of a model that does not fit, the rest is read from disk
-    /// in every pass [default: what is free, less a reserve]
+    /// Memory budget for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80%; weights that do not fit are read from disk in every pass
+    /// [default: the free memory less a reserve]
     #[arg(long, value_name = "SIZE")]
     ram: Option<Ram>,
-    /// How to read it: auto, uring, pread or buffered [default: the fastest]
+    /// How to read streamed weights: auto, uring, pread or buffered [default: auto, the fastest]
     #[arg(long, value_name = "READER")]
     reader: Option<Reader>,
-    /// I/O timeout in seconds: a disk that gives no answer for so long is an error
+    /// I/O timeout in seconds: a read that takes longer is an error
     #[arg(long, alias = "patience", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     io_timeout: u64,
 }
 
-/// On how many threads.
+/// The threads of a model.
 #[derive(clap::Args)]
 pub struct CpuArgs {
     /// Threads [default: the physical cores]
@@ -48,7 +48,7 @@ pub struct CpuArgs {
     pub threads: Option<u16>,
 }
 
-/// What keys and values are kept as.
+/// The types of the KV cache.
 #[derive(clap::Args)]
 pub struct CacheArgs {
     /// Type of the KV cache's keys: f32, f16 or q8_0; also -ctk
@@ -60,7 +60,7 @@ pub struct CacheArgs {
 }
 
 impl CacheArgs {
-    /// Both.
+    /// The types of keys and values.
     pub fn types(&self) -> CacheTypes {
         CacheTypes { k: self.cache_type_k, v: self.cache_type_v }
     }
@@ -76,7 +76,7 @@ fn cache_type(name: &str) -> Result<GgmlType, String> {
     ty.ok_or_else(|| "choose f32, f16 or q8_0".to_owned())
 }
 
-/// llama.cpp's short names of more than one letter, which the parser of arguments does not know.
+/// Replaces llama.cpp's short names of more than one letter, which clap does not support.
 pub fn long_name(arg: OsString) -> OsString {
     match arg.to_str() {
         Some("-ctk") => "--cache-type-k".into(),
@@ -86,19 +86,19 @@ pub fn long_name(arg: OsString) -> OsString {
 }
 
 impl ModelArgs {
-    /// Opens the file.
+    /// Opens the model file.
     pub fn gguf(&self) -> Result<Gguf> {
         Ok(Gguf::open(&self.model)?)
     }
 
-    /// Makes a model of it, with what it `need`s beside its weights.
+    /// Loads the model; `need` is the memory that it takes beside its weights.
     pub fn load(&self, gguf: Gguf, need: Need) -> Result<Model> {
         self.ram.load(gguf, self.cpu.cpu()?, need)
     }
 }
 
 impl RamArgs {
-    /// Makes a model of an open file within the memory that it may have; says what that means where it does not fit, or the user asks.
+    /// Loads the model of an open file within its memory budget; prints the budget if the model does not fit or the user gave one.
     pub fn load(&self, gguf: Gguf, cpu: Cpu, need: Need) -> Result<Model> {
         let Some(budget) = self.ram.unwrap_or_default().budget()? else {
             let model = Model::new(gguf, cpu)?;
@@ -121,14 +121,14 @@ impl RamArgs {
         room_to_run(need).map(|()| model)
     }
 
-    /// How to read what is streamed.
+    /// The settings for reading streamed weights.
     pub fn options(&self) -> Options {
         let (reader, patience) = (self.reader.unwrap_or_default(), Duration::from_secs(self.io_timeout));
         Options { reader, patience, ..Options::default() }
     }
 }
 
-/// That a loaded model can be run: now, for a buffer that finds no memory later ends the program.
+/// Checks now that the activations of a loaded model fit: an allocation that fails later would end the program.
 fn room_to_run(need: Need) -> Result<()> {
     limits::spare(need.scratch).with_context(|| {
         let bytes = output::bytes(need.scratch);
@@ -136,7 +136,7 @@ fn room_to_run(need: Need) -> Result<()> {
     })
 }
 
-/// The budget and where it goes.
+/// Prints the budget and what it is spent on.
 fn say(model: &Model) {
     let Some(plan) = model.plan() else { return };
     let room = plan.room;
@@ -163,7 +163,7 @@ fn say(model: &Model) {
 }
 
 impl CpuArgs {
-    /// The processor with the instruction set of `STRATA_ISA` or the best it has.
+    /// The processor with the instruction set that `STRATA_ISA` names, else the best one.
     pub fn cpu(&self) -> Result<Cpu> {
         let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
         let wanted = self.threads.map_or_else(crate::machine::default_threads, usize::from);
