@@ -58,10 +58,7 @@ pub fn calibrate(
     let context = options.context;
     let chunks = tokens.len().checked_div(context).unwrap_or(0).min(options.max_chunks.unwrap_or(usize::MAX));
     let (Ok(chunk_count), Ok(chunk_size), 1..) = (chunks.try_into(), context.try_into(), chunks) else {
-        let n = tokens.len();
-        return Err(Error::Request(format!(
-            "the text has {n} tokens and a chunk takes {context}; use a longer text, a smaller -c, or --chunks from 1 on"
-        )));
+        return Err(Error::TextTooShort { tokens: tokens.len(), chunk: context });
     };
     let mut tokens = tokens[..chunks * context].to_vec();
     if let Some(bos) = bos {

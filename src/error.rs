@@ -173,8 +173,6 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// A request that has no variant of its own yet.
-    Request(String),
     /// Strata contradicts itself: a defect of the program.
     Internal(&'static str),
     /// The user stopped the work.
@@ -318,7 +316,6 @@ impl fmt::Display for Error {
             }
             Error::InvalidArgument { what, problem } => write!(f, "{}: {}", printable(what), printable(problem)),
             Error::Internal(what) => write!(f, "{what}, which is a defect of Strata; report it"),
-            Error::Request(what) => f.write_str(&printable(what)),
             Error::Cancelled => f.write_str("stopped"),
             memory @ (Error::OutOfMemory { .. }
             | Error::MemoryUnknown

@@ -68,7 +68,7 @@ impl<'m> Session<'m> {
 
     fn watched_append(&mut self, tokens: &[u32], progress: &dyn Progress) -> Result<&[f32]> {
         if tokens.is_empty() {
-            return Err(Error::Request("nothing to continue: the prompt has no token; give one with -p".into()));
+            return Err(Error::EmptyPrompt);
         }
         let mut segments = [Segment { tokens, cache: &mut self.cache }];
         self.model.watched_pass(&mut self.scratch, &mut segments, progress)?;
@@ -95,9 +95,7 @@ impl<'m> Session<'m> {
         let mut timings = Timings { prefill: start.elapsed(), decode: Duration::ZERO, decoded: 0, end: End::Length };
         for i in 0..limit {
             progress.check()?;
-            let token = sampler.sample(logits).ok_or_else(|| {
-                Error::Request("no token is left to choose from; choose a --min-p below 1 and a --top-p above 0".into())
-            })?;
+            let token = sampler.sample(logits).ok_or(Error::NoCandidate)?;
             if is_end(token) {
                 timings.end = End::Stop;
                 break;

@@ -59,14 +59,11 @@ pub fn perplexity(
     progress: &dyn Progress,
 ) -> Result<Perplexity> {
     if context < 4 {
-        return Err(Error::Request(format!("a context of {context} tokens is too small to score; choose -c 512")));
+        return Err(Error::ContextTooSmall { context });
     }
     let chunks = (tokens.len() / context).min(max_chunks.unwrap_or(usize::MAX));
     if chunks == 0 {
-        let n = tokens.len();
-        return Err(Error::Request(format!(
-            "the text has {n} tokens and a chunk takes {context}; use a longer text, a smaller -c, or --chunks of at least 1"
-        )));
+        return Err(Error::TextTooShort { tokens: tokens.len(), chunk: context });
     }
     progress.begin("perplexity", (chunks * context) as u64);
     let (mut scratch, mut scores) = (Scratch::default(), Scores::default());
@@ -140,10 +137,7 @@ impl Scores {
 
     fn finish(&self, chunks: usize) -> Result<Perplexity> {
         if self.n < 2 {
-            return Err(Error::Request(
-                "one token is too little to measure an error by; use a longer text, a larger -c or more --chunks"
-                    .into(),
-            ));
+            return Err(Error::TooFewScored);
         }
         let n = self.n as f64;
         let mean = self.sum / n;
@@ -151,9 +145,7 @@ impl Scores {
         let perplexity = libm::exp(mean);
         let standard_error = (variance / (n - 1.0)).sqrt() * perplexity;
         if !(perplexity.is_finite() && standard_error.is_finite()) {
-            return Err(Error::Request(format!(
-                "the perplexity is too large for a number: a token costs {mean:.1} nats on average; this is no working model of the text"
-            )));
+            return Err(Error::PerplexityOverflow { mean_nll: mean });
         }
         Ok(Perplexity { mean_nll: mean, perplexity, standard_error, tokens_scored: self.n, chunks })
     }

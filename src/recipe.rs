@@ -58,10 +58,11 @@ impl Mix {
             alias @ ("Q3_K" | "Q4_K" | "Q5_K") => format!("{alias}_M"),
             other => other.to_owned(),
         };
-        Mix::ALL.iter().find(|mix| mix.name == full).copied().ok_or_else(|| {
-            let known: Vec<_> = Mix::ALL.iter().map(|mix| mix.name).collect();
-            Error::Request(format!("{}; choose one of {}", unknown(name), known.join(", ")))
-        })
+        Mix::ALL
+            .iter()
+            .find(|mix| mix.name == full)
+            .copied()
+            .ok_or_else(|| unknown(name, Mix::ALL.iter().map(|mix| mix.name).collect()))
     }
 }
 
@@ -72,22 +73,20 @@ impl Mix {
 pub fn tensor_type(name: &str) -> Result<GgmlType> {
     match GgmlType::from_name(name) {
         Some(ty) if ty.format().is_some() => Ok(ty),
-        _ => {
-            let known: Vec<_> = GgmlType::with_format().map(|format| format.ty.name()).collect();
-            Err(Error::Request(format!("{}; choose one of {}", unknown(name), known.join(", "))))
-        }
+        _ => Err(unknown(name, GgmlType::with_format().map(|format| format.ty.name()).collect())),
     }
 }
 
 /// Families of ggml types that Strata names and does not write.
 const NOT_WRITTEN: [&str; 7] = ["IQ1_", "IQ2_", "IQ3_", "TQ", "MXFP4", "NVFP4", "Q1_"];
 
-fn unknown(name: &str) -> String {
+fn unknown(name: &str, known: Vec<&'static str>) -> Error {
     let upper = name.to_ascii_uppercase();
     if NOT_WRITTEN.iter().any(|family| upper.starts_with(family)) || GgmlType::from_name(name).is_some() {
-        format!("type {upper} exists in ggml, but Strata cannot write it")
+        let problem = format!("exists in ggml, but Strata cannot write it; choose one of {}", known.join(", "));
+        Error::argument(format!("type {upper}"), problem)
     } else {
-        format!("there is no type {}", quoted(name))
+        Error::UnknownName { kind: "type", name: name.to_owned(), known }
     }
 }
 
@@ -138,7 +137,7 @@ impl Recipe {
     pub fn pure(ty: GgmlType) -> Result<Recipe> {
         match Mix::ALL.iter().find(|mix| mix.base == ty) {
             Some(mix) => Ok(Recipe { pure: true, ..Recipe::new(*mix) }),
-            None => Err(tensor_type(ty.name()).err().unwrap_or_else(|| Error::Request(unknown(ty.name())))),
+            None => Err(unknown(ty.name(), Mix::ALL.iter().map(|mix| mix.name).collect())),
         }
     }
 
@@ -167,7 +166,7 @@ impl Recipe {
     /// # Errors
     /// If it is not of that form, the pattern no regular expression, or the type none that Strata writes.
     pub fn parse_exception(text: &str) -> Result<(Regex, GgmlType)> {
-        let bad = |why: String| Error::Request(format!("{}: {why}", quoted(text)));
+        let bad = |why: String| Error::argument(quoted(text), why);
         // The last `=`: types have none, patterns may.
         let (pattern, ty) = text.rsplit_once('=').ok_or_else(|| bad("must be REGEX=TYPE".into()))?;
         if pattern.is_empty() {

@@ -4,7 +4,7 @@
 //! states finite through any number of layers. A few rows are encoded, by the real encoder, and repeated, so that writing is as fast as
 //! the disk. The same request gives the same bytes on every machine.
 
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result};
 use crate::gguf::{Layout, Writer};
 use crate::io::file::{free_bytes, output_folder};
 use crate::progress::Progress;
@@ -67,8 +67,8 @@ impl LlamaShape {
     /// Names those that there are.
     pub fn from_name(name: &str) -> Result<LlamaShape> {
         SHAPES.iter().find(|shape| shape.name.eq_ignore_ascii_case(name)).copied().ok_or_else(|| {
-            let known = SHAPES.map(|shape| shape.name).join(", ");
-            Error::Request(format!("there is no shape {}; choose one of {known}", quoted(name)))
+            let known = SHAPES.map(|shape| shape.name).to_vec();
+            Error::UnknownName { kind: "shape", name: name.to_owned(), known }
         })
     }
 }

@@ -4,7 +4,7 @@
 use super::plan::{From, Tensor};
 use super::source::Input;
 use crate::checkpoint::MAX_TOKENS;
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, Setting, quoted};
 use crate::gguf::keys::ALIGNMENT_KEY;
 use crate::gguf::{Gguf, Layout, Value, ValueType, alignment_is_valid};
 use crate::model::Shape;
@@ -20,12 +20,7 @@ use strata_quant::GgmlType;
 pub fn check_overrides(layout: &Layout, overrides: &[(String, Value)]) -> Result<()> {
     let mut seen = HashSet::new();
     for (key, value) in overrides {
-        let refuse = |problem: String| {
-            Err(Error::Request(format!(
-                "cannot set the metadata key {}: {problem}; leave out this --override-kv",
-                quoted(key)
-            )))
-        };
+        let refuse = |problem: String| Err(Error::MetadataRefused { key: key.clone(), problem });
         if !seen.insert(key) {
             return refuse("it is given twice".to_owned());
         }
@@ -238,11 +233,11 @@ fn blamed(error: Error, input: &Input) -> Error {
             let problem = format!("strata could not run what it would write: {problem}");
             let remedy = match input {
                 Input::Checkpoint(_) => {
-                    "correct the checkpoint's file that this comes from, or leave out the --override-kv that sets it"
+                    "correct the checkpoint's file that this comes from, or do not set the key over it"
                 }
-                Input::Gguf(_) => "correct it with --override-kv, or leave out the one that sets it",
+                Input::Gguf(_) => "set the key to another value, or do not set it",
             };
-            Error::invalid(input.path(), place, problem, remedy)
+            Error::invalid(input.path(), place, problem, remedy).with_setting(Setting::Metadata)
         }
         other => other,
     }

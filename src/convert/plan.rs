@@ -159,7 +159,7 @@ fn missing(checkpoint: &Checkpoint, name: &str) -> Error {
 
 fn of_gguf(gguf: &Gguf) -> Result<Vec<Tensor>> {
     if gguf.files().next().is_none() {
-        return Err(Error::Request("only a model in files can be converted".to_owned()));
+        return Err(Error::InMemory { doing: "converted" });
     }
     let mut order: Vec<_> = gguf.tensors().iter().collect();
     order.sort_by_key(|tensor| place_in_pass(&tensor.name));

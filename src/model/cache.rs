@@ -2,7 +2,7 @@
 //!
 //! The memory is asked for whole and used as tokens come: an untouched page of it costs nothing.
 
-use crate::error::{Error, Result};
+use crate::error::{Allocation, Error, Result};
 use crate::model::Shape;
 use crate::random;
 use memmap2::MmapMut;
@@ -82,7 +82,7 @@ impl KvCache {
         let rooms: Option<Vec<_>> = (0..layers).map(|_| room()).collect();
         let layers = rooms.ok_or_else(|| {
             let bytes = bytes.unwrap_or(usize::MAX).saturating_mul(layers);
-            Error::Request(format!("no memory for a context of {capacity} tokens ({bytes} bytes); choose a smaller -c"))
+            Error::OutOfMemory { what: Allocation::KvCache { tokens: capacity }, bytes: bytes as u64 }
         })?;
         Ok(KvCache { layers, layout, capacity, len: 0 })
     }
@@ -169,6 +169,6 @@ impl KvCache {
 fn layout(shape: &Shape, types: CacheTypes) -> Result<KvLayout> {
     let CacheTypes { k, v } = types;
     KvLayout::new(k, v, shape.kv_heads, shape.head_dim).ok_or_else(|| {
-        Error::Request(format!("a cache of types {k} and {v} is not supported; choose F32, F16 or Q8_0"))
+        Error::argument(format!("KV cache of types {k} and {v}"), "is not supported; choose F32, F16 or Q8_0")
     })
 }

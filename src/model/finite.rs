@@ -1,6 +1,6 @@
 //! A number that is not finite has turned up in a pass: which operation met it, and which weight is the cause.
 
-use crate::error::Error;
+use crate::error::{Error, Setting};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::verify;
@@ -94,13 +94,14 @@ impl Model {
         let (problem, remedy) = match stage {
             Stage::Cache(what, ty) => (
                 format!("all weights are finite, but {what} are too large for a cache of type {ty}"),
-                "keep keys and values in single precision, where the command has --cache-type-k f32 --cache-type-v f32",
+                "keep keys and values in single precision",
             ),
             _ => (
                 "all weights are finite, but what they give is too large for single precision".to_owned(),
                 "the weights are of no working model; get or convert it again",
             ),
         };
-        Error::invalid(self.gguf().path(), place, problem, remedy)
+        let error = Error::invalid(self.gguf().path(), place, problem, remedy);
+        if matches!(stage, Stage::Cache(..)) { error.with_setting(Setting::CacheTypes) } else { error }
     }
 }

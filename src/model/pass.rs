@@ -11,7 +11,7 @@
 //! A layer's weights are used for all tokens of the pass before the next layer's are touched: a weight that comes from disk is read
 //! once a pass. Inside a layer the tokens go in sub-batches, which bound the memory between the matrices.
 
-use crate::error::{Error, Result};
+use crate::error::{Allocation, Error, Result};
 use crate::gguf::Gguf;
 use crate::model::finite::{Stage, finite};
 use crate::model::store::{Layer, Linear, Store};
@@ -375,12 +375,13 @@ impl Model {
         let (d, vocab) = (self.shape.hidden, self.shape.vocab);
         h.clear();
         if n.checked_mul(d).and_then(|len| h.try_reserve_exact(len).ok()).is_none() {
-            return Err(Error::Request(format!("no memory for {n} tokens of {d} values; take fewer at a time")));
+            let bytes = (n as u64).saturating_mul(4 * d as u64);
+            return Err(Error::OutOfMemory { what: Allocation::Activations { tokens: n }, bytes });
         }
         h.resize(n * d, 0.0);
         for (&token, h) in tokens.zip(h.chunks_exact_mut(d)) {
             if token as usize >= vocab {
-                return Err(Error::Request(format!("token {token} is not in the vocabulary of {vocab} tokens")));
+                return Err(Error::TokenOutOfVocabulary { token, vocab });
             }
             self.store.embed(token, h)?;
             if let Some(column) = h.iter().position(|v| !v.is_finite()) {
@@ -402,9 +403,7 @@ fn room(segments: &[Segment<'_>]) -> Result<usize> {
     for Segment { tokens, cache } in segments {
         if cache.len() + tokens.len() > cache.capacity() {
             let (have, more, room) = (cache.len(), tokens.len(), cache.capacity());
-            return Err(Error::Request(format!(
-                "{have} tokens and {more} more do not fit into a context of {room}; choose a larger -c"
-            )));
+            return Err(Error::ContextFull { have, more, room });
         }
     }
     Ok(segments.iter().map(|segment| segment.tokens.len()).sum())

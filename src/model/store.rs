@@ -137,7 +137,7 @@ impl Store {
             self.gguf.files().for_each(|file| file.in_huge_pages());
         } else {
             if self.sources.is_empty() {
-                return Err(Error::Request("a model in memory cannot be streamed; write it to a file".to_owned()));
+                return Err(Error::InMemory { doing: "streamed" });
             }
             self.gguf.files().for_each(|file| file.forget());
             let layers: Vec<_> = self.layers.iter().map(LayerAt::matrices).collect();

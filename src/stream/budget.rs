@@ -55,8 +55,7 @@ impl Ram {
             (Ram::Bytes(bytes), _) => bytes,
             (Ram::Share(share), Some(memory)) => (memory.total as f64 * share) as u64,
             (Ram::Share(_), None) => {
-                let problem = "this system does not tell how much memory it has; give --ram in bytes, as 64G";
-                return Err(Error::Request(problem.to_owned()));
+                return Err(Error::MemoryUnknown);
             }
             // What the process has is not free, yet its own.
             (Ram::Free, Some(memory)) => {

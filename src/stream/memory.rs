@@ -7,7 +7,7 @@
 // The reader's share of unsafe code: memory that the kernel fills.
 #![allow(unsafe_code)]
 
-use crate::error::{Error, Result};
+use crate::error::{Allocation, Error, Result};
 use crate::io::direct::ALIGN;
 use std::ops::Range;
 use std::sync::Arc;
@@ -44,8 +44,7 @@ impl Buffer {
     /// # Errors
     /// If the memory cannot be had.
     pub fn new(bytes: usize) -> Result<Buffer> {
-        let no_memory =
-            |error| Error::Request(format!("no memory for {bytes} bytes of weights ({error}); give less --ram"));
+        let no_memory = |_| Error::OutOfMemory { what: Allocation::Weights, bytes: bytes as u64 };
         let len = bytes.max(1).next_multiple_of(if bytes < 32 * HUGE { ALIGN } else { HUGE });
         let mut map = memmap2::MmapMut::map_anon(len).map_err(no_memory)?;
         // A wish: small pages do as well, a little slower.

@@ -75,14 +75,14 @@ impl Sizes {
         for (name, dims, ty) in tensors {
             let cols = dims.first().copied().unwrap_or(0);
             let row_bytes = ty.row_bytes(cols as usize).map(|bytes| bytes as u64);
-            let row_bytes = row_bytes.ok_or_else(|| Error::Request(format!("{name}: {cols} values in {ty}")))?;
+            let row_bytes =
+                row_bytes.ok_or_else(|| Error::argument(name, format!("has rows of {cols} values in {ty}")))?;
             let size = MatrixSize { rows: dims.iter().skip(1).product(), cols, row_bytes };
             file_bytes += size.bytes();
             sizes.insert(name, size);
         }
-        let find = |name: &str| {
-            sizes.get(name).copied().ok_or_else(|| Error::Request(format!("the model has no tensor {name}")))
-        };
+        let find =
+            |name: &str| sizes.get(name).copied().ok_or_else(|| Error::argument(name, "the model has no such tensor"));
         let output = find("output.weight").or_else(|_| find("token_embd.weight"))?;
         let layer = |i: usize| -> Result<[MatrixSize; MATRICES]> {
             let mut layer = [MatrixSize::default(); MATRICES];
@@ -230,22 +230,8 @@ fn pin(layer: &[MatrixSize; MATRICES], wanted: u64) -> [u64; MATRICES] {
 /// Why even `plan`, which takes the least memory, does not fit.
 fn shortage(plan: &Plan) -> Error {
     let Room { budget, fixed, kv, scratch } = plan.room;
-    let gb = |bytes: u64| match bytes {
-        0..1_000_000_000 => format!("{} MB", bytes.div_ceil(1_000_000)),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    };
-    let remedy = if kv > budget / 4 { "choose a smaller context (-c) or give more --ram" } else { "give more --ram" };
-    Error::Request(format!(
-        "a budget of {} is too small: {} for the KV cache, {} for activations, {} for the output matrix and what is always there, {} for \
-         the layers in hand, {} for the program make {}; {remedy}",
-        gb(budget),
-        gb(kv),
-        gb(scratch),
-        gb(plan.pinned_bytes),
-        gb(plan.ring_bytes()),
-        gb(fixed),
-        gb(plan.total_bytes()),
-    ))
+    let (pinned, ring, need) = (plan.pinned_bytes, plan.ring_bytes(), plan.total_bytes());
+    Error::BudgetTooSmall { budget, need, kv, activations: scratch, pinned, ring, program: fixed }
 }
 
 /// What limits a pass.
@@ -434,14 +420,16 @@ mod tests {
 
     #[test]
     fn too_little_is_refused_with_the_numbers() {
-        let error = plan(&llama_8b(), room(900_000_000)).unwrap_err().to_string();
+        let error = plan(&llama_8b(), room(900_000_000)).unwrap_err();
+        let Error::BudgetTooSmall { budget: 900_000_000, need, kv, activations, pinned, ring, program } = error else {
+            panic!("{error}")
+        };
+        assert!(need > 900_000_000 && need == kv + activations + pinned + ring + program, "{error}");
         assert!(
-            error.contains("900 MB is too small")
-                && error.contains("70 MB for the KV cache")
-                && error.ends_with("give more --ram")
+            error.to_string().contains("900 MB is too small") && error.to_string().contains("70 MB for the KV cache")
         );
         let huge = Room { kv: 5_000_000_000, ..room(4_000_000_000) };
-        assert!(plan(&llama_8b(), huge).unwrap_err().to_string().contains("smaller context (-c)"));
+        assert!(matches!(plan(&llama_8b(), huge), Err(Error::BudgetTooSmall { kv: 5_000_000_000, .. })));
         let absurd = Room { kv: u64::MAX, ..room(4_000_000_000) };
         assert!(plan(&llama_8b(), absurd).is_err());
     }

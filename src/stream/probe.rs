@@ -29,12 +29,13 @@ pub enum Reader {
 }
 
 impl FromStr for Reader {
-    type Err = String;
+    type Err = Error;
 
-    fn from_str(name: &str) -> std::result::Result<Reader, String> {
+    fn from_str(name: &str) -> Result<Reader> {
         let all = [Reader::Auto, Reader::Uring, Reader::Pread, Reader::Buffered];
-        let names = all.map(Reader::name).join(", ");
-        all.into_iter().find(|reader| reader.name() == name).ok_or(format!("choose one of {names}"))
+        let known = all.map(Reader::name).to_vec();
+        let unknown = || Error::UnknownName { kind: "reader", name: name.to_owned(), known };
+        all.into_iter().find(|reader| reader.name() == name).ok_or_else(unknown)
     }
 }
 
@@ -153,10 +154,8 @@ impl Options {
     /// # Errors
     /// If the system refuses it.
     pub fn queue(&self, sources: &Sources, way: &Way) -> Result<Queue> {
-        let backend = way.reader.backend(sources, way.depth).map_err(|error| {
-            let name = way.reader.name();
-            Error::Request(format!("this system refuses --reader {name} ({error}); choose another, or auto"))
-        })?;
+        let backend = way.reader.backend(sources, way.depth);
+        let backend = backend.map_err(|source| Error::ReaderRefused { reader: way.reader.name(), source })?;
         let backend = match &self.wrap {
             Some(wrap) => wrap(backend),
             None => backend,

@@ -59,7 +59,7 @@ impl Queue {
         loop {
             self.launch();
             let Some(&(file, offset)) = self.drives.iter().find_map(|drive| drive.flying.first()) else {
-                return Err(Error::Request("there is nothing to read".to_owned()));
+                return Err(Error::Internal("a read is waited for and none was ordered"));
             };
             let done = self.backend.wait(self.patience).map_err(|error| self.failed(file, offset, error))?;
             let Some((read, result)) = done else {

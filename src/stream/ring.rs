@@ -133,7 +133,7 @@ impl Ring {
             }
         }
         let thread = threads::builder().name("strata-ring".to_owned()).spawn(move || feed(feeder, &from, &to));
-        let thread = thread.map_err(|error| Error::Request(format!("no thread to read weights: {error}")))?;
+        let thread = thread.map_err(Error::Thread)?;
         Ok(Ring { full, orders: Some(orders), thread: Some(thread), failed: false })
     }
 
@@ -153,8 +153,7 @@ impl Ring {
                 }
                 Err(RecvTimeoutError::Timeout) => look()?,
                 Err(RecvTimeoutError::Disconnected) => {
-                    let when = if self.failed { "after an error" } else { "unexpectedly" };
-                    return Err(Error::Request(format!("reading of weights has ended {when}; open the model again")));
+                    return Err(Error::ReaderStopped { after_error: self.failed });
                 }
             }
         }
