@@ -39,5 +39,5 @@ pub mod tokenizer;
 pub mod verify;
 
 pub use error::{Error, Result};
-pub use strata_kernels::{Cpu, Isa};
+pub use strata_kernels::{Cpu, Isa, IsaUnavailable};
 pub use strata_quant::GgmlType;

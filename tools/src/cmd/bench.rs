@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(short = 'm', long = "model", value_name = "FILE")]
     models: Vec<PathBuf>,
     /// Measure a model of this shape with random weights instead, in a temporary file: 1b, 3b, 8b, 70b or 405b
-    #[arg(long, value_name = "SHAPE", conflicts_with = "models", value_parser = shape)]
+    #[arg(long, value_name = "SHAPE", conflicts_with = "models", value_parser = LlamaShape::from_name)]
     synthetic: Option<LlamaShape>,
     /// Layers of the synthetic model [default: all of the real one]
     #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "models", value_parser = clap::value_parser!(u16).range(1..=512))]
@@ -80,17 +80,12 @@ pub struct Args {
     csv: bool,
 }
 
-fn shape(name: &str) -> Result<LlamaShape, String> {
-    LlamaShape::from_name(name).map_err(|error| error.to_string())
-}
-
 /// A type's own name means every matrix, unlike in `strata convert`, where `q4_k` is the mix Q4_K_M.
-fn recipe(name: &str) -> Result<Recipe, String> {
-    let recipe = match GgmlType::from_name(name).filter(|ty| ty.format().is_some()) {
+fn recipe(name: &str) -> strata::Result<Recipe> {
+    match GgmlType::from_name(name).filter(|ty| ty.format().is_some()) {
         Some(ty) => Recipe::pure(ty),
         None => Mix::from_name(name).map(Recipe::new),
-    };
-    recipe.map_err(|error| error.to_string())
+    }
 }
 
 /// The most tokens of the warm-up pass.

@@ -2,7 +2,7 @@
 
 use crate::output;
 use crate::progress::{Shown, Unit};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -71,9 +71,8 @@ impl CacheArgs {
     }
 }
 
-fn cache_type(name: &str) -> Result<GgmlType, String> {
-    let ty = GgmlType::from_name(name).filter(|ty| CacheTypes::ALL.contains(ty));
-    ty.ok_or_else(|| "choose f32, f16 or q8_0".to_owned())
+fn cache_type(name: &str) -> Result<GgmlType> {
+    GgmlType::from_name(name).filter(|ty| CacheTypes::ALL.contains(ty)).context("choose f32, f16 or q8_0")
 }
 
 /// Replaces llama.cpp's short names of more than one letter, which clap does not support.
@@ -165,7 +164,7 @@ fn say(model: &Model) {
 impl CpuArgs {
     /// The processor with the instruction set that `STRATA_ISA` names, else the best one.
     pub fn cpu(&self) -> Result<Cpu> {
-        let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
+        let isa = Isa::from_environment().context("STRATA_ISA")?;
         let wanted = self.threads.map_or_else(crate::machine::default_threads, usize::from);
         let cpu = Cpu::new(isa, limits::threads(wanted));
         limits::spare(0).context("cannot keep so many threads; give fewer by --threads, or raise ulimit -v")?;

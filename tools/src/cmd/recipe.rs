@@ -2,7 +2,7 @@
 
 use crate::output;
 use crate::progress::{Shown, Unit};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
@@ -91,7 +91,7 @@ pub struct RecipeArgs {
 impl RecipeArgs {
     /// Writes a file of each mix to its path, or prints its plan. `name` replaces the model's name in the source.
     pub fn make(&self, input: &Input, outputs: &[(PathBuf, Mix)], name: Option<String>) -> Result<()> {
-        let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
+        let isa = Isa::from_environment().context("STRATA_ISA")?;
         let options = Options {
             name,
             memory: self.memory.map(Size::bytes),

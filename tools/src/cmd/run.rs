@@ -3,7 +3,7 @@
 use super::model::{CacheArgs, ModelArgs};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output, text};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -73,14 +73,12 @@ struct SamplingArgs {
     seed: Option<u64>,
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
-    let number = text.parse().ok().filter(|t| TEMPERATURES.contains(t));
-    number.ok_or_else(|| "give a number of at least 0".to_owned())
+fn temperature(text: &str) -> Result<f32> {
+    text.parse().ok().filter(|t| TEMPERATURES.contains(t)).context("give a number of at least 0")
 }
 
-fn probability(text: &str) -> Result<f32, String> {
-    let number = text.parse().ok().filter(|p| PROBABILITIES.contains(p));
-    number.ok_or_else(|| "give a number from 0 to 1".to_owned())
+fn probability(text: &str) -> Result<f32> {
+    text.parse().ok().filter(|p| PROBABILITIES.contains(p)).context("give a number from 0 to 1")
 }
 
 impl SamplingArgs {
