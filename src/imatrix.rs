@@ -1,7 +1,7 @@
-//! Importance matrices: how strongly a text drives each column of each weight matrix, in llama.cpp's two kinds of file.
+//! Importance matrices: the mean square of the input to each column of each weight matrix over a text, in llama.cpp's two file formats.
 //!
-//! Of every matrix they hold, for each input column, the sum of `x * x` over the tokens that went through it. The mean
-//! is the weight that the quantizers give to errors in that column.
+//! For every weight matrix they hold the sum of `x * x` of each input column over all tokens. The mean is the weight that
+//! the quantizers give to errors in that column.
 //!
 //! ```text
 //!  GGUF: general.type = "imatrix", imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size (tokens)
@@ -25,10 +25,10 @@ use crate::io::file::read_regular;
 use crate::io::inputs::Inputs;
 use crate::io::outputs::Outputs;
 
-/// The most bytes that a file may have: ten times what the largest models need.
+/// The most bytes of a file: ten times what the largest models need.
 pub const MAX_BYTES: u64 = 2 << 30;
 
-/// Tokens in a chunk where nothing says otherwise; llama-imatrix's own default.
+/// The default number of tokens in a chunk, as in llama-imatrix.
 pub const CHUNK_SIZE: u32 = 512;
 
 const TYPE: &str = "imatrix";
@@ -39,19 +39,19 @@ const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 const MAKE_AGAIN: &str = "make the matrix again with strata calibrate or llama-imatrix";
 
-/// What one weight tensor read.
+/// The input statistics of one weight tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
-    /// `(matrices, columns)`: sums of squares; finite, none negative.
+    /// The sums of squares, `(matrices, columns)`: finite and not negative.
     pub in_sum2: Vec<f32>,
-    /// `(matrices)`: over how many tokens, or chunks where the matrix has no chunk size.
+    /// The number of tokens, `(matrices)`; the number of chunks where the matrix has no chunk size.
     pub counts: Vec<u64>,
 }
 
-/// The two kinds of file.
+/// The two file formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImatrixFormat {
-    /// GGUF, of today's llama-imatrix.
+    /// GGUF, the format of current llama-imatrix.
     Gguf,
     /// The earlier `.dat`.
     Dat,
@@ -60,27 +60,27 @@ pub enum ImatrixFormat {
 /// An importance matrix.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Imatrix {
-    /// By the name of the weight tensor, as `blk.0.attn_q.weight`.
+    /// The statistics by the name of the weight tensor, as `blk.0.attn_q.weight`.
     pub entries: BTreeMap<String, Entry>,
-    /// The texts it was made from, as they were named.
+    /// The names of the texts that it was made from.
     pub datasets: Vec<String>,
-    /// Chunks of text that went into it.
+    /// The number of chunks of text.
     pub chunk_count: u32,
-    /// Tokens in a chunk. `None` from a `.dat`, which does not tell: the counts of the entries are then chunks.
+    /// Tokens in a chunk. `None` from a `.dat`, which does not store it: the counts of the entries are then chunks.
     pub chunk_size: Option<u32>,
 }
 
 impl Imatrix {
-    /// Reads a file of either kind, told apart by their contents.
+    /// Reads a file of either format, recognized by its contents.
     ///
     /// # Errors
-    /// Names what is damaged, negative or not finite.
+    /// Names the value that is damaged, negative or not finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Imatrix> {
         let path = path.as_ref();
         Imatrix::parse(path, read_regular(path, MAX_BYTES)?)
     }
 
-    /// The matrix in the contents of the file at `path`.
+    /// Parses the contents of the file at `path`.
     ///
     /// # Errors
     /// As [`Imatrix::open`].
@@ -91,7 +91,7 @@ impl Imatrix {
         Dat { path, bytes: &bytes, pos: 0 }.matrix()
     }
 
-    /// What should be known before the matrix is used: tensors that no token went through, and columns in which errors count nothing.
+    /// Warnings about the matrix: tensors that no token went through, and columns whose errors have no weight.
     pub fn notes(&self) -> Vec<String> {
         let (mut unseen, mut zeros) = (Vec::new(), Vec::new());
         for (name, Entry { in_sum2, counts }) in &self.entries {
@@ -119,13 +119,13 @@ impl Imatrix {
         notes.into_iter().flatten().collect()
     }
 
-    /// Columns of each matrix of an entry.
+    /// The number of columns of each matrix of an entry.
     fn columns(&self, name: &str) -> usize {
         self.entries.get(name).map_or(1, |entry| (entry.in_sum2.len() / entry.counts.len().max(1)).max(1))
     }
 
-    /// The mean squares of a tensor's columns, `(matrices, columns)`, to the bit what llama-quantize derives from the
-    /// same file. A matrix that no token went through has ones.
+    /// The mean squares of a tensor's columns, `(matrices, columns)`, bit for bit those that llama-quantize computes from
+    /// the same file. A matrix that no token went through has ones.
     pub fn weights(&self, tensor: &str) -> Option<Vec<f32>> {
         let Entry { in_sum2, counts } = self.entries.get(tensor)?;
         let mut weights = Vec::with_capacity(in_sum2.len());
@@ -145,7 +145,7 @@ impl Imatrix {
         self.entries.retain(|name, _| !parts.iter().any(|part| name.contains(part)));
     }
 
-    /// The same with counts in tokens; `chunk_size` is believed only where the matrix does not know its own.
+    /// The matrix with counts in tokens; `chunk_size` is used only where the matrix has none.
     pub fn in_tokens(mut self, chunk_size: u32) -> Imatrix {
         if self.chunk_size.is_none() {
             for Entry { in_sum2, counts } in self.entries.values_mut() {
@@ -157,7 +157,7 @@ impl Imatrix {
         self
     }
 
-    /// Adds what `other` has counted, as if both texts had been one.
+    /// Adds the sums and counts of `other`, as if both texts had been one.
     ///
     /// # Errors
     /// If a tensor has other dimensions there, or a sum becomes too large.
@@ -194,8 +194,8 @@ impl Imatrix {
 
     /// Writes the file at `path`. A `.dat` keeps the means and a count of whole chunks, and only the last dataset.
     ///
-    /// # Errors If the file cannot be written, or the matrix is empty, has a sum that is no finite number, or is too
-    /// large for the format.
+    /// # Errors
+    /// If the file cannot be written, or the matrix is empty, has a sum that is not finite, or is too large for the format.
     pub fn write(&self, path: impl AsRef<Path>, format: ImatrixFormat) -> Result<()> {
         self.write_beside(path, format, &Inputs::default())
     }
@@ -252,7 +252,7 @@ impl Imatrix {
         let int = |n: u64, what: &'static str| -> Result<[u8; 4]> {
             i32::try_from(n).map(i32::to_le_bytes).map_err(|_| Error::DatOverflow { count: n, what })
         };
-        // What no token went through has nothing to say, and the format no way to say so.
+        // The format cannot express entries without tokens.
         let seen: Vec<_> = self.entries.iter().filter(|(_, e)| e.counts.iter().any(|&count| count > 0)).collect();
         let mut out = Vec::new();
         out.extend(int(seen.len() as u64, "entries")?);
@@ -279,7 +279,7 @@ impl Imatrix {
 
     fn from_gguf(gguf: &Gguf) -> Result<Imatrix> {
         let wrong = |place: String, problem: &str| Error::invalid(gguf.path(), place, problem, MAKE_AGAIN);
-        let missing = |key: &str| wrong(format!("key {key:?}"), "is missing: this is no importance matrix");
+        let missing = |key: &str| wrong(format!("key {key:?}"), "is missing: this is not an importance matrix");
         let datasets = gguf.array(DATASETS_KEY)?.ok_or_else(|| missing(DATASETS_KEY))?;
         let datasets = datasets.strings().ok_or_else(|| wrong(format!("key {DATASETS_KEY:?}"), "has no strings"))?;
         let chunk_count = gguf.u32(CHUNK_COUNT_KEY)?.ok_or_else(|| missing(CHUNK_COUNT_KEY))?;
@@ -311,7 +311,7 @@ impl Imatrix {
                 // Beyond 2^63 no integer of llama.cpp's is left.
                 let sound = (0.0..9.2e18).contains(&count) && count.fract() == 0.0;
                 sound.then_some(count as u64).ok_or_else(|| {
-                    wrong(format!("tensor {}", quoted(&counts.name)), &format!("{count} is no count of tokens"))
+                    wrong(format!("tensor {}", quoted(&counts.name)), &format!("{count} is not a count of tokens"))
                 })
             });
             let counts = counts.collect::<Result<_>>()?;
@@ -350,15 +350,15 @@ pub(crate) fn some(names: &[String]) -> String {
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
-/// The first sum that is negative or no finite number, and where it is.
+/// The index and value of the first sum that is negative or not finite.
 fn bad_sum(sums: &[f32]) -> Option<(usize, f32)> {
     sums.iter().copied().enumerate().find(|(_, sum)| !sum.is_finite() || *sum < 0.0)
 }
 
-/// Three lengths and one value.
+/// The least bytes of an entry: three lengths and one value.
 const SMALLEST_ENTRY: usize = 16;
 
-/// Steps over the bytes of a `.dat`. No length is believed that the file has no room for.
+/// A cursor over the bytes of a `.dat`, which checks every length against the rest of the file.
 struct Dat<'a> {
     path: &'a Path,
     bytes: &'a [u8],
@@ -371,7 +371,7 @@ impl<'a> Dat<'a> {
         let room = (self.bytes.len() - self.pos) / SMALLEST_ENTRY;
         if count < 1 || count as usize > room {
             let problem =
-                format!("claims {count} entries where there is room for {room}: this is no importance matrix");
+                format!("claims {count} entries where there is room for {room}: this is not an importance matrix");
             return Err(self.wrong(problem));
         }
         let mut entries = BTreeMap::new();
@@ -415,7 +415,7 @@ impl<'a> Dat<'a> {
         str::from_utf8(bytes).map_err(|_| self.wrong(format!("the {what} is not UTF-8")))
     }
 
-    /// An integer that counts something.
+    /// Reads an integer that must not be negative.
     fn length(&mut self, what: &str) -> Result<usize> {
         let int = self.int(what)?;
         usize::try_from(int).map_err(|_| self.wrong(format!("{what}: {int} is negative")))

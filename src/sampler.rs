@@ -1,4 +1,4 @@
-//! From logits to the next token: the most likely one, or a draw from the likely ones.
+//! Sampling: chooses the next token from logits, greedily or at random.
 //!
 //! The chain is llama.cpp's, in its order and with its defaults: top-k, top-p, min-p, temperature. All arithmetic after the logits is
 //! in `f64` with exponentials that are the same on every platform, so a seed gives the same text everywhere.
@@ -7,16 +7,16 @@ use crate::random::uniform;
 use std::ops::RangeInclusive;
 use strata_quant::float::all_finite;
 
-/// Temperatures that mean something; NaN is none of them.
+/// The valid temperatures; NaN is not among them.
 pub const TEMPERATURES: RangeInclusive<f32> = 0.0..=f32::MAX;
 
-/// The same of probabilities, and of shares of one.
+/// The valid probabilities, for top-p and min-p.
 pub const PROBABILITIES: RangeInclusive<f32> = 0.0..=1.0;
 
-/// How to choose.
+/// Settings of a sampler.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// Logits are divided by it; zero or less takes the most likely token.
+    /// The divisor of logits; zero or less selects the most likely token.
     pub temperature: f32,
     /// Keeps this many of the most likely tokens; 0 keeps all.
     pub top_k: usize,
@@ -24,7 +24,7 @@ pub struct Sampling {
     pub top_p: f32,
     /// Drops tokens less likely than this share of the most likely one.
     pub min_p: f32,
-    /// Where the random numbers start.
+    /// The seed of the random numbers.
     pub seed: u64,
 }
 
@@ -34,7 +34,7 @@ impl Default for Sampling {
     }
 }
 
-/// Chooses tokens.
+/// A sampler with its random state.
 pub struct Sampler {
     sampling: Sampling,
     state: u64,
@@ -47,8 +47,8 @@ impl Sampler {
         Sampler { sampling, state: sampling.seed, candidates: Vec::new() }
     }
 
-    /// Chooses among `logits (vocab)`; the lower number wins a tie. `None` if there is none to choose, or a logit is not finite: it could not
-    /// be compared with the others.
+    /// Samples a token from `logits`, `(vocab)`; the lower id wins a tie. `None` if there is no logit, or one is not finite and so cannot be
+    /// compared.
     pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
         if !all_finite(logits) {
             return None;
@@ -77,7 +77,7 @@ impl Sampler {
             });
             candidates.truncate(enough.map_or(candidates.len(), |i| i + 1));
         }
-        // The most likely one stays, whatever share of itself is asked for.
+        // At most 1, so that the most likely token stays.
         let least = (min_p as f64).min(1.0);
         candidates.retain(|c| libm::exp(c.0 as f64 - peak) >= least);
         let weight = |c: &(f32, u32)| libm::exp((c.0 as f64 - peak) / temperature as f64);

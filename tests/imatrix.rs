@@ -172,7 +172,7 @@ fn hostile_dat_files_are_refused() {
         (dat(1, 1, 1, 1, &[f32::NAN]), "NaN"),
         (dat(1, 1, 1, 2, &[1.0, f32::INFINITY]), "value 1 is inf"),
         (dat(1, 1, 1, 1, &[-1.0]), "value 0 is -1"),
-        (b"A text that somebody took for a matrix.".to_vec(), "is no importance matrix"),
+        (b"A text that somebody took for a matrix.".to_vec(), "is not an importance matrix"),
     ];
     for (bytes, words) in table {
         let said = refused(bytes);
@@ -227,11 +227,11 @@ fn hostile_gguf_files_are_refused() {
         (&[("a.in_sum2", &[1.0]), ("a.counts", &[1.0, 2.0])], "1 values do not belong to 2 counts"),
         (&[("a.in_sum2", &[1.0, f32::NAN]), ("a.counts", &[1.0])], "value 1 is NaN"),
         (&[("a.in_sum2", &[-2.0]), ("a.counts", &[1.0])], "value 0 is -2"),
-        (&[("a.in_sum2", &[1.0]), ("a.counts", &[f32::NAN])], "NaN is no count"),
-        (&[("a.in_sum2", &[1.0]), ("a.counts", &[-1.0])], "-1 is no count"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[f32::NAN])], "NaN is not a count"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[-1.0])], "-1 is not a count"),
         (&[("a.in_sum2", &[1.0]), ("a.counts", &[1e30])], "no count"),
-        (&[("a.in_sum2", &[1.0]), ("a.counts", &[f32::INFINITY])], "inf is no count"),
-        (&[("a.in_sum2", &[1.0]), ("a.counts", &[0.5])], "0.5 is no count"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[f32::INFINITY])], "inf is not a count"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[0.5])], "0.5 is not a count"),
         (&[("a.in_sum2", &[1.0, 2.0]), ("a.counts", &[1.0, 2.0])], "2 values do not belong to 2 counts"),
     ];
     for (tensors, words) in table {

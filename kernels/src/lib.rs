@@ -40,6 +40,6 @@ mod table;
 
 pub use attention::{AttentionScratch, AttentionShape, KvCells, KvLayout, Run};
 pub use cpu::Cpu;
-pub use isa::Isa;
+pub use isa::{Isa, IsaUnavailable};
 pub use matmul::Matrix;
 pub use rope::Rotation;

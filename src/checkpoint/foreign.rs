@@ -1,11 +1,11 @@
-//! Folders that are recognizably something else than a checkpoint, so that the message names them.
+//! Recognizes folders that are not checkpoints, so that the error names what they are.
 
 use super::json::{Object, read_json};
 use crate::error::{Error, Result, quoted};
 pub(crate) use crate::io::content::{Content, content};
 use std::path::Path;
 
-/// What a folder without a model in safetensors is; `None` for all that Strata cannot name.
+/// The error that names what a folder without a safetensors model is; `None` if Strata does not know.
 ///
 /// # Errors
 /// If the folder, or the description of an adapter in it, cannot be read.
@@ -69,7 +69,7 @@ pub(crate) fn folder(dir: &Path) -> Result<Option<Error>> {
     }
 }
 
-/// An error if the folder has a tokenizer, but not as `tokenizer.json`.
+/// Refuses a folder whose tokenizer is not in `tokenizer.json`.
 pub(crate) fn other_tokenizer(dir: &Path) -> Result<()> {
     let path = dir.join("tokenizer.json");
     if path.exists() {

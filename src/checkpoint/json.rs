@@ -1,5 +1,5 @@
-//! JSON files of a checkpoint, read so that nothing in them is guessed: a key given twice, a value of the wrong type, and a number that
-//! the target type cannot hold are errors that name the file, the key and the value.
+//! Strict reading of a checkpoint's JSON files: a duplicate key, a value of the wrong type, and a number that the target type cannot hold
+//! are errors that name the file, the key and the value.
 
 use crate::error::{Error, Result, quoted};
 use crate::io::content::{Content, content};
@@ -9,13 +9,13 @@ use serde_json::{Map, Number, Value as Json};
 use std::fmt;
 use std::path::Path;
 
-/// Bytes of a JSON file, at most. The largest tokenizers have 35 MB; a parsed file takes up to twenty times its length.
+/// The most bytes of a JSON file. The largest tokenizers have 35 MB; a parsed file takes up to twenty times its length.
 const LONGEST: u64 = 64 << 20;
 
-/// A JSON file without duplicate keys; `None` if it is not there.
+/// Reads a JSON file without duplicate keys; `None` if it does not exist.
 ///
 /// # Errors
-/// If it is there and is not a regular file, longer than 64 MiB, not JSON, or has an object in which a key is given twice.
+/// If it is not a regular file, longer than 64 MiB, not JSON, or has an object with a duplicate key.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     let Some(text) = read_optional(path, LONGEST)? else { return Ok(None) };
     let mut reader = serde_json::Deserializer::from_slice(&text);
@@ -29,13 +29,13 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     })
 }
 
-/// Why `text` is no JSON in which every key is given once, if it is not.
+/// The error of reading `text` as JSON without duplicate keys; `None` if it is valid.
 pub(crate) fn refusal(text: &[u8]) -> Option<serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     Unique.deserialize(&mut reader).and_then(|_| reader.end()).err()
 }
 
-/// The contents of a regular file of at most `limit` bytes; `None` if it is not there.
+/// The contents of a regular file of at most `limit` bytes; `None` if it does not exist.
 pub(crate) fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     match read_regular(path, limit) {
         Ok(text) => Ok(Some(text)),
@@ -44,7 +44,7 @@ pub(crate) fn read_optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> 
     }
 }
 
-/// Builds a value as serde_json does, except that a key given twice in an object is an error: serde_json keeps the last silently.
+/// Builds a value as serde_json does, except that a duplicate key is an error: serde_json silently keeps the last.
 struct Unique;
 
 impl<'de> DeserializeSeed<'de> for Unique {
@@ -115,23 +115,23 @@ impl<'de> Visitor<'de> for Unique {
     }
 }
 
-/// An object of a JSON file, whose members are asked for by key and type.
+/// An object of a JSON file, whose members are read by key and type.
 ///
 /// A key that is absent is `None` to the methods called `opt_`, and an error to the others. `null` is a wrong value like any other, except
 /// under the keys for which it was declared to mean "absent".
 #[derive(Clone)]
 pub(crate) struct Object<'a> {
     file: &'a Path,
-    prefix: String, // of its keys, as "rope_scaling."
+    prefix: String, // of the keys in messages, as "rope_scaling."
     map: &'a Map<String, Json>,
     nullable: &'static [&'static str],
 }
 
 impl<'a> Object<'a> {
-    /// The object that a whole file is; `nullable` are the keys under which `null` means "absent".
+    /// The top-level object of a file; `nullable` are the keys under which `null` means "absent".
     ///
     /// # Errors
-    /// If the file is something else than an object.
+    /// If the file is not an object.
     pub fn of_file(file: &'a Path, json: &'a Json, nullable: &'static [&'static str]) -> Result<Object<'a>> {
         let map = json.as_object().ok_or_else(|| {
             let problem = format!("must be an object, is {}", shown(json));
@@ -140,38 +140,38 @@ impl<'a> Object<'a> {
         Ok(Object { file, prefix: String::new(), map, nullable })
     }
 
-    /// The value of a key, unless it is absent, or `null` where that means the same.
+    /// The value of a key; `None` if it is absent, or `null` under a nullable key.
     pub fn get(&self, key: &str) -> Option<&'a Json> {
         self.map.get(key).filter(|value| !(value.is_null() && self.nullable.contains(&key)))
     }
 
-    /// Its keys.
+    /// The keys of the object.
     pub fn keys(&self) -> impl Iterator<Item = &'a str> {
         self.map.keys().map(String::as_str)
     }
 
-    /// What is wrong with a key, and what to do.
+    /// The error of a key, with a remedy.
     pub fn refused(&self, key: &str, problem: impl Into<String>, remedy: &str) -> Error {
         Error::invalid(self.file, quoted(&format!("{}{key}", self.prefix)), problem, remedy)
     }
 
-    /// What is wrong with a key of a file that should not be so.
+    /// The error of a key in a damaged file.
     pub fn wrong(&self, key: &str, problem: impl Into<String>) -> Error {
         self.refused(key, problem, "get the file again from the model's page")
     }
 
-    /// The value of a key as `read` takes it, which wants `wanted`: "a list".
+    /// The value of a key as `read` converts it; `wanted` names the type in the error, as "a list".
     fn typed<T>(&self, key: &str, wanted: &str, read: impl FnOnce(&'a Json) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| self.wrong(key, format!("must be {wanted}, is {}", shown(value))))
     }
 
-    /// True or false.
+    /// A boolean.
     pub fn opt_flag(&self, key: &str) -> Result<Option<bool>> {
         self.typed(key, "true or false", Json::as_bool)
     }
 
-    /// A text.
+    /// A string.
     pub fn opt_text(&self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "a text", Json::as_str)
     }
@@ -205,7 +205,7 @@ impl<'a> Object<'a> {
         self.typed(key, "an integer of 32 bits", |value| value.as_i64()?.try_into().ok())
     }
 
-    /// A number that an f32 holds: finite, and not zero if it is not zero.
+    /// A number that rounds to a finite f32, and not to zero unless it is zero.
     pub fn opt_f32(&self, key: &str) -> Result<Option<f32>> {
         let Some(wide) = self.typed(key, "a number", Json::as_f64)? else { return Ok(None) };
         let x = wide as f32; // checked in the next lines
@@ -234,7 +234,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A value as a message shows it: its kind where that is not plain, and at most 200 characters of it.
+/// A value as error messages show it: its type where that is not obvious, and at most 200 characters of text.
 pub(crate) fn shown(value: &Json) -> String {
     match value {
         Json::String(text) => format!("the text {}", quoted(text)),

@@ -16,22 +16,22 @@ use std::path::{Path, PathBuf};
 
 /// An open checkpoint, its configuration and weights checked against each other.
 pub struct Checkpoint {
-    /// The folder.
+    /// The folder of the checkpoint.
     pub dir: PathBuf,
-    /// The shape of the model.
+    /// The hyperparameters of `config.json`.
     pub config: Config,
     /// The tensors, mapped.
     pub weights: Weights,
 }
 
 impl Checkpoint {
-    /// Opens a folder.
+    /// Opens the checkpoint in a folder.
     ///
     /// # Errors
     /// If a file is missing or broken, or the model is of a kind that Strata does not know.
     pub fn open(dir: &Path) -> Result<Checkpoint> {
         if !dir.is_dir() {
-            let problem = if dir.exists() { "is no folder" } else { "does not exist" };
+            let problem = if dir.exists() { "is not a folder" } else { "does not exist" };
             return Err(Error::invalid(dir, "checkpoint", problem, "name the folder that has config.json"));
         }
         let config = Config::read(dir)?;
@@ -41,10 +41,10 @@ impl Checkpoint {
         Ok(Checkpoint { dir: dir.to_owned(), config, weights })
     }
 
-    /// A JSON file of the folder; `None` if it is not there.
+    /// Reads a JSON file of the folder; `None` if it does not exist.
     ///
     /// # Errors
-    /// If it is there and no JSON.
+    /// If it is not valid JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
         read_json(&self.dir.join(name))
     }

@@ -1,8 +1,8 @@
-//! The claim to an output: one program at a time writes what will be `NAME`, and says in a file beside it that it does.
+//! The claim to an output: only one program at a time writes what will be `NAME`, and a journal beside it says so.
 //!
-//! The file is `NAME.partial.journal`, locked as long as the claim is held. It tells what a run that was killed has left: of a
-//! conversion its journal (`convert/journal.rs`), which the same conversion goes on from; of every other command its name and those of
-//! its `.partial` files, which the same command replaces ([`Leftover`]). Nobody takes over what another command has left.
+//! The file is `NAME.partial.journal`, locked as long as the claim is held. After a kill it tells what the run has left: for a
+//! conversion its journal (`convert/journal.rs`), from which the same conversion resumes; for every other command its name and its
+//! `.partial` files, which the same command replaces ([`Leftover`]). A command never replaces what another one has left.
 
 use super::file::with_ending;
 use super::stamp::Identity;
@@ -12,38 +12,38 @@ use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The ending of a file that is not complete yet.
+/// The extension of an unfinished file.
 pub const PARTIAL: &str = ".partial";
 
-/// A journal of a hundred thousand tensors is smaller.
+/// The most bytes of a journal; one of a hundred thousand tensors is smaller.
 const LONGEST: u64 = 64 << 20;
 
-/// An output that no other program writes.
+/// The exclusive right to write an output.
 #[derive(Debug)]
 pub struct Claim {
     output: PathBuf,
     path: PathBuf,
     file: File,
-    written: u64, // bytes of the journal, as this program knows it
+    written: u64, // bytes of the journal that this program wrote or found
 }
 
-/// What the journal of an earlier run says.
+/// What an earlier run has left, according to its journal.
 #[derive(Debug, PartialEq)]
 pub enum Leftover {
-    /// There was none, or it wrote nothing.
+    /// No journal, or an empty one.
     Nothing,
-    /// It cannot be taken up, and its command may replace it.
+    /// The files of a command that cannot resume; the same command replaces them.
     Discardable {
-        /// The command.
+        /// The name of the command.
         command: String,
-        /// Its `.partial` files.
+        /// The paths of its `.partial` files.
         partials: Vec<PathBuf>,
     },
-    /// The journal of a conversion, or something else: all of it.
+    /// The whole text of any other journal: that of a conversion, or invalid.
     Journal(Vec<u8>),
 }
 
-/// All that the journal of a run says that cannot be taken up.
+/// The journal of a command that cannot resume.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Discardable {
@@ -52,15 +52,15 @@ struct Discardable {
 }
 
 impl Claim {
-    /// Where the journal of an output lies.
+    /// The path of the journal of an output.
     pub fn path_for(output: &Path) -> PathBuf {
         with_ending(output, ".partial.journal")
     }
 
-    /// Claims `output`.
+    /// Claims `output` by locking its journal.
     ///
     /// # Errors
-    /// If another program has it, or something that is no journal stands in its place.
+    /// If another program has the claim, or the journal's path holds something other than a regular file.
     pub fn lock(output: &Path) -> Result<Claim> {
         let path = Claim::path_for(output);
         loop {
@@ -75,10 +75,10 @@ impl Claim {
         }
     }
 
-    /// What an earlier run has left.
+    /// Reads what an earlier run has left.
     ///
     /// # Errors
-    /// If it cannot be read, or is longer than any journal.
+    /// If the journal cannot be read or is too long.
     pub fn leftover(&mut self) -> Result<Leftover> {
         let mut text = Vec::new();
         let read =
@@ -102,7 +102,7 @@ impl Claim {
         }
     }
 
-    /// Where the `.partial` is that a journal names; `None` if it cannot be one of this output, or of a file that is named after it.
+    /// The path of a `.partial` that a journal names; `None` if its name does not belong to this output or its parts.
     pub fn partial(&self, name: &str) -> Option<PathBuf> {
         let stem = self.output.file_stem()?.to_str()?;
         let own =
@@ -110,24 +110,24 @@ impl Claim {
         own.then(|| self.output.with_file_name(name))
     }
 
-    /// Says that what `command` writes cannot be taken up: these `.partial` files, names in the folder of the output.
+    /// Records the `.partial` files of `command`, which cannot resume: names in the folder of the output.
     pub fn discardable(&mut self, command: &str, partials: Vec<String>) -> Result<()> {
         self.cut(0)?;
         let text = serde_json::to_vec(&Discardable { command: command.to_owned(), discardable: partials });
         self.append(&text.map_err(|error| Error::io("write", &self.path)(error.into()))?)
     }
 
-    /// Forgets what the journal says after its first `bytes` bytes.
+    /// Truncates the journal to `bytes` bytes.
     pub fn cut(&mut self, bytes: u64) -> Result<()> {
         let done = self.file.set_len(bytes).and_then(|()| self.file.seek(SeekFrom::Start(bytes)));
         self.written = bytes;
         done.map(drop).map_err(Error::io("write", &self.path))
     }
 
-    /// Adds to the journal.
+    /// Appends to the journal.
     ///
     /// # Errors
-    /// Also if another program has written to it or removed it: what is done could not be taken up any more.
+    /// Also if another program has written to it or removed it, since the work could not be resumed then.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let len = self.file.metadata().map_err(Error::io("look at", &self.path))?.len();
         if len != self.written || !is_at(&self.file, &self.path) {
@@ -139,12 +139,12 @@ impl Claim {
         Ok(())
     }
 
-    /// Brings the journal to the disk.
+    /// Syncs the journal to the disk.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(Error::io("write", &self.path))
     }
 
-    /// True if nothing is in the journal.
+    /// True if the journal is empty.
     pub fn is_empty(&self) -> bool {
         self.written == 0
     }
@@ -157,17 +157,17 @@ impl Claim {
         fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
     }
 
-    /// The journal.
+    /// The path of the journal.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The output.
+    /// The path of the output.
     pub fn output(&self) -> &Path {
         &self.output
     }
 
-    /// The error of a command that meets what another has left.
+    /// The error of a command that finds the unfinished files of another.
     pub fn is_of(&self, command: &str) -> Error {
         let problem = format!("an unfinished `strata {command}` has this name");
         let remedy = format!(
@@ -182,7 +182,7 @@ impl Claim {
     }
 }
 
-/// Opens `path` to read and write. Links are not followed, and what is not a regular file with this one name is refused.
+/// Opens `path` for reading and writing. Refuses symbolic links, hard links and everything that is not a regular file.
 pub(super) fn open_own(path: &Path, options: &mut OpenOptions, what: &str) -> Result<File> {
     let refuse = |problem: &str| Error::invalid(path, what, problem, "strata has not made it: move it away");
     if fs::symlink_metadata(path).is_ok_and(|about| !about.is_file()) {
@@ -210,21 +210,21 @@ fn has_one_name(about: &Metadata) -> bool {
     return about.is_file();
 }
 
-/// Locks an open file against other programs; `output` is what they are after.
+/// Locks an open file against other programs; the error names `output`.
 pub(super) fn try_lock(file: &File, path: &Path, output: &Path) -> Result<()> {
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
             let problem = "another strata is writing it";
             Err(Error::invalid(output, "output", problem, "wait for its end, or name another file"))
         }
-        // Some network file systems know no locks: then the user has to see to it.
+        // Some network file systems have no locks; there the user must not start two writers.
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
         Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
         Ok(()) => Ok(()),
     }
 }
 
-/// True if the name leads to the open file.
+/// True if `path` still names the open file.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use std::path::Path;
 
-/// What the first bytes of a file say that it is.
+/// The kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Content {
     /// The small text that stands for a large file in a repository that was cloned without Git LFS.
@@ -30,7 +30,7 @@ pub(crate) enum Content {
     Zeros,
 }
 
-/// Recognizes a file by its first bytes; `None` for all that Strata cannot name. Looks at 4 KiB at most.
+/// Recognizes a file by its first bytes, at most 4 KiB; `None` for a kind that Strata does not know.
 pub(crate) fn content(bytes: &[u8]) -> Option<Content> {
     let head = &bytes[..bytes.len().min(4096)];
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
@@ -60,7 +60,7 @@ pub(crate) fn content(bytes: &[u8]) -> Option<Content> {
 }
 
 impl Content {
-    /// What the file is, and what to do about it.
+    /// The description of the kind, and a remedy.
     fn words(self) -> (String, &'static str) {
         let (what, remedy) = match self {
             Content::LfsPointer => (
@@ -94,14 +94,14 @@ impl Content {
         (what.to_owned(), remedy)
     }
 
-    /// The error of a file at `path` that is this where `wanted` ("a GGUF file") was expected.
+    /// The error of a file at `path` of this kind where `wanted` ("a GGUF file") was expected.
     pub fn error(self, path: &Path, wanted: &str) -> Error {
         let (what, remedy) = self.words();
         Error::invalid(path, "file", format!("{what}; expected {wanted}"), remedy)
     }
 }
 
-/// True if what follows the last tensor of a GGUF file is another one: the parts of a split model were joined by `cat`.
+/// True if `rest`, the bytes after the last tensor of a GGUF file, is another GGUF file: parts of a split model were joined by `cat`.
 pub(crate) fn is_another_gguf(rest: &[u8]) -> bool {
     // Only the padding up to the alignment comes between.
     let padding = rest.iter().take_while(|&&byte| byte == 0).count();

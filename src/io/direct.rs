@@ -1,10 +1,9 @@
-//! Large files past the page cache: read and written once, they would only push out what others keep there, and every page of it costs
-//! the system more than the data (measured on a virtual machine: 12 of 20 seconds of reading 6.6 GB).
+//! Direct I/O for large files. Read or written once, they would only evict what others keep in the page cache, and the cache costs more
+//! time than the data (measured on a virtual machine: 12 of 20 seconds of reading 6.6 GB).
 //!
-//! Direct requests want their place, their length and their memory in multiples of [`ALIGN`]. A [`Stream`] reads a whole file so, from
-//! its first byte to its last, ahead of whoever takes it; a [`Sink`] gathers what is written one after the other, and leaves only the
-//! ends that fill no whole page to the cache. Where the system refuses direct requests, or a file lies in the cache already, both use
-//! ordinary ones: the bytes are the same.
+//! Direct requests need their offset, length and memory aligned to [`ALIGN`]. A [`Stream`] reads a whole file sequentially, ahead of its
+//! consumer; a [`Sink`] gathers sequential writes and leaves only the ends that do not fill a page to the cache. Where the system refuses
+//! direct requests, or the file is in the cache already, both use buffered ones: the bytes are the same.
 
 use crate::io::file::{read_at, write_at};
 use crate::threads;
@@ -14,25 +13,25 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, mpsc};
 
-/// What places, lengths and memory of direct requests are multiples of: the page, which no disk's block exceeds.
+/// The alignment of direct requests in bytes: a page, which no disk's block exceeds.
 pub const ALIGN: usize = 4096;
 
-/// Bytes of a request where memory allows: from 1 to 4 MiB disks are at their best.
+/// Bytes of a request where memory allows; disks are fastest with 1 to 4 MiB.
 const REQUEST: usize = 4 << 20;
 
-/// Requests of a [`Stream`] that are read or wait to be taken.
+/// The number of requests that a [`Stream`] reads ahead.
 pub const AHEAD: usize = 3;
 
-/// Bytes of a request where all buffers together may take `memory`.
+/// The bytes of a request where all buffers together may take `memory` bytes.
 pub fn request_bytes(memory: u64) -> usize {
     let share = (memory / 32).clamp(ALIGN as u64, REQUEST as u64) as usize;
     share / ALIGN * ALIGN
 }
 
-/// Files below this are hardly worth a second handle.
+/// Smaller files are read through the cache: a second handle is not worth it.
 const SMALL: u64 = 64 << 20;
 
-/// Memory for a request.
+/// Aligned memory for a request.
 struct AlignedBuffer {
     bytes: Vec<u8>,
     start: usize, // the first aligned byte
@@ -57,7 +56,7 @@ impl AlignedBuffer {
     }
 }
 
-/// A second handle for direct requests of the file that `file` is, if there can be one.
+/// Opens a second handle of `file` for direct requests; `None` where the system refuses.
 #[cfg(target_os = "linux")]
 pub fn open(path: &Path, file: &File, write: bool) -> Option<File> {
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -72,7 +71,7 @@ pub fn open(_: &Path, _: &File, _: bool) -> Option<File> {
     None
 }
 
-/// True if most of the file is in memory: then the cache is faster than the disk.
+/// True if most of the file is in the page cache, which is faster than the disk then.
 #[cfg(target_os = "linux")]
 fn is_cached(file: &File, bytes: u64) -> bool {
     const SAMPLES: u64 = 32;
@@ -89,7 +88,7 @@ fn is_cached(_: &File, _: u64) -> bool {
     true
 }
 
-/// A file on its way in, from its first byte to its last.
+/// A sequential reader of a whole file with read-ahead.
 pub struct Stream {
     full: Receiver<io::Result<(AlignedBuffer, usize)>>,
     free: mpsc::Sender<AlignedBuffer>,
@@ -137,7 +136,7 @@ impl Stream {
     }
 }
 
-/// Reads a file of `bytes` bytes as long as somebody takes it.
+/// Reads a file of `bytes` bytes until its end or until the consumer is gone.
 fn ahead(
     mut direct: Option<File>,
     ordinary: &File,
@@ -149,7 +148,7 @@ fn ahead(
     while at < bytes {
         let Ok(mut buffer) = empty.recv() else { return };
         let len = (bytes - at).min(buffer.len as u64) as usize;
-        // A last request that is no whole page is left to the cache, too.
+        // A last request that does not fill a page goes through the cache.
         let by_direct = direct
             .as_ref()
             .filter(|_| len.is_multiple_of(ALIGN))
@@ -171,12 +170,12 @@ fn ahead(
     }
 }
 
-/// A file on its way out.
+/// A writer that gathers sequential writes into large direct requests.
 pub struct Sink {
     file: Arc<File>,
     direct: Option<File>,
     buffer: AlignedBuffer,
-    place: u64, // of the first byte gathered, rounded down to a page
+    place: u64, // the offset of the first gathered byte, rounded down to a page
     first: usize,
     len: usize, // both in the buffer: what is gathered
 }
@@ -197,7 +196,7 @@ impl Sink {
         &self.file
     }
 
-    /// Writes `bytes` at `at`; they may stay here until [`Sink::flush`].
+    /// Writes `bytes` at offset `at`; they may stay in the buffer until [`Sink::flush`].
     pub fn write(&mut self, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
         if self.direct.is_none() {
             return write_at(&self.file, bytes, at);
@@ -216,11 +215,11 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes what is gathered.
+    /// Writes the gathered bytes.
     pub fn flush(&mut self) -> io::Result<()> {
         let (first, end) = (self.first, self.first + self.len);
         self.len = 0;
-        // Whole pages; where there are none, all is an end.
+        // Whole pages are written directly, the ends through the cache.
         let from = first.next_multiple_of(ALIGN).min(end);
         let to = (end / ALIGN * ALIGN).max(from);
         let bytes = self.buffer.get();

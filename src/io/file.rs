@@ -1,4 +1,4 @@
-//! Reading files: whole, by mapping them into memory, or pieces of them; and what is asked of the place of a file to write.
+//! Memory maps, positioned reads and writes, and checks of output paths.
 
 // The one place of the library that needs it: mapping a file.
 #![allow(unsafe_code)]
@@ -16,20 +16,19 @@ use crate::error::{Error, Result};
 
 /// A whole file, mapped read-only: opening costs nothing, pages are read as they are touched.
 ///
-/// Nobody may shorten or rewrite the file while it is mapped; Strata itself never does (see [`super::outputs`]). Where somebody does all the
-/// same, zeros stand in for what is gone (`guard.rs`), and whoever uses the bytes asks before it gives a result whether the file is
-/// still the one that was opened ([`Mapped::check`]).
+/// Other programs should not truncate or rewrite the file while it is mapped; Strata itself never does (see [`super::outputs`]). If one
+/// does, zeros replace the missing pages (`guard.rs`), and users of the bytes call [`Mapped::check`] before they return a result.
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
     file: Arc<File>,
-    stamp: Stamp,  // when it was opened, before anything of it was read
+    stamp: Stamp,  // taken when it was opened, before anything was read
     _guard: Guard, // dropped before the map
     map: memmap2::Mmap,
 }
 
 impl Mapped {
-    /// Maps the regular, not empty file at `path`.
+    /// Maps the regular, non-empty file at `path`.
     pub fn open(path: impl AsRef<Path>) -> Result<Mapped> {
         let path = path.as_ref();
         let (file, stamp) = open_regular(path)?;
@@ -51,14 +50,14 @@ impl Mapped {
         &self.map
     }
 
-    /// Wishes for huge pages from now on, for a file that is going to be read whole and often: what is read from disk then comes 2 MB at a
-    /// time and is mapped so, where the file system can (seen with ext4 on Linux 6.18). What lies in the page cache stays as it is.
+    /// Advises huge pages for a file that will be read whole and often: later reads from disk are mapped 2 MB at a time where the file
+    /// system can (seen with ext4 on Linux 6.18). Pages in the cache stay as they are.
     pub fn in_huge_pages(&self) {
         #[cfg(target_os = "linux")]
         let _ = self.map.advise(memmap2::Advice::HugePage);
     }
 
-    /// Starts to read these bytes into the page cache.
+    /// Prefetches these bytes into the page cache.
     pub fn will_need(&self, range: Range<usize>) {
         #[cfg(unix)]
         // A hint.
@@ -67,7 +66,7 @@ impl Mapped {
         let _ = range;
     }
 
-    /// Gives back the memory of the pages that were touched; they come again when they are touched again.
+    /// Releases the memory of the pages that were touched; they are read again when they are touched again.
     pub fn forget(&self) {
         #[cfg(target_os = "linux")]
         // SAFETY: no CPU feature; the map is of a file and read-only, so that what is dropped comes back with the same bytes. Where the
@@ -80,12 +79,12 @@ impl Mapped {
         &self.path
     }
 
-    /// The open file, for those who must not fail hard when it is cut short: see [`read_at`].
+    /// The open file, for positioned reads, which return an error where the file was truncated.
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// Fills `buffer` with the bytes at `offset`, by a read of the open file: one that was cut is an error here, and no zeros.
+    /// Fills `buffer` with the bytes at `offset`, by a read of the open file: a truncated file is an error here, not zeros.
     ///
     /// # Errors
     /// Also if the file ends before.
@@ -95,12 +94,12 @@ impl Mapped {
         Err(Error::io("read", &self.path)(error))
     }
 
-    /// What the file was when it was opened.
+    /// The state of the file when it was opened.
     pub fn stamp(&self) -> &Stamp {
         &self.stamp
     }
 
-    /// That it is still the file that was opened, and what was read of it until now, up to byte `offset`, is right.
+    /// Checks that the file has not changed since it was opened, so that what was read up to byte `offset` is right.
     ///
     /// # Errors
     /// As [`Stamp::check`].
@@ -109,17 +108,17 @@ impl Mapped {
     }
 }
 
-/// Opens the regular file at `path`, and says what it is before anything of it is read. A named pipe or a device is refused at once.
+/// Opens the regular file at `path` and takes its stamp before anything is read. Refuses named pipes and devices without opening them.
 ///
 /// # Errors
-/// If it is something else or cannot be opened.
+/// If it is not a regular file or cannot be opened.
 pub fn open_regular(path: &Path) -> Result<(File, Stamp)> {
     let regular = |about: &fs::Metadata| match () {
         _ if about.is_dir() => Err(Error::invalid(path, "path", "is a folder, not a file", "name a file in it")),
         _ if about.is_file() => Ok(()),
         _ => Err(Error::invalid(path, "path", "is not a regular file", "copy its contents to a file first")),
     };
-    // Before it is opened, since that may wait for whoever writes to a pipe, or do something to a device; and again of what was opened.
+    // Checked before opening, which may block on a pipe or act on a device, and again after it.
     regular(&fs::metadata(path).map_err(Error::io("open", path))?)?;
     let mut options = OpenOptions::new();
     options.read(true);
@@ -134,7 +133,7 @@ pub fn open_regular(path: &Path) -> Result<(File, Stamp)> {
 /// The contents of the regular file at `path`, at most `limit` bytes.
 ///
 /// # Errors
-/// If it is longer, something else than a regular file, or changes while it is read.
+/// If it is longer, not a regular file, or changes while it is read.
 pub fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let (file, stamp) = open_regular(path)?;
     if stamp.bytes > limit {
@@ -143,7 +142,7 @@ pub fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>> {
     }
     let mut bytes = vec![0; stamp.bytes as usize];
     if let Err(error) = read_at(&file, &mut bytes, 0) {
-        // Cut since it was opened: said with its new end.
+        // If it was truncated since it was opened, the error names its new end.
         stamp.check(&file, path, 0)?;
         return Err(Error::io("read", path)(error));
     }
@@ -151,7 +150,7 @@ pub fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Fills `buffer` with the bytes at `offset`, whatever the file's cursor.
+/// Fills `buffer` with the bytes at `offset`, independent of the file's cursor.
 ///
 /// # Errors
 /// Also if the file ends before.
@@ -167,7 +166,7 @@ pub fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Resul
     Ok(())
 }
 
-/// Writes all bytes at `offset`, whatever the file's cursor.
+/// Writes all bytes at `offset`, independent of the file's cursor.
 pub fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match write_some_at(file, bytes, offset) {
@@ -202,21 +201,21 @@ fn write_some_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     file.seek_write(bytes, offset)
 }
 
-/// Bytes that a user may still write to the file system of `path`; `None` where the system does not tell.
+/// The free bytes of the file system of `path`; `None` where the system does not tell.
 #[cfg(unix)]
 pub fn free_bytes(path: &Path) -> Option<u64> {
     rustix::fs::statvfs(path).ok().map(|about| about.f_bavail.saturating_mul(about.f_frsize))
 }
-/// As above.
+/// Always `None`: this system is not asked.
 #[cfg(not(unix))]
 pub fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 
-/// The folder of the file at `path`, which must be there, and `path` a name that a regular file has or may get.
+/// The folder of the output at `path`.
 ///
 /// # Errors
-/// Said now, not by the rename after hours of work.
+/// If the folder does not exist or `path` names something other than a regular file: checked before hours of work, not by the rename.
 pub fn output_folder(path: &Path) -> Result<PathBuf> {
     if path.file_name().is_none() {
         return Err(Error::invalid(path, "output path", "has no file name", "name the file to write"));
@@ -238,14 +237,14 @@ pub fn output_folder(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// `path` with `ending` after its name.
+/// `path` with `ending` appended to its name.
 pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(ending);
     name.into()
 }
 
-/// A folder whose renames can be made to last. Open from the start, so that nothing is missing when they are done.
+/// An open folder whose renames can be synced. It is opened before the work, so that it cannot fail to open after it.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -253,7 +252,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// The folder at `path`.
+    /// Opens the folder at `path`.
     ///
     /// # Errors
     /// If it cannot be opened.
@@ -262,18 +261,18 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), open })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes what was renamed in it last through a power cut, where the system can.
+    /// Syncs the folder, so that renames in it survive a power cut.
     ///
     /// # Errors
-    /// That of the system.
+    /// If the system fails to; systems without sync of folders are no error.
     pub fn sync(&self) -> Result<()> {
         match self.open.as_ref().map_or(Ok(()), File::sync_all) {
-            // Some network file systems know no fsync of folders: the file itself is safe by then.
+            // Some network file systems have no fsync of folders; the file itself is synced by then.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
             done => done.map_err(Error::io("sync the folder", &self.path)),
         }

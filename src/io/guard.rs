@@ -1,8 +1,7 @@
-//! What happens when a mapped file is cut short by another program.
+//! A guard for mapped files that another program truncates.
 //!
-//! The system has no bytes for a page past the new end, and kills whoever touches it (SIGBUS). A guarded map lives on: the handler puts
-//! zeros in place of the page and all after it. That is no answer, only time to ask: a pass looks at the length of its files before it
-//! gives a result (`Store::check`), and finds an error that can be told.
+//! Touching a page past the new end raises SIGBUS, which ends the process. For a guarded map the handler replaces that page and all after
+//! it by zeros. The zeros never reach a result: a pass checks its files before it returns one (`Store::check`), and reports the change.
 
 // Part of the memory map: a signal handler and a table that it reads.
 #![cfg_attr(unix, allow(unsafe_code))]
@@ -12,11 +11,11 @@ use std::sync::Once;
 #[cfg(unix)]
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Maps that can be guarded at once. A file mapped beyond that is as every mapped file is.
+/// The most maps that are guarded at once; further ones are mapped without a guard.
 #[cfg(unix)]
 const GUARDS: usize = 1024;
 
-/// Keeps a mapped file from ending the program, as long as it lives.
+/// The registration of a mapped file with the handler, until it is dropped.
 #[derive(Debug)]
 pub struct Guard {
     #[cfg(unix)]
@@ -37,7 +36,7 @@ static MAPS: [Map; GUARDS] = [const { Map { start: AtomicUsize::new(0), len: Ato
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
 
 impl Guard {
-    /// Guards `map`, which must be a whole mapping and stay for as long as the guard.
+    /// Guards `map`, which must be a whole mapping and outlive the guard.
     #[cfg(unix)]
     pub fn new(map: &[u8]) -> Guard {
         static HANDLER: Once = Once::new();
@@ -50,7 +49,7 @@ impl Guard {
         Guard { place }
     }
 
-    /// Nothing to do here.
+    /// A guard without effect: this system has no SIGBUS.
     #[cfg(not(unix))]
     pub fn new(_: &[u8]) -> Guard {
         Guard {}
@@ -67,7 +66,7 @@ impl Drop for Guard {
     }
 }
 
-/// What handled the signal before.
+/// The handler of the signal before this one.
 #[cfg(unix)]
 static BEFORE: std::sync::OnceLock<libc::sigaction> = std::sync::OnceLock::new();
 
@@ -88,7 +87,7 @@ fn install() {
     }
 }
 
-/// Puts zeros in place of the page that has no bytes; what is not in a guarded map goes to whoever handled it before.
+/// Replaces the missing page of a guarded map by zeros; other faults go to the previous handler.
 #[cfg(unix)]
 extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: no CPU feature; the system hands a valid structure to a handler with SA_SIGINFO.

@@ -1,4 +1,4 @@
-//! SHA-256, as `sha256sum` prints it: of files, of their beginnings, of the tensors in them.
+//! SHA-256, in the form that `sha256sum` prints.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
@@ -10,10 +10,10 @@ use std::str::FromStr;
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Its digits.
+    /// The number of hexadecimal digits.
     pub const LEN: usize = 64;
 
-    /// Of these bytes.
+    /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Digest {
         Digest(sha2::Sha256::digest(bytes).into())
     }
@@ -41,7 +41,7 @@ impl Hasher {
         self.0.update(bytes);
     }
 
-    /// Of all bytes so far.
+    /// The digest of all bytes so far.
     pub fn digest(&self) -> Digest {
         Digest(self.0.clone().finalize().into())
     }

@@ -1,4 +1,4 @@
-//! The files that a command reads, so that none of them is written over.
+//! The files that a command reads, so that it overwrites none of them.
 
 use super::stamp::Identity;
 use crate::error::{Error, Result};
@@ -9,17 +9,17 @@ use std::path::Path;
 /// Every file that a command reads: models and their parts, checkpoints, importance matrices, texts, files of types.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    files: Vec<(Identity, &'static str)>, // and what it is
+    files: Vec<(Identity, &'static str)>, // with a description for messages
 }
 
 impl Inputs {
-    /// Adds a file, which is `what`: "the text". What does not exist cannot be written over.
+    /// Adds a file; `what` describes it in messages, as "the text". A missing file is ignored.
     pub fn add(&mut self, path: &Path, what: &'static str) {
         self.files.extend(Identity::of(path).ok().map(|identity| (identity, what)));
     }
 
-    /// Adds what lies in a folder and in its folders, to a depth of two, except GGUF files: an earlier conversion may lie in the folder
-    /// of its checkpoint, and may be replaced.
+    /// Adds the files of a folder to a depth of two, except GGUF files: an earlier conversion may lie in the folder of its checkpoint, and
+    /// may be replaced.
     pub fn add_folder(&mut self, folder: &Path, what: &'static str) {
         self.add_below(folder, what, 2);
     }
@@ -40,12 +40,12 @@ impl Inputs {
         gguf.files().for_each(|part| self.add(part.path(), "the model"));
     }
 
-    /// Adds all that another command's list has.
+    /// Adds all files of another list.
     pub fn extend(&mut self, other: &Inputs) {
         self.files.extend(other.files.iter().cloned());
     }
 
-    /// An error if `output` is one of them, by whatever name: a finished output would replace it.
+    /// Refuses an `output` that is one of the inputs under any name, since the finished output would replace it.
     pub fn refuse(&self, output: &Path) -> Result<()> {
         // What does not exist yet replaces nothing.
         let Ok(target) = Identity::of(output) else { return Ok(()) };

@@ -1,11 +1,10 @@
-//! Files, whole and in pieces: read so that a change is noticed, written so that a reader sees the complete new file or none of it.
+//! Files: read so that changes are noticed, written so that a reader sees the complete new file or none of it.
 //!
-//! * [`mod@file`]: mapping a file, positioned reads and writes; `guard.rs`: what happens when a mapped file is cut short;
-//! * [`stamp`]: what tells a file from all others, and whether it has changed; [`inputs`]: the files that a command reads;
-//! * [`claim`]: one program at a time writes an output; [`partial`]: a file until it has its name; [`outputs`]: the way to write files;
-//! * `direct.rs`: large files past the page cache; `content.rs`: the kind of a file by its first bytes;
-//! * [`text`]: texts whole, from files and pipes;
-//! * [`hash`] has SHA-256.
+//! * [`mod@file`]: mapping a file, positioned reads and writes; `guard.rs`: truncated maps;
+//! * [`stamp`]: the identity of a file, and whether it has changed; [`inputs`]: the files that a command reads;
+//! * [`claim`]: the exclusive right to an output; [`partial`]: an unfinished file; [`outputs`]: writing complete files;
+//! * `direct.rs`: direct I/O; `content.rs`: the kind of a file by its first bytes;
+//! * [`text`]: texts from files and pipes; [`hash`]: SHA-256.
 
 pub mod claim;
 pub(crate) mod content;

@@ -1,7 +1,7 @@
-//! The one way to write a file that is not converted: as `NAME.partial`, complete and on the disk before it has its name.
+//! Writing the files of all commands but conversions: as `NAME.partial`, renamed when it is complete and synced.
 //!
-//! Several files that belong together, as the parts of a split model, get their names together, after the last is complete. What goes
-//! wrong before leaves nothing behind, and whatever `NAME` was stays.
+//! Files that belong together, as the parts of a split model, are renamed together after the last is complete. A failure before that
+//! leaves nothing behind, and an existing `NAME` stays as it was.
 
 use super::claim::{Claim, Leftover, PARTIAL};
 use super::file::{Folder, output_folder, write_at};
@@ -11,15 +11,15 @@ use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Files that are written one after the other, from their first byte to their last.
+/// Files that are written sequentially, one after the other.
 #[derive(Debug)]
 pub struct Outputs {
     claim: Claim,
     folder: Folder,
     paths: Vec<PathBuf>,
-    done: Vec<(Partial, u64)>,           // complete, and their bytes
-    current: Option<(Partial, Vec<u8>)>, // and what is not written yet
-    written: u64,                        // bytes of the current one
+    done: Vec<(Partial, u64)>,           // complete files and their lengths
+    current: Option<(Partial, Vec<u8>)>, // the file being written and its buffered bytes
+    written: u64,                        // bytes of the current file on disk
     named: bool,
 }
 
@@ -27,7 +27,7 @@ pub struct Outputs {
 const BUFFER: usize = 1 << 20;
 
 impl Outputs {
-    /// One file of `command`.
+    /// Claims and begins a single file of `command`.
     ///
     /// # Errors
     /// As [`Outputs::claim`].
@@ -37,10 +37,10 @@ impl Outputs {
         Ok(outputs)
     }
 
-    /// Files `paths` of `command`, all in the folder of `name`, which the claim is on.
+    /// Claims the files `paths` of `command`, all in the folder of `name`, whose journal is locked.
     ///
     /// # Errors
-    /// If one is no possible output or an input, another program writes one, or another command has left something unfinished of that name.
+    /// If a path cannot be an output or is an input, another program writes it, or another command has left unfinished files of that name.
     pub fn claim(command: &str, name: &Path, paths: Vec<PathBuf>, inputs: &Inputs) -> Result<Outputs> {
         Outputs::check(name, &paths, inputs)?;
         let folder = Folder::open(&output_folder(name)?)?;
@@ -59,7 +59,7 @@ impl Outputs {
                     "finish it with its command, remove NAME.partial and NAME.partial.journal, or name another file";
                 return Err(Error::invalid(name, "output", problem, remedy));
             }
-            // Without a .partial a journal alone binds nobody.
+            // A journal without a .partial has nothing to lose.
             Leftover::Journal(_) => {}
         }
         let names = paths.iter().filter_map(|path| Partial::path_for(path).file_name()?.to_str().map(str::to_owned));
@@ -68,10 +68,10 @@ impl Outputs {
         Ok(Outputs { claim, folder, paths, done, current, written: 0, named: false })
     }
 
-    /// Whether `paths`, named after `name`, can be outputs and are no inputs: to be asked before hours of work.
+    /// Checks that `paths`, whose journal is that of `name`, can be outputs and are not inputs: to be called before hours of work.
     ///
     /// # Errors
-    /// Names the one that is not.
+    /// Names the first path that cannot.
     pub fn check(name: &Path, paths: &[impl AsRef<Path>], inputs: &Inputs) -> Result<()> {
         for path in paths.iter().map(AsRef::as_ref) {
             output_folder(path)?;
@@ -81,10 +81,10 @@ impl Outputs {
         inputs.refuse(&Claim::path_for(name))
     }
 
-    /// Begins the next file; the one before it is complete.
+    /// Completes the current file and begins the next.
     ///
     /// # Errors
-    /// If it cannot be made, or there is no other.
+    /// If it cannot be created, or all files are written.
     pub fn begin(&mut self) -> Result<()> {
         self.complete()?;
         let Some(path) = self.paths.get(self.done.len()) else {
@@ -95,7 +95,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Appends to the file that was begun.
+    /// Appends to the current file.
     pub fn write_all(&mut self, mut bytes: &[u8]) -> Result<()> {
         while let Some((_, buffer)) = &mut self.current
             && !bytes.is_empty()
@@ -112,7 +112,7 @@ impl Outputs {
 
     fn flush(&mut self) -> Result<()> {
         let Some((partial, buffer)) = &mut self.current else { return Ok(()) };
-        // Whatever another program cut off would be zeros after the next write.
+        // After a truncation by another program, the next write would leave zeros before it.
         partial.check(self.written)?;
         write_at(partial.file(), buffer, self.written).map_err(Error::io("write", partial.partial()))?;
         partial.wrote();
@@ -121,7 +121,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// The file that was begun is complete: brings it to the disk.
+    /// Flushes and syncs the current file.
     fn complete(&mut self) -> Result<()> {
         self.flush()?;
         let Some((partial, _)) = self.current.take() else { return Ok(()) };
@@ -130,11 +130,11 @@ impl Outputs {
         synced
     }
 
-    /// All files are complete: gives them their names, replacing what had them, so that they last through a power cut.
+    /// Completes the last file and renames all of them over existing files, so that they survive a power cut.
     ///
     /// # Errors
-    /// If one of them cannot be brought to the disk or was changed by another program; none has its name then, unless the system
-    /// refused one name after it gave another.
+    /// If a file cannot be synced or was changed by another program. No file is renamed then, unless the system fails between two
+    /// renames.
     pub fn commit(mut self) -> Result<()> {
         self.complete()?;
         if self.done.len() < self.paths.len() {
@@ -147,7 +147,7 @@ impl Outputs {
         self.claim.remove()
     }
 
-    /// The path that the file that was begun will have; of several, what they are named after.
+    /// The final path of the current file; after the last, the path that was claimed.
     pub fn path(&self) -> &Path {
         self.paths.get(self.done.len()).map_or(self.claim.output(), PathBuf::as_path)
     }
@@ -160,12 +160,12 @@ impl Drop for Outputs {
         }
         self.done.iter().for_each(|(partial, _)| partial.remove());
         self.current.iter().for_each(|(partial, _)| partial.remove());
-        // What cannot be removed here is removed by the next run.
+        // A journal that cannot be removed here is replaced by the next run.
         let _ = self.claim.remove();
     }
 }
 
-/// True if a `.partial` is there that may be that of `name`, or of one of the files that are named after it.
+/// True if the folder has a `.partial` that may belong to `name` or to one of its parts.
 fn is_unfinished(name: &Path, folder: &Path) -> Result<bool> {
     let stem = name.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let mut entries = fs::read_dir(folder).map_err(Error::io("read", folder))?.filter_map(|entry| entry.ok());

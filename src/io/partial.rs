@@ -1,4 +1,4 @@
-//! One file on its way: `NAME.partial` until it is complete.
+//! An unfinished file: `NAME.partial` until it is complete.
 
 use super::claim::{PARTIAL, is_at, open_own, try_lock};
 use super::file::with_ending;
@@ -10,27 +10,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A file that will be `path`, made by this program alone and open until it has its name.
+/// A file that will be `path`, locked by this program and open until it is renamed.
 ///
-/// Dropped before [`name`](Partial::name) it stays where it is: whoever has it decides.
+/// Dropped before [`name`](Partial::name) it stays on disk; the owner decides whether to remove it.
 #[derive(Debug)]
 pub struct Partial {
     path: PathBuf,
     partial: PathBuf,
     file: Arc<File>,
-    modified: Option<AtomicU64>, // when this program wrote to it last, where the system keeps exact time of that
+    modified: Option<AtomicU64>, // the file's time after this program's last write, where it is exact
 }
 
 impl Partial {
-    /// Where the file is until it has its name.
+    /// The path of the unfinished file.
     pub fn path_for(path: &Path) -> PathBuf {
         with_ending(path, PARTIAL)
     }
 
-    /// Makes `NAME.partial`, which no link leads away from and no other program writes.
+    /// Creates `NAME.partial` exclusively, without following links, and locks it.
     ///
     /// # Errors
-    /// If something has that name: what an earlier run has left must be [`discard`]ed or [reopened](Partial::reopen).
+    /// If the path exists: what an earlier run has left must be [`discard`]ed or [reopened](Partial::reopen).
     pub fn create(path: &Path) -> Result<Partial> {
         let partial = Partial::path_for(path);
         Partial::refuse_existing(path, "move it away, or name another output")?;
@@ -54,7 +54,7 @@ impl Partial {
         partial
     }
 
-    /// An error if something has the name of the `.partial`, of which nothing says that it may be replaced.
+    /// Refuses an existing `.partial` that no journal describes.
     ///
     /// # Errors
     /// Names it, with `remedy`.
@@ -67,10 +67,10 @@ impl Partial {
         Err(Error::invalid(&partial, "output", problem, remedy))
     }
 
-    /// Opens the `NAME.partial` that an earlier run has left, to go on with it.
+    /// Opens the `NAME.partial` that an earlier run has left, to resume it.
     ///
     /// # Errors
-    /// If it is no regular file, has a second name, or another program writes to it.
+    /// If it is not a regular file, has a second name, or another program writes to it.
     pub fn reopen(path: &Path) -> Result<Partial> {
         let partial = Partial::path_for(path);
         let file = open_own(&partial, &mut OpenOptions::new(), "output")?;
@@ -78,29 +78,29 @@ impl Partial {
         Ok(Partial::watched(path, partial, file))
     }
 
-    /// What was written until now was written by this program: to be told after every write.
+    /// Records the file's time after a write of this program: to be called after every write.
     pub fn wrote(&self) {
         if let Some(modified) = &self.modified {
-            // Where that cannot be told, the next check cannot either.
+            // If the metadata cannot be read, the next check fails as well.
             let now = self.file.metadata().map_or(0, |about| Stamp::of(&about).modified);
             modified.store(now, Ordering::Relaxed);
         }
     }
 
-    /// The file.
+    /// The open file.
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }
 
-    /// Where it is now.
+    /// The path of the unfinished file.
     pub fn partial(&self) -> &Path {
         &self.partial
     }
 
-    /// That the file is still under its name, has `bytes` bytes, and was last written to by this program.
+    /// Checks that the file still has its name and `bytes` bytes, and that this program was the last to write to it.
     ///
     /// # Errors
-    /// If another program has cut, written to, removed or replaced it: then it is not what this one has written.
+    /// If another program has truncated, written to, removed or replaced it.
     pub fn check(&self, bytes: u64) -> Result<()> {
         let now = Stamp::of(&self.file.metadata().map_err(Error::io("look at", &self.partial))?);
         let (len, written_to) = (now.bytes, |modified: &AtomicU64| modified.load(Ordering::Relaxed) != now.modified);
@@ -117,7 +117,7 @@ impl Partial {
         Err(Error::invalid(&self.partial, "output", problem, "start again when nothing else writes to it"))
     }
 
-    /// Gives the complete file of `bytes` bytes its name, replacing what had it; everything must be on the disk.
+    /// Renames the complete and synced file of `bytes` bytes to its final path, replacing an existing file.
     ///
     /// # Errors
     /// As [`Partial::check`], or if the system refuses; the file is still the `.partial` then.
@@ -131,21 +131,21 @@ impl Partial {
         Err(Error::invalid(&self.path, "output", problem, "start again when nothing else writes to it"))
     }
 
-    /// Removes the file, if its name still leads to it.
+    /// Removes the file if the path still names it.
     pub fn remove(&self) {
         if is_at(&self.file, &self.partial) {
-            // Nothing better can be done about a failure here: the next run replaces it.
+            // After a failure here the next run replaces it.
             let _ = fs::remove_file(&self.partial);
         }
     }
 }
 
-/// True on file systems of this machine, whose files have the time of their last write as soon as it was made. Over a network that comes
-/// later, and would look like somebody else's.
+/// True on local file systems, which update a file's time with each write. Network file systems update it later, which would look like
+/// another program's write.
 fn keeps_exact_time(file: &File) -> bool {
     #[cfg(target_os = "linux")]
     {
-        /// statfs(2): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs.
+        /// Magic numbers of statfs(2): ext2 to ext4, XFS, Btrfs, F2FS, tmpfs, overlayfs.
         const LOCAL: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x794c_7630];
         rustix::fs::fstatfs(file).is_ok_and(|about| LOCAL.contains(&(about.f_type as u64 & 0xffff_ffff)))
     }
@@ -156,10 +156,10 @@ fn keeps_exact_time(file: &File) -> bool {
     }
 }
 
-/// Removes a `.partial` that an earlier run has left, if it is there and a regular file that nobody writes to.
+/// Removes a `.partial` that an earlier run has left, if it exists.
 ///
 /// # Errors
-/// If another program writes to it, or the system refuses.
+/// If it is not a regular file, another program writes to it, or the system refuses.
 pub fn discard(partial: &Path) -> Result<()> {
     if fs::symlink_metadata(partial).is_err() {
         return Ok(());

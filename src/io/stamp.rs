@@ -1,4 +1,4 @@
-//! What tells a file from all others, and whether it is still what it was when it was opened.
+//! The identity of a file, and whether it has changed since it was opened.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -6,15 +6,15 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::Path;
 
-/// What tells a file from all others, by whatever name: links lead to it.
+/// The identity of a file, equal for all its names and links: device and inode, or the canonical path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity(#[cfg(unix)] (u64, u64), #[cfg(not(unix))] std::path::PathBuf);
 
 impl Identity {
-    /// Of the file that `path` leads to.
+    /// The identity of the file at `path`, links followed.
     ///
     /// # Errors
-    /// If there is none, or it cannot be looked at.
+    /// If its metadata cannot be read.
     pub fn of(path: &Path) -> io::Result<Identity> {
         #[cfg(unix)]
         return fs::metadata(path).map(|about| Identity::of_metadata(&about));
@@ -22,7 +22,7 @@ impl Identity {
         return path.canonicalize().map(Identity);
     }
 
-    /// Of what has been looked at.
+    /// The identity of the file with this metadata.
     #[cfg(unix)]
     pub fn of_metadata(about: &Metadata) -> Identity {
         use std::os::unix::fs::MetadataExt;
@@ -30,19 +30,19 @@ impl Identity {
     }
 }
 
-/// What changes when a file does. An equal stamp means equal contents; a copy has another stamp and may have the same contents.
+/// The metadata that change with a file. Equal stamps mean equal contents; a copy has another stamp.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stamp {
-    /// Its length.
+    /// The length of the file.
     pub bytes: u64,
-    /// When its contents changed last, in nanoseconds since 1970.
+    /// The time of the last change of contents, in nanoseconds since 1970.
     pub modified: u64,
-    /// Device, inode, and when either of contents and attributes changed last: no program can set that back.
+    /// Device, inode, and the time of the last change of contents or attributes, which no program can set back.
     pub node: [u64; 3],
 }
 
 impl Stamp {
-    /// Of what has been looked at.
+    /// The stamp of the file with this metadata.
     pub fn of(about: &Metadata) -> Stamp {
         let since_1970 = about.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
         let modified = since_1970.map_or(0, |time| time.as_nanos() as u64);
@@ -57,12 +57,11 @@ impl Stamp {
         Stamp { bytes: about.len(), modified, node }
     }
 
-    /// That `file`, which was opened as `path` when it had this stamp, is still what it was: as long, and not written to. That another
-    /// has taken its name meanwhile, or that it was removed, does not matter: whoever has it open keeps its bytes.
+    /// Checks that `file`, opened as `path` when it had this stamp, has the same length and was not written to. A renamed or removed file
+    /// is fine: an open file keeps its bytes.
     ///
     /// # Errors
-    /// Says what has happened. What has been read of it before byte `offset` may not belong to what follows; of a file that was cut
-    /// the error names its new end instead.
+    /// Names the change and byte `offset`, up to which the caller has read; for a truncated file its new end.
     pub fn check(&self, file: &File, path: &Path, offset: u64) -> Result<()> {
         let now = file.metadata().map_err(|error| Error::io("look at", path)(error))?;
         let changed = |at: u64, what: String| {

@@ -1,5 +1,5 @@
-//! Texts from outside, whole: prompts, corpora, lists. Unlike a model a text may come from a pipe or from standard input, so reading it
-//! ends at a cap, when nobody writes, and when the user stops it.
+//! Reading of texts: prompts, corpora, lists. Unlike a model a text may come from a pipe or from standard input, so reading ends at a size
+//! limit, after a time without a writer, and when the user stops it.
 
 use crate::error::{Error, Result};
 use crate::io::stamp::Stamp;
@@ -10,33 +10,33 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The most that is read of what has no length, and so may have no end: some sixty million tokens.
+/// The most bytes of a text without a length, such as a pipe: some sixty million tokens.
 const ENDLESS: u64 = 256 << 20;
 
-/// The most that is read of a regular file, however much memory is free.
+/// The most bytes of a regular file, however much memory is free.
 const LARGEST: u64 = 4 << 30;
 
-/// The most that is read of a list of settings.
+/// The most bytes of a list of settings.
 pub const LIST: u64 = 1 << 20;
 
 /// Bytes of a read.
 const PIECE: usize = 256 << 10;
 
-/// How often one who waits for a pipe looks whether the user has stopped.
+/// How often a reader that waits for a pipe checks whether the user has stopped.
 #[cfg(unix)]
-const LOOK_AROUND: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a named pipe may have no writer before that is said, and before it is an error.
+/// How long a named pipe may have no writer before a warning, and before an error.
 const SAY_AFTER: Duration = Duration::from_secs(2);
 const NO_WRITER: Duration = Duration::from_secs(30);
 
-/// The most that is read of a text: a quarter of the free memory, since its tokens want room as well.
+/// The most bytes of a text: a quarter of the free memory, since its tokens take memory as well.
 pub fn largest() -> u64 {
     budget::memory().map_or(LARGEST, |memory| (memory.available / 4).min(LARGEST))
 }
 
-/// Reads the text at `path` as UTF-8: a regular file, a pipe, a device, or standard input, which is called `-`. Bytes that are no UTF-8
-/// become U+FFFD, and `progress` hears of them.
+/// Reads the text at `path` as UTF-8: a regular file, a pipe, a device, or standard input, which is called `-`. Invalid UTF-8
+/// becomes U+FFFD with a warning to `progress`.
 ///
 /// # Errors
 /// If it is larger than `limit` or endless, a folder, UTF-16, cannot be read, or changes meanwhile; if nobody writes to a named pipe; if
@@ -49,17 +49,17 @@ pub fn read(path: &Path, limit: u64, progress: &dyn Progress) -> Result<String> 
 
 /// An open text.
 struct TextFile {
-    name: PathBuf, // as messages call it
+    name: PathBuf, // the path, or "standard input"
     file: File,
     stamp: Stamp,
     kind: Kind,
 }
 
-/// What it is read from.
+/// The kind of file a text is read from.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Regular,
-    /// A pipe that was opened here, so that no read of it waits.
+    /// A named pipe, opened without blocking.
     Pipe,
     Other,
 }
@@ -94,10 +94,10 @@ impl TextFile {
             if !ready && (self.kind != Kind::Pipe || !bytes.is_empty()) {
                 continue;
             }
-            // One more than the limit, to learn that there is more.
+            // One byte more than the limit, to detect a longer text.
             let wanted = (limit + 1 - bytes.len() as u64).min(PIECE as u64) as usize;
             match self.file.read(&mut piece[..wanted]) {
-                // An end that wakes nobody is that of a pipe that no program has opened to write to.
+                // An end of file without a poll event is that of a pipe without a writer.
                 Ok(0) if !ready => writer.missing(&self.name, progress)?,
                 Ok(0) => break,
                 Ok(n) if bytes.len() as u64 + n as u64 > limit => {
@@ -125,12 +125,12 @@ impl TextFile {
         Error::invalid(&self.name, "text", problem, remedy)
     }
 
-    /// Waits a moment for something to read or the end: true if there is one of them.
+    /// Waits up to [`POLL_INTERVAL`] for data or the end of the file: true if there is either.
     fn wait(&self) -> Result<bool> {
         #[cfg(unix)]
         if self.kind != Kind::Regular {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            let time = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK_AROUND.subsec_nanos()) };
+            let time = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()) };
             return match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&time)) {
                 Ok(n) => Ok(n > 0),
                 Err(rustix::io::Errno::INTR) => Ok(false),
@@ -141,9 +141,9 @@ impl TextFile {
     }
 }
 
-/// Who should write to a pipe.
+/// The wait for a program that writes to a pipe.
 struct Writer {
-    since: Instant, // we wait
+    since: Instant, // the start of the wait
     said: bool,
 }
 
@@ -154,7 +154,7 @@ impl Default for Writer {
 }
 
 impl Writer {
-    /// There is none yet.
+    /// Warns, and later fails, if no writer has come.
     fn missing(&mut self, name: &Path, progress: &dyn Progress) -> Result<()> {
         let waited = self.since.elapsed();
         if waited > NO_WRITER {
@@ -168,7 +168,7 @@ impl Writer {
     }
 }
 
-/// Standard input, to be closed without harm to it.
+/// A duplicate of standard input, which can be closed.
 fn stdin() -> io::Result<File> {
     #[cfg(unix)]
     return std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned().map(File::from);
@@ -176,7 +176,7 @@ fn stdin() -> io::Result<File> {
     return std::os::windows::io::AsHandle::as_handle(&io::stdin()).try_clone_to_owned().map(File::from);
 }
 
-/// Opens a text; a pipe at once, whether somebody writes to it or not.
+/// Opens a text without blocking on a pipe that has no writer.
 fn open_without_waiting(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true);
@@ -192,7 +192,7 @@ fn is_pipe(about: &Metadata) -> bool {
     return !about.is_file();
 }
 
-/// The text of `bytes`. What is no UTF-8 becomes U+FFFD, as `String::from_utf8_lossy` does it.
+/// The text of `bytes`. Invalid UTF-8 becomes U+FFFD, as in `String::from_utf8_lossy`.
 fn decode(name: &Path, bytes: Vec<u8>, progress: &dyn Progress) -> Result<String> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         let remedy = "convert it: iconv -f UTF-16 -t UTF-8";

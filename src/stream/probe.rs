@@ -29,12 +29,13 @@ pub enum Reader {
 }
 
 impl FromStr for Reader {
-    type Err = String;
+    type Err = Error;
 
-    fn from_str(name: &str) -> std::result::Result<Reader, String> {
+    fn from_str(name: &str) -> Result<Reader> {
         let all = [Reader::Auto, Reader::Uring, Reader::Pread, Reader::Buffered];
-        let names = all.map(Reader::name).join(", ");
-        all.into_iter().find(|reader| reader.name() == name).ok_or(format!("choose one of {names}"))
+        let known = all.map(Reader::name).to_vec();
+        let unknown = || Error::UnknownName { kind: "reader", name: name.to_owned(), known };
+        all.into_iter().find(|reader| reader.name() == name).ok_or_else(unknown)
     }
 }
 
@@ -151,10 +152,8 @@ impl ReadOptions {
     /// # Errors
     /// If the system refuses it.
     pub fn queue(&self, files: &ModelFiles, strategy: &ReadStrategy) -> Result<Queue> {
-        let backend = strategy.reader.backend(files, strategy.depth).map_err(|source| {
-            let reader = strategy.reader.name();
-            Error::ReaderRefused { reader, source }
-        })?;
+        let backend = strategy.reader.backend(files, strategy.depth);
+        let backend = backend.map_err(|source| Error::ReaderRefused { reader: strategy.reader.name(), source })?;
         let backend = match &self.wrap {
             Some(wrap) => wrap(backend),
             None => backend,

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub(super) struct ByteLevel {
     split: Split,
     model: BPE,
-    /// Whether the byte has a token: the merges start from single bytes.
+    /// True for bytes that have a token: the merges start from single bytes.
     known: [bool; 256],
 }
 
@@ -60,7 +60,7 @@ impl ByteLevel {
         Ok(ByteLevel { split, model, known })
     }
 
-    /// Whether texts begin with BOS where the file does not say.
+    /// True if texts begin with BOS by default.
     pub(super) fn add_bos(&self) -> bool {
         self.split.add_bos
     }
@@ -92,12 +92,12 @@ impl ByteLevel {
     }
 }
 
-/// The bytes of a token that is text: its characters stand for bytes; one that does not makes the token literal.
+/// The bytes of a text token: each character stands for a byte; a token with any other character is literal text.
 pub(super) fn bytes_of(token: &str) -> Vec<u8> {
     token.chars().map(byte_of).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
-/// The text of every token of a kind that `wanted` accepts, with its id. Empty texts can never match and are left out.
+/// The ids by text of all tokens of a kind that `wanted` accepts. Empty texts can never match and are left out.
 pub(super) fn text_ids(vocab: &Vocab, path: &Path, wanted: impl Fn(TokenKind) -> bool) -> Result<Ids> {
     let mut ids = Ids::default();
     for (id, token) in (0u32..).zip(&vocab.tokens) {

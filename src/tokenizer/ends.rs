@@ -1,10 +1,10 @@
-//! Tokens whose texts tell what they are for, in files that forget to say so: llama.cpp's lists.
+//! llama.cpp's lists of token texts with a known purpose, for files that do not state it.
 
 use std::collections::HashSet;
 
 use super::vocab::{TokenKind, Vocab};
 
-/// The texts of tokens that end what a model says.
+/// The texts of tokens that end generation.
 const ENDS: [&str; 32] = [
     "<|eot_id|>",
     "<|eom_id|>",
@@ -68,19 +68,19 @@ const MIDDLES: [&str; 23] = [
     "<|code_middle|>",
 ];
 
-/// Whether a token with this text ends what a model says, whatever else the file states.
+/// True if a token with this text ends generation, whatever the file states.
 pub(crate) fn ends_generation(text: &str) -> bool {
     ENDS.contains(&text)
 }
 
-/// The tokens that end what a model says: those that the file names and those with such a text.
+/// The tokens that end generation: those that the file names and those with a known text.
 pub(super) fn end_of_generation(vocab: &Vocab) -> HashSet<u32> {
     let named = [vocab.eos, vocab.eot, vocab.eom].into_iter().flatten().chain(vocab.fim_ends.iter().copied());
     let known = (0u32..).zip(&vocab.tokens).filter(|(_, token)| ends_generation(token)).map(|(id, _)| id);
     named.chain(known).collect()
 }
 
-/// The tokens that the file gives the type of text, and whose texts are those of control tokens.
+/// The tokens that the file types as text and whose texts are those of control tokens.
 pub(super) fn control_looking(vocab: &Vocab) -> HashSet<u32> {
     let texts: HashSet<&str> = ENDS.into_iter().chain(MIDDLES).collect();
     let looking = |(id, token): &(u32, &String)| {

@@ -1,11 +1,11 @@
-//! The vocabulary as a GGUF file has it.
+//! Reads the vocabulary from GGUF metadata.
 
 use super::{Tokenizer, Vocab};
 use crate::error::{Error, Result, Setting};
 use crate::gguf::{ArrayRef, Gguf};
 
 impl Tokenizer {
-    /// The tokenizer of a model file.
+    /// Builds the tokenizer of a model file.
     ///
     /// # Errors
     /// If the metadata is incomplete, contradicts itself, or describes a tokenizer that Strata does not know.
@@ -62,7 +62,7 @@ fn strings(array: ArrayRef<'_>) -> Option<Vec<String>> {
     Some(array.strings()?.map(str::to_owned).collect())
 }
 
-/// An array of the tokenizer, or `None` if the key is absent.
+/// Reads an array `tokenizer.ggml.KEY`; `None` if the key is absent.
 fn list<T>(gguf: &Gguf, key: &str, what: &str, read: impl Fn(ArrayRef<'_>) -> Option<T>) -> Result<Option<T>> {
     let key = format!("tokenizer.ggml.{key}");
     let Some(array) = gguf.array(&key)? else { return Ok(None) };
@@ -70,7 +70,7 @@ fn list<T>(gguf: &Gguf, key: &str, what: &str, read: impl Fn(ArrayRef<'_>) -> Op
         Error::invalid(
             gguf.path(),
             format!("metadata {key:?}"),
-            format!("is no list of {what}"),
+            format!("is not a list of {what}"),
             "convert the model again",
         )
     })

@@ -1,8 +1,8 @@
 //! Text to tokens and back, from the vocabulary in a GGUF file alone.
 //!
-//! `vocab.rs` holds what the file states, unchecked. `special.rs` cuts a text at its special tokens. What lies between
+//! `vocab.rs` holds the vocabulary as the file states it. `special.rs` splits a text at its special tokens. The text between
 //! them goes to one of two models: `bpe.rs`, byte-level BPE over the pieces of `split.rs`, or `sentencepiece.rs`.
-//! `ends.rs` knows tokens by their texts. `stream.rs` is the way back, one token at a time.
+//! `ends.rs` has lists of known token texts. `stream.rs` decodes, one token at a time.
 
 mod bpe;
 mod ends;
@@ -37,19 +37,19 @@ pub struct Tokenizer {
     model: Model,
     special: Special,
     end_of_generation: HashSet<u32>,
-    /// Control tokens by their texts, that the file calls text.
+    /// Tokens with the text of a control token that the file types as text.
     control_looking: HashSet<u32>,
     notes: Vec<String>,
     add_bos: bool,
     add_eos: bool,
 }
 
-/// What [`Tokenizer::encode`] does besides plain text. The default is neither.
+/// Settings of [`Tokenizer::encode`]. By default the text is plain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// BOS in front and EOS behind, as the model wants it.
+    /// Adds BOS before and EOS after the text, as the model requires.
     pub add_special: bool,
-    /// Control tokens in the text, such as `<|eot_id|>`, are those tokens. Never set this for text of a stranger.
+    /// Parses control tokens in the text, such as `<|eot_id|>`. Never set this for untrusted text.
     pub parse_special: bool,
 }
 
@@ -60,7 +60,7 @@ enum Model {
 }
 
 impl Tokenizer {
-    /// Checks `vocab`, which comes from `path`, and makes it ready.
+    /// Checks `vocab`, which comes from `path`, and builds its tokenizer.
     pub fn new(mut vocab: Vocab, path: &Path) -> Result<Tokenizer> {
         vocab.check(path)?;
         let mut notes = vocab.assume();
@@ -122,7 +122,7 @@ impl Tokenizer {
         })
     }
 
-    /// The tokens of `text`.
+    /// Encodes `text`.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         if options.add_special {
@@ -141,7 +141,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The text of `ids`, from the start of a text, without control tokens; broken UTF-8 becomes U+FFFD.
+    /// Decodes `ids` from the start of a text, without control tokens; invalid UTF-8 becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.decode_with(ids, false)
     }
@@ -167,22 +167,22 @@ impl Tokenizer {
         self.vocab.tokens.iter().position(|token| token == text).map(|id| id as u32)
     }
 
-    /// The token that begins a text, where the model wants one: what `add_special` puts in front.
+    /// The BOS token, if the model requires one: the token that `add_special` adds before a text.
     pub fn bos(&self) -> Option<u32> {
         self.vocab.bos.filter(|_| self.add_bos)
     }
 
-    /// Whether a model that says token `id` has finished.
+    /// True if token `id` ends generation.
     pub fn is_eog(&self, id: u32) -> bool {
         self.end_of_generation.contains(&id)
     }
 
-    /// What the file does not state or states wrongly, and what llama.cpp and Strata take for it: a sentence each.
+    /// A sentence about each value that the file does not state or states wrongly, and what llama.cpp and Strata use instead.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// What the file states, and what stands in for special tokens that it does not name.
+    /// The vocabulary of the file, with defaults for special tokens that it does not name.
     pub fn vocab(&self) -> &Vocab {
         &self.vocab
     }
@@ -192,7 +192,7 @@ impl Tokenizer {
         matches!(&self.model, Model::SentencePiece(model) if model.space_prefix())
     }
 
-    /// The bytes of token `id`, and whether it is structure: a control token, or the unknown one.
+    /// The bytes of token `id`, and true if it is a control token or the unknown token.
     fn lookup(&self, id: u32) -> Result<(Cow<'_, [u8]>, bool)> {
         let Some(token) = self.vocab.tokens.get(id as usize) else {
             return Err(Error::TokenOutOfVocabulary { token: id, vocab: self.vocab.tokens.len() });

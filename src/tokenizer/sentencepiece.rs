@@ -1,8 +1,8 @@
 //! SentencePiece BPE with byte fallback (Llama 2, Mistral, TinyLlama).
 //!
-//! Such files have scores, not merges. Two neighbours become one where their text is a token: the pair whose token has
-//! the best score first, of equal ones the leftmost, as SentencePiece and llama.cpp do. No list of merges is made, since
-//! it would grow with the square of the length of a token.
+//! Such files have scores, not merges. Two neighbouring symbols merge if their text is a token: the pair with the best score
+//! first, of equal ones the leftmost, as in SentencePiece and llama.cpp. No list of merges is built, since it would grow with
+//! the square of the length of a token.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -12,21 +12,21 @@ use super::bpe::{Ids, text_ids};
 use super::vocab::{TokenKind, Vocab, byte_of};
 use crate::{Error, Result};
 
-/// What SentencePiece writes for a space.
+/// SentencePiece's character for a space.
 const SPACE: char = '\u{2581}';
 
-/// Pieces of one text whose tokens are kept, at most: words come again.
-const REMEMBERED: usize = 1 << 15;
+/// The most pieces of one text whose tokens are cached: words repeat.
+const CACHED_PIECES: usize = 1 << 15;
 
 /// The model "llama".
 #[derive(Debug)]
 pub(super) struct SentencePiece {
     ids: Ids,
     scores: Vec<f32>,
-    /// Bytes of the longest token.
+    /// The length of the longest token in bytes.
     longest: usize,
-    /// The pairs of characters that stand side by side in some token. No merge crosses any other pair, so the text is
-    /// cut there and pieces stay small.
+    /// The pairs of adjacent characters of all tokens. No merge crosses any other pair, so the text is split there and pieces
+    /// stay small.
     joined: HashSet<(char, char)>,
     bytes: [Option<u32>; 256],
     unk: Option<u32>,
@@ -67,7 +67,7 @@ impl SentencePiece {
         })
     }
 
-    /// Whether texts get a space in front, which decoding takes away.
+    /// True if encoding puts a space in front of texts, which decoding removes.
     pub(super) fn space_prefix(&self) -> bool {
         self.space_prefix
     }
@@ -82,7 +82,7 @@ impl SentencePiece {
             }
             let tokens = self.merge(piece);
             self.append(&tokens, section, ids);
-            if known.len() < REMEMBERED {
+            if known.len() < CACHED_PIECES {
                 known.insert(piece.to_owned(), tokens);
             }
         };
@@ -100,7 +100,7 @@ impl SentencePiece {
         end(&piece);
     }
 
-    /// Appends the tokens of a piece. A run of unknown characters is one unknown token, also across pieces.
+    /// Appends the tokens of a piece. A run of unknown characters becomes one unknown token, also across pieces.
     fn append(&self, tokens: &[u32], section: usize, ids: &mut Vec<u32>) {
         for &token in tokens {
             let again = self.unk == Some(token) && ids.len() > section && ids.last() == Some(&token);
@@ -144,7 +144,7 @@ impl SentencePiece {
             let text = &piece[symbol.start..symbol.start + symbol.len];
             match self.ids.get(text) {
                 Some(&id) => tokens.push(id),
-                // A character; only those of more than one are made by merging, and they are tokens.
+                // A single character: longer symbols are made by merging and are tokens.
                 None => match text.bytes().map(|byte| self.bytes[usize::from(byte)]).collect::<Option<Vec<u32>>>() {
                     Some(bytes) => tokens.extend(bytes),
                     None => tokens.extend(self.unk),
@@ -154,7 +154,7 @@ impl SentencePiece {
         tokens
     }
 
-    /// What the symbol `left` and the one behind it could become.
+    /// The merge of symbol `left` with the next one; `None` if their text is not a token.
     fn pair(&self, piece: &str, symbols: &[Symbol], left: usize) -> Option<Pair> {
         let right = symbols[left].behind?;
         let len = symbols[left].len + symbols[right].len;
@@ -167,7 +167,7 @@ impl SentencePiece {
     }
 }
 
-/// A part of a piece that is one token, or one character still; its length is 0 once it belongs to another.
+/// A part of a piece: one token or one character; its length is 0 after it was merged into another.
 struct Symbol {
     start: usize,
     len: usize,
@@ -175,7 +175,7 @@ struct Symbol {
     behind: Option<usize>,
 }
 
-/// Two neighbours whose text is a token.
+/// A possible merge: two neighbouring symbols whose text is a token.
 struct Pair {
     score: f32,
     left: usize,
@@ -203,7 +203,7 @@ impl PartialEq for Pair {
 
 impl Eq for Pair {}
 
-/// The bytes of a token that is text.
+/// The bytes of a text token.
 pub(super) fn bytes_of(token: &str) -> Vec<u8> {
     token.replace(SPACE, " ").into_bytes()
 }

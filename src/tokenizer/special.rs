@@ -1,5 +1,5 @@
-//! Tokens that are matched in the text before anything else: leftmost, then longest, in memory that grows with the
-//! texts of the tokens alone.
+//! Special tokens, which are matched in the text first: leftmost, then longest, in memory proportional to the texts of the
+//! tokens.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ pub(super) enum Segment<'t> {
 /// The special tokens of a vocabulary.
 #[derive(Debug)]
 pub(super) struct Special {
-    /// The tokens that are text to their user: always matched.
+    /// The user-defined tokens, which are always matched.
     user: Matcher,
-    /// Those and the control tokens.
+    /// The user-defined and the control tokens.
     all: Matcher,
 }
 
 impl Special {
-    /// Of `vocab`, whose tokens `control` are control tokens whatever their types say.
+    /// The special tokens of `vocab`; those in `control` are control tokens whatever their types say.
     pub(super) fn new(vocab: &Vocab, control: &HashSet<u32>) -> Special {
         let mut seen = HashSet::new();
         let (mut user, mut all) = (Vec::new(), Vec::new());
@@ -38,7 +38,7 @@ impl Special {
                 continue;
             }
             let text: Arc<str> = literal(vocab, id).into();
-            // Where two have one text, the first is the one that is meant.
+            // Of two tokens with the same text, the first counts.
             if !seen.insert(text.clone()) {
                 continue;
             }
@@ -50,7 +50,7 @@ impl Special {
         Special { user: Matcher::new(user), all: Matcher::new(all) }
     }
 
-    /// Cuts `text` at its special tokens; control tokens are plain text unless `control`.
+    /// Splits `text` at its special tokens; control tokens are plain text unless `control`.
     pub(super) fn parts<'t>(&self, text: &'t str, control: bool) -> Vec<Segment<'t>> {
         let matcher = if control { &self.all } else { &self.user };
         let mut parts = Vec::new();
@@ -75,15 +75,14 @@ impl Special {
     }
 }
 
-/// Texts in the order of their bytes. Of all that begin a text, the longest is a prefix of the last one in this order
-/// that is not behind the text: a binary search and a walk along the prefixes find it, without an automaton whose
-/// states would cost many times the texts.
+/// Sorted texts. The longest one that begins a given text is a prefix of the last one that is not greater than it: a binary
+/// search and a walk along the prefixes find it, without an automaton whose states would take many times the memory.
 #[derive(Debug)]
 struct Matcher {
     texts: Vec<(Arc<str>, u32)>,
-    /// The longest other text that begins this one.
+    /// For each text, the index of the longest other text that is a prefix of it.
     prefix: Vec<Option<u32>>,
-    /// The bytes that texts begin with.
+    /// True for the first bytes of texts.
     begins: [bool; 256],
 }
 
@@ -116,7 +115,7 @@ impl Matcher {
     }
 }
 
-/// What a special token looks like in text. SentencePiece writes the spaces of user-defined ones as U+2581.
+/// The text of a special token. SentencePiece writes the spaces of user-defined ones as U+2581.
 pub(super) fn literal(vocab: &Vocab, id: u32) -> String {
     let text = &vocab.tokens[id as usize];
     if vocab.model == "llama" && vocab.kind(id) == TokenKind::UserDefined {

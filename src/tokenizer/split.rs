@@ -1,4 +1,4 @@
-//! The split of a text into pieces that byte-level BPE never merges across.
+//! Pre-tokenizers: they split a text into pieces that byte-level BPE never merges across.
 //!
 //! The published patterns end in `\s+(?!\S)|\s+`: a run of spaces leaves its last one to the word behind it. Engines
 //! that know lookahead backtrack, and the one in the crate `tokenizers` gives up, silently, on a run of a million
@@ -18,7 +18,7 @@ const LLAMA3: &str = concat!(
 );
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+";
 
-/// The splits of `tokenizer.ggml.pre` that are known, each with all the names that llama.cpp gives it.
+/// The supported values of `tokenizer.ggml.pre`, with all names that llama.cpp has for each.
 const KNOWN: [(&[&str], Kind); 5] = [
     (
         &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
@@ -54,23 +54,23 @@ const KNOWN: [(&[&str], Kind); 5] = [
 enum Kind {
     /// Llama 3: a piece that is a token is that token, and texts begin with BOS.
     Llama3,
-    /// The expression of Llama 3 without either.
+    /// Llama 3's expression without both of these.
     Dbrx,
     Gpt2,
-    /// GPT-2 between single digits.
+    /// GPT-2's expression between single digits.
     Digits,
-    /// llama.cpp's split where a file names none.
+    /// llama.cpp's pre-tokenizer for files that name none.
     Default,
 }
 
-/// A way to split, by its GGUF name.
+/// A pre-tokenizer.
 #[derive(Clone, Debug)]
 pub(super) struct Split {
-    /// Each divides further what those before it left.
+    /// Each step splits the pieces of the one before it.
     steps: Vec<Step>,
     /// A piece that is a token is that token, whatever the merges say.
     pub(super) ignore_merges: bool,
-    /// Texts begin with BOS where the file does not say.
+    /// Texts begin with BOS by default.
     pub(super) add_bos: bool,
 }
 
@@ -90,7 +90,7 @@ struct Words {
 }
 
 impl Split {
-    /// The split that `tokenizer.ggml.pre` names; without a name, the one that llama.cpp takes then.
+    /// The pre-tokenizer that `tokenizer.ggml.pre` names; without a name, llama.cpp's default.
     pub(super) fn new(pre: Option<&str>, path: &Path) -> Result<Split> {
         let pre = pre.filter(|pre| !pre.is_empty()).unwrap_or("default");
         let Some((_, kind)) = KNOWN.iter().find(|(names, _)| names.contains(&pre)) else {

@@ -1,39 +1,39 @@
-//! Decoding one token at a time: characters come out whole, however the tokens cut them.
+//! Decoding one token at a time: characters are emitted whole, even where tokens split them.
 
 use super::Tokenizer;
 use crate::Result;
 
-/// Turns tokens into text as they arrive. What it has said after [`finish`](StreamDecoder::finish) is what
-/// [`Tokenizer::decode`] says of all tokens at once.
+/// Decodes tokens as they arrive. Its output up to [`finish`](StreamDecoder::finish) is that of [`Tokenizer::decode`] for all
+/// tokens at once.
 #[derive(Clone, Debug)]
 pub struct StreamDecoder<'t> {
     tokenizer: &'t Tokenizer,
     render_special: bool,
-    /// The next byte is the first of the text, whose space SentencePiece put there.
+    /// True until the first byte of a text, whose space SentencePiece has added.
     drop_space: bool,
-    /// The beginning of a character, at most 3 bytes between calls.
+    /// The bytes of an incomplete character, at most 3 between calls.
     held: Vec<u8>,
 }
 
 impl<'t> StreamDecoder<'t> {
-    /// A decoder of tokens that continue a text, such as a prompt: a space before the first word stays.
+    /// A decoder of tokens that continue a text, such as a prompt: it keeps a space before the first word.
     pub fn new(tokenizer: &'t Tokenizer) -> StreamDecoder<'t> {
         StreamDecoder { tokenizer, render_special: false, drop_space: false, held: Vec::new() }
     }
 
-    /// The tokens begin a text: the space that encoding puts in front of it, if the model does so, is taken away.
+    /// Removes the space that encoding adds at the start of a text, if the model adds one.
     pub fn at_text_start(mut self) -> Self {
         self.drop_space = self.tokenizer.has_space_prefix();
         self
     }
 
-    /// Whether control tokens come out as their text; without this they are left out.
+    /// Emits control tokens as their text if `render`; by default they are left out.
     pub fn render_special(mut self, render: bool) -> Self {
         self.render_special = render;
         self
     }
 
-    /// The text that `id` completes, perhaps none. Bytes that no continuation can make valid become U+FFFD.
+    /// The text that `id` completes, possibly empty. Bytes that no continuation can make valid become U+FFFD.
     pub fn push(&mut self, id: u32) -> Result<String> {
         let (bytes, control) = self.tokenizer.lookup(id)?;
         if control && !self.render_special {
@@ -68,7 +68,7 @@ impl<'t> StreamDecoder<'t> {
         Ok(text)
     }
 
-    /// What is left: a character that never became whole is U+FFFD.
+    /// The rest of the text: U+FFFD for an incomplete character.
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.held).into_owned()
     }

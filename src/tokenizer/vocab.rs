@@ -1,4 +1,4 @@
-//! The vocabulary as a GGUF file states it, and the checks that everything else here relies on.
+//! The vocabulary as a GGUF file states it, and its checks, on which the other files rely.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use crate::{Error, Result};
 pub struct Vocab {
     /// `tokenizer.ggml.model`: "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE).
     pub model: String,
-    /// `tokenizer.ggml.pre`: which split precedes byte-level BPE.
+    /// `tokenizer.ggml.pre`: the pre-tokenizer of byte-level BPE.
     pub pre: Option<String>,
-    /// The text of every token; its place is its id.
+    /// The text of every token, by id.
     pub tokens: Vec<String>,
-    /// One score per token; the model "llama" needs them.
+    /// The score of every token, which the model "llama" needs.
     pub scores: Option<Vec<f32>>,
-    /// One type per token, numbered as in [`TokenKind`].
+    /// The type of every token, numbered as in [`TokenKind`].
     pub types: Option<Vec<i32>>,
     /// The merges of byte-level BPE, best first, each "left right".
     pub merges: Vec<String>,
@@ -28,41 +28,41 @@ pub struct Vocab {
     pub eot: Option<u32>,
     /// The token that ends a message of a turn.
     pub eom: Option<u32>,
-    /// The token of what the vocabulary cannot say.
+    /// The token for text that the vocabulary cannot express.
     pub unk: Option<u32>,
-    /// The token that fills batches.
+    /// The padding token of batches.
     pub pad: Option<u32>,
-    /// The tokens that end a completion in the middle of a text: its padding, repository and file.
+    /// The end tokens of fill-in-the-middle completions: padding, repository and file.
     pub fim_ends: Vec<u32>,
-    /// Whether texts get `bos` in front; absent: yes for "llama" and for the split "llama-bpe".
+    /// True if texts begin with `bos`; the default is true for "llama" and for the pre-tokenizer "llama-bpe".
     pub add_bos: Option<bool>,
-    /// Whether texts get `eos` behind; absent: no.
+    /// True if texts end with `eos`; the default is false.
     pub add_eos: Option<bool>,
-    /// Whether the model "llama" puts a space in front of texts; absent: yes.
+    /// True if the model "llama" puts a space in front of texts; the default is true.
     pub add_space_prefix: Option<bool>,
     /// The chat template, in Jinja.
     pub chat_template: Option<String>,
 }
 
-/// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
+/// The purpose of a token; the numbers are those of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
     /// A piece of text; also 0, "undefined".
     Normal = 1,
-    /// Stands for what the vocabulary cannot say.
+    /// The unknown token, for text that the vocabulary cannot express.
     Unknown = 2,
-    /// Structure, such as the end of a text; matched in text only where the caller allows it.
+    /// A control token, such as the end of a text; matched in text only where the caller allows it.
     Control = 3,
     /// Text that is always one token.
     UserDefined = 4,
-    /// A place in the table that nothing uses.
+    /// An unused entry of the table.
     Unused = 5,
     /// One byte, written `<0x0A>`.
     Byte = 6,
 }
 
 impl Vocab {
-    /// What token `id` (in range) is for. A file without types has only its named special tokens as control tokens.
+    /// The kind of token `id`, which must be in range. In a file without types only the named special tokens are control tokens.
     pub fn kind(&self, id: u32) -> TokenKind {
         match &self.types {
             Some(types) => match types[id as usize] {
@@ -80,7 +80,7 @@ impl Vocab {
         }
     }
 
-    /// Takes llama.cpp's values for what the file should name and does not; returns a sentence about each.
+    /// Sets llama.cpp's defaults for missing values; returns a sentence about each.
     pub(super) fn assume(&mut self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.model == "gpt2" && self.pre.as_deref().unwrap_or_default().is_empty() {
@@ -158,7 +158,7 @@ impl Vocab {
     }
 }
 
-/// The byte that `<0x0A>` stands for.
+/// The byte of a token text such as `<0x0A>`.
 pub(crate) fn byte_of(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
     let hex = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));

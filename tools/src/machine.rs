@@ -1,9 +1,9 @@
-//! What the operating system says of this machine and this process.
+//! Facts about this machine and this process from the operating system.
 
 use std::fs;
 use strata::threads::all_threads;
 
-/// Threads for whatever is shared out by `rayon`: all, or as many as RAYON_NUM_THREADS says if that is fewer.
+/// The number of threads of `rayon`: all hardware threads, or RAYON_NUM_THREADS if that is fewer.
 pub fn shared_threads() -> usize {
     let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0);
     wanted.map_or(all_threads(), |n: usize| n.min(all_threads()))
@@ -14,7 +14,7 @@ pub fn peak_rss_bytes() -> u64 {
     field("/proc/self/status", "VmHWM:").map_or(0, |kib| kib * 1024)
 }
 
-/// Starts [`peak_rss_bytes`] again from what is resident now; where the system does not allow it, the peak stays that of the process.
+/// Resets [`peak_rss_bytes`] to the current resident size, where the system allows it.
 pub fn reset_peak_rss() {
     // 5 is the kernel's number for it; see proc(5).
     let _ = fs::write("/proc/self/clear_refs", "5");

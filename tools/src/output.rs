@@ -1,5 +1,5 @@
-//! The one printer: results to stdout, everything else to stderr. It outlives a full disk and a reader that has gone, and what it says of
-//! files does nothing to a terminal.
+//! All output: results to stdout, everything else to stderr. A full disk and a closed pipe do not panic, and control characters from files
+//! do not reach the terminal.
 
 use crate::{remedy, status};
 use anyhow::{Context, Result};
@@ -12,7 +12,7 @@ use strata::error::printable;
 /// The exit code of a command that was called wrongly.
 const USAGE: u8 = 2;
 
-/// Writes text to stdout at once, as it is: what a model says, or data.
+/// Writes text to stdout unchanged and flushes it: generated text, or data.
 pub fn print(text: &str) -> Result<()> {
     status::clear();
     let mut out = io::stdout().lock();
@@ -20,13 +20,13 @@ pub fn print(text: &str) -> Result<()> {
     wrote.context("cannot write to standard output")
 }
 
-/// Writes lines to stdout, in which names come from files.
+/// Writes lines to stdout; control characters from files are escaped.
 pub fn print_lines(text: &str) -> Result<()> {
     let lines: Vec<_> = text.lines().map(printable).collect();
     print(&(lines.join("\n") + "\n"))
 }
 
-/// Writes one JSON document.
+/// Writes a JSON document to stdout.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     status::clear();
     let mut out = BufWriter::new(io::stdout().lock());
@@ -34,18 +34,18 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     wrote.and_then(|()| writeln!(out)).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
-/// Says something on stderr, on a line of its own. Where nobody can read it, nothing is lost.
+/// Writes a line to stderr; failures are ignored.
 pub fn say(text: &str) {
     status::clear();
     let _ = writeln!(io::stderr().lock(), "{}", printable(text));
 }
 
-/// Says what the user should know before the result is believed.
+/// Writes a warning to stderr.
 pub fn warn(text: &str) {
     say(&format!("warning: {text}"));
 }
 
-/// The exit code of a command, once its error has been said. A reader that has gone, as in `strata inspect FILE | head`, is none.
+/// Prints the error of a command, if any, and returns the exit code. A closed pipe, as in `strata inspect FILE | head`, is not an error.
 pub fn finish(done: Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,7 +58,7 @@ pub fn finish(done: Result<()>) -> ExitCode {
     }
 }
 
-/// Shows what the parser of arguments has to say: help and version on stdout, how a command is used on stderr.
+/// Prints the message of clap: help and version on stdout, usage errors on stderr.
 pub fn finish_usage(said: &clap::Error) -> ExitCode {
     if !said.use_stderr() {
         let wrote = said.print().and_then(|()| io::stdout().flush());
@@ -83,7 +83,7 @@ fn in_words(error: &anyhow::Error) -> String {
     error.chain().map(cause).collect::<Vec<_>>().join(": ") + &remedy::after(error)
 }
 
-/// True for the error of writing to a reader that has gone. The library writes to files only: an error of it is never that.
+/// True for the error of writing to a closed pipe. The library writes to files only, so its errors are never that.
 fn is_closed(error: &anyhow::Error) -> bool {
     let closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(closed))
@@ -95,7 +95,7 @@ pub fn path(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
 }
 
-/// Bytes as people read them: `12.3 MB`.
+/// Bytes in a decimal unit: `12.3 MB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut value = n as f64;

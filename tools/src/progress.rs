@@ -1,4 +1,4 @@
-//! Progress on stderr, with rate and time left: a bar on a terminal, plain lines elsewhere. And Ctrl-C, which stops the work cleanly.
+//! Progress on stderr with rate and time left, a bar on a terminal and plain lines elsewhere; and clean stopping by Ctrl-C.
 
 use crate::{output, status};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,10 +11,10 @@ use strata::progress::{Progress, three_digits, time};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// True while nobody looks at [`STOP`], and nothing is lost if the process ends.
+/// True while no code checks [`STOP`] and the process may end at once.
 static AT_ONCE: AtomicBool = AtomicBool::new(false);
 
-/// From now on the first Ctrl-C (or SIGTERM) asks the work to stop; a second one ends the process.
+/// Installs the handler: the first Ctrl-C or SIGTERM asks the work to stop, a second one ends the process.
 pub fn watch_signals() {
     let stop = || {
         if STOP.swap(true, Ordering::SeqCst) {
@@ -24,7 +24,7 @@ pub fn watch_signals() {
             std::process::exit(1);
         }
     };
-    // Tried before: without its thread the handler would take the signals, and nobody would hear of them.
+    // A thread is tried first: without its own thread the handler would swallow the signals.
     let thread = std::thread::Builder::new().spawn(|| ()).map(|thread| thread.join());
     let watched = thread.map_err(|error| error.to_string()).and_then(|_| {
         ctrlc::set_handler(stop).map_err(|error| error.to_string()) // and so that its own failure is told
@@ -34,7 +34,7 @@ pub fn watch_signals() {
     }
 }
 
-/// Does what neither looks for Ctrl-C nor leaves anything behind: meanwhile it ends the process.
+/// Runs work that does not check for Ctrl-C and leaves nothing behind; Ctrl-C ends the process meanwhile.
 pub fn at_once<T>(work: impl FnOnce() -> T) -> T {
     AT_ONCE.store(true, Ordering::SeqCst);
     if STOP.load(Ordering::SeqCst) {
@@ -46,10 +46,10 @@ pub fn at_once<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// When a status last went to a file.
+/// The time of the last status line that was not written to a terminal.
 static LAST_STATUS: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// How often progress goes to where lines stay, and how often a bar is drawn.
+/// The intervals of progress lines and of redrawing a bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
@@ -65,17 +65,17 @@ fn show_status(what: &str) {
     }
 }
 
-/// What the units of a piece of work are.
+/// The unit of a piece of work.
 #[derive(Clone, Copy)]
 pub enum Unit {
-    /// Bytes
+    /// Bytes.
     Bytes,
-    /// Tokens
+    /// Tokens.
     Tokens,
 }
 
 impl Unit {
-    /// So many a second, with three digits.
+    /// A rate per second with three digits.
     fn rate(self, units: f64) -> String {
         match self {
             Unit::Tokens => format!("{} tokens/s", three_digits(units)),
@@ -90,7 +90,7 @@ impl Unit {
         }
     }
 
-    /// How much of how much.
+    /// The finished and the total amount.
     fn amounts(self, done: u64, total: u64) -> String {
         match self {
             Unit::Tokens => format!("{done} of {total} tokens"),
@@ -99,7 +99,7 @@ impl Unit {
     }
 }
 
-/// Shows one piece of work after the other.
+/// The progress display of one piece of work after the other.
 pub struct Shown {
     unit: Unit,
     work: Mutex<Option<Work>>,
@@ -128,13 +128,13 @@ impl Work {
         format!("{share} %, {}, {} left", self.unit.rate(rate), time(left))
     }
 
-    /// The line for a file.
+    /// The line where stderr is not a terminal.
     fn line(&self) -> String {
         let what = format!("{} {}", self.what, self.step);
         format!("{}: {}", what.trim_end(), self.numbers(self.start.elapsed()))
     }
 
-    /// The line for a terminal of so many columns: numbers first of all, then a bar, amounts and the step as far as there is room.
+    /// The line for a terminal of `columns` columns: numbers always, then a bar, amounts and the step as far as they fit.
     fn bar_line(&self, columns: usize, elapsed: Duration) -> String {
         let (room, numbers) = (columns.saturating_sub(1), self.numbers(elapsed));
         let cells = match columns {
@@ -176,7 +176,7 @@ fn columns() -> usize {
 }
 
 impl Shown {
-    /// For work in these units.
+    /// A display for work in `unit`s.
     pub fn new(unit: Unit) -> Shown {
         Shown { unit, work: Mutex::new(None) }
     }
@@ -213,7 +213,7 @@ impl Progress for Shown {
         let mut shown = false;
         self.with_work(|slot| shown = slot.is_some());
         match shown {
-            // The line of the whole work says how long that takes.
+            // The line of the whole work has its own time left.
             true => self.step(what),
             false => show_status(&format!("{what}, {} left", time(left))),
         }
@@ -255,7 +255,7 @@ impl Progress for Shown {
 }
 
 impl Drop for Shown {
-    /// Work that failed leaves no bar where its error will be said.
+    /// Removes the bar of failed work before its error is printed.
     fn drop(&mut self) {
         self.end();
     }

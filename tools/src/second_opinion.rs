@@ -1,6 +1,6 @@
-//! A second opinion on a file, by gguf-rs: names, shapes, types, offsets and metadata must be what Strata's own reader finds.
+//! Compares a file with the reading of gguf-rs: names, shapes, types, offsets and metadata must be equal.
 //!
-//! Its sizes of tensors are not compared: in version 0.1.8 they are wrong for BF16 and IQ4_NL.
+//! Sizes of tensors are not compared: those of version 0.1.8 are wrong for BF16 and IQ4_NL.
 
 use anyhow::{Context, Result, bail, ensure};
 use gguf_rs::ByteOrder;
@@ -8,10 +8,10 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use strata::gguf::{Gguf, ValueRef};
 
-/// The header may be this large: gguf-rs keeps it in memory many times over.
+/// The most bytes of a header, of which gguf-rs keeps several copies in memory.
 const HEADER: u64 = 256 << 20;
 
-/// Compares; the error names the first difference.
+/// Compares both readings; the error names the first difference.
 pub fn compare(gguf: &Gguf) -> Result<()> {
     let path = gguf.path();
     ensure!(
@@ -68,7 +68,7 @@ pub fn compare(gguf: &Gguf) -> Result<()> {
     Ok(())
 }
 
-/// Equality across the two models of values: gguf-rs has JSON, and floats as their shortest decimal.
+/// Compares a value with that of gguf-rs, which is JSON with floats as shortest decimals.
 fn same(ours: ValueRef<'_>, theirs: &serde_json::Value) -> bool {
     match ours {
         ValueRef::String(s) => theirs.as_str() == Some(s),

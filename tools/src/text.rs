@@ -1,4 +1,4 @@
-//! Texts for a model.
+//! Texts and tokenizers of the commands.
 
 use crate::output;
 use crate::progress::{Shown, Unit, at_once};
@@ -13,14 +13,14 @@ pub fn read(path: &Path) -> Result<String> {
     Ok(text::read(path, text::largest(), &Shown::new(Unit::Bytes))?)
 }
 
-/// The tokenizer of a model. What it had to assume is said.
+/// The tokenizer of a model; prints its notes as warnings.
 pub fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::from_gguf(gguf)?;
     tokenizer.notes().iter().for_each(|note| output::warn(note));
     Ok(tokenizer)
 }
 
-/// The tokens of a text. A long one takes its time, during which Ctrl-C ends the program.
+/// Encodes a text. Ctrl-C ends the program meanwhile, since a long text takes time.
 pub fn tokens(tokenizer: &Tokenizer, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
     Ok(at_once(|| tokenizer.encode(text, options))?)
 }

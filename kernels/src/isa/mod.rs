@@ -62,8 +62,8 @@ impl Isa {
     /// The one named by the environment variable `STRATA_ISA`, else the best.
     ///
     /// # Errors
-    /// One line, if the name is unknown or this processor lacks the instructions.
-    pub fn from_environment() -> Result<Isa, String> {
+    /// If the name is unknown or this processor lacks the instructions.
+    pub fn from_environment() -> Result<Isa, IsaUnavailable> {
         match std::env::var("STRATA_ISA") {
             Ok(name) => Isa::named(&name),
             Err(_) => Ok(Isa::best()),
@@ -73,16 +73,11 @@ impl Isa {
     /// The one with this name.
     ///
     /// # Errors
-    /// One line, if the name is unknown or this processor lacks the instructions.
-    pub fn named(name: &str) -> Result<Isa, String> {
-        let here: Vec<_> = Isa::available().map(|isa| isa.name()).collect();
+    /// If the name is unknown or this processor lacks the instructions.
+    pub fn named(name: &str) -> Result<Isa, IsaUnavailable> {
         match ROWS.iter().find(|row| row.name == name) {
             Some(row) if (row.detected)() => Ok(Isa(row)),
-            Some(_) => Err(format!("STRATA_ISA={name}: this processor has no {name}; it has {}", here.join(", "))),
-            None => Err(format!(
-                "STRATA_ISA={name}: there is no such instruction set; this processor has {}",
-                here.join(", ")
-            )),
+            row => Err(IsaUnavailable { name: name.to_owned(), exists: row.is_some() }),
         }
     }
 
@@ -104,6 +99,23 @@ impl Isa {
         self.0.table
     }
 }
+
+/// The error of an instruction set that this processor does not have, or that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IsaUnavailable {
+    name: String,
+    exists: bool,
+}
+
+impl std::fmt::Display for IsaUnavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let problem = if self.exists { "this processor does not have the" } else { "there is no" };
+        let here: Vec<_> = Isa::available().map(Isa::name).collect();
+        write!(f, "{problem} instruction set {:?}; choose one of {}", self.name, here.join(", "))
+    }
+}
+
+impl std::error::Error for IsaUnavailable {}
 
 impl std::fmt::Debug for Isa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,7 +1,7 @@
-//! `strata bench`: how fast a model runs, as a share of what the machine can do.
+//! `strata bench`: the speed of a model, and its share of the machine's limits.
 //!
-//! Tests take turns, one run of each a round, so that a busy minute of a shared machine hits all alike; every run is compared with limits
-//! measured right before it (`src/bench.rs` has the formulas), and medians are taken of the shares.
+//! Every round has one run of each test, so that load from other programs affects all tests alike. Each run is compared with limits that
+//! are measured right before it (`src/bench.rs` has the formulas), and the medians of the shares are printed.
 
 use super::model::{CacheArgs, CpuArgs, RamArgs, open};
 use crate::progress::{Shown, Unit};
@@ -21,49 +21,49 @@ use strata::stream::{Drives, ReadOptions, some_memory};
 use strata::synthetic::{Preset, Synthetic};
 use strata::{Cpu, GgmlType};
 
-/// Measure the speed of a model, and the limits of this machine
+/// Measure the speed of a model and the limits of this machine
 ///
-/// Without a model only the machine is measured: bytes read a second by all threads, 8-bit multiply-adds a second by this instruction
-/// set's best instruction.
+/// Without a model only the machine is measured: the read bandwidth of all threads in bytes per second, and the peak of the best
+/// instruction in 8-bit multiply-adds per second.
 ///
-/// Test ppN is one pass of a prompt of N tokens; tgN is N passes, each with the next token of every sequence of the batch. "limit" is what
-/// the machine allows: tokens / max(bytes / read bandwidth, multiply-adds / int8 peak) of a pass, where bytes are those of all layers, the
-/// output matrix and the keys and values attended to, and multiply-adds those of all matrices (F16, BF16 and F32 are held to the int8
-/// peak as well). Of a model that does not fit into --ram, bytes from disk / disk bandwidth count as well, read before and after, and
-/// "predicted" is what the plan makes of the disk before. Runs of all tests alternate, limits are measured before each, and figures are medians.
+/// Test ppN is one pass of a prompt of N tokens; tgN is N passes, each with the next token of every sequence of the batch. "limit" is the
+/// speed that the machine allows: tokens / max(bytes / read bandwidth, multiply-adds / int8 peak) of a pass. Bytes are those of all layers,
+/// the output matrix and the KV cache; multiply-adds are those of all matrices (F16, BF16 and F32 are compared with the int8 peak as well).
+/// For a model that does not fit into --ram, bytes from disk / disk bandwidth count as well, measured before and after, and "predicted" is
+/// the plan's prediction. Runs of all tests alternate, limits are measured before each, and figures are medians.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Models: GGUF files, or folders of Hugging Face checkpoints
+    /// Models to measure: GGUF files, or folders of Hugging Face checkpoints
     #[arg(short = 'm', long = "model", value_name = "FILE")]
     models: Vec<PathBuf>,
-    /// A model of this shape with random weights instead, in a temporary file: 1b, 3b, 8b, 70b or 405b
-    #[arg(long, value_name = "SHAPE", conflicts_with = "models", value_parser = shape)]
+    /// Measure a model of this shape with random weights instead, in a temporary file: 1b, 3b, 8b, 70b or 405b
+    #[arg(long, value_name = "SHAPE", conflicts_with = "models", value_parser = Preset::from_name)]
     synthetic: Option<Preset>,
     /// Layers of the synthetic model [default: all of the real one]
     #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "models", value_parser = clap::value_parser!(u16).range(1..=512))]
     layers: Option<u16>,
-    /// Types of the synthetic models: of every matrix (q4_k), or a mix (q4_k_m)
+    /// Types of the synthetic models: one type for every matrix (q4_k), or a mix (q4_k_m)
     #[arg(short = 't', long = "type", value_name = "TYPE", value_delimiter = ',', default_value = "q4_k_m", requires = "synthetic", conflicts_with = "models", value_parser = recipe)]
     types: Vec<Recipe>,
-    /// Where the temporary file goes [default: the system's folder for temporary files, TMPDIR]
+    /// Folder of the temporary file [default: the system's folder for temporary files, TMPDIR]
     #[arg(long, value_name = "DIR", requires = "synthetic", conflicts_with = "models")]
     dir: Option<PathBuf>,
-    /// Lengths of prompts; 0 is none
+    /// Prompt lengths; 0 is none
     #[arg(short = 'p', long = "n-prompt", value_name = "N,...", value_delimiter = ',', default_value = "512")]
     prompts: Vec<u32>,
     /// Tokens to generate; 0 is none
     #[arg(short = 'n', long = "n-gen", value_name = "N,...", value_delimiter = ',', default_value = "128")]
     generate: Vec<u32>,
-    /// Tokens in the KV cache before a test, of random values: attention is as fast over them
+    /// Tokens in the KV cache before a test, filled with random values
     #[arg(short = 'd', long = "n-depth", value_name = "N,...", value_delimiter = ',', default_value = "0")]
     depths: Vec<u32>,
-    /// Sequences that are generated together, each with a context of its own
+    /// Numbers of sequences that are generated together, each with its own context
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch: Vec<u32>,
-    /// Repetitions of all tests
+    /// Repetitions of each test
     #[arg(short = 'r', long = "repetitions", value_name = "RUNS", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
-    /// No pass to warm up. Without this a pass of up to 512 tokens comes first, unless weights come from disk in every pass
+    /// Skip the warm-up, a pass of up to 512 tokens. Models that are streamed from disk have none
     #[arg(long)]
     no_warmup: bool,
     #[command(flatten)]
@@ -80,20 +80,15 @@ pub struct Args {
     csv: bool,
 }
 
-fn shape(name: &str) -> Result<Preset, String> {
-    Preset::from_name(name).map_err(|error| error.to_string())
-}
-
 /// A type's own name means every matrix, unlike in `strata convert`, where `q4_k` is the mix Q4_K_M.
-fn recipe(name: &str) -> Result<Recipe, String> {
-    let recipe = match GgmlType::from_name(name).filter(|ty| ty.format().is_some()) {
+fn recipe(name: &str) -> strata::Result<Recipe> {
+    match GgmlType::from_name(name).filter(|ty| ty.format().is_some()) {
         Some(ty) => Recipe::pure(ty),
         None => Mix::from_name(name).map(Recipe::new),
-    };
-    recipe.map_err(|error| error.to_string())
+    }
 }
 
-/// Tokens of a pass that warms up.
+/// The most tokens of the warm-up pass.
 const WARM_UP: usize = 512;
 
 /// A test on a model and its runs.
@@ -106,7 +101,7 @@ struct Measured {
 }
 
 impl Args {
-    /// Measures it.
+    /// Runs the benchmarks and prints their results.
     pub fn run(self) -> Result<()> {
         let cpu = self.cpu.cpu()?;
         let (isa, threads) = (cpu.isa().name(), cpu.threads());
@@ -139,7 +134,7 @@ impl Args {
     }
 }
 
-/// What has been measured so far.
+/// The results so far.
 struct Bench {
     isa: &'static str,
     threads: usize,
@@ -149,7 +144,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Writes a model, measures it, removes it.
+    /// Writes a synthetic model, measures it and removes it.
     fn synthetic(&mut self, mut preset: Preset, recipe: &Recipe, args: &Args) -> Result<()> {
         let layers = &mut preset.hyperparameters.layers;
         *layers = args.layers.map_or(*layers, usize::from);
@@ -174,7 +169,7 @@ impl Bench {
         self.model(gguf, args.cpu.cpu()?, args, remove)
     }
 
-    /// How fast the drives of a model are.
+    /// Measures the drives of a model.
     fn disk(&mut self, gguf: &Gguf, options: &ReadOptions) -> Result<()> {
         if let Some(mut drives) = Drives::of(gguf, options)? {
             self.disk.push(drives.bytes_per_second()?);
@@ -182,7 +177,7 @@ impl Bench {
         Ok(())
     }
 
-    /// All tests on a model, in rounds. `loaded` is called when its files are open for good.
+    /// Runs all tests on a model, in rounds. `loaded` is called when its files need not be opened again.
     fn model(&mut self, gguf: Gguf, cpu: Cpu, args: &Args, loaded: impl FnOnce()) -> Result<()> {
         let name = gguf.path().file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let (ty, tests) = (type_of(&gguf)?, args.tests());
@@ -321,7 +316,7 @@ impl Measured {
         median(self.runs.iter().map(figure))
     }
 
-    /// Of a model that does not fit into its memory.
+    /// The median of a figure of streamed runs; `None` for a resident model.
     fn streamed(&self, figure: impl Fn(&Run, Streaming) -> f64) -> Option<f64> {
         let figures: Vec<f64> = self.runs.iter().filter_map(|run| Some(figure(run, run.streamed?))).collect();
         (!figures.is_empty()).then(|| median(figures.into_iter()))
@@ -365,8 +360,7 @@ fn type_of(gguf: &Gguf) -> Result<String> {
     Ok(mix.filter(|_| bytes.len() > 1).map_or(most.name(), |mix| mix.name).to_owned())
 }
 
-/// The most that one of the tests keeps beside the weights. Refuses what would drive the machine out of memory, before anything is
-/// measured.
+/// The largest memory need of all tests beside the weights. Refuses tests that would exhaust the memory, before anything is measured.
 fn need(of: &Hyperparameters, tests: &[Test], types: CacheTypes) -> Result<MemoryNeed> {
     let mut most = MemoryNeed::default();
     for test in tests {

@@ -14,11 +14,10 @@ use strata::io::inputs::Inputs;
 use strata::io::outputs::Outputs;
 use strata::tokenizer::EncodeOptions;
 
-/// Measure which columns of a model's weights a text needs most: an importance matrix, as llama-imatrix makes it
+/// Compute an importance matrix of a model and a text, as llama-imatrix does
 ///
-/// All chunks go through a layer together, so that the weights are read once; the hidden states of all tokens are kept,
-/// which takes 4 bytes x tokens x embedding length. Without -m and -f the matrices of --in-file are merged or
-/// converted.
+/// All chunks go through a layer together, so the weights are read once. The hidden states of all tokens take
+/// 4 bytes x tokens x embedding length of memory. Without -m and -f, the matrices of --in-file are merged or converted.
 #[derive(clap::Args)]
 pub struct Args {
     /// The model: a GGUF file, of a split one any part, or the folder of a Hugging Face checkpoint
@@ -31,25 +30,25 @@ pub struct Args {
     /// The text, UTF-8: a file or a pipe; - is standard input
     #[arg(short = 'f', long = "file", value_name = "TEXT", requires = "model", required_unless_present = "in_files")]
     text: Option<PathBuf>,
-    /// The matrix to write
+    /// The importance matrix to write
     #[arg(short = 'o', long = "output", value_name = "FILE", default_value = "imatrix.gguf")]
     output: PathBuf,
-    /// Kind of file to write [default: dat if the name ends so, else gguf]
+    /// Format of the file [default: dat if the name ends in .dat, else gguf]
     #[arg(long, value_name = "FORMAT")]
     output_format: Option<OutputFormat>,
     /// Tokens in a chunk
     #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT", default_value_t = 512)]
     context: usize,
-    /// Take at most this many chunks
+    /// Use at most N chunks
     #[arg(long, value_name = "N")]
     chunks: Option<usize>,
     /// Measure the output matrix too, where the model has one of its own
     #[arg(long)]
     process_output: bool,
-    /// Take special tokens in the text, as <|eot_id|>, for what they are
+    /// Parse special tokens in the text, as <|eot_id|>
     #[arg(long)]
     parse_special: bool,
-    /// Add a matrix made before, of either kind; may be given several times
+    /// Add an existing matrix of either format; may be given several times
     #[arg(long = "in-file", value_name = "FILE")]
     in_files: Vec<PathBuf>,
     /// Print JSON
@@ -57,7 +56,7 @@ pub struct Args {
     json: bool,
 }
 
-/// The kinds of file.
+/// The file formats of an importance matrix.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum OutputFormat {
     Gguf,
@@ -65,7 +64,7 @@ enum OutputFormat {
 }
 
 impl Args {
-    /// Measures it.
+    /// Measures the matrix and writes it.
     pub fn run(self) -> Result<()> {
         let model = self.model.as_deref().map(open).transpose()?;
         let inputs = self.inputs(model.as_ref())?;
@@ -103,7 +102,7 @@ impl Args {
         ))
     }
 
-    /// What is read; refuses an output that is one of it before hours of work.
+    /// The files that are read; refuses an output among them before hours of work.
     fn inputs(&self, model: Option<&Gguf>) -> Result<Inputs> {
         let mut inputs = Inputs::default();
         self.in_files.iter().for_each(|path| inputs.add(path, "a matrix that is added"));

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use strata::convert::Input;
 use strata::recipe::Mix;
 
-/// Convert a Hugging Face checkpoint (a folder of config.json, tokenizer.json, safetensors) to GGUF files, of one type or several in one
-/// read
+/// Convert a Hugging Face checkpoint to GGUF, to one type or several in one read
+///
+/// The checkpoint is a folder with config.json, tokenizer.json and safetensors files.
 #[derive(clap::Args)]
 pub struct Args {
     /// The folder of the checkpoint
@@ -26,7 +27,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Converts it.
+    /// Converts the checkpoint to every type.
     pub fn run(self) -> Result<()> {
         let input = Input::open(&self.dir)?;
         let paths = output_paths(self.output, &input, &self.mixes)?;

@@ -1,4 +1,4 @@
-//! `strata demo`: the main job on a real, small model that this program carries: convert, compare, write.
+//! `strata demo`: converts, compares and runs a small real model that is part of the program.
 
 use super::model::CpuArgs;
 use crate::output;
@@ -25,19 +25,19 @@ const CHECKPOINT: [(&str, &[u8]); 6] = [
     ("tokenizer.json", include_bytes!("../../../models/tiny-rustdoc/tokenizer.json")),
     ("tokenizer_config.json", include_bytes!("../../../models/tiny-rustdoc/tokenizer_config.json")),
 ];
-/// Text of the kind that the model was trained on, but not part of it.
+/// Text of the kind that the model was trained on, but not from its training data.
 const TEXT: &str = include_str!("../../../tests/data/valid.txt");
 const PROMPT: &str = "A vector is";
 
-/// Convert a small model that strata carries to five types, compare them, and write a paragraph
+/// Convert a small built-in model to five types, compare them, and generate a paragraph
 #[derive(clap::Args)]
 pub struct Args {
-    /// Another checkpoint to do it with
+    /// Another checkpoint to use instead
     dir: Option<PathBuf>,
     /// Chunks of 512 tokens to measure the perplexity on
     #[arg(long, value_name = "N", default_value_t = 16)]
     chunks: usize,
-    /// Tokens to write
+    /// Tokens to generate
     #[arg(short = 'n', long = "predict", value_name = "TOKENS", default_value_t = 100)]
     predict: usize,
     #[command(flatten)]
@@ -45,7 +45,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Shows it.
+    /// Runs the demonstration.
     pub fn run(self) -> Result<()> {
         let folder =
             tempfile::tempdir().context("cannot make a temporary folder; set TMPDIR to one that can be written")?;
@@ -86,7 +86,7 @@ impl Args {
     }
 }
 
-/// Puts the checkpoint that the program carries into a folder.
+/// Writes the built-in checkpoint into a folder.
 fn unpack(folder: &Path) -> Result<PathBuf> {
     let dir = folder.join("tiny-rustdoc");
     std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", output::path(&dir)))?;
@@ -97,7 +97,7 @@ fn unpack(folder: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A paragraph, greedily.
+/// Generates a paragraph after [`PROMPT`] and prints it.
 fn write(model: &Arc<Model>, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
     let prompt = tokenizer.encode(PROMPT, EncodeOptions { add_special: true, parse_special: true })?;
     let mut session =

@@ -1,4 +1,4 @@
-//! `strata info`: what this machine is, and what Strata uses of it.
+//! `strata info`: the processor, its instruction sets, and the supported types.
 
 use super::model::CpuArgs;
 use crate::{machine, output};
@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Shows it.
+    /// Prints the machine and the supported types.
     pub fn run(self) -> Result<()> {
         let cpu = self.cpu.cpu()?;
         let available: Vec<_> = Isa::available().map(Isa::name).collect();

@@ -1,4 +1,4 @@
-//! `strata inspect`: what is in a GGUF file.
+//! `strata inspect`: the metadata and tensors of a GGUF file.
 
 use crate::output;
 use anyhow::Result;
@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use strata::error::printable;
 use strata::gguf::{Gguf, ValueRef};
 
-/// Names longer than ggml allows are out of line with the others.
+/// The widest column of names, which is ggml's limit; longer names break the alignment.
 const LONGEST_NAME: usize = 64;
 
-/// Elements of an array that the text form shows.
+/// The most elements of an array that the text form shows.
 const SHOWN: usize = 6;
 
 /// Show the metadata and tensors of a GGUF file
@@ -26,14 +26,14 @@ pub struct Args {
 }
 
 impl Args {
-    /// Shows it.
+    /// Prints the metadata and tensors.
     pub fn run(self) -> Result<()> {
         let gguf = Gguf::open(&self.file)?;
         if self.json { output::print_json(&Header(&gguf)) } else { output::print_lines(&as_text(&gguf)) }
     }
 }
 
-/// All of the file's header as JSON, written as it is read: an array of millions of elements is never in memory as JSON.
+/// The whole header as JSON, written while it is read: an array of millions of elements is never in memory as JSON.
 struct Header<'a>(&'a Gguf);
 
 impl Serialize for Header<'_> {

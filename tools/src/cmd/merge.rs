@@ -1,4 +1,4 @@
-//! `strata merge`: the files of a split model as one.
+//! `strata merge`: joins the files of a split model.
 
 use crate::output;
 use crate::progress::{Shown, Unit};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use strata::gguf::Gguf;
 use strata::split::merge;
 
-/// Join the files of a split GGUF model into one, their tensors in order of file
+/// Join the files of a split GGUF model into one; tensors keep the order of the files
 #[derive(clap::Args)]
 pub struct Args {
     /// Any part of the model
@@ -17,7 +17,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Joins them.
+    /// Writes the merged file.
     pub fn run(self) -> Result<()> {
         let gguf = Gguf::open(&self.input)?;
         merge(&gguf, &self.output, &Shown::new(Unit::Bytes))?;

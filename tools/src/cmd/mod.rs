@@ -1,4 +1,4 @@
-//! The subcommands, in the order of the way from a checkpoint to text.
+//! The subcommands, in the order of the workflow from a checkpoint to text.
 
 mod bench;
 mod calibrate;
@@ -40,7 +40,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Does it.
+    /// Runs the subcommand.
     pub fn run(self) -> Result<()> {
         match self {
             Command::Convert(args) => args.run(),

@@ -2,7 +2,7 @@
 
 use crate::output;
 use crate::progress::{Shown, Unit};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use strata::size::Ram;
 use strata::stream::{self, ReadOptions, Reader};
 use strata::{Cpu, GgmlType, Isa};
 
-/// Which model, on what.
+/// The model to run, and where.
 #[derive(clap::Args)]
 pub struct ModelArgs {
     /// The model: a GGUF file, of a split one any part, or the folder of a Hugging Face checkpoint
@@ -31,22 +31,22 @@ pub fn open(path: &Path) -> Result<Gguf> {
     Ok(open_model(path, &Shown::new(Unit::Bytes))?)
 }
 
-/// In how much memory.
+/// The memory of a model, and how the rest is read.
 #[derive(clap::Args)]
 pub struct RamArgs {
-    /// The most memory for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80%: of a model that does not fit, the rest is read from disk
-    /// in every pass [default: what is free, less a reserve]
+    /// Memory budget for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80%; weights that do not fit are read from disk in every pass
+    /// [default: the free memory less a reserve]
     #[arg(long, value_name = "SIZE")]
     ram: Option<Ram>,
-    /// How to read it: auto, uring, pread or buffered [default: the fastest]
+    /// How to read streamed weights: auto, uring, pread or buffered [default: auto, the fastest]
     #[arg(long, value_name = "READER")]
     reader: Option<Reader>,
-    /// I/O timeout in seconds: a disk that gives no answer for so long is an error
+    /// I/O timeout in seconds: a read that takes longer is an error
     #[arg(long, alias = "patience", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     io_timeout: u64,
 }
 
-/// On how many threads.
+/// The threads of a model.
 #[derive(clap::Args)]
 pub struct CpuArgs {
     /// Threads [default: the physical cores]
@@ -54,7 +54,7 @@ pub struct CpuArgs {
     pub threads: Option<u16>,
 }
 
-/// What keys and values are kept as.
+/// The types of the KV cache.
 #[derive(clap::Args)]
 pub struct CacheArgs {
     /// Type of the KV cache's keys: f32, f16 or q8_0; also -ctk
@@ -66,7 +66,7 @@ pub struct CacheArgs {
 }
 
 impl CacheArgs {
-    /// Both.
+    /// The types of keys and values.
     pub fn types(&self) -> CacheTypes {
         CacheTypes { k: self.cache_type_k, v: self.cache_type_v }
     }
@@ -77,12 +77,11 @@ impl CacheArgs {
     }
 }
 
-fn cache_type(name: &str) -> Result<GgmlType, String> {
-    let ty = GgmlType::from_name(name).filter(|ty| CacheTypes::ALL.contains(ty));
-    ty.ok_or_else(|| "choose f32, f16 or q8_0".to_owned())
+fn cache_type(name: &str) -> Result<GgmlType> {
+    GgmlType::from_name(name).filter(|ty| CacheTypes::ALL.contains(ty)).context("choose f32, f16 or q8_0")
 }
 
-/// llama.cpp's short names of more than one letter, which the parser of arguments does not know.
+/// Replaces llama.cpp's short names of more than one letter, which clap does not support.
 pub fn long_name(arg: OsString) -> OsString {
     match arg.to_str() {
         Some("-ctk") => "--cache-type-k".into(),
@@ -92,19 +91,19 @@ pub fn long_name(arg: OsString) -> OsString {
 }
 
 impl ModelArgs {
-    /// Opens it.
+    /// Opens the model file.
     pub fn gguf(&self) -> Result<Gguf> {
         open(&self.model)
     }
 
-    /// Makes a model of it, with what it `need`s beside its weights.
+    /// Loads the model; `need` is the memory that it takes beside its weights.
     pub fn load(&self, gguf: Gguf, need: MemoryNeed) -> Result<Model> {
         self.ram.load(gguf, self.cpu.cpu()?, need)
     }
 }
 
 impl RamArgs {
-    /// Makes a model of an open file within the memory that it may have; says what that means where it does not fit, or the user asks.
+    /// Loads the model of an open file within its memory budget; prints the budget if the model does not fit or the user gave one.
     pub fn load(&self, gguf: Gguf, cpu: Cpu, need: MemoryNeed) -> Result<Model> {
         let Some(budget) = self.ram.unwrap_or_default().budget()? else {
             let model = Model::new(gguf, cpu)?;
@@ -127,14 +126,14 @@ impl RamArgs {
         room_to_run(need).map(|()| model)
     }
 
-    /// How to read what is streamed.
+    /// The settings for reading streamed weights.
     pub fn options(&self) -> ReadOptions {
         let (reader, io_timeout) = (self.reader.unwrap_or_default(), Duration::from_secs(self.io_timeout));
         ReadOptions { reader, io_timeout, ..ReadOptions::default() }
     }
 }
 
-/// That a loaded model can be run: now, for a buffer that finds no memory later ends the program.
+/// Checks now that the activations of a loaded model fit: an allocation that fails later would end the program.
 fn room_to_run(need: MemoryNeed) -> Result<()> {
     limits::spare(need.scratch).with_context(|| {
         let bytes = output::bytes(need.scratch);
@@ -142,7 +141,7 @@ fn room_to_run(need: MemoryNeed) -> Result<()> {
     })
 }
 
-/// The budget and where it goes.
+/// Prints the budget and what it is spent on.
 fn say(model: &Model) {
     let Some(plan) = model.plan() else { return };
     let parts = plan.parts;
@@ -169,9 +168,9 @@ fn say(model: &Model) {
 }
 
 impl CpuArgs {
-    /// The processor with the instruction set of `STRATA_ISA` or the best it has.
+    /// The processor with the instruction set that `STRATA_ISA` names, else the best one.
     pub fn cpu(&self) -> Result<Cpu> {
-        let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
+        let isa = Isa::from_environment().context("STRATA_ISA")?;
         let wanted = self.threads.map_or_else(strata::threads::physical_cores, usize::from);
         let cpu = Cpu::new(isa, limits::threads(wanted));
         limits::spare(0).context("cannot keep so many threads; give fewer by --threads, or raise ulimit -v")?;

@@ -23,7 +23,7 @@ pub struct Args {
     /// Tokens in a chunk; the second half of each is scored
     #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT", default_value_t = 512)]
     context: usize,
-    /// Score at most this many chunks
+    /// Score at most N chunks
     #[arg(long, value_name = "N")]
     chunks: Option<usize>,
     /// Print JSON
@@ -32,7 +32,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Measures it.
+    /// Measures the perplexity and prints it.
     pub fn run(self) -> Result<()> {
         let gguf = self.model.gguf()?;
         let tokenizer = text::tokenizer(&gguf)?;

@@ -1,4 +1,4 @@
-//! `strata plan`: what of a model stays in memory, what is read from disk, and how fast that is, before it runs or is even there.
+//! `strata plan`: which weights of a model stay in memory, which are read from disk, and how fast it runs, even before it is downloaded.
 
 use super::model::{CacheArgs, CpuArgs, open};
 use crate::output;
@@ -19,33 +19,33 @@ use strata::tokenizer::Tokenizer;
 use strata::weights::Weights;
 use strata::{Cpu, GgmlType};
 
-/// What the program and Llama 3's vocabulary take, where there is no file to tell.
+/// Bytes of the program and Llama 3's vocabulary, for a model without a file.
 const PROGRAM: u64 = 100_000_000;
 
-/// Say what of a model stays in memory, what is read from disk, and how long a token takes
+/// Predict how much of a model stays in memory, how much is read from disk, and how long a token takes
 ///
-/// Of a file, or of a model that is not there yet: --shape 405b --type q4_k_m. What is not given is measured on this machine.
+/// For a file (-m), or for a model that is not downloaded yet (--shape 405b --type q4_k_m). Rates that are not given are measured.
 #[derive(clap::Args)]
 pub struct Args {
     /// The model: a GGUF file, of a split one any part, or the folder of a Hugging Face checkpoint
     #[arg(short = 'm', long = "model", value_name = "FILE", required_unless_present = "shape")]
     model: Option<PathBuf>,
-    /// A Llama 3 by its size: 1b, 3b, 8b, 70b, 405b
+    /// A Llama 3 model of this size: 1b, 3b, 8b, 70b or 405b
     #[arg(long, value_name = "SHAPE", requires = "ty", conflicts_with = "model")]
     shape: Option<String>,
-    /// Its type, as convert takes it
+    /// Type or mix of its weights; strata info lists them
     #[arg(short = 't', long = "type", value_name = "TYPE", requires = "shape")]
     ty: Option<String>,
-    /// The most memory for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80% [default: what is free here, less a reserve]
+    /// Memory budget for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80% [default: the free memory less a reserve]
     #[arg(long, value_name = "SIZE")]
     ram: Option<Ram>,
-    /// Bytes a second from disk, as 7G [default: measured on FILE]
+    /// Read rate of the disk in bytes per second, as 7G [default: measured on FILE]
     #[arg(long, value_name = "RATE")]
     disk: Option<Size>,
-    /// Bytes a second from memory, as 60G [default: measured]
+    /// Read rate of the memory in bytes per second, as 60G [default: measured]
     #[arg(long, value_name = "RATE")]
     memory_bandwidth: Option<Size>,
-    /// Multiplications a second of a long prompt, as 500G [default: measured]
+    /// Multiply-adds per second of a long prompt, as 500G [default: measured]
     #[arg(long, value_name = "RATE")]
     macs: Option<Size>,
     /// Tokens in the context
@@ -67,17 +67,17 @@ fn parse_tokens(text: &str) -> Result<usize> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| anyhow!("give a number of tokens, at least 1"))
 }
 
-/// The model, there or not.
+/// The model: a file, or a shape without one.
 struct Subject {
     name: String,
     of: Hyperparameters,
     sizes: Sizes,
     main_type: GgmlType,
-    file: Option<(Gguf, Option<Tokenizer>)>, // its vocabulary takes memory, as when it runs
+    file: Option<(Gguf, Option<Tokenizer>)>, // the vocabulary is kept since it takes memory when the model runs
 }
 
 impl Args {
-    /// Says it.
+    /// Prints the plan.
     pub fn run(self) -> Result<()> {
         let subject = match (&self.model, &self.shape) {
             (Some(path), _) => of_file(open(path)?)?,
@@ -194,7 +194,7 @@ impl Args {
     }
 }
 
-/// How long things take.
+/// Predicted times of loading, the prompt and a token.
 struct Outlook {
     load: f64,
     prompt: Estimate,
@@ -211,7 +211,7 @@ impl Outlook {
     }
 }
 
-/// What more memory or a second drive would bring.
+/// The predictions for larger budgets and a second drive.
 fn alternatives(sizes: &Sizes, planned: &Plan, rates: &Rates, prompt: u64) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header([

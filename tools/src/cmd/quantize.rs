@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Quantizes it.
+    /// Writes the quantized file.
     pub fn run(self) -> Result<()> {
         let input = Input::Gguf(Box::new(Gguf::open(&self.input)?));
         self.recipe.make(&input, &[(self.output, self.mix)], None)

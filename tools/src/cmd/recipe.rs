@@ -1,8 +1,8 @@
-//! Arguments that every command that makes GGUF files shares: llama-quantize's, by its names.
+//! The arguments of all commands that write models, with the names of llama-quantize.
 
 use crate::output;
 use crate::progress::{Shown, Unit};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
@@ -20,31 +20,31 @@ use strata::recipe::{Mix, Recipe, tensor_type};
 use strata::size::Size;
 use strata::{Error, GgmlType, Isa};
 
-/// Tensors by a pattern of their names, and their type.
+/// A pattern of tensor names, and the type of these tensors.
 type Exception = (regex::Regex, GgmlType);
 
-/// What to make, and how.
+/// The recipe of a conversion.
 #[derive(clap::Args)]
 pub struct RecipeArgs {
-    /// Every matrix in the base type: none of the mix's exceptions
+    /// Every matrix in the base type, without the exceptions of the mix
     #[arg(long)]
     pure: bool,
-    /// The type of tensors whose name REGEX is found in; may be given several times, the first match counts
+    /// Type of the tensors whose name matches REGEX; may be given several times, the first match counts
     #[arg(long, value_name = "REGEX=TYPE", value_parser = Recipe::parse_exception)]
     tensor_type: Vec<Exception>,
-    /// A file or pipe of REGEX=TYPE, separated by spaces or line ends; - is standard input
+    /// File or pipe of REGEX=TYPE, separated by spaces or line ends; - is standard input
     #[arg(long, value_name = "FILE")]
     tensor_type_file: Vec<PathBuf>,
-    /// The type of output.weight
+    /// Type of output.weight
     #[arg(long, value_name = "TYPE", value_parser = tensor_type)]
     output_tensor_type: Option<GgmlType>,
-    /// The type of token_embd.weight
+    /// Type of token_embd.weight
     #[arg(long, value_name = "TYPE", value_parser = tensor_type)]
     token_embedding_type: Option<GgmlType>,
     /// Leave output.weight as it is in the source
     #[arg(long)]
     leave_output_tensor: bool,
-    /// An importance matrix, GGUF or .dat, of strata calibrate or llama-imatrix
+    /// Importance matrix, GGUF or .dat, made by strata calibrate or llama-imatrix
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Use the importance only of tensors with TEXT in their names
@@ -56,22 +56,22 @@ pub struct RecipeArgs {
     /// Set a metadata key: KEY=int:N, float:X, bool:true, str:TEXT
     #[arg(long, value_name = "KEY=TYPE:VALUE", value_parser = parse_override)]
     override_kv: Vec<(String, Value)>,
-    /// Take quantized weights for a source, though that costs more quality than starting from the original
+    /// Allow a source that is already quantized, which costs more quality than starting from the original
     #[arg(long)]
     allow_requantize: bool,
-    /// As many files as the source has, with the same tensors in each
+    /// Split the output into the files of the source, with the same tensors in each
     #[arg(long, conflicts_with_all = ["split_max_size", "split_max_tensors"])]
     keep_split: bool,
     /// Split the output into files with at most SIZE of tensors each, as 48G (10^9 bytes) or 4GiB (2^30)
     #[arg(long, value_name = "SIZE", conflicts_with = "split_max_tensors")]
     split_max_size: Option<Size>,
-    /// Several files of at most so many tensors
+    /// Split the output into files with at most N tensors each
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     split_max_tensors: Option<u32>,
     /// Put only metadata into the first of several files
     #[arg(long)]
     no_tensor_first_split: bool,
-    /// Only show what each tensor would become, and the size of it all
+    /// Only print the planned type and size of each tensor, and the total
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -89,9 +89,9 @@ pub struct RecipeArgs {
 }
 
 impl RecipeArgs {
-    /// Makes a file of each mix at its path, or shows what it would be. `name` is the model's, where the source's own is not wanted.
+    /// Writes a file of each mix to its path, or prints its plan. `name` replaces the model's name in the source.
     pub fn make(&self, input: &Input, outputs: &[(PathBuf, Mix)], name: Option<String>) -> Result<()> {
-        let isa = Isa::from_environment().map_err(|problem| anyhow!(problem))?;
+        let isa = Isa::from_environment().context("STRATA_ISA")?;
         let options = Options {
             name,
             memory: self.memory.map(Size::bytes),
@@ -118,7 +118,7 @@ impl RecipeArgs {
         }
     }
 
-    /// What is read beside the model.
+    /// The files that are read beside the model.
     fn inputs(&self) -> Inputs {
         let mut inputs = Inputs::default();
         self.imatrix.iter().for_each(|path| inputs.add(path, "the importance matrix"));
@@ -126,7 +126,7 @@ impl RecipeArgs {
         inputs
     }
 
-    /// The exceptions of --tensor-type-file, read once: the file may be a pipe.
+    /// Reads the exceptions of --tensor-type-file, once, since the file may be a pipe.
     fn listed_types(&self) -> Result<Vec<Exception>> {
         let mut listed = Vec::new();
         for file in &self.tensor_type_file {
@@ -278,14 +278,14 @@ impl RecipeArgs {
     }
 }
 
-/// An importance matrix, made ready.
+/// An importance matrix, prepared for the targets.
 struct Importance {
     weights: std::collections::BTreeMap<String, Vec<f32>>,
     metadata: Vec<(String, Value)>,
     record: Map<String, Json>,
 }
 
-/// What a stopped run left to go on from.
+/// The first `.partial` from which a stopped run can be resumed.
 fn left_over(input: &Input, targets: &[Target], options: &Options) -> Option<PathBuf> {
     let plans = targets.iter().filter_map(|target| plan(input, target, options).ok());
     plans.flat_map(|plan| plan.files).map(|(path, _)| Partial::path_for(&path)).find(|partial| partial.exists())
@@ -323,7 +323,7 @@ fn parse_override(text: &str) -> Result<(String, Value)> {
     Ok((key.to_owned(), value))
 }
 
-/// The paths of outputs of several mixes: `-o` is a file if there is one mix, else a folder or a name with `{type}` in it.
+/// The output path of each mix: `-o` is a file if there is one mix, else a folder or a name with `{type}` in it.
 pub fn output_paths(given: Option<PathBuf>, input: &Input, mixes: &[Mix]) -> Result<Vec<PathBuf>> {
     let name = input.name();
     let in_folder =

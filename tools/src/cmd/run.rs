@@ -1,9 +1,9 @@
-//! `strata run`: continue a prompt.
+//! `strata run`: generates text after a prompt.
 
 use super::model::{CacheArgs, ModelArgs};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output, text};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -20,26 +20,26 @@ use strata::stream::Estimate;
 use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
 use strata::weights::Streamed;
 
-/// The largest context that is made without being asked for.
+/// The largest default context.
 const DEFAULT_CONTEXT: usize = 4096;
 
-/// Continue a prompt
+/// Generate text after a prompt
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     cache: CacheArgs,
-    /// The prompt
+    /// Prompt
     #[arg(short = 'p', long, value_name = "PROMPT")]
     prompt: Option<String>,
-    /// The prompt, from a file or a pipe; - is standard input
+    /// Prompt from a file or a pipe; - is standard input
     #[arg(short = 'f', long = "file", value_name = "TEXT", conflicts_with_all = ["prompt", "tokens"])]
     file: Option<PathBuf>,
-    /// The prompt as token numbers, for files without a vocabulary: --tokens 1,2,3
+    /// Prompt as token ids, as 1,2,3; for files without a vocabulary
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
     tokens: Option<Vec<u32>>,
-    /// Tokens to write [default: until the model ends or the context is full]
+    /// Tokens to generate [default: until the model ends the text or the context is full]
     #[arg(short = 'n', long = "predict", value_name = "TOKENS")]
     predict: Option<usize>,
     /// Tokens in the context, prompt and answer together [default: the model's, at most 4096]
@@ -50,24 +50,24 @@ pub struct Args {
     /// Continue past the model's end-of-text token
     #[arg(long)]
     ignore_eos: bool,
-    /// Print JSON when done, instead of text as it comes
+    /// Print JSON at the end instead of text while it is generated
     #[arg(long)]
     json: bool,
 }
 
-/// How tokens are chosen; what is not given here comes from the file (general.sampling.*), else from llama.cpp's defaults.
+/// Sampler settings; the defaults are those of the file (general.sampling.*), else llama.cpp's.
 #[derive(clap::Args)]
 struct SamplingArgs {
-    /// Temperature; 0 takes the most likely token [default: the model's, else 0.8]
+    /// Temperature; 0 selects the most likely token [default: the model's, else 0.8]
     #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     temp: Option<f32>,
-    /// Choose among this many of the most likely tokens; 0 is all [default: the model's, else 40]
+    /// Keep the N most likely tokens; 0 keeps all [default: the model's, else 40]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     top_k: Option<usize>,
-    /// Choose among the most likely tokens that make up this probability [default: the model's, else 0.95]
+    /// Keep the most likely tokens with a total probability of P [default: the model's, else 0.95]
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     top_p: Option<f32>,
-    /// Never choose a token less likely than this share of the most likely [default: the model's, else 0.05]
+    /// Drop tokens less likely than P times the most likely one [default: the model's, else 0.05]
     #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Seed of the random numbers [default: random]
@@ -75,14 +75,12 @@ struct SamplingArgs {
     seed: Option<u64>,
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
-    let number = text.parse().ok().filter(|t| TEMPERATURES.contains(t));
-    number.ok_or_else(|| "give a number of at least 0".to_owned())
+fn temperature(text: &str) -> Result<f32> {
+    text.parse().ok().filter(|t| TEMPERATURES.contains(t)).context("give a number of at least 0")
 }
 
-fn probability(text: &str) -> Result<f32, String> {
-    let number = text.parse().ok().filter(|p| PROBABILITIES.contains(p));
-    number.ok_or_else(|| "give a number from 0 to 1".to_owned())
+fn probability(text: &str) -> Result<f32> {
+    text.parse().ok().filter(|p| PROBABILITIES.contains(p)).context("give a number from 0 to 1")
 }
 
 impl SamplingArgs {
@@ -126,7 +124,7 @@ impl SamplingArgs {
 }
 
 impl Args {
-    /// Continues it.
+    /// Generates text after the prompt.
     pub fn run(self) -> Result<()> {
         let start = Instant::now();
         let gguf = self.model.gguf()?;
@@ -273,7 +271,7 @@ impl Args {
     }
 }
 
-/// How long a token should take; `None` without a budget.
+/// The predicted time of a token; `None` without a budget.
 fn predict(model: &Model) -> Option<Estimate> {
     let plan = model.plan()?;
     Some(plan.pass(&model.weights().sizes(), &model.rates(), 1))

@@ -1,4 +1,4 @@
-//! `strata split`: one model over several files.
+//! `strata split`: splits a model into several files.
 
 use crate::output;
 use crate::progress::{Shown, Unit};
@@ -10,34 +10,34 @@ use strata::gguf::shards::SplitLimit;
 use strata::size::Size;
 use strata::split::{MAX_TENSORS, Placement, SplitOptions, plan, split};
 
-/// Split a GGUF model over files PREFIX-00001-of-0000N.gguf, as gguf-split does
+/// Split a GGUF model into files PREFIX-00001-of-0000N.gguf, as gguf-split does
 #[derive(clap::Args)]
 pub struct Args {
     /// The GGUF file; of a split one, any part
     input: PathBuf,
-    /// What the names of the files start with
+    /// The start of the names of the files
     prefix: PathBuf,
     /// At most SIZE of tensors in a file, as 500M, 48G (10^9 bytes, as in gguf-split) or 4GiB (2^30); a larger tensor gets its own
     #[arg(long, value_name = "SIZE", conflicts_with = "split_max_tensors")]
     split_max_size: Option<Size>,
-    /// At most so many tensors in a file [default: 128]
+    /// At most N tensors in a file [default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     split_max_tensors: Option<u64>,
-    /// Split over N files (2 to 64) for as many drives: each has a like share of every two layers, so all are read at
-    /// once. Links to them in one folder are a model; strata merge joins them with the tensors ordered by file
+    /// Split into N files (2 to 64) for as many drives: each has an equal share of every two layers, so that all drives are
+    /// read at once. Put links to the files into one folder to run them; strata merge joins them, with tensors in order of file
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=64))]
     #[arg(conflicts_with_all = ["split_max_size", "split_max_tensors"])]
     drives: Option<u64>,
-    /// Put only metadata into the first file (with --drives into one more)
+    /// Put only metadata into the first file (with --drives, into an additional one)
     #[arg(long)]
     no_tensor_first_split: bool,
-    /// Only show what would go where
+    /// Only print the planned files
     #[arg(long)]
     dry_run: bool,
 }
 
 impl Args {
-    /// Splits it.
+    /// Writes the files, or prints the plan.
     pub fn run(self) -> Result<()> {
         let tensors = self.split_max_tensors.map_or(MAX_TENSORS, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let limit = self.split_max_size.map_or(SplitLimit::Tensors(tensors), |size| SplitLimit::Bytes(size.bytes()));

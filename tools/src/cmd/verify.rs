@@ -1,4 +1,4 @@
-//! `strata verify`: is this file sound?
+//! `strata verify`: checks a GGUF file.
 
 use crate::output;
 use anyhow::Result;
@@ -8,15 +8,15 @@ use strata::convert::Input;
 use strata::error::printable;
 use strata::gguf::Gguf;
 
-/// Check a GGUF file: its structure, that every weight is a number, and every tensor what strata has written
+/// Check a GGUF file: its structure, that every weight is finite, and that every tensor has its recorded hash
 #[derive(clap::Args)]
 pub struct Args {
     /// The GGUF file; of a split one, any part
     file: PathBuf,
-    /// Also compare the checkpoint or GGUF file that it was made of with what the file records of it
+    /// Also check that this checkpoint or GGUF file has the hashes that the file records of its source
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
-    /// Ask an independent reader for a second opinion: gguf-rs (needs a build with --features gguf-rs)
+    /// Compare with an independent reader: gguf-rs (needs a build with --features gguf-rs)
     #[arg(long, value_name = "READER", value_parser = ["gguf-rs"])]
     with: Option<String>,
     /// Print JSON
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Checks it.
+    /// Checks the file and prints what was verified.
     pub fn run(self) -> Result<()> {
         let gguf = Gguf::open(&self.file)?;
         let source = self.source.as_deref().map(Input::open).transpose()?;
