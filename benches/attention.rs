@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 use std::time::Instant;
-use strata_kernels::{AttentionScratch, AttentionShape, Cpu, Isa, KvCells, KvLayout, Run};
+use strata_kernels::{AttentionScratch, AttentionShape, Cpu, Isa, KvEntries, KvLayout, SequenceChunk};
 use strata_quant::GgmlType;
 
 const MB: usize = 1024;
@@ -47,7 +47,7 @@ fn main() {
             let width = kv_heads * head_dim;
             let rows: Vec<f32> = (0..depth * width).map(|_| random()).collect();
             let mut one = vec![0; bytes];
-            cpus[0].remember(layout, 0, &rows, &rows, &mut one);
+            cpus[0].append_kv(layout, 0, &rows, &rows, &mut one);
             let cells = one.repeat(layers);
             let q: Vec<f32> = (0..prompt.max(1) * heads * head_dim).map(|_| random()).collect();
             let mut out = vec![0.0; q.len()];
@@ -55,10 +55,10 @@ fn main() {
             // Seconds for `tokens` at the end of each of the layers.
             let mut attend = |cpu: &Cpu, tokens: usize, layers: usize| {
                 let n = tokens * heads * head_dim;
-                let runs = [Run { sequence: 0, tokens, position: depth - tokens }];
+                let runs = [SequenceChunk { sequence: 0, tokens, position: depth - tokens }];
                 let start = Instant::now();
                 for cells in cells.chunks_exact(bytes).take(layers) {
-                    let cells = |_| KvCells { layout, bytes: cells };
+                    let cells = |_| KvEntries { layout, bytes: cells };
                     assert!(cpu.attention(&mut scratch, shape, &q[..n], &runs, cells, &mut out[..n]));
                     black_box(&out);
                 }

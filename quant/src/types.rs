@@ -39,6 +39,8 @@ fn first_bad<const BYTES: usize>(at: usize, blocks: &[u8]) -> Option<usize> {
 }
 
 macro_rules! types {
+    (@format) => { None };
+    (@format $module:ident) => { Some(&formats::$module::FORMAT) };
     ($($name:ident = $id:literal, $len:literal values in $bytes:literal bytes $(, $module:ident)?;)*) => {
         /// A tensor type of ggml, by the number that GGUF files carry.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,8 +75,8 @@ macro_rules! types {
             }
 
             /// The code for this type, or `None` where Strata knows only its name and shape.
-            pub fn format(self) -> Option<&'static Format> {
-                match self { $(GgmlType::$name => None $(.or(Some(&formats::$module::FORMAT)))?,)* }
+            pub const fn format(self) -> Option<&'static Format> {
+                match self { $(GgmlType::$name => types!(@format $($module)?),)* }
             }
         }
 

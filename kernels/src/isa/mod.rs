@@ -2,61 +2,53 @@
 
 pub mod scalar;
 
+mod instantiate;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_vnni;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod format;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod gemm;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod gemv;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod walk;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::table::Table;
-use strata_quant::GgmlType;
-
-/// An instruction set that this processor has: there is no other way to get one than detection.
-#[derive(Clone, Copy)]
-pub struct Isa(&'static Row);
-
-/// A row of the table of instruction sets.
-struct Row {
-    name: &'static str,
-    detected: fn() -> bool,
-    table: &'static Table,
-}
+use crate::table::{Isa, Level};
 
 /// The instruction sets of this architecture, the best last.
-static ROWS: &[Row] = &[
-    Row { name: "scalar", detected: || true, table: &scalar::TABLE },
+static LEVELS: &[Level] = &[
+    Level { name: "scalar", detected: || true, table: &scalar::TABLE },
     #[cfg(target_arch = "x86_64")]
-    Row { name: "avx2", detected: avx2::detected, table: &avx2::TABLE },
+    Level { name: "avx2", detected: avx2::detected, table: &avx2::TABLE },
     #[cfg(target_arch = "x86_64")]
-    Row { name: "avx2_vnni", detected: avx2_vnni::detected, table: &avx2_vnni::TABLE },
+    Level { name: "avx2_vnni", detected: avx2_vnni::detected, table: &avx2_vnni::TABLE },
     #[cfg(target_arch = "x86_64")]
-    Row { name: "avx512_vnni", detected: avx512_vnni::detected, table: &avx512_vnni::TABLE },
+    Level { name: "avx512_vnni", detected: avx512_vnni::detected, table: &avx512_vnni::TABLE },
     #[cfg(target_arch = "aarch64")]
-    Row { name: "neon", detected: neon::base::detected, table: &neon::base::TABLE },
+    Level { name: "neon", detected: neon::base::detected, table: &neon::base::TABLE },
     #[cfg(target_arch = "aarch64")]
-    Row { name: "neon_dotprod", detected: neon::dotprod::detected, table: &neon::dotprod::TABLE },
+    Level { name: "neon_dotprod", detected: neon::dotprod::detected, table: &neon::dotprod::TABLE },
     #[cfg(target_arch = "aarch64")]
-    Row { name: "neon_i8mm", detected: neon::i8mm::detected, table: &neon::i8mm::TABLE },
+    Level { name: "neon_i8mm", detected: neon::i8mm::detected, table: &neon::i8mm::TABLE },
 ];
 
 impl Isa {
     /// All that this processor has, the best last.
     pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
-        ROWS.iter().filter(|row| (row.detected)()).map(Isa)
+        LEVELS.iter().filter_map(Isa::detect)
     }
 
     /// The best that this processor has.
     pub fn best() -> Isa {
-        Isa::available().next_back().unwrap_or(Isa(&ROWS[0]))
+        Isa::available().next_back().expect("the scalar set, which every processor has")
     }
 
     /// The one named by the environment variable `STRATA_ISA`, else the best.
@@ -75,38 +67,11 @@ impl Isa {
     /// # Errors
     /// One line, if the name is unknown or this processor lacks the instructions.
     pub fn named(name: &str) -> Result<Isa, String> {
-        let here: Vec<_> = Isa::available().map(|isa| isa.name()).collect();
-        match ROWS.iter().find(|row| row.name == name) {
-            Some(row) if (row.detected)() => Ok(Isa(row)),
-            Some(_) => Err(format!("STRATA_ISA={name}: this processor has no {name}; it has {}", here.join(", "))),
-            None => Err(format!(
-                "STRATA_ISA={name}: there is no such instruction set; this processor has {}",
-                here.join(", ")
-            )),
+        let has = || Isa::available().map(Isa::name).collect::<Vec<_>>().join(", ");
+        match LEVELS.iter().find(|level| level.name == name) {
+            Some(level) => Isa::detect(level)
+                .ok_or_else(|| format!("STRATA_ISA={name}: this processor has no {name}; it has {}", has())),
+            None => Err(format!("STRATA_ISA={name}: there is no such instruction set; this processor has {}", has())),
         }
-    }
-
-    /// The name, as `STRATA_ISA` takes it.
-    pub fn name(self) -> &'static str {
-        self.0.name
-    }
-
-    /// [`strata_quant::encode`] with these instructions: the same bits, sooner.
-    ///
-    /// # Panics
-    /// As there.
-    pub fn encode(self, ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-        // SAFETY: `Isa` proves the instruction set of its table.
-        unsafe { (self.table().encode)(ty, values, importance, blocks) }
-    }
-
-    pub(crate) fn table(self) -> &'static Table {
-        self.0.table
-    }
-}
-
-impl std::fmt::Debug for Isa {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
     }
 }

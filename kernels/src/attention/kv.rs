@@ -12,12 +12,11 @@
 //! ```
 //! Either way a cell takes the bytes of its ggml type, and has the bits that its encoder gives a row of its own.
 
-use crate::isa::Isa;
+use crate::jobs::SPAN;
+use crate::table::Isa;
 use strata_quant::GgmlType;
 use strata_quant::simd::Simd;
 
-/// Positions in a span.
-pub const SPAN: usize = 256;
 /// Positions in a tile of keys.
 pub const TILE: usize = 16;
 
@@ -148,7 +147,7 @@ fn tile_bytes(ty: GgmlType, d: usize) -> usize {
 
 /// The cells of one layer of a sequence.
 #[derive(Clone, Copy)]
-pub struct KvCells<'a> {
+pub struct KvEntries<'a> {
     /// How they lie.
     pub layout: KvLayout,
     /// [`KvLayout::bytes`] of at least the positions that are read.
@@ -156,11 +155,11 @@ pub struct KvCells<'a> {
 }
 
 /// Reads cells of one type. What it gives is exactly their value: a scale of 11 bits times a code of 8 is a float.
-pub trait Cells {
+pub trait Entries {
     /// The type.
     const TYPE: GgmlType;
 
-    /// What [`Cells::keys`] needs to know of values `32 i..` of a tile: their scales, if they have any.
+    /// What [`Entries::keys`] needs to know of values `32 i..` of a tile: their scales, if they have any.
     #[inline(always)]
     fn scales<S: Simd>(s: S, _tile: &[u8], _i: usize) -> S::F {
         s.splat(0.0)
@@ -192,7 +191,7 @@ pub struct F16;
 /// Q8_0
 pub struct Q8_0;
 
-impl Cells for F32 {
+impl Entries for F32 {
     const TYPE: GgmlType = GgmlType::F32;
 
     #[inline(always)]
@@ -205,7 +204,7 @@ impl Cells for F32 {
     }
 }
 
-impl Cells for F16 {
+impl Entries for F16 {
     const TYPE: GgmlType = GgmlType::F16;
 
     #[inline(always)]
@@ -214,7 +213,7 @@ impl Cells for F16 {
     }
 }
 
-impl Cells for Q8_0 {
+impl Entries for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;
 
     #[inline(always)]
