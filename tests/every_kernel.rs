@@ -5,7 +5,7 @@ mod kernel_inputs;
 
 use kernel_inputs::{Random, activations, weights};
 use strata_kernels::{
-    AttentionScratch, AttentionShape, Cpu, Isa, KvEntries, KvLayout, Matrix, Rotation, SequenceChunk,
+    AttentionScratch, AttentionShape, Cpu, Isa, IsaError, KvEntries, KvLayout, Matrix, Rotation, SequenceChunk,
 };
 use strata_quant::{ActivationKind, Activations, Format, GgmlType};
 
@@ -568,5 +568,7 @@ fn attention_notices_what_is_not_finite_everywhere() {
 #[test]
 fn unknown_instruction_sets_are_refused_by_name() {
     let error = Isa::named("avx1024").unwrap_err();
-    assert!(error.contains("avx1024") && error.contains("scalar"), "{error}");
+    assert_eq!(error, IsaError::Unknown("avx1024".into()));
+    let text = error.to_string();
+    assert!(text.contains("avx1024") && text.contains("scalar"), "{text}");
 }

@@ -20,14 +20,14 @@ use strata_quant::{ActivationKind, Activations};
 /// Rows of weights are shared out in multiples of this, the height of the register tiles.
 const ROW_STEP: usize = 4;
 
-/// Fewer values than these are handled sooner than other threads are woken.
+/// Up to so many values one thread is done sooner than others are woken.
 const ALONE: usize = 16 << 10;
 
 /// Values that are handled in one go where rows do not matter.
 const PIECE: usize = 1024;
 
 /// How the rows of a matrix are shared out: most of them evenly, in long chunks that memory is read fast in; the last eighth in small pieces for
-/// whoever comes first, since no two threads are equally fast for long.
+/// the first thread that is done, since no two are equally fast for long.
 #[derive(Clone, Copy)]
 struct Shares {
     rows: usize,
@@ -45,7 +45,7 @@ impl Shares {
         Shares { rows, step, threads, piece }
     }
 
-    /// Where the pieces begin.
+    /// Rows that are shared out evenly; the pieces begin after them.
     fn even(&self) -> usize {
         self.rows - Shares::PIECES * self.threads * self.piece
     }
@@ -92,7 +92,7 @@ impl Cpu {
         self.pool.threads()
     }
 
-    /// Bytes that the threads take for themselves: room for results, and what they use of their stacks. Measured (2026-11-25): 62 threads
+    /// Bytes that the threads take for themselves: scratch for results, and what they use of their stacks. Measured (2026-11-25): 62 threads
     /// more made a process larger by 377 KB each, where this says 395.
     pub fn memory_bytes(&self) -> u64 {
         const STACK: usize = 128 << 10;
@@ -210,7 +210,7 @@ impl Cpu {
             // SAFETY: every item has its own row; `Isa` proves the instruction set of its table.
             unsafe {
                 let x = x.range(row * d..(row + 1) * d);
-                // The norm sees the sums.
+                // The norm notices what is not finite in the sums.
                 (self.isa.table().add)(x, &y[row * d..(row + 1) * d]);
                 (self.isa.table().rms_norm)(x, w, eps, out)
             }
@@ -227,7 +227,7 @@ impl Cpu {
         })
     }
 
-    /// Turns the heads of every token: `x (tokens, heads, head_dim)`, in place. `first` is the first token's place in `rotation`.
+    /// Rotates the heads of every token, `x (tokens, heads, head_dim)`, in place. `first` is the first token's place in `rotation`.
     pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, rotation: &Rotation, first: usize) {
         let d = heads * head_dim;
         self.rows_mut(x, d, |token, x| {
@@ -240,7 +240,7 @@ impl Cpu {
     }
 
     /// Attention of the tokens of the chunks, in their order: `q (tokens, heads, head_dim)` into `out` of the same shape.
-    /// `entries(sequence)` are the layer's entries of a sequence, those of the tokens themselves included.
+    /// `entries(sequence)` are the layer's KV cache entries of a sequence, those of the tokens themselves included.
     #[must_use]
     pub fn attention<'a>(
         &self,
@@ -254,7 +254,7 @@ impl Cpu {
         attention::attention((self.isa, &self.pool), scratch, shape, q, chunks, entries, out)
     }
 
-    /// Writes the keys and values `(tokens, kv_heads, head_dim)` of tokens from `position` on into a layer's entries.
+    /// Appends the keys and values `(tokens, kv_heads, head_dim)` of tokens from `position` on to a layer's KV cache.
     pub fn append_kv(&self, layout: KvLayout, position: usize, k: &[f32], v: &[f32], entries: &mut [u8]) {
         let (d, heads) = (layout.head_dim(), layout.heads());
         let tokens = k.len() / (heads * d);

@@ -40,6 +40,7 @@ mod table;
 pub use attention::{AttentionScratch, AttentionShape, KvEntries, KvLayout, SequenceChunk};
 pub use attention::{KvEntries as KvCells, SequenceChunk as Run};
 pub use cpu::Cpu;
+pub use isa::IsaError;
 pub use matmul::Matrix;
 pub use rope::Rotation;
 pub use table::Isa;

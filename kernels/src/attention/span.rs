@@ -12,22 +12,22 @@ use strata_quant::simd::Simd;
 /// Positions whose values are used by all rows before the next are touched: at most half of the first cache.
 const CHUNK: usize = 64;
 
-/// How far ahead in memory bytes are asked for, into the second cache: one core reads F16 at 10 GB/s without, where plain reading gets
+/// Bytes from those in hand to those that are prefetched into the second cache: one core reads F16 at 10 GB/s without, where plain reading gets
 /// 15; with 4 KiB at 11.5, with 16 to 64 KiB at 13.4. Every second line only is as without. (Xeon with AVX-512, November 2026.)
 const DISTANCE: usize = 32 << 10;
-/// At so many places in turn: two cores read 26.7 GB/s with one, 28.2 with two, 30.5 with four, 29 with eight, of 37.
+/// Places that lines are prefetched at in turn: two cores read 26.7 GB/s with one, 28.2 with two, 30.5 with four, 29 with eight, of 37.
 const PLACES: usize = 4;
 
-/// What will be wanted soon, asked for a few lines at a time.
+/// Prefetches what comes next, a few lines at a time.
 struct Prefetch {
     base: *const u8,
-    next: usize,  // lines asked for so far
+    next: usize,  // lines prefetched so far
     lines: usize, // in all
     step: usize,  // lines at a time
 }
 
 impl Prefetch {
-    /// What lies `DISTANCE` of `bytes`, in `calls` steps; nothing if they are no cells but their widened copy.
+    /// What lies [`DISTANCE`] beyond `bytes`, in `calls` steps; nothing if they are a widened copy, which the cache has.
     #[inline(always)]
     fn new(bytes: &[u8], calls: usize, copy: bool) -> Prefetch {
         let lines = if copy { 0 } else { bytes.len().div_ceil(64 * PLACES) * PLACES };
@@ -62,7 +62,7 @@ macro_rules! tile {
     };
 }
 
-/// `s_j = (q . k_j) * scale` for every row and every position of the span that it sees; beyond, up to whole 16, numbers without meaning.
+/// `s_j = (q . k_j) * scale` for every row and every position of the span that is visible to it; beyond, up to whole 16, numbers without meaning.
 #[inline(always)]
 pub fn scores<S: Simd, P: Entries, const N: usize>(s: S, job: Scores<'_>) {
     let Scores { rows, d, scale, q, keys, copy, out } = job;
@@ -137,7 +137,7 @@ fn score<S: Simd, P: Entries, const R: usize, const N: usize>(
     }
 }
 
-/// Of every row that sees something: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and `l = sum p_j`. False if a
+/// Of every row to which a position is visible: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and `l = sum p_j`. False if a
 /// score is not finite: here it would be lost.
 #[inline(always)]
 pub fn softmax<S: Simd>(s: S, rows: QueryRows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) -> bool {
@@ -153,7 +153,7 @@ pub fn softmax<S: Simd>(s: S, rows: QueryRows, scores: &mut [f32], peaks: &mut [
         let mut tops = s.splat(f32::NEG_INFINITY);
         for scores in scores.as_chunks::<16>().0 {
             let scores = s.load(scores);
-            finite.see(scores);
+            finite.check(scores);
             tops = s.max(scores, tops);
         }
         let mut lanes = [0.0; 16];
@@ -175,7 +175,7 @@ pub fn softmax<S: Simd>(s: S, rows: QueryRows, scores: &mut [f32], peaks: &mut [
     finite.all()
 }
 
-/// `a = sum p_j v_j` for every row, over the positions that it sees.
+/// `a = sum p_j v_j` for every row, over the positions visible to it.
 #[inline(always)]
 pub fn weighted_sum<S: Simd, P: Entries, const N: usize>(s: S, job: WeightedSum<'_>) {
     let WeightedSum { rows, p, values, width, copy, out } = job;
@@ -190,7 +190,7 @@ pub fn weighted_sum<S: Simd, P: Entries, const N: usize>(s: S, job: WeightedSum<
         let mut r = 0;
         while r < rows.rows {
             let m = (rows.rows - r).min(4);
-            // Later tokens see more: what all see together, then what is left for each.
+            // More is visible to later tokens: what all have in common, then what is left for each.
             let all = rows.visible(r).min(end);
             if start < all {
                 let (p, out) = (&p[r * SPAN..], &mut out[r * width..(r + m) * width]);
@@ -222,26 +222,25 @@ fn weighted_sum_rows<S: Simd, P: Entries, const N: usize>(
     let width = out.len() / m;
     let vectors = width / 16;
     for i in 0..vectors / N {
-        tile!(m, true, N, weighted_sum_tile::<S, P>(s, p, range.clone(), values, width, N * i, prefetch, out));
+        tile!(m, true, N, weighted_sum_tile::<S, P>(s, p, range.clone(), values, N * i, prefetch, out));
     }
     for i in vectors / N * N..vectors {
-        tile!(m, false, N, weighted_sum_tile::<S, P>(s, p, range.clone(), values, width, i, prefetch, out));
+        tile!(m, false, N, weighted_sum_tile::<S, P>(s, p, range.clone(), values, i, prefetch, out));
     }
 }
 
-/// `R` rows by the `N` registers from `16 first` on: `p` has rows of `SPAN`; `out` is `(R, width)`.
-#[allow(clippy::too_many_arguments)]
+/// `R` rows by the `N` vectors from `16 first` on: `p` has rows of `SPAN`; `out` is `(R, width)`.
 #[inline(always)]
 fn weighted_sum_tile<S: Simd, P: Entries, const R: usize, const N: usize>(
     s: S,
     p: &[f32],
     range: std::ops::Range<usize>,
     values: &[u8],
-    width: usize,
     first: usize,
     prefetch: &mut Prefetch,
     out: &mut [f32],
 ) {
+    let width = out.len() / R;
     let bytes = P::row_bytes(width);
     let rows = &values[range.start * bytes..range.end * bytes];
     let mut ps = [&p[..0]; R];
@@ -272,7 +271,7 @@ fn weighted_sum_tile<S: Simd, P: Entries, const R: usize, const N: usize>(
     }
 }
 
-/// Joins a span to the running result of every row that sees some of it. Nothing was there before the first.
+/// Merges a span into the running result of every row that attends to some of it; the first is copied.
 #[inline(always)]
 pub fn merge<S: Simd>(s: S, rows: QueryRows, part: &PartialSoftmax<'_>, all: &mut PartialSoftmax<'_>) {
     let width = part.a.len() / rows.rows;
@@ -304,13 +303,13 @@ pub fn divide<S: Simd>(s: S, x: &[f32], by: f32, out: &mut [f32]) -> bool {
     let mut finite = Finite::new(s);
     for (x, out) in x.chunks(16).zip(out.chunks_mut(16)) {
         let quotient = s.div(s.load_part(x, 0.0), s.splat(by));
-        finite.see(quotient);
+        finite.check(quotient);
         s.store_part(quotient, out);
     }
     finite.all()
 }
 
-/// Tiles of keys `(tiles, d, 16)` as cells of F32.
+/// Tiles of keys `(tiles, d, 16)` as KV cache entries of F32.
 #[inline(always)]
 pub fn widen_keys<S: Simd, P: Entries>(s: S, keys: &[u8], d: usize, out: &mut [u8]) {
     let bytes = P::tile_bytes(d);
@@ -322,7 +321,7 @@ pub fn widen_keys<S: Simd, P: Entries>(s: S, keys: &[u8], d: usize, out: &mut [u
     }
 }
 
-/// QueryRows of values `(positions, width)` as cells of F32.
+/// Rows of values `(positions, width)` as KV cache entries of F32.
 #[inline(always)]
 pub fn widen_values<S: Simd, P: Entries>(s: S, values: &[u8], width: usize, out: &mut [u8]) {
     let bytes = P::row_bytes(width);

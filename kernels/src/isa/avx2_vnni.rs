@@ -1,4 +1,4 @@
-//! AVX2 with AVX-VNNI: processors without AVX-512 that have `vpdpbusd` all the same. Products over several columns gain by it; those over one
+//! AVX2 with AVX-VNNI: processors without AVX-512 that have `vpdpbusd` all the same. DotProducts over several columns gain by it; those over one
 //! read memory at its speed without, and are those of AVX2.
 
 use super::avx2::{self, Avx2};
@@ -15,7 +15,7 @@ pub fn detected() -> bool {
 /// multiplications a cycle.
 mod gemm {
     use crate::isa::gemm::panel::Expand;
-    use crate::isa::x86::gemm::{L, Panels, Products, unsigned};
+    use crate::isa::x86::gemm::{DotProducts, L, Panels, unsigned};
     use std::arch::x86_64::*;
     use strata_quant::GgmlType;
 
@@ -45,9 +45,9 @@ mod gemm {
         }
     }
 
-    impl Products for Vnni {
+    impl DotProducts for Vnni {
         /// As with AVX-512.
-        const NARROW: bool = true;
+        const SUMS_I16: bool = true;
 
         fn bias<F: Expand>() -> u8 {
             if unsigned::<Panels<Vnni>, F, L>() { 0 } else { 128 }

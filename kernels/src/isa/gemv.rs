@@ -2,7 +2,7 @@
 
 use crate::matmul::{Job, Out};
 use strata_quant::Activations;
-use strata_quant::activations::{Q8Row, Q8kRow};
+use strata_quant::activations::{Q8x32Row, Q8x256Row};
 
 /// A row of activations in 8-bit blocks.
 pub trait QuantizedRow<'a>: Copy {
@@ -14,20 +14,20 @@ pub trait QuantizedRow<'a>: Copy {
     fn of(x: &'a Activations, c: usize) -> Self;
 }
 
-impl<'a> QuantizedRow<'a> for Q8Row<'a> {
+impl<'a> QuantizedRow<'a> for Q8x32Row<'a> {
     const BLOCK: usize = 32;
     const BLOCKS: usize = 4;
     #[inline(always)]
-    fn of(x: &'a Activations, c: usize) -> Q8Row<'a> {
+    fn of(x: &'a Activations, c: usize) -> Q8x32Row<'a> {
         x.q8x32_row(c)
     }
 }
 
-impl<'a> QuantizedRow<'a> for Q8kRow<'a> {
+impl<'a> QuantizedRow<'a> for Q8x256Row<'a> {
     const BLOCK: usize = 256;
     const BLOCKS: usize = 1;
     #[inline(always)]
-    fn of(x: &'a Activations, c: usize) -> Q8kRow<'a> {
+    fn of(x: &'a Activations, c: usize) -> Q8x256Row<'a> {
         x.q8x256_row(c)
     }
 }

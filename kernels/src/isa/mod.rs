@@ -54,8 +54,8 @@ impl Isa {
     /// The one named by the environment variable `STRATA_ISA`, else the best.
     ///
     /// # Errors
-    /// One line, if the name is unknown or this processor lacks the instructions.
-    pub fn from_environment() -> Result<Isa, String> {
+    /// If the name is unknown or this processor lacks the instructions.
+    pub fn from_environment() -> Result<Isa, IsaError> {
         match std::env::var("STRATA_ISA") {
             Ok(name) => Isa::named(&name),
             Err(_) => Ok(Isa::best()),
@@ -65,13 +65,34 @@ impl Isa {
     /// The one with this name.
     ///
     /// # Errors
-    /// One line, if the name is unknown or this processor lacks the instructions.
-    pub fn named(name: &str) -> Result<Isa, String> {
-        let has = || Isa::available().map(Isa::name).collect::<Vec<_>>().join(", ");
+    /// If the name is unknown or this processor lacks the instructions.
+    pub fn named(name: &str) -> Result<Isa, IsaError> {
         match LEVELS.iter().find(|level| level.name == name) {
-            Some(level) => Isa::detect(level)
-                .ok_or_else(|| format!("STRATA_ISA={name}: this processor has no {name}; it has {}", has())),
-            None => Err(format!("STRATA_ISA={name}: there is no such instruction set; this processor has {}", has())),
+            Some(level) => Isa::detect(level).ok_or(IsaError::Missing(level.name)),
+            None => Err(IsaError::Unknown(name.to_owned())),
         }
+    }
+}
+
+/// Why [`Isa::named`] has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IsaError {
+    /// No instruction set has this name.
+    Unknown(String),
+    /// The processor lacks the instruction set of this name.
+    Missing(&'static str),
+}
+
+impl std::error::Error for IsaError {}
+
+impl std::fmt::Display for IsaError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            IsaError::Unknown(name) => write!(f, "STRATA_ISA={name}: there is no such instruction set")?,
+            IsaError::Missing(name) => write!(f, "STRATA_ISA={name}: this processor has no {name}")?,
+        }
+        let available: Vec<_> = Isa::available().map(Isa::name).collect();
+        write!(f, "; choose one of {}", available.join(", "))
     }
 }

@@ -13,7 +13,7 @@ use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8kRow;
+use strata_quant::activations::Q8x256Row;
 use strata_quant::{Activations, GgmlType};
 
 /// A format's steps on this set.
@@ -245,14 +245,14 @@ fn iq4_scales(bytes: &[u8; 6]) -> (__m256i, __m256i) {
 
 impl<F: Block<N>, const N: usize> Steps<N> for Of<F> {
     type Token = Avx2;
-    type Row<'a> = Q8kRow<'a>;
+    type Row<'a> = Q8x256Row<'a>;
     type Acc = __m128;
 
     #[inline(always)]
     fn step<const C: usize>(
         t: Avx2,
         rows: [&[u8; N]; 4],
-        xs: &[Q8kRow<'_>; C],
+        xs: &[Q8x256Row<'_>; C],
         b: usize,
         _: usize,
         acc: &mut [__m128; C],
@@ -295,7 +295,7 @@ fn by_lane(scale: __m256i) -> __m256i {
 fn step<F: Block<N>, const N: usize, const C: usize>(
     t: Avx2,
     rows: [&[u8; N]; 4],
-    xs: &[Q8kRow<'_>; C],
+    xs: &[Q8x256Row<'_>; C],
     b: usize,
     acc: &mut [__m128; C],
 ) {

@@ -14,28 +14,34 @@ use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8kRow;
+use strata_quant::activations::Q8x256Row;
 use strata_quant::{Activations, GgmlType};
 
 /// A format's steps on this set.
 struct Of<F>(PhantomData<F>);
 
+/// A width of integers.
+enum Sums {
+    I16,
+    I32,
+}
+
 /// A format of blocks of 256.
 trait Block<const BYTES: usize>: GroupScales<BYTES> {
     /// Zero point of the unsigned codes.
     const ZERO: i32;
-    /// True if four products of a code and an activation may pass 16 bits.
-    const WIDE: bool;
+    /// What four products of a code and an activation fit.
+    const SUMS: Sums;
     /// 256 unsigned codes in the order of k.
     fn codes(t: Avx512, block: &[u8; BYTES]) -> [__m512i; 4];
 }
 
-/// The formats, each with the zero point of its codes and the way from a block to codes; and the list of their kernels.
+/// The formats, each with the zero point of its codes, the width of its sums and the way from a block to codes; and the list of their kernels.
 macro_rules! formats {
-    ($($F:ident, zero $zero:literal, wide $wide:literal: |$block:ident| $codes:expr;)*) => {
+    ($($F:ident, zero $zero:literal, sums $sums:ident: |$block:ident| $codes:expr;)*) => {
         $(impl Block<{ $F::BYTES }> for $F {
             const ZERO: i32 = $zero;
-            const WIDE: bool = $wide;
+            const SUMS: Sums = Sums::$sums;
             #[inline(always)]
             fn codes(_: Avx512, $block: &[u8; $F::BYTES]) -> [__m512i; 4] {
                 // SAFETY: the token proves AVX-512; registers, and loads inside arrays of their size.
@@ -49,12 +55,12 @@ macro_rules! formats {
 }
 
 formats! {
-    Q2K, zero 0, wide false: |block| pairs(array(block, 16));
-    Q3K, zero 4, wide false: |block| add_bits(pairs(array(block, 32)), array(block, 0), 4);
-    Q4K, zero 0, wide false: |block| group_nibbles(array(block, 16));
-    Q5K, zero 0, wide false: |block| add_bits(group_nibbles(array(block, 48)), array(block, 16), 16);
-    Q6K, zero 32, wide false: |block| six_bits(array(block, 0), array(block, 128));
-    Iq4Xs, zero 128, wide true: |block| group_levels(array(block, 8));
+    Q2K, zero 0, sums I16: |block| pairs(array(block, 16));
+    Q3K, zero 4, sums I16: |block| add_bits(pairs(array(block, 32)), array(block, 0), 4);
+    Q4K, zero 0, sums I16: |block| group_nibbles(array(block, 16));
+    Q5K, zero 0, sums I16: |block| add_bits(group_nibbles(array(block, 48)), array(block, 16), 16);
+    Q6K, zero 32, sums I16: |block| six_bits(array(block, 0), array(block, 128));
+    Iq4Xs, zero 128, sums I32: |block| group_levels(array(block, 8));
 }
 
 /// 32 bytes, twice.
@@ -138,14 +144,14 @@ fn group_levels(bytes: &[u8; 128]) -> [__m512i; 4] {
 
 impl<F: Block<N>, const N: usize> Steps<N> for Of<F> {
     type Token = Avx512;
-    type Row<'a> = Q8kRow<'a>;
+    type Row<'a> = Q8x256Row<'a>;
     type Acc = __m128;
 
     #[inline(always)]
     fn step<const C: usize>(
         t: Avx512,
         rows: [&[u8; N]; 4],
-        xs: &[Q8kRow<'_>; C],
+        xs: &[Q8x256Row<'_>; C],
         b: usize,
         _: usize,
         acc: &mut [__m128; C],
@@ -188,7 +194,7 @@ fn totals8(v: [__m256i; 4]) -> __m128i {
 fn step<F: Block<N>, const N: usize, const C: usize>(
     t: Avx512,
     rows: [&[u8; N]; 4],
-    xs: &[Q8kRow<'_>; C],
+    xs: &[Q8x256Row<'_>; C],
     b: usize,
     acc: &mut [__m128; C],
 ) {
@@ -212,7 +218,7 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
                 (_mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()), x)
             };
             let dot = |j: usize| _mm512_dpbusd_epi32(zero, codes[j], x[j]);
-            isums[c][r] = if F::WIDE {
+            isums[c][r] = if matches!(F::SUMS, Sums::I32) {
                 let scale = _mm512_cvtepi16_epi32(scale); // (groups)
                 let times = |j: i32| {
                     let lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);

@@ -8,7 +8,7 @@ use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8Row;
+use strata_quant::activations::Q8x32Row;
 use strata_quant::formats::iq4_nl::LEVELS;
 use strata_quant::{Activations, GgmlType};
 
@@ -102,14 +102,14 @@ pub fn levels() -> __m512i {
 
 impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
     type Token = Avx512;
-    type Row<'a> = Q8Row<'a>;
+    type Row<'a> = Q8x32Row<'a>;
     type Acc = __m128;
 
     #[inline(always)]
     fn step<const C: usize>(
         t: Avx512,
         rows: [&[u8; N]; 4],
-        xs: &[Q8Row<'_>; C],
+        xs: &[Q8x32Row<'_>; C],
         q: usize,
         live: usize,
         acc: &mut [__m128; C],
@@ -150,7 +150,7 @@ fn halves<const N: usize>(rows: [&[u8; N]; 4], at: usize) -> __m512 {
 fn step<F: Blocks<N>, const N: usize, const C: usize>(
     t: Avx512,
     rows: [&[u8; N]; 4],
-    xs: &[Q8Row<'_>; C],
+    xs: &[Q8x32Row<'_>; C],
     q: usize,
     live: usize,
     acc: &mut [__m128; C],

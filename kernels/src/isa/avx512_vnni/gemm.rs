@@ -20,7 +20,7 @@ macro_rules! op {
 
 impl Vector<L> for Avx512 {
     /// `vpdpwssd` multiplies halves of 16 bits: that of the sum with the scale, that of its sign with zero.
-    const NARROW: bool = true;
+    const SUMS_I16: bool = true;
     type I = __m512i;
     type F = __m512;
 

@@ -26,7 +26,7 @@ pub const GROUPS: usize = KC / 16;
 /// Operations on a vector of `L` lanes, each a row. A value of this type is the proof that the processor has the instructions.
 pub trait Vector<const L: usize>: Copy {
     /// True if [`Vector::scaled`] wants sums that fit 16 bits: their scales are then under a mask of 16 bits.
-    const NARROW: bool;
+    const SUMS_I16: bool;
     /// Integers of 32 bits, or four of 8.
     type I: Copy;
     /// Floats.
@@ -86,7 +86,7 @@ pub trait Vector<const L: usize>: Copy {
 
     /// `acc` plus the four products of the codes `w` with the activations `x`, which have their bias, lane by lane.
     fn dot<F: Expand>(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// `acc + sum * scale`; see [`Vector::NARROW`].
+    /// `acc + sum * scale`; see [`Vector::SUMS_I16`].
     fn scaled(self, acc: Self::I, sum: Self::I, scale: Self::I) -> Self::I;
     /// `a * b`, the low 32 bits.
     fn mul_ints(self, a: Self::I, b: Self::I) -> Self::I;
@@ -141,7 +141,7 @@ impl<'a, const L: usize> WeightRows<'a, L> {
     /// No bytes.
     pub const EMPTY: WeightRows<'static, L> = WeightRows { at: [std::ptr::null(); L], len: 0, life: PhantomData };
 
-    /// WeightRows of one length.
+    /// Rows of one length.
     #[inline(always)]
     pub fn new(rows: [&'a [u8]; L]) -> WeightRows<'a, L> {
         let mut new = WeightRows { at: [rows[0].as_ptr(); L], len: rows[0].len(), life: PhantomData };
@@ -229,12 +229,12 @@ pub trait Expand: BlockFormat {
 /// What is subtracted from the codes of a panel, and its share of the sums added again a block at a time, so that sums are as small as they
 /// can be: zero where they need not be.
 pub const fn center<T: Vector<L>, F: Expand, const L: usize>() -> i32 {
-    if T::NARROW { F::CENTER } else { 0 }
+    if T::SUMS_I16 { F::CENTER } else { 0 }
 }
 
 /// The zero point of codes without signs, with whose share a block's sum begins: 0 where codes have signs, or offsets instead.
 pub const fn zero<T: Vector<L>, F: Expand, const L: usize>() -> i32 {
-    if T::NARROW { F::ZERO } else { 0 }
+    if T::SUMS_I16 { F::ZERO } else { 0 }
 }
 
 /// True if the sums of so many values of k fit 16 bits.
@@ -247,7 +247,7 @@ const fn fits<T: Vector<L>, F: Expand, const L: usize>(step: usize) -> bool {
 /// costs less than a product of 32 bits.
 pub const fn step<T: Vector<L>, F: Expand, const L: usize>() -> usize {
     match F::GROUP {
-        group if F::LEN < KC || !T::NARROW || fits::<T, F, L>(group) => group,
+        group if F::LEN < KC || !T::SUMS_I16 || fits::<T, F, L>(group) => group,
         _ if fits::<T, F, L>(16) => 16,
         16 => 8,
         group => group,
@@ -255,14 +255,14 @@ pub const fn step<T: Vector<L>, F: Expand, const L: usize>() -> usize {
 }
 
 /// True if scales are multiplied with sums that fit 16 bits.
-pub const fn narrow<T: Vector<L>, F: Expand, const L: usize>() -> bool {
-    T::NARROW && F::LEN == KC && fits::<T, F, L>(step::<T, F, L>())
+pub const fn sums_i16<T: Vector<L>, F: Expand, const L: usize>() -> bool {
+    T::SUMS_I16 && F::LEN == KC && fits::<T, F, L>(step::<T, F, L>())
 }
 
-/// A scale as [`Vector::NARROW`] wants it.
+/// A scale as [`Vector::SUMS_I16`] wants it.
 #[inline(always)]
 pub fn masked<T: Vector<L>, F: Expand, const L: usize>(t: T, scale: T::I) -> T::I {
-    if const { narrow::<T, F, L>() } { t.and(scale, t.spread(0xffff)) } else { scale }
+    if const { sums_i16::<T, F, L>() } { t.and(scale, t.spread(0xffff)) } else { scale }
 }
 
 /// A KC block of MR rows, `S` vectors of `L` lanes. A last index counts lanes, the one before vectors.
@@ -287,7 +287,7 @@ pub struct Panel<const L: usize, const S: usize> {
 }
 
 impl<const L: usize, const S: usize> Panel<L, S> {
-    /// Room for one.
+    /// An empty panel.
     pub fn new() -> Panel<L, S> {
         Panel {
             codes: [[[[0; 4]; L]; S]; 64],

@@ -3,7 +3,7 @@
 //! With `S` vectors and `C` columns there are `S x C` sums under way, and in formats with groups as many sums of sums. A step loads `S`
 //! registers of weights and spreads `C` dwords of activations for `S x C` multiplications.
 
-use super::panel::{Expand, Panel, Vector, center, narrow, step, zero};
+use super::panel::{Expand, Panel, Vector, center, step, sums_i16, zero};
 use strata_quant::activations::tiled::{KC, SUMS, XTile};
 
 /// The tile for as many columns as `acc` has, up to `C`: `acc (columns, vectors, lanes)` goes on where it stands.
@@ -73,7 +73,7 @@ pub fn isums<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: u
         for s in 0..S {
             let scale = t.ints(&panel.scales[i * step / F::GROUP][s]);
             for c in 0..C {
-                isum[s][c] = if T::NARROW && !const { narrow::<T, F, L>() } {
+                isum[s][c] = if T::SUMS_I16 && !const { sums_i16::<T, F, L>() } {
                     t.add(isum[s][c], t.mul_ints(dots[s][c], scale))
                 } else {
                     t.scaled(isum[s][c], dots[s][c], scale)

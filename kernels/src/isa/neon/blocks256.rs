@@ -8,7 +8,7 @@ use crate::isa::gemm::formats::*;
 use crate::isa::gemv::Steps;
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8kRow;
+use strata_quant::activations::Q8x256Row;
 use strata_quant::formats::iq4_nl::LEVELS;
 
 /// A format's steps with some way to multiply.
@@ -129,14 +129,14 @@ fn six_bits(bytes: &[u8]) -> ([i16; 16], [i16; 16]) {
 
 impl<F: Block<N>, P: DotProducts, const N: usize> Steps<N> for Of<F, P> {
     type Token = P;
-    type Row<'a> = Q8kRow<'a>;
+    type Row<'a> = Q8x256Row<'a>;
     type Acc = float32x4_t;
 
     #[inline(always)]
     fn step<const C: usize>(
         t: P,
         rows: [&[u8; N]; 4],
-        xs: &[Q8kRow<'_>; C],
+        xs: &[Q8x256Row<'_>; C],
         b: usize,
         _: usize,
         acc: &mut [float32x4_t; C],

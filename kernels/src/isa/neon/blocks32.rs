@@ -7,7 +7,7 @@ use crate::isa::gemm::formats::*;
 use crate::isa::gemv::Steps;
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8Row;
+use strata_quant::activations::Q8x32Row;
 use strata_quant::formats::iq4_nl::LEVELS;
 
 /// A format's steps with some way to multiply.
@@ -76,14 +76,14 @@ fn five_bits(blocks: &[u8], high: usize, codes: usize, zero: i8) -> (int8x16_t, 
 
 impl<F: Blocks<N>, P: DotProducts, const N: usize> Steps<N> for Of<F, P> {
     type Token = P;
-    type Row<'a> = Q8Row<'a>;
+    type Row<'a> = Q8x32Row<'a>;
     type Acc = float32x4_t;
 
     #[inline(always)]
     fn step<const C: usize>(
         t: P,
         rows: [&[u8; N]; 4],
-        xs: &[Q8Row<'_>; C],
+        xs: &[Q8x32Row<'_>; C],
         q: usize,
         live: usize,
         acc: &mut [float32x4_t; C],

@@ -22,7 +22,7 @@ macro_rules! op {
 }
 
 impl<P: DotProducts> Vector<L> for Panels<P> {
-    const NARROW: bool = false;
+    const SUMS_I16: bool = false;
     type I = int32x4_t;
     type F = float32x4_t;
 

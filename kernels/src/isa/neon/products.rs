@@ -137,7 +137,7 @@ impl DotProducts for Sdot {
     }
 }
 
-/// By `smmla` over many columns, by `sdot` otherwise.
+/// By `smmla` in GEMM, by `sdot` in GEMV.
 #[derive(Clone, Copy)]
 pub struct Smmla(());
 

@@ -13,9 +13,9 @@ pub const fn unsigned<T: Vector<L>, F: Expand, const L: usize>() -> bool {
 }
 
 /// A way to multiply. A value of such a type is the proof that the processor has AVX2, FMA, F16C and the instructions it takes.
-pub trait Products: Copy {
-    /// See [`Vector::NARROW`].
-    const NARROW: bool;
+pub trait DotProducts: Copy {
+    /// See [`Vector::SUMS_I16`].
+    const SUMS_I16: bool;
     /// See [`Vector::bias`].
     fn bias<F: Expand>() -> u8;
     /// See [`Vector::dot`].
@@ -56,8 +56,8 @@ macro_rules! op {
     };
 }
 
-impl<P: Products> Vector<L> for Panels<P> {
-    const NARROW: bool = P::NARROW;
+impl<P: DotProducts> Vector<L> for Panels<P> {
+    const SUMS_I16: bool = P::SUMS_I16;
     type I = __m256i;
     type F = __m256;
 
