@@ -2,11 +2,11 @@
 //! multiply-adds a second for a prompt's sub-batch.
 //!
 //! `cargo bench -p strata-kernels --bench attention [--shape 8b|1b|405b] [--threads N] [--isa NAME] [--depths N,N] [--prompt N] [--mb N]`;
-//! medians of alternating runs. The cells of enough layers are walked that none are still in a cache.
+//! medians of alternating runs. The KV cache of so many layers is walked that no entry is still in a processor cache.
 
 use std::hint::black_box;
 use std::time::Instant;
-use strata_kernels::{AttentionScratch, AttentionShape, Cpu, Isa, KvCells, KvLayout, Run};
+use strata_kernels::{AttentionScratch, AttentionShape, Cpu, Isa, KvEntries, KvLayout, SequenceChunk};
 use strata_quant::GgmlType;
 
 const MB: usize = 1024;
@@ -39,61 +39,74 @@ fn main() {
     };
     println!("{threads} threads, {heads} heads on {kv_heads} of {head_dim}");
     println!("one token: GB/s, share of reading; {prompt} tokens: G multiply-adds/s");
+    let bench = Bench { cpus, shape, prompt, bytes: number("--mb", MB) << 20 };
     for ty in [GgmlType::F16, GgmlType::Q8_0] {
-        let layout = KvLayout::new(ty, ty, kv_heads, head_dim).expect("a type for caches");
-        for &depth in &depths {
-            let bytes = layout.bytes(depth).expect("no overflow");
-            let layers = (number("--mb", MB) << 20).div_ceil(bytes);
-            let width = kv_heads * head_dim;
-            let rows: Vec<f32> = (0..depth * width).map(|_| random()).collect();
-            let mut one = vec![0; bytes];
-            cpus[0].remember(layout, 0, &rows, &rows, &mut one);
-            let cells = one.repeat(layers);
-            let q: Vec<f32> = (0..prompt.max(1) * heads * head_dim).map(|_| random()).collect();
-            let mut out = vec![0.0; q.len()];
-            let mut scratch = AttentionScratch::default();
-            // Seconds for `tokens` at the end of each of the layers.
-            let mut attend = |cpu: &Cpu, tokens: usize, layers: usize| {
-                let n = tokens * heads * head_dim;
-                let runs = [Run { sequence: 0, tokens, position: depth - tokens }];
-                let start = Instant::now();
-                for cells in cells.chunks_exact(bytes).take(layers) {
-                    let cells = |_| KvCells { layout, bytes: cells };
-                    assert!(cpu.attention(&mut scratch, shape, &q[..n], &runs, cells, &mut out[..n]));
-                    black_box(&out);
-                }
-                start.elapsed().as_secs_f64()
-            };
-            let mut limits = Vec::new();
-            let mut times = vec![Vec::new(); cpus.len()];
-            let mut prompts = vec![Vec::new(); cpus.len()];
-            for _ in 0..RUNS {
-                limits.push(read(&cells, threads));
-                for (i, cpu) in cpus.iter().enumerate() {
-                    times[i].push(attend(cpu, 1, layers));
-                    if prompt > 0 && prompt <= depth {
-                        prompts[i].push(attend(cpu, prompt, 1));
-                    }
-                }
-            }
-            let median = |times: &mut Vec<f64>| {
-                times.sort_by(f64::total_cmp);
-                times[times.len() / 2]
-            };
-            let limit = median(&mut limits);
-            print!("{:5} {depth:6}  read {:5.1}", ty.name(), cells.len() as f64 / limit / 1e9);
-            for (i, isa) in isas.iter().enumerate() {
-                let time = median(&mut times[i]);
-                print!("  {} {:5.1} {:3.0} %", isa.name(), cells.len() as f64 / time / 1e9, 100.0 * limit / time);
-                if !prompts[i].is_empty() {
-                    let seen = prompt * depth - prompt * (prompt - 1) / 2;
-                    let macs = 2 * seen * heads * head_dim;
-                    print!(" {:5.1} G", macs as f64 / median(&mut prompts[i]) / 1e9);
-                }
-            }
-            println!();
-        }
+        depths.iter().for_each(|&depth| bench.run(ty, depth, &mut random));
     }
+}
+
+struct Bench {
+    cpus: Vec<Cpu>,
+    shape: AttentionShape,
+    prompt: usize,
+    bytes: usize, // of KV cache that are walked
+}
+
+impl Bench {
+    /// Measures and prints a line.
+    fn run(&self, ty: GgmlType, depth: usize, random: &mut impl FnMut() -> f32) {
+        let AttentionShape { heads, kv_heads, head_dim } = self.shape;
+        let (layout, prompt) = (KvLayout::new(ty, ty, kv_heads, head_dim).expect("a type for caches"), self.prompt);
+        let bytes = layout.bytes(depth).expect("no overflow");
+        let rows: Vec<f32> = (0..depth * kv_heads * head_dim).map(|_| random()).collect();
+        let mut one = vec![0; bytes];
+        self.cpus[0].append_kv(layout, 0, &rows, &rows, &mut one);
+        let layers = one.repeat(self.bytes.div_ceil(bytes));
+        let q: Vec<f32> = (0..prompt.max(1) * heads * head_dim).map(|_| random()).collect();
+        let mut out = vec![0.0; q.len()];
+        let mut scratch = AttentionScratch::default();
+        // Seconds for `tokens` at the end of each of the layers.
+        let mut attend = |cpu: &Cpu, tokens: usize, layers: &[u8]| {
+            let n = tokens * heads * head_dim;
+            let chunks = [SequenceChunk { sequence: 0, tokens, position: depth - tokens }];
+            let start = Instant::now();
+            for layer in layers.chunks_exact(bytes) {
+                let entries = |_| KvEntries { layout, bytes: layer };
+                assert!(cpu.attention(&mut scratch, self.shape, &q[..n], &chunks, entries, &mut out[..n]));
+                black_box(&out);
+            }
+            start.elapsed().as_secs_f64()
+        };
+        let mut limits = Vec::new();
+        let mut times = vec![Vec::new(); self.cpus.len()];
+        let mut prompts = vec![Vec::new(); self.cpus.len()];
+        for _ in 0..RUNS {
+            limits.push(read(&layers, self.cpus[0].threads()));
+            for (i, cpu) in self.cpus.iter().enumerate() {
+                times[i].push(attend(cpu, 1, &layers));
+                if prompt > 0 && prompt <= depth {
+                    prompts[i].push(attend(cpu, prompt, &layers[..bytes]));
+                }
+            }
+        }
+        let (limit, walked) = (median(&mut limits), layers.len() as f64);
+        print!("{:5} {depth:6}  read {:5.1}", ty.name(), walked / limit / 1e9);
+        for (i, cpu) in self.cpus.iter().enumerate() {
+            let time = median(&mut times[i]);
+            print!("  {} {:5.1} {:3.0} %", cpu.isa().name(), walked / time / 1e9, 100.0 * limit / time);
+            if !prompts[i].is_empty() {
+                let visible = prompt * depth - prompt * (prompt - 1) / 2;
+                let macs = 2 * visible * heads * head_dim;
+                print!(" {:5.1} G", macs as f64 / median(&mut prompts[i]) / 1e9);
+            }
+        }
+        println!();
+    }
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 /// Seconds to read all of it, with all threads.

@@ -1,5 +1,5 @@
-//! How close every format on every instruction set comes to the machine's limits: few columns (decoding) to reading the same bytes, many
-//! columns (prefill) to multiplying on registers.
+//! How close every format on every instruction set comes to the machine's limits: GEMV (decoding) to reading the same bytes, GEMM (prefill)
+//! to multiplying on registers.
 //!
 //! `cargo bench -p strata-kernels --bench matmul [FORMAT ...] [--threads N] [--isa NAME] [--columns N,N]`
 //!
@@ -11,7 +11,7 @@ use strata_kernels::{Cpu, Isa, Matrix};
 use strata_quant::{Activations, GgmlType};
 
 const COLS: usize = 4096;
-/// Weights that few columns read: beyond all caches.
+/// Weights that GEMV reads: beyond all caches.
 const BYTES: usize = 1 << 30;
 /// From as many columns on arithmetic is the limit, and these are enough rows.
 const MANY: usize = 32;
@@ -28,7 +28,7 @@ fn main() {
         .filter(|isa| option("--isa").map_or(isa.name() != "scalar", |name| isa.name() == name))
         .map(|isa| Cpu::new(isa, threads))
         .collect();
-    assert!(!cpus.is_empty(), "this machine has not that instruction set");
+    assert!(!cpus.is_empty(), "this machine has no such instruction set");
     let mut state = 1u32;
     let mut random = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -36,7 +36,7 @@ fn main() {
     };
     let some: Vec<f32> = (0..64 * COLS).map(|_| random()).collect();
     println!(
-        "{threads} threads; few columns: GB/s of weights, share of reading; many: billion multiply-adds/s, share of the int8 peak"
+        "{threads} threads; below {MANY} columns: GB/s of weights, share of reading; from there: billion multiply-adds/s, share of the int8 peak"
     );
     for format in GgmlType::with_format() {
         let wanted = args.iter().any(|arg| arg.eq_ignore_ascii_case(format.ty.name()));
@@ -55,23 +55,7 @@ fn main() {
             for (cpu, speeds) in cpus.iter().zip(&mut speeds) {
                 for (&m, (speeds, shares)) in columns.iter().zip(speeds) {
                     let rows = if m < MANY { rows } else { rows.min(MANY_ROWS) };
-                    let data = &data[..rows * row_bytes];
-                    let w = Matrix::new(format.ty, rows, COLS, data).expect("whole rows");
-                    let mut x = Activations::default();
-                    x.reset(m, COLS).iter_mut().enumerate().for_each(|(i, x)| *x = some[i % some.len()]);
-                    // The first product makes the 8-bit form of `x` that the next finds, and `y` is memory that has been touched.
-                    let mut y = vec![1.0; m * rows];
-                    let first = Matrix::new(format.ty, 1, COLS, &data[..row_bytes]).expect("a row");
-                    cpu.matmul(first, &mut x, &mut y[..m]);
-                    let (work, limit) = if m < MANY {
-                        (data.len() as f64, cpu.read_bytes_per_second(data))
-                    } else {
-                        ((rows * COLS * m) as f64, cpu.int8_macs_per_second())
-                    };
-                    let start = Instant::now();
-                    cpu.matmul(black_box(w), &mut x, &mut y);
-                    let speed = work / start.elapsed().as_secs_f64();
-                    black_box(&y);
+                    let (speed, limit) = run(cpu, format.ty, m, &some, &data[..rows * row_bytes]);
                     speeds.push(speed);
                     shares.push(speed / limit);
                 }
@@ -86,6 +70,29 @@ fn main() {
             println!();
         }
     }
+}
+
+/// Work a second of a product with `m` columns, bytes of weights or multiply-adds, and the machine's limit, measured right before.
+fn run(cpu: &Cpu, ty: GgmlType, m: usize, some: &[f32], data: &[u8]) -> (f64, f64) {
+    let row_bytes = ty.row_bytes(COLS).expect("whole blocks");
+    let rows = data.len() / row_bytes;
+    let w = Matrix::new(ty, rows, COLS, data).expect("whole rows");
+    let mut x = Activations::default();
+    x.reset(m, COLS).iter_mut().enumerate().for_each(|(i, x)| *x = some[i % some.len()]);
+    // The first product makes the 8-bit form of `x` that the next finds, and `y` is memory that has been touched.
+    let mut y = vec![1.0; m * rows];
+    let first = Matrix::new(ty, 1, COLS, &data[..row_bytes]).expect("a row");
+    cpu.matmul(first, &mut x, &mut y[..m]);
+    let (work, limit) = if m < MANY {
+        (data.len() as f64, cpu.read_bytes_per_second(data))
+    } else {
+        ((rows * COLS * m) as f64, cpu.int8_macs_per_second())
+    };
+    let start = Instant::now();
+    cpu.matmul(black_box(w), &mut x, &mut y);
+    let speed = work / start.elapsed().as_secs_f64();
+    black_box(&y);
+    (speed, limit)
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -43,7 +43,7 @@ pub mod weights;
 pub use engine::{Engine, Session};
 pub use error::{Error, Result};
 pub use model::Model;
-pub use strata_kernels::{Cpu, Isa, IsaUnavailable};
+pub use strata_kernels::{Cpu, Isa, IsaError};
 pub use strata_quant::GgmlType;
 
 // Tests use the crate by its name, wherever they are.

@@ -4,7 +4,9 @@
 mod kernel_inputs;
 
 use kernel_inputs::{Random, activations, weights};
-use strata_kernels::{AttentionScratch, AttentionShape, Cpu, Isa, KvCells, KvLayout, Matrix, Rotation, Run};
+use strata_kernels::{
+    AttentionScratch, AttentionShape, Cpu, Isa, IsaError, KvEntries, KvLayout, Matrix, Rotation, SequenceChunk,
+};
 use strata_quant::{ActivationKind, Activations, Format, GgmlType};
 
 fn same_bits(a: &[f32], b: &[f32]) -> bool {
@@ -288,7 +290,7 @@ impl Sequence {
         let width = self.shape.kv_heads * self.shape.head_dim;
         let mut cells = vec![0xff; self.layout.bytes(self.tokens() + 1).unwrap()];
         for (i, (k, v)) in self.k.chunks(piece * width).zip(self.v.chunks(piece * width)).enumerate() {
-            cpu.remember(self.layout, i * piece, k, v, &mut cells);
+            cpu.append_kv(self.layout, i * piece, k, v, &mut cells);
         }
         cells
     }
@@ -301,8 +303,8 @@ impl Sequence {
     fn attended(&self, isa: Isa, threads: usize, tokens: std::ops::Range<usize>) -> Vec<f32> {
         let q = self.queries(tokens.clone());
         let mut out = vec![f32::NAN; q.len()];
-        let runs = [Run { sequence: 0, tokens: tokens.len(), position: tokens.start }];
-        let cells = |_| KvCells { layout: self.layout, bytes: &self.cells };
+        let runs = [SequenceChunk { sequence: 0, tokens: tokens.len(), position: tokens.start }];
+        let cells = |_| KvEntries { layout: self.layout, bytes: &self.cells };
         let cpu = Cpu::new(isa, threads);
         assert!(cpu.attention(&mut AttentionScratch::default(), self.shape, q, &runs, cells, &mut out));
         out
@@ -383,12 +385,12 @@ fn sequences_in_one_batch_see_only_themselves() {
     for (sequence, tokens) in sequences.iter().zip(&ranges) {
         q.extend_from_slice(sequence.queries(tokens.clone()));
     }
-    let runs: Vec<Run> = (ranges.iter().enumerate())
-        .map(|(sequence, tokens)| Run { sequence, tokens: tokens.len(), position: tokens.start })
+    let runs: Vec<SequenceChunk> = (ranges.iter().enumerate())
+        .map(|(sequence, tokens)| SequenceChunk { sequence, tokens: tokens.len(), position: tokens.start })
         .collect();
     for isa in Isa::available() {
         let mut out = vec![f32::NAN; q.len()];
-        let cells = |i: usize| KvCells { layout: sequences[i].layout, bytes: &sequences[i].cells };
+        let cells = |i: usize| KvEntries { layout: sequences[i].layout, bytes: &sequences[i].cells };
         assert!(Cpu::new(isa, 2).attention(&mut AttentionScratch::default(), shape, &q, &runs, cells, &mut out));
         let alone =
             sequences.iter().zip(&ranges).flat_map(|(sequence, tokens)| sequence.attended(isa, 1, tokens.clone()));
@@ -537,7 +539,7 @@ fn attention_notices_what_is_not_finite_everywhere() {
     let (tokens, width, kv_width) = (270, 4 * 40, 2 * 40);
     for types in CACHES {
         let good = Sequence::new(shape, types, tokens, &mut random);
-        let runs = [Run { sequence: 0, tokens, position: 0 }];
+        let runs = [SequenceChunk { sequence: 0, tokens, position: 0 }];
         for isa in Isa::available() {
             // The last is too large for half precision, and only for that.
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7e4] {
@@ -549,8 +551,8 @@ fn attention_notices_what_is_not_finite_everywhere() {
                         let [q, k, v] = all;
                         let cpu = Cpu::new(isa, threads);
                         let mut cells = vec![0xff; good.layout.bytes(tokens).unwrap()];
-                        cpu.remember(good.layout, 0, &k, &v, &mut cells);
-                        let cells = |_| KvCells { layout: good.layout, bytes: &cells };
+                        cpu.append_kv(good.layout, 0, &k, &v, &mut cells);
+                        let cells = |_| KvEntries { layout: good.layout, bytes: &cells };
                         let mut out = vec![0.0; q.len()];
                         let finite = cpu.attention(&mut AttentionScratch::default(), shape, &q, &runs, cells, &mut out);
                         let wanted = bad.is_finite() && ty != GgmlType::F16;
@@ -565,6 +567,8 @@ fn attention_notices_what_is_not_finite_everywhere() {
 
 #[test]
 fn unknown_instruction_sets_are_refused_by_name() {
-    let error = Isa::named("avx1024").unwrap_err().to_string();
-    assert!(error.contains("avx1024") && error.contains("scalar"), "{error}");
+    let error = Isa::named("avx1024").unwrap_err();
+    assert_eq!(error, IsaError::Unknown("avx1024".into()));
+    let text = error.to_string();
+    assert!(text.contains("avx1024") && text.contains("scalar"), "{text}");
 }

@@ -2,14 +2,13 @@
 //!
 //! Work is cut into ranges that depend only on its shape and the number of threads; what each range computes depends on neither.
 
-use crate::attention::cells::SPAN;
-use crate::attention::{self, AttentionScratch, AttentionShape, KvCells, KvLayout, Run};
-use crate::isa::Isa;
-use crate::matmul::{Matrix, Shared};
+use crate::attention::{self, AttentionScratch, AttentionShape, KvEntries, KvLayout, SequenceChunk};
+use crate::jobs::SPAN;
+use crate::matmul::{Matrix, SharedOutput};
 use crate::pool::Pool;
 use crate::rope::Rotation;
 use crate::shared::SharedSlice;
-use crate::table::{Matmul, Wide};
+use crate::table::Isa;
 use std::array;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -21,14 +20,14 @@ use strata_quant::{ActivationKind, Activations};
 /// Rows of weights are shared out in multiples of this, the height of the register tiles.
 const ROW_STEP: usize = 4;
 
-/// Fewer values than these are handled sooner than other threads are woken.
+/// Up to so many values one thread is done sooner than others are woken.
 const ALONE: usize = 16 << 10;
 
 /// Values that are handled in one go where rows do not matter.
 const PIECE: usize = 1024;
 
-/// How the rows of a matrix are shared out: most of them evenly, in long runs that memory is read fast in; the last eighth in small pieces for
-/// whoever comes first, since no two threads are equally fast for long.
+/// How the rows of a matrix are shared out: most of them evenly, in long chunks that memory is read fast in; the last eighth in small pieces for
+/// the first thread that is done, since no two are equally fast for long.
 #[derive(Clone, Copy)]
 struct Shares {
     rows: usize,
@@ -46,7 +45,7 @@ impl Shares {
         Shares { rows, step, threads, piece }
     }
 
-    /// Where the pieces begin.
+    /// Rows that are shared out evenly; the pieces begin after them.
     fn even(&self) -> usize {
         self.rows - Shares::PIECES * self.threads * self.piece
     }
@@ -93,12 +92,12 @@ impl Cpu {
         self.pool.threads()
     }
 
-    /// Bytes that the threads take for themselves: room for results, and what they use of their stacks. Measured (2026-11-25): 62 threads
+    /// Bytes that the threads take for themselves: scratch for results, and what they use of their stacks. Measured (2026-11-25): 62 threads
     /// more made a process larger by 377 KB each, where this says 395.
     pub fn memory_bytes(&self) -> u64 {
         const STACK: usize = 128 << 10;
-        let room = self.isa.table().wide.map_or(0, |wide| wide.room);
-        (self.threads() * (room + STACK)) as u64
+        let scratch = self.isa.table().gemm.map_or(0, |gemm| gemm.scratch_bytes);
+        (self.threads() * (scratch + STACK)) as u64
     }
 
     /// `y = x w^T`: `w (n, k)`, `x (m, k)`, `y (m, n)`. Makes the form of `x` that `w` wants, if it is not there yet.
@@ -108,24 +107,21 @@ impl Cpu {
 
     /// [`Cpu::matmul`] of several matrices with the same `x`; the threads meet once, not after each.
     pub fn matmuls<const N: usize>(&self, ws: [Matrix<'_>; N], x: &mut Activations, ys: [&mut [f32]; N]) {
-        let m = x.rows();
+        let (m, table) = (x.rows(), self.isa.table());
         let products = ws.map(|w| {
             assert!(w.cols == x.cols(), "a product of {} with {} columns", w.cols, x.cols());
             self.prepare(w.format.activation, x);
-            match self.wide(w, m) {
-                Some((wide, kernel, bias)) => {
-                    let columns = (wide.width)(m);
-                    self.prepare_tiles(Tiling { kind: w.format.activation, columns, bias }, x);
-                    (w, kernel, Shares::new(w.rows, wide.rows, self.threads()))
+            match table.gemm(w.format.ty, m) {
+                Some((gemm, kernel)) => {
+                    let tiling = Tiling { kind: w.format.activation, columns: (gemm.nr)(m), bias: (kernel.bias)() };
+                    self.prepare_tiles(tiling, x);
+                    (w, kernel.run, Shares::new(w.rows, gemm.mr, self.threads()))
                 }
-                None => {
-                    let kernel = (self.isa.table().matmul)(w.format.ty);
-                    (w, kernel, Shares::new(w.rows, ROW_STEP, self.threads()))
-                }
+                None => (w, table.gemv(w.format.ty), Shares::new(w.rows, ROW_STEP, self.threads())),
             }
         });
         let (x, mut heights) = (&*x, ws.iter().map(Matrix::rows));
-        let ys = ys.map(|y| Shared::new(y, m, heights.next().expect("as many results as matrices")));
+        let ys = ys.map(|y| SharedOutput::new(y, m, heights.next().expect("as many results as matrices")));
         let next: [AtomicUsize; N] = array::from_fn(|_| AtomicUsize::new(0));
         self.pool.run(&|thread| {
             let run = |i: usize, rows: Range<usize>| {
@@ -146,19 +142,12 @@ impl Cpu {
         });
     }
 
-    /// The product over many columns, if there is one and so many columns are worth it.
-    fn wide(&self, w: Matrix<'_>, columns: usize) -> Option<(Wide, Matmul, u8)> {
-        let wide = self.isa.table().wide.filter(|wide| columns >= (wide.from)(w.format.ty))?;
-        let (kernel, bias) = (wide.product)(w.format.ty)?;
-        Some((wide, kernel, bias))
-    }
-
     fn prepare_tiles(&self, tiling: Tiling, x: &mut Activations) {
         if x.tiled(tiling.kind, tiling.bias).is(tiling) {
             return;
         }
-        let slabs = x.slabs();
-        x.tiled_mut(tiling, |whole| self.cut(whole, slabs, TiledPart::split_at, TiledPart::fill));
+        let blocks = x.kc_blocks();
+        x.tiled_mut(tiling, |whole| self.cut(whole, blocks, TiledPart::split_at, TiledPart::fill));
     }
 
     fn prepare(&self, kind: ActivationKind, x: &mut Activations) {
@@ -221,7 +210,7 @@ impl Cpu {
             // SAFETY: every item has its own row; `Isa` proves the instruction set of its table.
             unsafe {
                 let x = x.range(row * d..(row + 1) * d);
-                // The norm sees the sums.
+                // The norm notices what is not finite in the sums.
                 (self.isa.table().add)(x, &y[row * d..(row + 1) * d]);
                 (self.isa.table().rms_norm)(x, w, eps, out)
             }
@@ -238,7 +227,7 @@ impl Cpu {
         })
     }
 
-    /// Turns the heads of every token: `x (tokens, heads, head_dim)`, in place. `first` is the first token's place in `rotation`.
+    /// Rotates the heads of every token, `x (tokens, heads, head_dim)`, in place. `first` is the first token's place in `rotation`.
     pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, rotation: &Rotation, first: usize) {
         let d = heads * head_dim;
         self.rows_mut(x, d, |token, x| {
@@ -250,33 +239,33 @@ impl Cpu {
         });
     }
 
-    /// Attention of the tokens of the runs, in their order: `q (tokens, heads, head_dim)` into `out` of the same shape.
-    /// `cells(sequence)` are the layer's cells of a sequence, those of the tokens themselves included.
+    /// Attention of the tokens of the chunks, in their order: `q (tokens, heads, head_dim)` into `out` of the same shape.
+    /// `entries(sequence)` are the layer's KV cache entries of a sequence, those of the tokens themselves included.
     #[must_use]
     pub fn attention<'a>(
         &self,
         scratch: &mut AttentionScratch,
         shape: AttentionShape,
         q: &[f32],
-        runs: &[Run],
-        cells: impl Fn(usize) -> KvCells<'a> + Sync,
+        chunks: &[SequenceChunk],
+        entries: impl Fn(usize) -> KvEntries<'a> + Sync,
         out: &mut [f32],
     ) -> bool {
-        attention::attention((self.isa, &self.pool), scratch, shape, q, runs, cells, out)
+        attention::attention((self.isa, &self.pool), scratch, shape, q, chunks, entries, out)
     }
 
-    /// Writes the keys and values `(tokens, kv_heads, head_dim)` of tokens from `position` on into a layer's cells.
-    pub fn remember(&self, layout: KvLayout, position: usize, k: &[f32], v: &[f32], cells: &mut [u8]) {
+    /// Appends the keys and values `(tokens, kv_heads, head_dim)` of tokens from `position` on to a layer's KV cache.
+    pub fn append_kv(&self, layout: KvLayout, position: usize, k: &[f32], v: &[f32], entries: &mut [u8]) {
         let (d, heads) = (layout.head_dim(), layout.heads());
         let tokens = k.len() / (heads * d);
         assert!(k.len() == tokens * heads * d && v.len() == k.len());
         let spans = position / SPAN..(position + tokens).div_ceil(SPAN);
-        let cells = SharedSlice::new(cells);
+        let entries = SharedSlice::new(entries);
         let write = |i: usize| {
             let (span, head) = (spans.start + i / heads, i % heads);
             let start = layout.block(span, head);
             // SAFETY: every item has its own block.
-            let block = unsafe { cells.range(start..start + layout.block_bytes()) };
+            let block = unsafe { entries.range(start..start + layout.block_bytes()) };
             for at in position.max(span * SPAN)..(position + tokens).min((span + 1) * SPAN) {
                 let row = ((at - position) * heads + head) * d..((at - position) * heads + head + 1) * d;
                 layout.store(self.isa, at % SPAN, &k[row.clone()], &v[row], block);
@@ -284,6 +273,11 @@ impl Cpu {
             true
         };
         self.items(spans.len() * heads, k.len(), write);
+    }
+
+    /// The old name of [`Cpu::append_kv`].
+    pub fn remember(&self, layout: KvLayout, position: usize, k: &[f32], v: &[f32], entries: &mut [u8]) {
+        self.append_kv(layout, position, k, v, entries);
     }
 
     /// The `i`th thread's share of `n` things, cut at multiples of `step`.

@@ -10,15 +10,15 @@ pub struct Finite<S: Simd> {
 }
 
 impl<S: Simd> Finite<S> {
-    /// Nothing seen yet.
+    /// No number checked yet.
     #[inline(always)]
     pub fn new(s: S) -> Finite<S> {
         Finite { s, sums: s.splat(0.0) }
     }
 
-    /// Sixteen numbers.
+    /// Takes sixteen numbers in.
     #[inline(always)]
-    pub fn see(&mut self, v: S::F) {
+    pub fn check(&mut self, v: S::F) {
         self.sums = self.s.fma(v, self.s.splat(0.0), self.sums);
     }
 

@@ -51,8 +51,8 @@ impl Plain for Bf16 {
     }
 }
 
-/// Columns up to which memory counts more than arithmetic.
-const FEW: usize = 8;
+/// Columns up to which reading the weights takes longer than multiplying.
+const GEMV_COLUMNS: usize = 8;
 
 /// Row groups of a block of rows: its weights and its sums stay in the second cache while all columns pass.
 const GROUPS: usize = 16;
@@ -61,17 +61,17 @@ const GROUPS: usize = 16;
 const BLOCK: usize = 512 << 10;
 
 /// Values of k that a tile takes at a time, so that those of its columns stay in the first cache from one group of rows to the next.
-const SLICE: usize = 1024;
+const KC: usize = 1024;
 
 /// All rows of the job times all rows of the activations, in tiles of `R` rows by up to `C` columns.
 #[inline(always)]
 pub fn matmul<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
-    if x.rows() <= FEW { few::<S, P, R>(s, job, x, out) } else { many::<S, P, R, C>(s, job, x, out) }
+    if x.rows() <= GEMV_COLUMNS { gemv::<S, P, R>(s, job, x, out) } else { gemm::<S, P, R, C>(s, job, x, out) }
 }
 
 /// `R` rows at a time, as far apart as they can be, so that each is a long run of memory from row to row.
 #[inline(always)]
-fn few<S: Simd, P: Plain, const R: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
+fn gemv<S: Simd, P: Plain, const R: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
     let stride = job.rows().div_ceil(R);
     for r in 0..stride {
         let place = |i: usize| r + i * stride;
@@ -97,10 +97,10 @@ fn few<S: Simd, P: Plain, const R: usize>(s: S, job: Job<'_>, x: &Activations, o
 /// ```text
 /// for each block of rows, for each C columns:
 ///     acc (groups, R, C) = 0
-///     for each slice of k, for each group of R rows:  acc += w (R, slice) x (slice, C)
+///     for each KC block of k, for each group of R rows:  acc += w (R, KC) x (KC, C)
 /// ```
 #[inline(always)]
-fn many<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
+fn gemm<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
     let k = x.cols();
     let groups = (BLOCK / (R * k * P::BYTES).max(1)).clamp(1, GROUPS);
     for block in (0..job.rows()).step_by(groups * R) {
@@ -109,8 +109,8 @@ fn many<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x
         let mut c = 0;
         while c + C <= x.rows() {
             let mut acc = [[[s.splat(0.0); C]; R]; GROUPS];
-            for from in (0..k).step_by(SLICE) {
-                let slice = from..k.min(from + SLICE);
+            for from in (0..k).step_by(KC) {
+                let slice = from..k.min(from + KC);
                 let x = columns::<C>(x, c, slice.clone());
                 for (group, acc) in acc[..groups].iter_mut().enumerate() {
                     tile::<S, P, R, C, false>(s, rows::<P, R>(job, place(group), slice.clone()), x, acc);
@@ -152,8 +152,8 @@ fn columns<const C: usize>(x: &Activations, first: usize, k: Range<usize>) -> [&
     xs
 }
 
-/// Bytes ahead in each row.
-const AHEAD: usize = 2048;
+/// Bytes from those in hand to those that are prefetched in each row.
+const PREFETCH: usize = 2048;
 
 /// `acc += w (R, k) x (k, C)`, a lane for each k modulo 16. `FAR`: the weights come from memory.
 #[inline(always)]
@@ -174,7 +174,7 @@ fn tile<S: Simd, P: Plain, const R: usize, const C: usize, const FAR: bool>(
         }
         for r in 0..R {
             if FAR {
-                s.prefetch_near(w[r].as_ptr().wrapping_add(i * P::BYTES + AHEAD));
+                s.prefetch_near(w[r].as_ptr().wrapping_add(i * P::BYTES + PREFETCH));
             }
             let w = P::widen(s, &w[r][i * P::BYTES..(i + 16) * P::BYTES]);
             for c in 0..C {

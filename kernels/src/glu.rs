@@ -13,7 +13,7 @@ pub fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) -> boo
         let (g, u) = (s.load_part(g, 0.0), s.load_part(u, 0.0));
         let e = exp(s, s.sub(s.splat(0.0), g));
         let gated = s.mul(s.div(g, s.add(s.splat(1.0), e)), u);
-        finite.see(gated);
+        finite.check(gated);
         s.store_part(gated, y);
     }
     finite.all()
@@ -26,7 +26,7 @@ pub fn add<S: Simd>(s: S, x: &mut [f32], y: &[f32]) -> bool {
     let mut finite = Finite::new(s);
     for (x, y) in x.chunks_mut(16).zip(y.chunks(16)) {
         let sum = s.add(s.load_part(x, 0.0), s.load_part(y, 0.0));
-        finite.see(sum);
+        finite.check(sum);
         s.store_part(sum, x);
     }
     finite.all()

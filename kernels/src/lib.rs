@@ -19,9 +19,7 @@
 //! assert_eq!(y, [496.0, 1520.0]);
 //! ```
 //!
-//! # Adding an instruction set
-//! 1. Write `isa/NAME.rs`: a token that implements [`strata_quant::simd::Simd`], `instantiate!`, and the cells it does better.
-//! 2. Name it in the table of `isa/mod.rs`.
+//! How to add a format's kernels or an instruction set: `README.md`.
 
 mod attention;
 mod cpu;
@@ -30,6 +28,7 @@ mod finite;
 mod floats;
 mod glu;
 mod isa;
+mod jobs;
 mod limits;
 mod matmul;
 mod norm;
@@ -38,8 +37,10 @@ mod rope;
 mod shared;
 mod table;
 
-pub use attention::{AttentionScratch, AttentionShape, KvCells, KvLayout, Run};
+pub use attention::{AttentionScratch, AttentionShape, KvEntries, KvLayout, SequenceChunk};
+pub use attention::{KvEntries as KvCells, SequenceChunk as Run};
 pub use cpu::Cpu;
-pub use isa::{Isa, IsaUnavailable};
+pub use isa::IsaError;
 pub use matmul::Matrix;
 pub use rope::Rotation;
+pub use table::Isa;

@@ -16,13 +16,13 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// `None` if Strata has no code for the type, the columns are no whole blocks, or `data` is not exactly the rows.
+    /// `None` if Strata has no code for the type, the block length does not divide the columns, or `data` is not exactly the rows.
     pub fn new(ty: GgmlType, rows: usize, cols: usize, data: &'a [u8]) -> Option<Matrix<'a>> {
         Matrix::in_parts(ty, rows, cols, data, &[])
     }
 
     /// A matrix whose first rows lie in one place, `head`, and the others in another, `tail`; either may be empty. `None` as in
-    /// [`Matrix::new`], or if `head` is no whole rows.
+    /// [`Matrix::new`], or if `head` ends inside a row.
     pub fn in_parts(ty: GgmlType, rows: usize, cols: usize, head: &'a [u8], tail: &'a [u8]) -> Option<Matrix<'a>> {
         let (format, row_bytes) = (ty.format()?, ty.row_bytes(cols)?);
         let whole = row_bytes.checked_mul(rows)? == head.len().checked_add(tail.len())?;
@@ -30,12 +30,12 @@ impl<'a> Matrix<'a> {
         (whole && cut).then_some(Matrix { format, rows, cols, row_bytes, head, tail })
     }
 
-    /// n
+    /// n, the rows of the matrix.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// k
+    /// k, the values of a row.
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -72,7 +72,7 @@ pub struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    /// Rows.
+    /// Rows of the job.
     #[inline(always)]
     pub fn rows(&self) -> usize {
         self.rows
@@ -95,15 +95,21 @@ pub struct Out<'a> {
     shared: PhantomData<&'a [f32]>,
 }
 
-// SAFETY: an `Out` writes only its own rows, which no other `Out` of the same result has (`Shared::rows`).
+// SAFETY: an `Out` writes only its own rows, which no other `Out` of the same result has (`SharedOutput::rows`).
 unsafe impl Send for Out<'_> {}
 
 impl Out<'_> {
+    /// Rows of the job.
+    #[inline(always)]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Result of job row `row` for activation row `column`.
     #[inline(always)]
     pub fn set(&self, column: usize, row: usize, value: f32) {
         assert!(column < self.columns && row < self.rows);
-        // SAFETY: no CPU feature; `base + column * stride + row` is inside the result by the assertion and `Shared::rows`, and no
+        // SAFETY: no CPU feature; `base + column * stride + row` is inside the result by the assertion and `SharedOutput::rows`, and no
         // other thread has this row.
         unsafe { *self.base.add(column * self.stride + row) = value }
     }
@@ -127,21 +133,21 @@ impl Out<'_> {
 }
 
 /// A result `(m, n)` that several threads write, each its own range of n.
-pub struct Shared<'a> {
+pub struct SharedOutput<'a> {
     base: *mut f32,
     m: usize,
     n: usize,
     life: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: `Shared` gives access only through `rows`, whose caller promises that ranges do not overlap.
-unsafe impl Sync for Shared<'_> {}
+// SAFETY: `SharedOutput` gives access only through `rows`, whose caller promises that ranges do not overlap.
+unsafe impl Sync for SharedOutput<'_> {}
 
-impl<'a> Shared<'a> {
+impl<'a> SharedOutput<'a> {
     /// The whole of `y`, which is `(m, n)`.
-    pub fn new(y: &'a mut [f32], m: usize, n: usize) -> Shared<'a> {
+    pub fn new(y: &'a mut [f32], m: usize, n: usize) -> SharedOutput<'a> {
         assert!(y.len() == m * n, "a result of {m} x {n} in {} values", y.len());
-        Shared { base: y.as_mut_ptr(), m, n, life: PhantomData }
+        SharedOutput { base: y.as_mut_ptr(), m, n, life: PhantomData }
     }
 
     /// One thread's rows.

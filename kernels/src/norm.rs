@@ -16,7 +16,7 @@ pub fn rms_norm<S: Simd>(s: S, x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) ->
     let (scale, mut finite) = (s.splat(1.0 / (mean + eps).sqrt()), Finite::new(s));
     for ((x, w), y) in x.chunks(16).zip(w.chunks(16)).zip(y.chunks_mut(16)) {
         let normed = s.mul(s.mul(s.load_part(x, 0.0), scale), s.load_part(w, 0.0));
-        finite.see(normed);
+        finite.check(normed);
         s.store_part(normed, y);
     }
     mean.is_finite() && finite.all()

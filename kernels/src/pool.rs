@@ -133,10 +133,12 @@ impl Pool {
             pause(spins);
             spins += 1;
         }
+        // Cleared before anything unwinds: a flag left set would make the next operation panic for this one.
+        let others_panicked = shared.done.panicked.swap(false, Ordering::Relaxed);
         if let Err(panic) = mine {
             resume_unwind(panic);
         }
-        assert!(!shared.done.panicked.swap(false, Ordering::Relaxed), "a thread of the pool panicked");
+        assert!(!others_panicked, "a thread of the pool panicked");
     }
 }
 
@@ -204,12 +206,20 @@ mod tests {
         assert_eq!(count.load(Ordering::Relaxed), 60);
     }
 
+    /// Every set of threads that panic together, each followed by an operation in which none does.
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = Pool::new(3);
-        for culprit in 0..3 {
-            assert!(catch_unwind(AssertUnwindSafe(|| pool.run(&|i| assert_ne!(i, culprit)))).is_err());
-            pool.run(&|_| {});
+        const THREADS: usize = 3;
+        let pool = Pool::new(THREADS);
+        assert_eq!(pool.threads(), THREADS);
+        for culprits in 0..1usize << THREADS {
+            let run = catch_unwind(AssertUnwindSafe(|| pool.run(&|i| assert!(culprits >> i & 1 == 0))));
+            assert_eq!(run.is_err(), culprits != 0, "threads {culprits:03b}");
+            let calls = AtomicUsize::new(0);
+            pool.run(&|_| {
+                calls.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(calls.into_inner(), THREADS, "after {culprits:03b}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Rotary position embedding (Su et al., 2021), in the interleaved form of Llama's GGUF files: values `2i` and `2i + 1` of a head are a
-//! point in the plane, turned by `position * frequency_i`.
+//! point in the plane, rotated by `position * frequency_i`.
 
 /// The sines and cosines for the tokens of a batch: `(tokens, pairs)` each.
 #[derive(Default)]
@@ -32,7 +32,7 @@ impl Rotation {
     }
 }
 
-/// Turns the heads of one token in place: `x` is `(heads, head_dim)`; values beyond the rotated pairs stay.
+/// Rotates the heads of one token in place: `x` is `(heads, head_dim)`; values beyond the rotated pairs stay.
 #[inline(always)]
 pub fn rope(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     for head in x.chunks_exact_mut(head_dim) {

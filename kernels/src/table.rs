@@ -1,6 +1,6 @@
-//! The table of function pointers: one for each instruction set, no cell ever empty.
+//! The table of function pointers that an instruction set is, with no cell ever empty, and [`Isa`], the proof that the processor has one.
 
-use crate::attention::{CellOps, Part, Rows};
+use crate::jobs::{KvKernels, PartialSoftmax, QueryRows};
 use crate::matmul::{Job, Out};
 use strata_quant::activations::FormBuffers;
 use strata_quant::{Activations, GgmlType};
@@ -17,28 +17,39 @@ pub type Matmul = unsafe fn(Job<'_>, &Activations, Out<'_>);
 /// The processor has the instruction set whose table the function is in.
 pub type Encode = unsafe fn(GgmlType, &[f32], Option<&[f32]>, &mut [u8]);
 
-/// Products over many columns: see `isa/wide`.
+/// GEMM over panels of weights: see `isa/gemm`.
 #[derive(Clone, Copy)]
-pub struct Wide {
-    /// Columns of a tile where there are so many in all: the order in which the activations must lie.
-    pub width: fn(usize) -> usize,
-    /// Rows of a panel: rows are shared out in multiples of it.
-    pub rows: usize,
+pub struct Gemm {
+    /// NR, the columns of a tile, where there are so many in all: the order in which the activations must lie.
+    pub nr: fn(usize) -> usize,
+    /// MR, the rows of a panel: rows are shared out in multiples of it.
+    pub mr: usize,
     /// Bytes that each thread keeps for results.
-    pub room: usize,
+    pub scratch_bytes: usize,
     /// The columns from which on expanding a panel of weights of a format pays.
     pub from: fn(GgmlType) -> usize,
-    /// Products by weight format, and what the activations must have too much; `None` for formats that have no panels.
-    pub product: fn(GgmlType) -> Option<(Matmul, u8)>,
+    /// The formats that have panels.
+    pub kernels: &'static [GemmKernel],
+}
+
+/// The product with one weight format over panels.
+#[derive(Clone, Copy)]
+pub struct GemmKernel {
+    /// The format.
+    pub ty: GgmlType,
+    /// The product.
+    pub run: Matmul,
+    /// The activation bias (zero point) that it wants.
+    pub bias: fn() -> u8,
 }
 
 /// What an instruction set can do. Every function is unsafe to call without that instruction set, and only for that reason. Those that
 /// return a `bool` say whether all numbers were finite.
 pub struct Table {
-    /// Products by weight format; [`crate::matmul::by_dot`] for formats with no kernel of their own.
-    pub matmul: fn(GgmlType) -> Matmul,
-    /// Products over many columns, where the set has its own.
-    pub wide: Option<Wide>,
+    /// GEMV kernels by weight format; the others go by [`crate::matmul::by_dot`]. Those of plain numbers are GEMM as well.
+    pub gemv: &'static [&'static [(GgmlType, Matmul)]],
+    /// GEMM, where the set has its own.
+    pub gemm: Option<Gemm>,
     /// Encodes a row of weights: [`strata_quant::encode`].
     pub encode: Encode,
     /// Fills the 8-bit form of activations.
@@ -51,12 +62,12 @@ pub struct Table {
     pub add: unsafe fn(&mut [f32], &[f32]) -> bool,
     /// See `rope.rs`.
     pub rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
-    /// What attention does with cells of a type; see `attention/span.rs`.
-    pub cells: fn(GgmlType) -> &'static CellOps,
+    /// Attention over KV cache entries of a type; see `attention/span.rs`.
+    pub kv: fn(GgmlType) -> &'static KvKernels,
     /// See `attention/span.rs`.
-    pub softmax: unsafe fn(Rows, &mut [f32], &mut [f32], &mut [f32]) -> bool,
+    pub softmax: unsafe fn(QueryRows, &mut [f32], &mut [f32], &mut [f32]) -> bool,
     /// See `attention/span.rs`.
-    pub join: unsafe fn(Rows, &Part<'_>, &mut Part<'_>),
+    pub merge: unsafe fn(QueryRows, &PartialSoftmax<'_>, &mut PartialSoftmax<'_>),
     /// See `attention/span.rs`.
     pub divide: unsafe fn(&[f32], f32, &mut [f32]) -> bool,
     /// See `limits.rs`.
@@ -65,143 +76,62 @@ pub struct Table {
     pub multiply_add: unsafe fn(usize) -> u64,
 }
 
-/// Compiles what is written once for all instruction sets for one of them: functions in which the compiler may use its instructions,
-/// and a `BASE` table of them. `$token` is an expression for the token, valid inside such functions; `$r, $c` is the tile of plain
-/// products, `4 x $n` that of attention; `$matmul` names the set's own products, `$wide` those over many columns, `$peak` its fastest
-/// multiply-adds.
-macro_rules! instantiate {
-    ($token:expr, $(#[$feature:meta],)? $r:literal x $c:literal, $n:literal, $matmul:path, $wide:expr, $peak:path) => {
-        mod instances {
-            use super::*;
-            use crate::attention::{CellOps, Part, Rows, cells, span};
-            use crate::floats::{Bf16, F16, F32};
-            use crate::matmul::{Job, Out};
-            use crate::table::{Matmul, Table};
-            use strata_quant::activations::FormBuffers;
-            use strata_quant::{Activations, GgmlType};
+impl Table {
+    /// The product of a format that serves any number of columns.
+    pub fn gemv(&self, ty: GgmlType) -> Matmul {
+        let kernel = self.gemv.iter().copied().flatten().find(|kernel| kernel.0 == ty);
+        kernel.map_or(crate::matmul::by_dot, |kernel| kernel.1)
+    }
 
-            $(#[$feature])?
-            fn matmul_f32(job: Job<'_>, x: &Activations, out: Out<'_>) {
-                crate::floats::matmul::<_, F32, $r, $c>($token, job, x, out)
-            }
-            $(#[$feature])?
-            fn matmul_f16(job: Job<'_>, x: &Activations, out: Out<'_>) {
-                crate::floats::matmul::<_, F16, $r, $c>($token, job, x, out)
-            }
-            $(#[$feature])?
-            fn matmul_bf16(job: Job<'_>, x: &Activations, out: Out<'_>) {
-                crate::floats::matmul::<_, Bf16, $r, $c>($token, job, x, out)
-            }
-            $(#[$feature])?
-            fn encode(ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-                strata_quant::encode($token, ty, values, importance, blocks)
-            }
-            $(#[$feature])?
-            fn quantize(buffers: FormBuffers<'_>) {
-                buffers.fill()
-            }
-            $(#[$feature])?
-            fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> bool {
-                crate::norm::rms_norm($token, x, w, eps, y)
-            }
-            $(#[$feature])?
-            fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) -> bool {
-                crate::glu::silu_mul($token, gate, up, out)
-            }
-            $(#[$feature])?
-            fn add(x: &mut [f32], y: &[f32]) -> bool {
-                crate::glu::add($token, x, y)
-            }
-            $(#[$feature])?
-            fn rope(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
-                crate::rope::rope(x, head_dim, cos, sin)
-            }
-            $(#[$feature])?
-            fn softmax(rows: Rows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) -> bool {
-                span::softmax($token, rows, scores, peaks, sums)
-            }
-            $(#[$feature])?
-            fn join(rows: Rows, part: &Part<'_>, all: &mut Part<'_>) {
-                span::join($token, rows, part, all)
-            }
-            $(#[$feature])?
-            fn divide(x: &[f32], by: f32, out: &mut [f32]) -> bool {
-                span::divide($token, x, by, out)
-            }
-            $crate::table::cells!($token, $(#[$feature],)? $n, f32_cells, cells::F32);
-            $crate::table::cells!($token, $(#[$feature],)? $n, f16_cells, cells::F16);
-            $crate::table::cells!($token, $(#[$feature],)? $n, q8_0_cells, cells::Q8_0);
-
-            fn cells(ty: GgmlType) -> &'static CellOps {
-                match ty {
-                    GgmlType::F32 => &f32_cells::OPS,
-                    GgmlType::F16 => &f16_cells::OPS,
-                    GgmlType::Q8_0 => &q8_0_cells::OPS,
-                    other => panic!("there are no cells of {other}"),
-                }
-            }
-            $(#[$feature])?
-            fn read(data: &[u8]) -> u64 {
-                crate::limits::read(data)
-            }
-
-            fn matmul(ty: GgmlType) -> Matmul {
-                match ty {
-                    GgmlType::F32 => matmul_f32,
-                    GgmlType::F16 => matmul_f16,
-                    GgmlType::BF16 => matmul_bf16,
-                    other => $matmul(other).unwrap_or(crate::matmul::by_dot),
-                }
-            }
-
-            pub static TABLE: Table = Table {
-                matmul,
-                wide: $wide,
-                encode,
-                quantize,
-                rms_norm,
-                silu_mul,
-                add,
-                rope,
-                cells,
-                softmax,
-                join,
-                divide,
-                read,
-                multiply_add: $peak,
-            };
-        }
-        pub use instances::TABLE;
-    };
+    /// The product of a format over panels, if there is one and so many columns are worth it.
+    pub fn gemm(&self, ty: GgmlType, columns: usize) -> Option<(Gemm, GemmKernel)> {
+        let gemm = self.gemm.filter(|gemm| columns >= (gemm.from)(ty))?;
+        let kernel = gemm.kernels.iter().find(|kernel| kernel.ty == ty)?;
+        Some((gemm, *kernel))
+    }
 }
-pub(crate) use instantiate;
 
-/// What attention does with cells of one type, for [`instantiate`].
-macro_rules! cells {
-    ($token:expr, $(#[$feature:meta],)? $n:literal, $name:ident, $cells:path) => {
-        mod $name {
-            use super::*;
-            use crate::attention::{CellOps, Scores, Weighted, span};
+/// An instruction set that this processor has: there is no other way to get one than detection.
+#[derive(Clone, Copy)]
+pub struct Isa(&'static Level);
 
-            $(#[$feature])?
-            fn scores(job: Scores<'_>) {
-                span::scores::<_, $cells, $n>($token, job)
-            }
-            $(#[$feature])?
-            fn weigh(job: Weighted<'_>) {
-                span::weigh::<_, $cells, $n>($token, job)
-            }
-            $(#[$feature])?
-            fn widen_keys(keys: &[u8], d: usize, out: &mut [u8]) {
-                span::widen_keys::<_, $cells>($token, keys, d, out)
-            }
-            $(#[$feature])?
-            fn widen_values(values: &[u8], width: usize, out: &mut [u8]) {
-                span::widen_values::<_, $cells>($token, values, width, out)
-            }
-
-            pub static OPS: CellOps = CellOps { scores, weigh, widen_keys, widen_values };
-        }
-    };
+/// A row of the table of instruction sets.
+pub struct Level {
+    /// As `STRATA_ISA` takes it.
+    pub name: &'static str,
+    /// True if the processor has the instructions.
+    pub detected: fn() -> bool,
+    /// What the instructions do.
+    pub table: &'static Table,
 }
-pub(crate) use cells;
+
+impl Isa {
+    /// The instruction set, if the processor has it.
+    pub(crate) fn detect(level: &'static Level) -> Option<Isa> {
+        (level.detected)().then_some(Isa(level))
+    }
+
+    /// The name, as `STRATA_ISA` takes it.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// [`strata_quant::encode`] with these instructions: the same bits, sooner.
+    ///
+    /// # Panics
+    /// If the type has no format, or the lengths do not match.
+    pub fn encode(self, ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+        // SAFETY: `Isa` proves the instruction set of its table.
+        unsafe { (self.table().encode)(ty, values, importance, blocks) }
+    }
+
+    pub(crate) fn table(self) -> &'static Table {
+        self.0.table
+    }
+}
+
+impl std::fmt::Debug for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

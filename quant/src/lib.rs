@@ -20,14 +20,11 @@
 //! Encoding is llama-quantize's to the bit, and its searches run 16 groups side by side (`search`): written once over [`simd::Simd`], whose
 //! implementations for real instruction sets are in `strata-kernels`.
 //!
-//! # Adding a format
-//! 1. Write `formats/NAME.rs`: the picture, `decode`, `encode`, `dot`, and a `FORMAT` with all three.
-//! 2. Name it in its row of the table in `types.rs`.
-//!
-//! It then runs on every instruction set, by `dot`; a faster kernel is a cell in `strata-kernels`.
+//! How to add a format: `kernels/README.md`.
 #![forbid(unsafe_code)]
 
 pub mod activations;
+mod codec;
 pub mod float;
 pub mod formats;
 mod search;
@@ -35,4 +32,6 @@ pub mod simd;
 mod types;
 
 pub use activations::{ActivationKind, ActivationRow, Activations};
+pub use codec::{BlockScales, Codec, Grid, Levels};
+pub use half::f16;
 pub use types::{Format, GgmlType, encode};

@@ -60,16 +60,15 @@ pub trait Simd: Copy {
     /// The lanes added in halves: `i` and `i + 8`, then `i` and `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, v: Self::F) -> f32;
 
-    /// Asks for the line of memory at an address, which may be any, to the second cache. Nothing is read, and nothing done where there is no such
-    /// instruction.
+    /// Prefetches the line of memory at an address, which may be any, into the second cache. Does nothing where there is no such instruction.
     #[inline(always)]
     fn prefetch(self, _at: *const u8) {}
 
-    /// As [`Simd::prefetch`], into the cache next to the processor.
+    /// As [`Simd::prefetch`], into the first cache.
     #[inline(always)]
     fn prefetch_near(self, _at: *const u8) {}
 
-    /// Up to 16 values, filled up with `fill`.
+    /// Up to 16 values, padded with `fill`.
     #[inline(always)]
     fn load_part(self, x: &[f32], fill: f32) -> Self::F {
         // Nearly always there are 16.

@@ -7,18 +7,26 @@ half precision are 0.5; NAME.codes.sha256: of their values as little-endian floa
 """
 
 import hashlib
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from safetensors.numpy import save_file
 
-# Where the half-precision numbers of a block are.
-HALVES = {
-    "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "IQ4_NL": [0],
-    "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_XS": [0],
-}
+
+def formats():
+    """(type, where the half-precision numbers of a block are) of every block format that Strata has, as their files say."""
+    for path in (Path(__file__).resolve().parents[2] / "quant/src/formats").glob("*.rs"):
+        text = path.read_text()
+        name = re.search(r"const TYPE: GgmlType = GgmlType::(\w+);", text)
+        halves = re.search(r"blocks::format::<[^(]*>\(\s*&\[([\d, ]+)\]", text)
+        if name and halves:
+            yield GGMLQuantizationType[name[1]], [int(at) for at in halves[1].split(",")]
+
+
 rng = np.random.default_rng(1)
 out = {}
 
@@ -27,8 +35,8 @@ def decode(blocks, ty):
     return dequantize(blocks.reshape(-1), ty).astype(np.float32).reshape(-1)
 
 
-for name, halves in HALVES.items():
-    ty = GGMLQuantizationType[name]
+for ty, halves in sorted(formats(), key=lambda format: (GGML_QUANT_SIZES[format[0]][0], format[0])):
+    name = ty.name
     size = GGML_QUANT_SIZES[ty][1]
     blocks = rng.integers(0, 256, (24, size), dtype=np.uint8)
     codes = np.repeat(np.arange(256, dtype=np.uint8)[:, None], size, axis=1)

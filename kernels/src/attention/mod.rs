@@ -9,24 +9,25 @@
 //! l   = sum p_j                    lane j % 16, added by the fixed tree
 //! a   = sum p_j v_j                j increasing, a fused multiply-add each
 //! ```
-//! and the spans are joined in order by the online softmax (Milakov and Gimelshein, 2018): with `M = max(m1, m2)`,
+//! and the spans are merged in order by the online softmax (Milakov and Gimelshein, 2018): with `M = max(m1, m2)`,
 //! `l = l1 exp(m1 - M) + l2 exp(m2 - M)`, `a` likewise; at the end `a / l`. A later span never changes what an earlier one gave, so
-//! spans may be computed anywhere and joined in order.
+//! spans may be computed anywhere and merged in order.
 //!
-//! What makes it fast is that keys and values are read once for many rows. The rows of a *tile* are the query heads that share a key
-//! and value head, of one token or of some that follow each other. Where there are many tiles (a prompt), a thread walks the spans of
-//! one tile and joins as it goes. Where there are few (a token), threads share out the spans, and whoever ends the last of a tile
-//! joins them.
+//! What makes it fast is that keys and values are read once for many rows. The rows of a *tile* are the heads of a query group, of one token
+//! or of some that follow each other. Where there are many tiles (a prompt), a thread walks the spans of
+//! one tile and merges as it goes. Where there are few (a token), threads share out the spans, and the one that ends the last of a tile
+//! merges them.
 
-pub mod cells;
+pub mod kv;
 pub mod span;
 
-pub use cells::{KvCells, KvLayout};
+pub use kv::{KvEntries, KvLayout};
 
-use crate::isa::Isa;
+use crate::jobs::{PartialSoftmax, QueryRows, SPAN, Scores, WeightedSum};
 use crate::pool::Pool;
 use crate::shared::SharedSlice;
-use cells::{SPAN, TILE};
+use crate::table::Isa;
+use kv::TILE;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use strata_quant::GgmlType;
 
@@ -42,12 +43,12 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// Query heads that share a key and value head.
+    /// Heads of a query group, which share a key and value head (GQA).
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
-    /// Values of a head, filled up to whole registers.
+    /// Values of a head, padded to whole vectors.
     fn width(&self) -> usize {
         self.head_dim.next_multiple_of(16)
     }
@@ -57,121 +58,24 @@ impl AttentionShape {
     }
 }
 
-/// Tokens of one sequence that follow each other, in the batch as in the sequence.
+/// A part of one sequence in a batch: tokens that follow each other, in the batch as in the sequence.
 #[derive(Clone, Copy, Debug)]
-pub struct Run {
+pub struct SequenceChunk {
     /// The sequence, by the caller's number.
     pub sequence: usize,
     /// How many.
     pub tokens: usize,
-    /// The place of the first in its sequence.
+    /// The position of the first in its sequence.
     pub position: usize,
 }
 
-/// The rows of a tile, in the order of tokens, then heads, and the span that they look at.
-#[derive(Clone, Copy)]
-pub struct Rows {
-    /// `tokens * group`
-    pub rows: usize,
-    /// Rows of a token.
-    pub group: usize,
-    /// The place of the first token in its sequence.
-    pub position: usize,
-    /// The first position of the span.
-    pub start: usize,
-}
-
-impl Rows {
-    /// How many positions of the span row `r` sees.
-    #[inline(always)]
-    pub fn sees(&self, r: usize) -> usize {
-        (self.position + r / self.group + 1).saturating_sub(self.start).min(SPAN)
-    }
-
-    /// How many the last row sees, which sees most.
-    #[inline(always)]
-    pub fn most(&self) -> usize {
-        self.sees(self.rows - 1)
-    }
-}
-
-/// See [`span::scores`].
-pub struct Scores<'a> {
-    /// What sees what.
-    pub rows: Rows,
-    /// Values of a head.
-    pub d: usize,
-    /// `1 / sqrt(d)`
-    pub scale: f32,
-    /// `(rows, d)`
-    pub q: &'a [f32],
-    /// Keys of the span, in tiles.
-    pub keys: &'a [u8],
-    /// They are a widened copy.
-    pub copy: bool,
-    /// `(rows, SPAN)`
-    pub out: &'a mut [f32],
-}
-
-/// See [`span::weigh`].
-pub struct Weighted<'a> {
-    /// What sees what.
-    pub rows: Rows,
-    /// `(rows, SPAN)`
-    pub p: &'a [f32],
-    /// Values of the span, in rows.
-    pub values: &'a [u8],
-    /// Values of a head, filled up to whole registers.
-    pub width: usize,
-    /// They are a widened copy.
-    pub copy: bool,
-    /// `(rows, width)`
-    pub out: &'a mut [f32],
-}
-
-/// What one span gave, or all spans joined so far.
-pub struct Part<'a> {
-    /// `m (rows)`; minus infinity where nothing was seen yet.
-    pub peaks: &'a mut [f32],
-    /// `l (rows)`
-    pub sums: &'a mut [f32],
-    /// `a (rows, width)`
-    pub a: &'a mut [f32],
-}
-
-impl<'a> Part<'a> {
-    /// Floats that a row takes.
-    fn stride(width: usize) -> usize {
-        width + 16
-    }
-
-    /// In `floats (rows, stride)`.
-    fn new(floats: &'a mut [f32], rows: usize) -> Part<'a> {
-        let (front, a) = floats.split_at_mut(16 * rows);
-        let (peaks, sums) = front.split_at_mut(8 * rows);
-        Part { peaks: &mut peaks[..rows], sums: &mut sums[..rows], a }
-    }
-}
-
-/// What is done with cells of one type. Unsafe to call without the instruction set, and only for that reason.
-pub struct CellOps {
-    /// See [`span::scores`].
-    pub scores: unsafe fn(Scores<'_>),
-    /// See [`span::weigh`].
-    pub weigh: unsafe fn(Weighted<'_>),
-    /// See [`span::widen_keys`].
-    pub widen_keys: unsafe fn(&[u8], usize, &mut [u8]),
-    /// See [`span::widen_values`].
-    pub widen_values: unsafe fn(&[u8], usize, &mut [u8]),
-}
-
-/// Rows of a tile: so many that what is read of keys and values is little beside what is computed.
+/// QueryRows of a tile: so many that what is read of keys and values is little beside what is computed.
 const ROWS: usize = 64;
-/// From so many rows on, cells are widened to floats once for all of them.
+/// From so many rows on, entries are widened to floats once for all of them.
 const WIDEN: usize = 9;
 /// With fewer tiles than so many for each thread, threads share spans.
 const TILES: usize = 16;
-/// The most results of spans that wait to be joined, in rows.
+/// The most results of spans that wait to be merged, in rows.
 const PARTS: usize = 1 << 16;
 
 /// Some tokens of a run.
@@ -186,7 +90,7 @@ struct Tile {
 }
 
 impl Tile {
-    /// Spans that its last token sees.
+    /// Spans that its last token attends to.
     fn spans(&self) -> usize {
         (self.position + self.tokens).div_ceil(SPAN)
     }
@@ -197,8 +101,8 @@ impl Tile {
 pub struct AttentionScratch {
     tiles: Vec<Tile>,
     work: Vec<f32>,         // for each thread: see `Work`
-    wide: Vec<u8>,          // for each thread: see `Work`
-    parts: Vec<f32>,        // for each item: a `Part`
+    widened: Vec<u8>,       // for each thread: see `Work`
+    parts: Vec<f32>,        // for each item: a `PartialSoftmax`
     left: Vec<AtomicUsize>, // for each head of each tile: spans that are not done
 }
 
@@ -208,51 +112,80 @@ struct Work<'a> {
     scores: &'a mut [f32], // (rows, SPAN)
     part: &'a mut [f32],   // (rows, stride)
     all: &'a mut [f32],    // (rows, stride)
-    wide: &'a mut [u8],    // keys (SPAN / 16, head_dim, 16) and values (SPAN, width) as F32
+    widened: &'a mut [u8], // keys (SPAN / 16, head_dim, 16) and values (SPAN, width) as F32
 }
 
-/// Attention of all tokens of the runs: `q` and `out` are `(tokens, heads, head_dim)`. `cells(sequence)` are a layer's. False if
+/// The buffers of all threads.
+struct Buffers<'a> {
+    work: SharedSlice<'a, f32>,
+    widened: SharedSlice<'a, u8>,
+    lens: [usize; 4], // of one thread's `q`, `scores`, `part` and `all`
+    widened_len: usize,
+}
+
+impl<'a> Buffers<'a> {
+    fn new(
+        work: &'a mut Vec<f32>,
+        widened: &'a mut Vec<u8>,
+        rows: usize,
+        shape: AttentionShape,
+        threads: usize,
+    ) -> Buffers<'a> {
+        let (d, width) = (shape.head_dim, shape.width());
+        let part = rows * PartialSoftmax::stride(width);
+        let lens = [rows * d.next_multiple_of(16), rows * SPAN, part, part];
+        let widened_len = 4 * SPAN * (d + width);
+        let work = SharedSlice::new(aligned(work, lens.iter().sum::<usize>() * threads, 0.0));
+        Buffers { work, widened: SharedSlice::new(aligned(widened, widened_len * threads, 0)), lens, widened_len }
+    }
+
+    /// Those of one thread.
+    ///
+    /// # Safety
+    /// Nobody else uses those of this thread.
+    unsafe fn of(&self, thread: usize) -> Work<'_> {
+        let len = self.lens.iter().sum::<usize>();
+        // SAFETY: every thread has its own ranges, and the caller promises to be the only one of this thread.
+        let (work, widened) = unsafe {
+            (
+                self.work.range(thread * len..(thread + 1) * len),
+                self.widened.range(thread * self.widened_len..(thread + 1) * self.widened_len),
+            )
+        };
+        let (q, work) = work.split_at_mut(self.lens[0]);
+        let (scores, work) = work.split_at_mut(self.lens[1]);
+        let (part, all) = work.split_at_mut(self.lens[2]);
+        Work { q, scores, part, all, widened }
+    }
+}
+
+/// Attention of all tokens of the chunks: `q` and `out` are `(tokens, heads, head_dim)`. `entries(sequence)` are a layer's. False if
 /// a score or a result is not finite.
 pub fn attention<'a>(
     (isa, pool): (Isa, &Pool),
     scratch: &mut AttentionScratch,
     shape: AttentionShape,
     q: &[f32],
-    runs: &[Run],
-    cells: impl Fn(usize) -> KvCells<'a> + Sync,
+    chunks: &[SequenceChunk],
+    entries: impl Fn(usize) -> KvEntries<'a> + Sync,
     out: &mut [f32],
 ) -> bool {
     let (d, width, threads) = (shape.head_dim, shape.width(), pool.threads());
-    let AttentionScratch { tiles, work, wide, parts, left } = scratch;
+    let AttentionScratch { tiles, work, widened, parts, left } = scratch;
     let tile_tokens = (ROWS / shape.group()).max(1);
-    let (tokens, items, part_rows) = cut(tiles, runs, tile_tokens, shape);
+    let (tokens, items, part_rows) = cut(tiles, chunks, tile_tokens, shape);
     assert!(q.len() == out.len() && q.len() == tokens * shape.heads * d);
 
-    let (rows, stride) = (tile_tokens * shape.group(), Part::stride(width));
-    let lens = [rows * d.next_multiple_of(16), rows * SPAN, rows * stride, rows * stride];
-    let (work_len, wide_len) = (lens.iter().sum::<usize>(), 4 * SPAN * (d + width));
-    let work = SharedSlice::new(aligned(work, work_len * threads, 0.0));
-    let wide = SharedSlice::new(aligned(wide, wide_len * threads, 0));
-    let buffers = |thread: usize| {
-        // SAFETY: every thread has its own ranges.
-        let (work, wide) = unsafe {
-            (
-                work.range(thread * work_len..(thread + 1) * work_len),
-                wide.range(thread * wide_len..(thread + 1) * wide_len),
-            )
-        };
-        let (q, work) = work.split_at_mut(lens[0]);
-        let (scores, work) = work.split_at_mut(lens[1]);
-        let (part, all) = work.split_at_mut(lens[2]);
-        Work { q, scores, part, all, wide }
-    };
-    let call = Call { isa, shape, q, tiles, cells, out: SharedSlice::new(out), finite: AtomicBool::new(true) };
+    let (rows, stride) = (tile_tokens * shape.group(), PartialSoftmax::stride(width));
+    let buffers = Buffers::new(work, widened, rows, shape, threads);
+    let call = Call { isa, shape, q, tiles, entries, out: SharedSlice::new(out), finite: AtomicBool::new(true) };
 
     let pairs = tiles.len() * shape.kv_heads;
     if pairs >= TILES * threads || part_rows > PARTS {
         let taken = AtomicUsize::new(0);
         pool.run(&|thread| {
-            let mut work = buffers(thread);
+            // SAFETY: `Pool::run` calls this once for each thread.
+            let mut work = unsafe { buffers.of(thread) };
             loop {
                 let i = taken.fetch_add(1, Ordering::Relaxed);
                 if i >= pairs {
@@ -270,8 +203,9 @@ pub fn attention<'a>(
     }
     let parts = SharedSlice::new(aligned(parts, part_rows * stride, 0.0));
     pool.run(&|thread| {
-        // Neighbours in memory: what is asked for ahead is what comes next.
-        let mut work = buffers(thread);
+        // Neighbours in memory: what is prefetched is what comes next.
+        // SAFETY: `Pool::run` calls this once for each thread.
+        let mut work = unsafe { buffers.of(thread) };
         for item in items * thread / threads..items * (thread + 1) / threads {
             call.share(item, &parts, left, &mut work);
         }
@@ -279,11 +213,11 @@ pub fn attention<'a>(
     call.finite.into_inner()
 }
 
-/// Cuts the runs into tiles. Returns how many tokens, items and rows of items there are.
-fn cut(tiles: &mut Vec<Tile>, runs: &[Run], most: usize, shape: AttentionShape) -> (usize, usize, usize) {
+/// Cuts the chunks into tiles. Returns how many tokens, items and rows of items there are.
+fn cut(tiles: &mut Vec<Tile>, chunks: &[SequenceChunk], most: usize, shape: AttentionShape) -> (usize, usize, usize) {
     let (mut token, mut item, mut part) = (0, 0, 0);
     tiles.clear();
-    for &Run { sequence, tokens, position } in runs {
+    for &SequenceChunk { sequence, tokens, position } in chunks {
         for first in (0..tokens).step_by(most) {
             let tokens = (tokens - first).min(most);
             let tile = Tile { sequence, token: token + first, tokens, position: position + first, item, part };
@@ -312,31 +246,32 @@ struct Call<'a, F> {
     shape: AttentionShape,
     q: &'a [f32],
     tiles: &'a [Tile],
-    cells: F,
+    entries: F,
     out: SharedSlice<'a, f32>,
     finite: AtomicBool, // as far as anybody has seen
 }
 
-impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
-    /// All spans of a head of a tile, joined as they come.
+impl<'c, F: Fn(usize) -> KvEntries<'c>> Call<'_, F> {
+    /// All spans of a head of a tile, merged as they come.
     fn walk(&self, tile: usize, head: usize, work: &mut Work<'_>) {
         let tile = &self.tiles[tile];
         let n = self.rows(tile, 0).rows;
-        let len = n * Part::stride(self.shape.width());
-        let (mut part, mut all) = (Part::new(&mut work.part[..len], n), Part::new(&mut work.all[..len], n));
+        let len = n * PartialSoftmax::stride(self.shape.width());
+        let (mut part, mut all) =
+            (PartialSoftmax::new(&mut work.part[..len], n), PartialSoftmax::new(&mut work.all[..len], n));
         all.peaks.fill(f32::NEG_INFINITY);
         self.gather(tile, head, work.q);
         for span in 0..tile.spans() {
-            self.span(tile, head, span, (work.q, work.scores, work.wide), &mut part);
+            self.span(tile, head, span, (work.q, work.scores, work.widened), &mut part);
             // SAFETY: `Isa` proves the instruction set of its table.
-            unsafe { (self.isa.table().join)(self.rows(tile, span), &part, &mut all) }
+            unsafe { (self.isa.table().merge)(self.rows(tile, span), &part, &mut all) }
         }
         self.finish(tile, head, &all);
     }
 
-    /// One item: a span of a head of a tile. Whoever does the last of these spans joins them all.
+    /// One item: a span of a head of a tile. The last of these spans to be done merges them all.
     fn share(&self, item: usize, parts: &SharedSlice<'_, f32>, left: &[AtomicUsize], work: &mut Work<'_>) {
-        let (shape, stride) = (self.shape, Part::stride(self.shape.width()));
+        let (shape, stride) = (self.shape, PartialSoftmax::stride(self.shape.width()));
         let index = self.tiles.partition_point(|tile| tile.item <= item) - 1;
         let tile = &self.tiles[index];
         let (span, head) = ((item - tile.item) / shape.kv_heads, (item - tile.item) % shape.kv_heads);
@@ -347,30 +282,30 @@ impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
         };
         self.gather(tile, head, work.q);
         // SAFETY: only this item has this range, until it is counted below.
-        let mut part = Part::new(unsafe { parts.range(floats(span)) }, n);
-        self.span(tile, head, span, (work.q, work.scores, work.wide), &mut part);
+        let mut part = PartialSoftmax::new(unsafe { parts.range(floats(span)) }, n);
+        self.span(tile, head, span, (work.q, work.scores, work.widened), &mut part);
         if left[index * shape.kv_heads + head].fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        let mut all = Part::new(&mut work.all[..n * stride], n);
+        let mut all = PartialSoftmax::new(&mut work.all[..n * stride], n);
         all.peaks.fill(f32::NEG_INFINITY);
         for span in 0..tile.spans() {
             // SAFETY: all spans of this head of this tile have been counted; nobody else touches their ranges any more.
-            let part = Part::new(unsafe { parts.range(floats(span)) }, n);
+            let part = PartialSoftmax::new(unsafe { parts.range(floats(span)) }, n);
             // SAFETY: `Isa` proves the instruction set of its table.
-            unsafe { (self.isa.table().join)(self.rows(tile, span), &part, &mut all) }
+            unsafe { (self.isa.table().merge)(self.rows(tile, span), &part, &mut all) }
         }
         self.finish(tile, head, &all);
     }
 
-    fn rows(&self, tile: &Tile, span: usize) -> Rows {
+    fn rows(&self, tile: &Tile, span: usize) -> QueryRows {
         let group = self.shape.group();
-        Rows { rows: tile.tokens * group, group, position: tile.position, start: span * SPAN }
+        QueryRows { rows: tile.tokens * group, group, position: tile.position, start: span * SPAN }
     }
 
-    /// Keys and values of a span of a head, as far as the tile sees them.
+    /// Keys and values of a span of a head, as far as the tile attends to them.
     fn block(&self, tile: &Tile, head: usize, span: usize) -> (&'c [u8], &'c [u8]) {
-        let KvCells { layout, bytes } = (self.cells)(tile.sequence);
+        let KvEntries { layout, bytes } = (self.entries)(tile.sequence);
         let most = self.rows(tile, span).most();
         let start = layout.block(span, head);
         let (keys, values) = bytes[start..start + layout.block_bytes()].split_at(layout.key_bytes());
@@ -392,45 +327,48 @@ impl<'c, F: Fn(usize) -> KvCells<'c>> Call<'_, F> {
         tile: &Tile,
         head: usize,
         span: usize,
-        (q, scores, wide): (&[f32], &mut [f32], &mut [u8]),
-        part: &mut Part<'_>,
+        (q, scores, widened): (&[f32], &mut [f32], &mut [u8]),
+        part: &mut PartialSoftmax<'_>,
     ) {
         let (d, width, rows) = (self.shape.head_dim, self.shape.width(), self.rows(tile, span));
         let (keys, values) = self.block(tile, head, span);
-        let layout = (self.cells)(tile.sequence).layout;
-        assert!(layout.heads() == self.shape.kv_heads && layout.head_dim() == d, "cells of another shape");
+        let layout = (self.entries)(tile.sequence).layout;
+        assert!(
+            layout.heads() == self.shape.kv_heads && layout.head_dim() == d,
+            "KV cache entries of another shape than the queries"
+        );
         let (table, (k, v)) = (self.isa.table(), layout.types());
         let (q, scores) = (&q[..rows.rows * d], &mut scores[..rows.rows * SPAN]);
-        let (wide_keys, wide_values) = wide.split_at_mut(4 * SPAN * d);
-        let wide_keys = &mut wide_keys[..4 * d * rows.most().next_multiple_of(TILE)];
-        let wide_values = &mut wide_values[..4 * width * rows.most()];
+        let (widened_keys, widened_values) = widened.split_at_mut(4 * SPAN * d);
+        let widened_keys = &mut widened_keys[..4 * d * rows.most().next_multiple_of(TILE)];
+        let widened_values = &mut widened_values[..4 * width * rows.most()];
         let widen = |ty: GgmlType| ty != GgmlType::F32 && rows.rows >= WIDEN;
         // SAFETY: `Isa` proves the instruction set of its table.
         unsafe {
             let (copy, scale) = (widen(k), self.shape.scale());
             let (k, keys) = if copy {
-                ((table.cells)(k).widen_keys)(keys, d, wide_keys);
-                (GgmlType::F32, &*wide_keys)
+                ((table.kv)(k).widen_keys)(keys, d, widened_keys);
+                (GgmlType::F32, &*widened_keys)
             } else {
                 (k, keys)
             };
-            ((table.cells)(k).scores)(Scores { rows, d, scale, q, keys, copy, out: scores });
+            ((table.kv)(k).scores)(Scores { rows, d, scale, q, keys, copy, out: scores });
             if !(table.softmax)(rows, scores, part.peaks, part.sums) {
                 self.finite.store(false, Ordering::Relaxed);
             }
             let copy = widen(v);
             let (v, values) = if copy {
-                ((table.cells)(v).widen_values)(values, width, wide_values);
-                (GgmlType::F32, &*wide_values)
+                ((table.kv)(v).widen_values)(values, width, widened_values);
+                (GgmlType::F32, &*widened_values)
             } else {
                 (v, values)
             };
-            ((table.cells)(v).weigh)(Weighted { rows, p: scores, values, width, copy, out: part.a });
+            ((table.kv)(v).weighted_sum)(WeightedSum { rows, p: scores, values, width, copy, out: part.a });
         }
     }
 
     /// Divides by the sums and writes the result.
-    fn finish(&self, tile: &Tile, head: usize, all: &Part<'_>) {
+    fn finish(&self, tile: &Tile, head: usize, all: &PartialSoftmax<'_>) {
         let (d, width, group) = (self.shape.head_dim, self.shape.width(), self.shape.group());
         for (r, (a, &sum)) in all.a.chunks_exact(width).zip(all.sums.iter()).enumerate() {
             let (token, head) = (tile.token + r / group, head * group + r % group);

@@ -3,39 +3,39 @@
 //! Both products are register tiles of up to 4 rows by `N` registers, `N` the instruction set's: each load of keys or values serves
 //! 4 rows. What one row gets is the same in any tile.
 
-use super::cells::{Cells, SPAN, TILE};
-use super::{Part, Rows, Scores, Weighted};
+use super::kv::{Entries, TILE};
 use crate::exp::exp;
 use crate::finite::Finite;
+use crate::jobs::{PartialSoftmax, QueryRows, SPAN, Scores, WeightedSum};
 use strata_quant::simd::Simd;
 
 /// Positions whose values are used by all rows before the next are touched: at most half of the first cache.
 const CHUNK: usize = 64;
 
-/// How far ahead in memory bytes are asked for, into the second cache: one core reads F16 at 10 GB/s without, where plain reading gets
+/// Bytes from those in hand to those that are prefetched into the second cache: one core reads F16 at 10 GB/s without, where plain reading gets
 /// 15; with 4 KiB at 11.5, with 16 to 64 KiB at 13.4. Every second line only is as without. (Xeon with AVX-512, November 2026.)
-const AHEAD: usize = 32 << 10;
-/// At so many places in turn: two cores read 26.7 GB/s with one, 28.2 with two, 30.5 with four, 29 with eight, of 37.
+const DISTANCE: usize = 32 << 10;
+/// Places that lines are prefetched at in turn: two cores read 26.7 GB/s with one, 28.2 with two, 30.5 with four, 29 with eight, of 37.
 const PLACES: usize = 4;
 
-/// What will be wanted soon, asked for a few lines at a time.
-struct Ahead {
+/// Prefetches what comes next, a few lines at a time.
+struct Prefetch {
     base: *const u8,
-    next: usize,  // lines asked for so far
+    next: usize,  // lines prefetched so far
     lines: usize, // in all
     step: usize,  // lines at a time
 }
 
-impl Ahead {
-    /// What lies `AHEAD` of `bytes`, in `calls` steps; nothing if they are no cells but their widened copy.
+impl Prefetch {
+    /// What lies [`DISTANCE`] beyond `bytes`, in `calls` steps; nothing if they are a widened copy, which the cache has.
     #[inline(always)]
-    fn new(bytes: &[u8], calls: usize, copy: bool) -> Ahead {
+    fn new(bytes: &[u8], calls: usize, copy: bool) -> Prefetch {
         let lines = if copy { 0 } else { bytes.len().div_ceil(64 * PLACES) * PLACES };
-        Ahead { base: bytes.as_ptr().wrapping_add(AHEAD), next: 0, lines, step: lines.div_ceil(calls) }
+        Prefetch { base: bytes.as_ptr().wrapping_add(DISTANCE), next: 0, lines, step: lines.div_ceil(calls) }
     }
 
     #[inline(always)]
-    fn ask<S: Simd>(&mut self, s: S) {
+    fn some<S: Simd>(&mut self, s: S) {
         for _ in 0..self.step {
             if self.next < self.lines {
                 let (place, line) = (self.next % PLACES, self.next / PLACES);
@@ -62,9 +62,9 @@ macro_rules! tile {
     };
 }
 
-/// `s_j = (q . k_j) * scale` for every row and every position of the span that it sees; beyond, up to whole 16, numbers without meaning.
+/// `s_j = (q . k_j) * scale` for every row and every position of the span that is visible to it; beyond, up to whole 16, numbers without meaning.
 #[inline(always)]
-pub fn scores<S: Simd, P: Cells, const N: usize>(s: S, job: Scores<'_>) {
+pub fn scores<S: Simd, P: Entries, const N: usize>(s: S, job: Scores<'_>) {
     let Scores { rows, d, scale, q, keys, copy, out } = job;
     assert!(q.len() == rows.rows * d && out.len() == rows.rows * SPAN);
     let bytes = P::tile_bytes(d);
@@ -73,13 +73,13 @@ pub fn scores<S: Simd, P: Cells, const N: usize>(s: S, job: Scores<'_>) {
     while block < blocks {
         let n = if block + N <= blocks { N } else { 1 };
         let keys = &keys[block * bytes..(block + n) * bytes];
-        let mut ahead = Ahead::new(keys, d, copy);
+        let mut prefetch = Prefetch::new(keys, d, copy);
         let mut r = 0;
         while r < rows.rows {
             let m = (rows.rows - r).min(4);
-            if rows.sees(r + m - 1) > TILE * block {
+            if rows.visible(r + m - 1) > TILE * block {
                 let (q, out) = (&q[r * d..(r + m) * d], &mut out[r * SPAN + TILE * block..]);
-                tile!(m, n == N, N, score::<S, P>(s, q, d, keys, &mut ahead, scale, out));
+                tile!(m, n == N, N, score::<S, P>(s, q, d, keys, &mut prefetch, scale, out));
             }
             r += m;
         }
@@ -89,12 +89,12 @@ pub fn scores<S: Simd, P: Cells, const N: usize>(s: S, job: Scores<'_>) {
 
 /// `R` rows by `N` tiles of 16 keys: `q (R, d)`; `out` has rows of `SPAN`.
 #[inline(always)]
-fn score<S: Simd, P: Cells, const R: usize, const N: usize>(
+fn score<S: Simd, P: Entries, const R: usize, const N: usize>(
     s: S,
     q: &[f32],
     d: usize,
     keys: &[u8],
-    ahead: &mut Ahead,
+    prefetch: &mut Prefetch,
     scale: f32,
     out: &mut [f32],
 ) {
@@ -115,7 +115,7 @@ fn score<S: Simd, P: Cells, const R: usize, const N: usize>(
         }
         let end = (i + 32).min(d);
         while i < end {
-            ahead.ask(s);
+            prefetch.some(s);
             let mut k = [s.splat(0.0); N];
             for n in 0..N {
                 k[n] = P::keys(s, tiles[n], i, scales[n]);
@@ -137,13 +137,13 @@ fn score<S: Simd, P: Cells, const R: usize, const N: usize>(
     }
 }
 
-/// Of every row that sees something: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and `l = sum p_j`. False if a
+/// Of every row to which a position is visible: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and `l = sum p_j`. False if a
 /// score is not finite: here it would be lost.
 #[inline(always)]
-pub fn softmax<S: Simd>(s: S, rows: Rows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) -> bool {
+pub fn softmax<S: Simd>(s: S, rows: QueryRows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) -> bool {
     let mut finite = Finite::new(s);
     for (r, scores) in scores.chunks_exact_mut(SPAN).enumerate() {
-        let n = rows.sees(r);
+        let n = rows.visible(r);
         if n == 0 {
             continue;
         }
@@ -153,7 +153,7 @@ pub fn softmax<S: Simd>(s: S, rows: Rows, scores: &mut [f32], peaks: &mut [f32],
         let mut tops = s.splat(f32::NEG_INFINITY);
         for scores in scores.as_chunks::<16>().0 {
             let scores = s.load(scores);
-            finite.see(scores);
+            finite.check(scores);
             tops = s.max(scores, tops);
         }
         let mut lanes = [0.0; 16];
@@ -175,10 +175,10 @@ pub fn softmax<S: Simd>(s: S, rows: Rows, scores: &mut [f32], peaks: &mut [f32],
     finite.all()
 }
 
-/// `a = sum p_j v_j` for every row, over the positions that it sees.
+/// `a = sum p_j v_j` for every row, over the positions visible to it.
 #[inline(always)]
-pub fn weigh<S: Simd, P: Cells, const N: usize>(s: S, job: Weighted<'_>) {
-    let Weighted { rows, p, values, width, copy, out } = job;
+pub fn weighted_sum<S: Simd, P: Entries, const N: usize>(s: S, job: WeightedSum<'_>) {
+    let WeightedSum { rows, p, values, width, copy, out } = job;
     assert!(p.len() == rows.rows * SPAN && out.len() == rows.rows * width && width.is_multiple_of(16));
     out.fill(0.0);
     let (most, vectors) = (rows.most(), width / 16);
@@ -186,21 +186,21 @@ pub fn weigh<S: Simd, P: Cells, const N: usize>(s: S, job: Weighted<'_>) {
     for start in (0..most).step_by(CHUNK) {
         let end = (start + CHUNK).min(most);
         let bytes = P::row_bytes(width);
-        let mut ahead = Ahead::new(&values[start * bytes..end * bytes], (end - start) * steps, copy);
+        let mut prefetch = Prefetch::new(&values[start * bytes..end * bytes], (end - start) * steps, copy);
         let mut r = 0;
         while r < rows.rows {
             let m = (rows.rows - r).min(4);
-            // Later tokens see more: what all see together, then what is left for each.
-            let all = rows.sees(r).min(end);
+            // More is visible to later tokens: what all have in common, then what is left for each.
+            let all = rows.visible(r).min(end);
             if start < all {
                 let (p, out) = (&p[r * SPAN..], &mut out[r * width..(r + m) * width]);
-                weigh_rows::<S, P, N>(s, m, p, start..all, values, &mut ahead, out);
+                weighted_sum_rows::<S, P, N>(s, m, p, start..all, values, &mut prefetch, out);
             }
             for r in r + 1..r + m {
-                let rest = all.max(start)..rows.sees(r).min(end);
+                let rest = all.max(start)..rows.visible(r).min(end);
                 if !rest.is_empty() {
                     let (p, out) = (&p[r * SPAN..], &mut out[r * width..(r + 1) * width]);
-                    weigh_rows::<S, P, N>(s, 1, p, rest, values, &mut ahead, out);
+                    weighted_sum_rows::<S, P, N>(s, 1, p, rest, values, &mut prefetch, out);
                 }
             }
             r += m;
@@ -210,38 +210,37 @@ pub fn weigh<S: Simd, P: Cells, const N: usize>(s: S, job: Weighted<'_>) {
 
 /// `m` rows over `range` of the positions, register by register of the width.
 #[inline(always)]
-fn weigh_rows<S: Simd, P: Cells, const N: usize>(
+fn weighted_sum_rows<S: Simd, P: Entries, const N: usize>(
     s: S,
     m: usize,
     p: &[f32],
     range: std::ops::Range<usize>,
     values: &[u8],
-    ahead: &mut Ahead,
+    prefetch: &mut Prefetch,
     out: &mut [f32],
 ) {
     let width = out.len() / m;
     let vectors = width / 16;
     for i in 0..vectors / N {
-        tile!(m, true, N, weigh_tile::<S, P>(s, p, range.clone(), values, width, N * i, ahead, out));
+        tile!(m, true, N, weighted_sum_tile::<S, P>(s, p, range.clone(), values, N * i, prefetch, out));
     }
     for i in vectors / N * N..vectors {
-        tile!(m, false, N, weigh_tile::<S, P>(s, p, range.clone(), values, width, i, ahead, out));
+        tile!(m, false, N, weighted_sum_tile::<S, P>(s, p, range.clone(), values, i, prefetch, out));
     }
 }
 
-/// `R` rows by the `N` registers from `16 first` on: `p` has rows of `SPAN`; `out` is `(R, width)`.
-#[allow(clippy::too_many_arguments)]
+/// `R` rows by the `N` vectors from `16 first` on: `p` has rows of `SPAN`; `out` is `(R, width)`.
 #[inline(always)]
-fn weigh_tile<S: Simd, P: Cells, const R: usize, const N: usize>(
+fn weighted_sum_tile<S: Simd, P: Entries, const R: usize, const N: usize>(
     s: S,
     p: &[f32],
     range: std::ops::Range<usize>,
     values: &[u8],
-    width: usize,
     first: usize,
-    ahead: &mut Ahead,
+    prefetch: &mut Prefetch,
     out: &mut [f32],
 ) {
+    let width = out.len() / R;
     let bytes = P::row_bytes(width);
     let rows = &values[range.start * bytes..range.end * bytes];
     let mut ps = [&p[..0]; R];
@@ -253,7 +252,7 @@ fn weigh_tile<S: Simd, P: Cells, const R: usize, const N: usize>(
         }
     }
     for (j, row) in rows.chunks_exact(bytes).enumerate() {
-        ahead.ask(s);
+        prefetch.some(s);
         let mut v = [s.splat(0.0); N];
         for n in 0..N {
             v[n] = P::values(s, row, first + n);
@@ -272,12 +271,12 @@ fn weigh_tile<S: Simd, P: Cells, const R: usize, const N: usize>(
     }
 }
 
-/// Joins a span to the running result of every row that sees some of it. Nothing was there before the first.
+/// Merges a span into the running result of every row that attends to some of it; the first is copied.
 #[inline(always)]
-pub fn join<S: Simd>(s: S, rows: Rows, part: &Part<'_>, all: &mut Part<'_>) {
+pub fn merge<S: Simd>(s: S, rows: QueryRows, part: &PartialSoftmax<'_>, all: &mut PartialSoftmax<'_>) {
     let width = part.a.len() / rows.rows;
     for (r, (part_a, a)) in part.a.chunks_exact(width).zip(all.a.chunks_exact_mut(width)).enumerate() {
-        if rows.sees(r) == 0 {
+        if rows.visible(r) == 0 {
             continue;
         }
         let (old_peak, new_peak) = (all.peaks[r], part.peaks[r]);
@@ -304,15 +303,15 @@ pub fn divide<S: Simd>(s: S, x: &[f32], by: f32, out: &mut [f32]) -> bool {
     let mut finite = Finite::new(s);
     for (x, out) in x.chunks(16).zip(out.chunks_mut(16)) {
         let quotient = s.div(s.load_part(x, 0.0), s.splat(by));
-        finite.see(quotient);
+        finite.check(quotient);
         s.store_part(quotient, out);
     }
     finite.all()
 }
 
-/// Tiles of keys `(tiles, d, 16)` as cells of F32.
+/// Tiles of keys `(tiles, d, 16)` as KV cache entries of F32.
 #[inline(always)]
-pub fn widen_keys<S: Simd, P: Cells>(s: S, keys: &[u8], d: usize, out: &mut [u8]) {
+pub fn widen_keys<S: Simd, P: Entries>(s: S, keys: &[u8], d: usize, out: &mut [u8]) {
     let bytes = P::tile_bytes(d);
     for (t, out) in out.chunks_exact_mut(64 * d).enumerate() {
         let tile = &keys[t * bytes..(t + 1) * bytes];
@@ -322,9 +321,9 @@ pub fn widen_keys<S: Simd, P: Cells>(s: S, keys: &[u8], d: usize, out: &mut [u8]
     }
 }
 
-/// Rows of values `(positions, width)` as cells of F32.
+/// Rows of values `(positions, width)` as KV cache entries of F32.
 #[inline(always)]
-pub fn widen_values<S: Simd, P: Cells>(s: S, values: &[u8], width: usize, out: &mut [u8]) {
+pub fn widen_values<S: Simd, P: Entries>(s: S, values: &[u8], width: usize, out: &mut [u8]) {
     let bytes = P::row_bytes(width);
     for (j, out) in out.chunks_exact_mut(4 * width).enumerate() {
         let row = &values[j * bytes..(j + 1) * bytes];

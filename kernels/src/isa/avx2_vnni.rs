@@ -1,8 +1,8 @@
-//! AVX2 with AVX-VNNI: processors without AVX-512 that have `vpdpbusd` all the same. Products over several columns gain by it; those over one
+//! AVX2 with AVX-VNNI: processors without AVX-512 that have `vpdpbusd` all the same. DotProducts over several columns gain by it; those over one
 //! read memory at its speed without, and are those of AVX2.
 
 use super::avx2::{self, Avx2};
-use crate::table::instantiate;
+use super::instantiate::instantiate;
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
@@ -11,18 +11,18 @@ pub fn detected() -> bool {
     avx2::detected() && is_x86_feature_detected!("avxvnni")
 }
 
-/// Panels of 16 rows: two strips of eight lanes, times tiles of five columns: 10 sums under way, as many as hide the latency of two
+/// Panels of 16 rows: two vectors of eight lanes, times tiles of five columns: 10 sums under way, as many as hide the latency of two
 /// multiplications a cycle.
-mod wide {
-    use crate::isa::wide::panel::Expand;
-    use crate::isa::x86::panels::{L, Panels, Products, unsigned};
+mod gemm {
+    use crate::isa::gemm::panel::Expand;
+    use crate::isa::x86::gemm::{DotProducts, L, Panels, unsigned};
     use std::arch::x86_64::*;
     use strata_quant::GgmlType;
 
-    crate::isa::wide::instantiate!(
+    crate::isa::gemm::instantiate!(
         Panels<Vnni> = Panels(Vnni::new()),
         #[target_feature(enable = "avx2,fma,f16c,avxvnni")],
-        8 lanes x 2 strips,
+        8 lanes x 2 vectors,
         // Measured on a Xeon (2026-11-25), Q4_0, Q8_0 and Q4_K at 512 columns, G multiply-adds/s on two threads: 290, 294 and 268; with four
         // columns 279, 279 and 257, with six 301, 287 and 252.
         5 columns,
@@ -45,9 +45,9 @@ mod wide {
         }
     }
 
-    impl Products for Vnni {
+    impl DotProducts for Vnni {
         /// As with AVX-512.
-        const NARROW: bool = true;
+        const SUMS_I16: bool = true;
 
         fn bias<F: Expand>() -> u8 {
             if unsigned::<Panels<Vnni>, F, L>() { 0 } else { 128 }
@@ -88,7 +88,7 @@ instantiate!(
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")],
     2 x 2,
     1,
-    avx2::blocks,
-    Some(wide::WIDE),
+    [avx2::blocks32::KERNELS, avx2::blocks256::KERNELS],
+    Some(gemm::GEMM),
     multiply_add
 );

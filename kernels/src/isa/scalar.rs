@@ -1,14 +1,8 @@
 //! The set that every processor has: the reference that the others must equal.
 
-use crate::table::{Matmul, instantiate};
+use super::instantiate::instantiate;
 use std::hint::black_box;
-use strata_quant::GgmlType;
 use strata_quant::simd::Scalar;
-
-/// Blocks are multiplied by their formats' own `dot`.
-fn blocks(_: GgmlType) -> Option<Matmul> {
-    None
-}
 
 /// `rounds` steps of 32 sums, as fast as the compiler makes them; the products that were added up. The sum itself is one factor: with
 /// constant factors it would multiply once, before the loop.
@@ -24,4 +18,5 @@ fn multiply_add(rounds: usize) -> u64 {
     (rounds * sums.len()) as u64
 }
 
-instantiate!(Scalar, 1 x 1, 1, blocks, None, multiply_add);
+// Blocks are multiplied by their formats' own `dot`.
+instantiate!(Scalar, 1 x 1, 1, [], None, multiply_add);

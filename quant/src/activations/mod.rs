@@ -1,4 +1,4 @@
-//! The other factor of a matrix product: activations, in the forms that weights ask for.
+//! The other factor of a matrix product: activations, in the forms that weight formats are multiplied with.
 //!
 //! Weights of 2 to 8 bits are multiplied with 8-bit activations, so that the dot product of a block is exact in integers and only the
 //! scales are floats. The activations of a tensor are quantized once and shared by every matrix that reads them.
@@ -7,8 +7,8 @@ mod q8x256;
 mod q8x32;
 pub mod tiled;
 
-pub use q8x32::{BLOCK as Q8_BLOCK, Q8Row, QUAD};
-pub use q8x256::Q8kRow;
+pub use q8x32::{BLOCK as Q8_BLOCK, Q8x32Row, QUAD};
+pub use q8x256::Q8x256Row;
 
 use crate::float::ROUND;
 use q8x32::Q8x32;
@@ -18,7 +18,7 @@ use tiled::Tiled;
 /// The form in which a weight format wants the activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationKind {
-    /// As they are.
+    /// Plain floats.
     F32,
     /// 8-bit, a scale per 32.
     Q8x32,
@@ -32,9 +32,9 @@ pub enum ActivationRow<'a> {
     /// `(cols)`
     F32(&'a [f32]),
     /// `(cols / 32)` blocks
-    Q8x32(Q8Row<'a>),
+    Q8x32(Q8x32Row<'a>),
     /// `(cols / 256)` blocks
-    Q8x256(Q8kRow<'a>),
+    Q8x256(Q8x256Row<'a>),
 }
 
 /// An 8-bit form: units of one or more blocks, each with its codes, and a scale and sums a block.
@@ -106,8 +106,12 @@ impl<E: EightBit> Form<E> {
     }
 
     /// Hands out the buffers, to be filled; the form counts as made.
-    fn make<'a>(&'a mut self, values: &'a [f32], rows: usize, cols: usize) -> Part<'a, E> {
-        assert!(cols.is_multiple_of(E::BLOCK), "rows of {cols} values are no whole blocks of {}", E::BLOCK);
+    fn make<'a>(&'a mut self, values: &'a [f32], rows: usize, cols: usize) -> FormRows<'a, E> {
+        assert!(
+            cols.is_multiple_of(E::BLOCK),
+            "the row length {cols} is not a multiple of the block size {}",
+            E::BLOCK
+        );
         let units = Self::units(cols);
         let n = rows * units;
         if self.codes.len() < n {
@@ -117,7 +121,7 @@ impl<E: EightBit> Form<E> {
         }
         self.made = true;
         let (scales, sums) = (&mut self.scales[..n * E::UNIT], &mut self.sums[..n * E::UNIT]);
-        Part { values, cols, units, codes: &mut self.codes[..n], scales, sums }
+        FormRows { values, cols, units, codes: &mut self.codes[..n], scales, sums }
     }
 
     /// `(codes, scales, sums)` of row `r`.
@@ -130,12 +134,12 @@ impl<E: EightBit> Form<E> {
 }
 
 impl Activations {
-    /// The tokens.
+    /// Rows, one a token.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// The values per token.
+    /// Values of a row.
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -168,7 +172,7 @@ impl Activations {
     /// Hands out the buffers of an 8-bit form for all rows, to be filled; it counts as made.
     ///
     /// # Panics
-    /// If the rows are no whole blocks, or the form is [`ActivationKind::F32`], which is always there.
+    /// If the row length is not a multiple of the block size, or the form is [`ActivationKind::F32`], which is always there.
     pub fn form_mut(&mut self, kind: ActivationKind) -> FormBuffers<'_> {
         let values = &self.values[..self.rows * self.cols];
         match kind {
@@ -190,16 +194,16 @@ impl Activations {
 
     /// Row `r` in 8-bit blocks of 32, which must have been made.
     #[inline]
-    pub fn q8x32_row(&self, r: usize) -> Q8Row<'_> {
+    pub fn q8x32_row(&self, r: usize) -> Q8x32Row<'_> {
         let (quads, scales, sums) = self.q8x32.row(r, self.cols);
-        Q8Row { quads, scales, sums }
+        Q8x32Row { quads, scales, sums }
     }
 
     /// Row `r` in 8-bit blocks of 256, which must have been made.
     #[inline]
-    pub fn q8x256_row(&self, r: usize) -> Q8kRow<'_> {
+    pub fn q8x256_row(&self, r: usize) -> Q8x256Row<'_> {
         let (codes, scales, sums) = self.q8x256.row(r, self.cols);
-        Q8kRow { codes, scales, sums }
+        Q8x256Row { codes, scales, sums }
     }
 }
 
@@ -207,8 +211,8 @@ impl Activations {
 pub struct FormBuffers<'a>(Buffers<'a>);
 
 enum Buffers<'a> {
-    Q8x32(Part<'a, Q8x32>),
-    Q8x256(Part<'a, Q8x256>),
+    Q8x32(FormRows<'a, Q8x32>),
+    Q8x256(FormRows<'a, Q8x256>),
 }
 
 impl<'a> FormBuffers<'a> {
@@ -238,7 +242,7 @@ impl<'a> FormBuffers<'a> {
     }
 }
 
-struct Part<'a, E: EightBit> {
+struct FormRows<'a, E: EightBit> {
     values: &'a [f32],
     cols: usize,
     units: usize,
@@ -247,8 +251,8 @@ struct Part<'a, E: EightBit> {
     sums: &'a mut [E::Sums],
 }
 
-impl<'a, E: EightBit> Part<'a, E> {
-    fn split_at(self, rows: usize) -> (Part<'a, E>, Part<'a, E>) {
+impl<'a, E: EightBit> FormRows<'a, E> {
+    fn split_at(self, rows: usize) -> (FormRows<'a, E>, FormRows<'a, E>) {
         let n = rows * self.units;
         let values = self.values.split_at(rows * self.cols);
         let codes = self.codes.split_at_mut(n);
@@ -256,8 +260,8 @@ impl<'a, E: EightBit> Part<'a, E> {
         let sums = self.sums.split_at_mut(n * E::UNIT);
         let (cols, units) = (self.cols, self.units);
         (
-            Part { values: values.0, cols, units, codes: codes.0, scales: scales.0, sums: sums.0 },
-            Part { values: values.1, cols, units, codes: codes.1, scales: scales.1, sums: sums.1 },
+            FormRows { values: values.0, cols, units, codes: codes.0, scales: scales.0, sums: sums.0 },
+            FormRows { values: values.1, cols, units, codes: codes.1, scales: scales.1, sums: sums.1 },
         )
     }
 

@@ -6,13 +6,13 @@ use super::{EightBit, quantize};
 /// Values that share a scale.
 pub const BLOCK: usize = 256;
 
-/// The form.
+/// The form of blocks of 256.
 #[derive(Default)]
 pub struct Q8x256;
 
 /// A row of 8-bit blocks of 256.
 #[derive(Clone, Copy, Debug)]
-pub struct Q8kRow<'a> {
+pub struct Q8x256Row<'a> {
     /// `(blocks)`: the codes.
     pub codes: &'a [[i8; BLOCK]],
     /// `(blocks)`: the scale of each block.

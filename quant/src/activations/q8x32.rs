@@ -5,7 +5,7 @@
 //! ```text
 //! | block 0: 0..16 | block 1: 0..16 | block 2: 0..16 | block 3: 0..16 | block 0: 16..32 | block 1: 16..32 | ...
 //! ```
-//! Value `i` of block `b` is at `b % 4 * 16 + i / 16 * 64 + i % 16` of quad `b / 4`. A last quad is filled up with zeros.
+//! Value `i` of block `b` is at `b % 4 * 16 + i / 16 * 64 + i % 16` of quad `b / 4`. A last quad is padded with zeros.
 
 use super::{EightBit, quantize};
 
@@ -14,22 +14,22 @@ pub const BLOCK: usize = 32;
 /// Blocks in a quad.
 pub const QUAD: usize = 4;
 
-/// The form.
+/// The form of blocks of 32.
 #[derive(Default)]
 pub struct Q8x32;
 
 /// A row of 8-bit blocks.
 #[derive(Clone, Copy, Debug)]
-pub struct Q8Row<'a> {
+pub struct Q8x32Row<'a> {
     /// `(blocks / 4, rounded up)`: the codes; see the module for their order.
     pub quads: &'a [[i8; 128]],
-    /// `(4 * quads)`: the scale of each block; zero in the filling.
+    /// `(4 * quads)`: the scale of each block; zero in the padding.
     pub scales: &'a [f32],
     /// `(4 * quads)`: the sum of each block's codes, for formats whose weights are stored with an offset.
     pub sums: &'a [i32],
 }
 
-impl Q8Row<'_> {
+impl Q8x32Row<'_> {
     /// Code `i` of block `b`.
     #[inline(always)]
     pub fn code(&self, b: usize, i: usize) -> i32 {

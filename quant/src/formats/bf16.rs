@@ -14,10 +14,11 @@ pub const FORMAT: Format = Format {
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
     dot,
+    codec: None,
 };
 
 fn decode(blocks: &[u8], values: &mut [f32]) {
-    pairs::<2, 1>(blocks.len(), values.len());
+    pairs(blocks.len(), 2, values.len(), 1);
     for (w, v) in blocks.as_chunks().0.iter().zip(values) {
         *v = bf16_at(*w);
     }
@@ -26,7 +27,7 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 /// Rounds to nearest, ties to even; a NaN stays one.
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
-    pairs::<2, 1>(blocks.len(), values.len());
+    pairs(blocks.len(), 2, values.len(), 1);
     for (v, w) in values.iter().zip(blocks.as_chunks_mut().0) {
         let bits = v.to_bits();
         let rounded = if v.is_nan() { bits | 64 << 16 } else { bits + (0x7fff + (bits >> 16 & 1)) };

@@ -16,10 +16,11 @@ pub const FORMAT: Format = Format {
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
     dot,
+    codec: None,
 };
 
 fn decode(blocks: &[u8], values: &mut [f32]) {
-    pairs::<2, 1>(blocks.len(), values.len());
+    pairs(blocks.len(), 2, values.len(), 1);
     for (w, v) in blocks.as_chunks().0.iter().zip(values) {
         *v = f16_at(*w);
     }
@@ -28,7 +29,7 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 /// Rounds to nearest, ties to even; values beyond 65520 become infinite.
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
-    pairs::<2, 1>(blocks.len(), values.len());
+    pairs(blocks.len(), 2, values.len(), 1);
     // A slice at a time, because half then uses the processor's own conversion.
     let mut halves = [f16::ZERO; 64];
     for (v, w) in values.chunks(64).zip(blocks.chunks_mut(128)) {

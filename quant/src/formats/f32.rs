@@ -13,10 +13,11 @@ pub const FORMAT: Format = Format {
     decode,
     encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
     dot,
+    codec: None,
 };
 
 fn decode(blocks: &[u8], values: &mut [f32]) {
-    pairs::<4, 1>(blocks.len(), values.len());
+    pairs(blocks.len(), 4, values.len(), 1);
     for (w, v) in blocks.as_chunks().0.iter().zip(values) {
         *v = f32::from_le_bytes(*w);
     }
@@ -24,7 +25,7 @@ fn decode(blocks: &[u8], values: &mut [f32]) {
 
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
-    pairs::<4, 1>(blocks.len(), values.len());
+    pairs(blocks.len(), 4, values.len(), 1);
     for (v, w) in values.iter().zip(blocks.as_chunks_mut().0) {
         *w = v.to_le_bytes();
     }

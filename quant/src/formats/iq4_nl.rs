@@ -5,67 +5,69 @@
 //!               high low nibble
 //! ```
 
-use super::blocks32::{self, LEN, nibble, pack_nibbles};
-use super::pairs;
-use crate::activations::{ActivationKind, ActivationRow};
-use crate::float::f16_at;
-use crate::search::table;
+use super::blocks::{self, BlockLayout, Groups, Search};
+use super::blocks32::{LEN, nibble, pack_nibbles, scales_of_32};
+use crate::codec::{BlockScales, Levels};
 pub use crate::search::table::LEVELS;
-use crate::search::{LANES, V, codes, squares, sums, tile, weights};
+use crate::search::{LANES, Tile, V, squares, sums, table, tile, weights};
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 use half::f16;
 
-/// This format's row in the table.
-pub const FORMAT: Format = Format {
-    ty: GgmlType::IQ4_NL,
-    scales: &[0],
-    activation: ActivationKind::Q8x32,
-    decode,
-    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
-    dot,
-};
-
 const BYTES: usize = 18;
-const _: () = assert!(BYTES == GgmlType::IQ4_NL.block_bytes() && blocks32::LEN == GgmlType::IQ4_NL.block_len());
 
-fn scales(block: &[u8; BYTES]) -> (f32, Option<f32>) {
-    (f16_at([block[0], block[1]]), None)
-}
+/// This format's row in the table.
+pub const FORMAT: Format = blocks::format::<Iq4Nl, LEN, 1, BYTES>(&[0], |values, importance, blocks| {
+    encode(Scalar, values, importance, blocks)
+});
 
-/// The level of weight `i`.
-fn code(block: &[u8; BYTES], i: usize) -> i32 {
-    LEVELS[nibble(&block[2..], i) as usize] as i32
-}
-
-fn decode(blocks: &[u8], values: &mut [f32]) {
-    blocks32::decode(blocks, values, scales, code)
-}
-
-/// [`table::search`]; the errors are weighed with `importance * sqrt(2 mean(x^2) + x^2)`, or `x^2` without importance.
+/// See [`blocks::encode`].
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(s: S, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-    pairs::<BYTES, LEN>(blocks.len(), values.len());
-    for (i, (x, blocks)) in values.chunks(LANES * LEN).zip(blocks.chunks_mut(LANES * BYTES)).enumerate() {
-        let x = tile::<LEN>(x);
-        let mut q = squares(s, &x);
-        let w = match importance {
-            None => q,
-            Some(importance) => {
-                let spread = sums(s, &q) * V::splat(s, 2.0 / LEN as f32);
-                weights(s, &x, &tile(&importance[i * LANES * LEN..]), &spread.array())
-            }
-        };
-        let scale = table::search(s, &x, &w);
-        table::round(s, &x, &scale.map(|d| if d != 0.0 { 1.0 / d } else { 0.0 }), &mut q);
-        let q = codes(&q);
-        for (lane, block) in blocks.as_chunks_mut::<BYTES>().0.iter_mut().enumerate() {
-            block[..2].copy_from_slice(&f16::from_f32(scale[lane]).to_le_bytes());
-            pack_nibbles(&q[lane], &mut block[2..]);
-        }
+    blocks::encode::<S, Iq4Nl, LEN, 1, BYTES>(s, values, importance, blocks);
+}
+
+struct Iq4Nl;
+
+impl BlockLayout<LEN, 1, BYTES> for Iq4Nl {
+    const TYPE: GgmlType = GgmlType::IQ4_NL;
+    const LEVELS: Levels = Levels::Uneven(&LEVELS);
+
+    fn scales(block: &[u8; BYTES]) -> BlockScales {
+        BlockScales::of_32(f16::from_le_bytes([block[0], block[1]]), f16::ZERO)
+    }
+    fn code(block: &[u8; BYTES], i: usize) -> u8 {
+        nibble(&block[2..], i)
+    }
+    #[inline(always)]
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]) {
+        block[..2].copy_from_slice(&scales.d.to_le_bytes());
+        pack_nibbles(&codes[0], &mut block[2..]);
     }
 }
 
-fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
-    blocks32::dot(blocks, x, scales, code)
+/// [`table::search`]; the errors are weighted with `importance * sqrt(2 mean(x^2) + x^2)`, or `x^2` without importance.
+impl Search<LEN, 1, BYTES> for Iq4Nl {
+    /// The inverse of the unrounded scale of each block, from which codes come.
+    type Rounding<S: Simd> = [f32; LANES];
+
+    #[inline(always)]
+    fn search<S: Simd>(s: S, groups: &Groups<'_, LEN>) -> ([BlockScales; LANES], [f32; LANES]) {
+        let x = groups.x;
+        let squares = squares(s, x);
+        let w = match groups.importance {
+            None => squares,
+            Some(importance) => {
+                let spread = sums(s, &squares) * V::splat(s, 2.0 / LEN as f32);
+                weights(s, x, &tile(importance), &spread.array())
+            }
+        };
+        let scale = table::search(s, x, &w);
+        (scales_of_32(&scale, &[0.0; LANES]), scale.map(|d| if d != 0.0 { 1.0 / d } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    fn round<S: Simd>(s: S, x: &Tile<LEN>, inverse: &[f32; LANES], codes: &mut Tile<LEN>) {
+        table::round(s, x, inverse, codes);
+    }
 }

@@ -6,66 +6,59 @@
 //! weight i = d * sc_{i/16} * q_i - dmin * min_{i/16},   q_i in 0..4: bits i % 128 / 32 * 2 of code byte i / 128 * 32 + i % 32
 //! ```
 
-use super::blocks256::{self, Block, Offset, half_at, pack_pairs, pair_at};
-use crate::activations::{ActivationKind, ActivationRow};
+use super::blocks::{self, BlockLayout};
+use super::blocks256::{Method, Offset, half_at, pack_pairs, pair_at};
+use crate::codec::{BlockScales, Levels};
 use crate::search::affine::Affine;
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 
-/// This format's row in the table.
-pub const FORMAT: Format = Format {
-    ty: GgmlType::Q2_K,
-    scales: &[80, 82],
-    activation: ActivationKind::Q8x256,
-    decode,
-    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
-    dot,
-};
-
 const BYTES: usize = 84;
-const _: () = assert!(BYTES == GgmlType::Q2_K.block_bytes() && blocks256::LEN == GgmlType::Q2_K.block_len());
 
-const SEARCH: Offset = Offset {
-    plain: Affine { top: 3.0, first: -0.5, delta: 0.1, last: 15, absolute: true },
-    rms: false,
-    levels: 15.0,
-    factor: 1.0,
-};
+/// This format's row in the table.
+pub const FORMAT: Format = blocks::format::<Q2K, 16, 16, BYTES>(&[80, 82], |values, importance, blocks| {
+    encode(Scalar, values, importance, blocks)
+});
 
-struct View<'a>(&'a [u8; BYTES]);
-
-impl Block<16> for View<'_> {
-    fn d(&self) -> (f32, Option<f32>) {
-        (half_at(self.0, 80), Some(half_at(self.0, 82)))
-    }
-    fn scale(&self, group: usize) -> i32 {
-        (self.0[group] & 15) as i32
-    }
-    fn min(&self, group: usize) -> i32 {
-        (self.0[group] >> 4) as i32
-    }
-    fn code(&self, i: usize) -> i32 {
-        pair_at(&self.0[16..80], i)
-    }
-}
-
-fn decode(blocks: &[u8], values: &mut [f32]) {
-    blocks256::decode(blocks, values, View)
-}
-
-/// See [`Offset::encode`].
+/// See [`blocks::encode`].
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(s: S, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-    SEARCH.encode::<_, 16, 16, BYTES>(s, values, importance, blocks, |block, scales, q| {
-        for group in 0..16 {
-            block[group] = scales.scales[group] | scales.mins[group] << 4;
-        }
-        pack_pairs(|i| q[i / 16][i % 16], &mut block[16..80]);
-        block[80..82].copy_from_slice(&scales.d.to_le_bytes());
-        block[82..84].copy_from_slice(&scales.dmin.to_le_bytes());
-    })
+    blocks::encode::<S, Q2K, 16, 16, BYTES>(s, values, importance, blocks);
 }
 
-fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
-    blocks256::dot(blocks, x, View)
+struct Q2K;
+
+impl Offset for Q2K {
+    const METHOD: Method = Method {
+        plain: Affine { top: 3.0, first: -0.5, delta: 0.1, last: 15, absolute: true },
+        rms: false,
+        levels: 15.0,
+        factor: 1.0,
+    };
+}
+
+impl BlockLayout<16, 16, BYTES> for Q2K {
+    const TYPE: GgmlType = GgmlType::Q2_K;
+    const LEVELS: Levels = Levels::Even { zero: 0, count: 4 };
+    const OFFSET: Option<f32> = Some(-1.0);
+
+    fn scales(block: &[u8; BYTES]) -> BlockScales {
+        let (mut scales, mut mins) = ([0; 16], [0; 16]);
+        for group in 0..16 {
+            (scales[group], mins[group]) = (i16::from(block[group] & 15), block[group] >> 4);
+        }
+        BlockScales { d: half_at(block, 80), m: half_at(block, 82), scales, mins }
+    }
+    fn code(block: &[u8; BYTES], i: usize) -> u8 {
+        pair_at(&block[16..80], i)
+    }
+    #[inline(always)]
+    fn pack(scales: &BlockScales, codes: &[[u8; 16]], block: &mut [u8; BYTES]) {
+        for group in 0..16 {
+            block[group] = scales.scales[group] as u8 | scales.mins[group] << 4;
+        }
+        pack_pairs(|i| codes[i / 16][i % 16], &mut block[16..80]);
+        block[80..82].copy_from_slice(&scales.d.to_le_bytes());
+        block[82..].copy_from_slice(&scales.m.to_le_bytes());
+    }
 }

@@ -6,91 +6,109 @@
 //! scale j: low nibbles in bytes 0..8 (j, j + 8 side by side), two high bits at bit j / 4 * 2 of byte 8 + j % 4
 //! ```
 
-use super::blocks256::{self, Block, half_at, pack_pairs, pair_at, signed_scales, weights};
-use super::pairs;
-use crate::activations::{ActivationKind, ActivationRow};
-use crate::search::{LANES, codes, round_again, sums, symmetric, tile};
+use super::blocks::{self, BlockLayout, Groups, Search};
+use super::blocks256::{group_scales, half_at, pack_pairs, pair_at, signed_scales, weights, without_offsets};
+use crate::codec::{BlockScales, Levels};
+use crate::search::{LANES, Tile, codes, requantize, sums, symmetric, tile};
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 use half::f16;
 
-/// This format's row in the table.
-pub const FORMAT: Format = Format {
-    ty: GgmlType::Q3_K,
-    scales: &[108],
-    activation: ActivationKind::Q8x256,
-    decode,
-    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
-    dot,
-};
-
 const BYTES: usize = 110;
-const _: () = assert!(BYTES == GgmlType::Q3_K.block_bytes() && blocks256::LEN == GgmlType::Q3_K.block_len());
 
-struct View<'a>(&'a [u8; BYTES]);
+/// This format's row in the table.
+pub const FORMAT: Format = blocks::format::<Q3K, 16, 16, BYTES>(&[108], |values, importance, blocks| {
+    encode(Scalar, values, importance, blocks)
+});
 
-impl Block<16> for View<'_> {
-    fn d(&self) -> (f32, Option<f32>) {
-        (half_at(self.0, 108), None)
-    }
-    fn scale(&self, group: usize) -> i32 {
-        let low = self.0[96 + group % 8] >> (group / 8 * 4) & 15;
-        let high = self.0[104 + group % 4] >> (group / 4 * 2) & 3;
-        (low | high << 4) as i32 - 32
-    }
-    fn code(&self, i: usize) -> i32 {
-        pair_at(&self.0[32..96], i) + (self.0[i % 32] >> (i / 32) & 1) as i32 * 4 - 4
-    }
-}
-
-fn decode(blocks: &[u8], values: &mut [f32]) {
-    blocks256::decode(blocks, values, View)
-}
-
-/// Without importance [`symmetric::sweep`], and the largest scale gets the integer -32; with it [`symmetric::search`], for the scales
-/// too.
+/// See [`blocks::encode`].
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(s: S, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-    pairs::<BYTES, { blocks256::LEN }>(blocks.len(), values.len());
-    for (b, (values, block)) in
-        values.as_chunks::<{ blocks256::LEN }>().0.iter().zip(blocks.as_chunks_mut::<BYTES>().0).enumerate()
-    {
-        let x = tile::<16>(values);
-        let mut q = x;
-        let (scales, d) = match importance {
-            None => {
-                let scale = symmetric::sweep(s, &x, 4.0, &mut q);
-                // A block of zeros has the scales 0, stored as they are.
-                signed_scales(&scale, 32.0, 0.0).unwrap_or(([-32; 16], f16::ZERO))
-            }
-            Some(importance) => {
-                let w = weights(s, values, &x, &importance[b * blocks256::LEN..], 2.0);
-                let scale = symmetric::search(s, &x, &w, 4.0, &mut q);
-                // The scales are a group of their own, in lane 0.
-                let mut of_scales = [[0.0; LANES]; LANES];
-                let scale = tile::<16>(&scale);
-                let d = symmetric::search(s, &scale, &tile(&sums(s, &w).array()), 32.0, &mut of_scales)[0];
-                (codes(&of_scales)[0].map(|code| code as i32 - 32), f16::from_f32(d))
-            }
-        };
-        round_again(s, &x, &scales.map(|scale| d.to_f32() * scale as f32), &[0.0; LANES], (-4.0, 3.0), &mut q);
-        let q = codes(&q);
-        let q = |i: usize| q[i / 16][i % 16];
-        for l in 0..32 {
-            block[l] = (0..8).fold(0, |bits, part| bits | (q(part * 32 + l) >> 2) << part);
+    blocks::encode::<S, Q3K, 16, 16, BYTES>(s, values, importance, blocks);
+}
+
+struct Q3K;
+
+impl BlockLayout<16, 16, BYTES> for Q3K {
+    const TYPE: GgmlType = GgmlType::Q3_K;
+    const LEVELS: Levels = Levels::Even { zero: 4, count: 8 };
+
+    fn scales(block: &[u8; BYTES]) -> BlockScales {
+        let mut scales = [0; 16];
+        for group in 0..16 {
+            let low = block[96 + group % 8] >> (group / 8 * 4) & 15;
+            let high = block[104 + group % 4] >> (group / 4 * 2) & 3;
+            scales[group] = i16::from(low | high << 4) - 32;
         }
-        pack_pairs(q, &mut block[32..96]);
-        let stored = scales.map(|scale| (scale + 32) as u8);
+        without_offsets(half_at(block, 108), scales)
+    }
+    fn code(block: &[u8; BYTES], i: usize) -> u8 {
+        pair_at(&block[32..96], i) | (block[i % 32] >> (i / 32) & 1) << 2
+    }
+    #[inline(always)]
+    fn pack(scales: &BlockScales, codes: &[[u8; 16]], block: &mut [u8; BYTES]) {
+        let code = |i: usize| codes[i / 16][i % 16];
+        for l in 0..32 {
+            block[l] = (0..8).fold(0, |bits, part| bits | (code(part * 32 + l) >> 2 & 1) << part);
+        }
+        pack_pairs(code, &mut block[32..96]);
+        let stored = scales.scales.map(|scale| scale.wrapping_add(32) as u8);
         for j in 0..8 {
             block[96 + j] = stored[j] & 15 | stored[j + 8] << 4;
         }
         for j in 0..4 {
             block[104 + j] = (0..4).fold(0, |bits, part| bits | (stored[part * 4 + j] >> 4) << (part * 2));
         }
-        block[108..].copy_from_slice(&d.to_le_bytes());
+        block[108..].copy_from_slice(&scales.d.to_le_bytes());
     }
 }
 
-fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
-    blocks256::dot(blocks, x, View)
+/// Codes that groups keep whose stored scale is 0.
+enum Unrounded<S: Simd> {
+    /// Those that coordinate descent has found.
+    Found(Tile<16>),
+    /// Those of the unrounded scales.
+    Rounded(symmetric::Rounding<S>),
+}
+
+/// Without importance [`symmetric::descend`], and the largest scale gets the integer -32; with it [`symmetric::search`], for the scales
+/// too.
+impl Search<16, 16, BYTES> for Q3K {
+    /// Beside them the stored scale of each group, to which values are rounded where it is not 0.
+    type Rounding<S: Simd> = (Unrounded<S>, [f32; LANES]);
+
+    #[inline(always)]
+    fn search<S: Simd>(s: S, groups: &Groups<'_, 16>) -> ([BlockScales; LANES], Self::Rounding<S>) {
+        let (scales, unrounded) = match groups.importance {
+            None => {
+                let mut found = *groups.x;
+                let scale = symmetric::descend(s, groups.x, 4.0, &mut found);
+                // A block of zeros has the scales 0, stored as they are.
+                let scales = signed_scales(&scale, 32.0, 0.0);
+                (scales.unwrap_or(without_offsets(f16::ZERO, [-32; 16])), Unrounded::Found(found))
+            }
+            Some(importance) => {
+                let w = weights(s, groups, importance, 2.0);
+                let (scale, rounding) = symmetric::search(s, groups.x, &w, 4.0);
+                // The scales are a group of their own, in lane 0.
+                let scale = tile::<16>(&scale);
+                let (d, scale_rounding) = symmetric::search(s, &scale, &tile(&sums(s, &w).array()), 32.0);
+                let mut of_scales = [[0.0; LANES]; LANES];
+                scale_rounding.round(s, &scale, &mut of_scales);
+                let scales = codes(&of_scales)[0].map(|code| i16::from(code) - 32);
+                (without_offsets(f16::from_f32(d[0]), scales), Unrounded::Rounded(rounding))
+            }
+        };
+        ([scales; LANES], (unrounded, group_scales(&scales)))
+    }
+
+    #[inline(always)]
+    fn round<S: Simd>(s: S, x: &Tile<16>, (unrounded, d): &Self::Rounding<S>, codes: &mut Tile<16>) {
+        match unrounded {
+            _ if !d.contains(&0.0) => {}
+            Unrounded::Found(found) => *codes = *found,
+            Unrounded::Rounded(rounding) => rounding.round(s, x, codes),
+        }
+        requantize(s, x, d, &[0.0; LANES], (-4.0, 3.0), codes);
+    }
 }

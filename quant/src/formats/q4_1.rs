@@ -5,48 +5,47 @@
 //!                      high low nibble
 //! ```
 
-use super::blocks32::{self, nibble, pack_nibbles};
-use crate::activations::{ActivationKind, ActivationRow};
-use crate::float::f16_at;
+use super::blocks::{self, BlockLayout};
+use super::blocks32::{Even, LEN, Method, nibble, pack_nibbles};
+use crate::codec::{BlockScales, Levels};
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
-
-/// This format's row in the table.
-pub const FORMAT: Format = Format {
-    ty: GgmlType::Q4_1,
-    scales: &[0, 2],
-    activation: ActivationKind::Q8x32,
-    decode,
-    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
-    dot,
-};
+use half::f16;
 
 const BYTES: usize = 20;
-const _: () = assert!(BYTES == GgmlType::Q4_1.block_bytes() && blocks32::LEN == GgmlType::Q4_1.block_len());
 
-/// `(d, m)`
-fn scales(block: &[u8; BYTES]) -> (f32, Option<f32>) {
-    (f16_at([block[0], block[1]]), Some(f16_at([block[2], block[3]])))
-}
+/// This format's row in the table.
+pub const FORMAT: Format = blocks::format::<Q4_1, LEN, 1, BYTES>(&[0, 2], |values, importance, blocks| {
+    encode(Scalar, values, importance, blocks)
+});
 
-fn code(block: &[u8; BYTES], i: usize) -> i32 {
-    nibble(&block[4..], i)
-}
-
-fn decode(blocks: &[u8], values: &mut [f32]) {
-    blocks32::decode(blocks, values, scales, code)
-}
-
-/// Codes come from the unrounded scale and least value.
+/// See [`blocks::encode`].
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(s: S, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-    blocks32::encode_offset(s, 15.0, values, importance, blocks, |block: &mut [u8; BYTES], d, m, q| {
-        block[..2].copy_from_slice(&d.to_le_bytes());
-        block[2..4].copy_from_slice(&m.to_le_bytes());
-        pack_nibbles(q, &mut block[4..]);
-    })
+    blocks::encode::<S, Q4_1, LEN, 1, BYTES>(s, values, importance, blocks);
 }
 
-fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
-    blocks32::dot(blocks, x, scales, code)
+struct Q4_1;
+
+impl Even for Q4_1 {
+    const METHOD: Method = Method::Offset { top: 15.0 };
+}
+
+impl BlockLayout<LEN, 1, BYTES> for Q4_1 {
+    const TYPE: GgmlType = GgmlType::Q4_1;
+    const LEVELS: Levels = Levels::Even { zero: 0, count: 16 };
+    const OFFSET: Option<f32> = Some(1.0);
+
+    fn scales(block: &[u8; BYTES]) -> BlockScales {
+        BlockScales::of_32(f16::from_le_bytes([block[0], block[1]]), f16::from_le_bytes([block[2], block[3]]))
+    }
+    fn code(block: &[u8; BYTES], i: usize) -> u8 {
+        nibble(&block[4..], i)
+    }
+    #[inline(always)]
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]) {
+        block[..2].copy_from_slice(&scales.d.to_le_bytes());
+        block[2..4].copy_from_slice(&scales.m.to_le_bytes());
+        pack_nibbles(&codes[0], &mut block[4..]);
+    }
 }

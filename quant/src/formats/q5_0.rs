@@ -5,48 +5,46 @@
 //!                                  high low nibble
 //! ```
 
-use super::blocks32::{self, five_bits, pack_fifth_bits, pack_nibbles};
-use crate::activations::{ActivationKind, ActivationRow};
-use crate::float::f16_at;
+use super::blocks::{self, BlockLayout};
+use super::blocks32::{Even, LEN, Method, five_bits, pack_fifth_bits, pack_nibbles};
+use crate::codec::{BlockScales, Levels};
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
-
-/// This format's row in the table.
-pub const FORMAT: Format = Format {
-    ty: GgmlType::Q5_0,
-    scales: &[0],
-    activation: ActivationKind::Q8x32,
-    decode,
-    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
-    dot,
-};
+use half::f16;
 
 const BYTES: usize = 22;
-const _: () = assert!(BYTES == GgmlType::Q5_0.block_bytes() && blocks32::LEN == GgmlType::Q5_0.block_len());
 
-fn scales(block: &[u8; BYTES]) -> (f32, Option<f32>) {
-    (f16_at([block[0], block[1]]), None)
-}
+/// This format's row in the table.
+pub const FORMAT: Format = blocks::format::<Q5_0, LEN, 1, BYTES>(&[0], |values, importance, blocks| {
+    encode(Scalar, values, importance, blocks)
+});
 
-/// The signed code of weight `i`.
-fn code(block: &[u8; BYTES], i: usize) -> i32 {
-    five_bits([block[2], block[3], block[4], block[5]], &block[6..], i) - 16
-}
-
-fn decode(blocks: &[u8], values: &mut [f32]) {
-    blocks32::decode(blocks, values, scales, code)
-}
-
-/// Codes come from the unrounded scale.
+/// See [`blocks::encode`].
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(s: S, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-    blocks32::encode_signed(s, 16.0, values, importance, blocks, |block: &mut [u8; BYTES], d, q| {
-        block[..2].copy_from_slice(&d.to_le_bytes());
-        block[2..6].copy_from_slice(&pack_fifth_bits(q));
-        pack_nibbles(q, &mut block[6..]);
-    })
+    blocks::encode::<S, Q5_0, LEN, 1, BYTES>(s, values, importance, blocks);
 }
 
-fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
-    blocks32::dot(blocks, x, scales, code)
+struct Q5_0;
+
+impl Even for Q5_0 {
+    const METHOD: Method = Method::Signed { half: 16.0 };
+}
+
+impl BlockLayout<LEN, 1, BYTES> for Q5_0 {
+    const TYPE: GgmlType = GgmlType::Q5_0;
+    const LEVELS: Levels = Levels::Even { zero: 16, count: 32 };
+
+    fn scales(block: &[u8; BYTES]) -> BlockScales {
+        BlockScales::of_32(f16::from_le_bytes([block[0], block[1]]), f16::ZERO)
+    }
+    fn code(block: &[u8; BYTES], i: usize) -> u8 {
+        five_bits([block[2], block[3], block[4], block[5]], &block[6..], i)
+    }
+    #[inline(always)]
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]) {
+        block[..2].copy_from_slice(&scales.d.to_le_bytes());
+        block[2..6].copy_from_slice(&pack_fifth_bits(&codes[0]));
+        pack_nibbles(&codes[0], &mut block[6..]);
+    }
 }

@@ -5,67 +5,56 @@
 //! weight i = d * sc_{i/32} * (q_i + 16 h_i) - dmin * min_{i/32},   q_i as in Q4_K, h_i: bit i / 32 of byte i % 32
 //! ```
 
-use super::blocks256::{self, Block, Offset, group_nibble, half_at, pack_group_nibbles, pack_six_bits, six_bits};
-use crate::activations::{ActivationKind, ActivationRow};
+use super::blocks::{self, BlockLayout};
+use super::blocks256::{Method, Offset, group_nibble, half_at, pack_group_nibbles, pack_six_bits, six_bits};
+use crate::codec::{BlockScales, Levels};
 use crate::search::affine::Affine;
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 
-/// This format's row in the table.
-pub const FORMAT: Format = Format {
-    ty: GgmlType::Q5_K,
-    scales: &[0, 2],
-    activation: ActivationKind::Q8x256,
-    decode,
-    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
-    dot,
-};
-
 const BYTES: usize = 176;
-const _: () = assert!(BYTES == GgmlType::Q5_K.block_bytes() && blocks256::LEN == GgmlType::Q5_K.block_len());
 
-const SEARCH: Offset = Offset {
-    plain: Affine { top: 31.0, first: -0.5, delta: 0.1, last: 15, absolute: false },
-    rms: true,
-    levels: 63.0,
-    factor: 2.0,
-};
+/// This format's row in the table.
+pub const FORMAT: Format = blocks::format::<Q5K, 32, 8, BYTES>(&[0, 2], |values, importance, blocks| {
+    encode(Scalar, values, importance, blocks)
+});
 
-struct View<'a>(&'a [u8; BYTES]);
-
-impl Block<32> for View<'_> {
-    fn d(&self) -> (f32, Option<f32>) {
-        (half_at(self.0, 0), Some(half_at(self.0, 2)))
-    }
-    fn scale(&self, group: usize) -> i32 {
-        six_bits(&self.0[4..16], group).0
-    }
-    fn min(&self, group: usize) -> i32 {
-        six_bits(&self.0[4..16], group).1
-    }
-    fn code(&self, i: usize) -> i32 {
-        group_nibble(&self.0[48..], i) + (self.0[16 + i % 32] >> (i / 32) & 1) as i32 * 16
-    }
-}
-
-fn decode(blocks: &[u8], values: &mut [f32]) {
-    blocks256::decode(blocks, values, View)
-}
-
-/// See [`Offset::encode`].
+/// See [`blocks::encode`].
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(s: S, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-    SEARCH.encode::<_, 32, 8, BYTES>(s, values, importance, blocks, |block, scales, q| {
-        block[..2].copy_from_slice(&scales.d.to_le_bytes());
-        block[2..4].copy_from_slice(&scales.dmin.to_le_bytes());
-        pack_six_bits(&scales.scales, &scales.mins, &mut block[4..16]);
-        for l in 0..32 {
-            block[16 + l] = (0..8).fold(0, |bits, group| bits | (q[group][l] >> 4) << group);
-        }
-        pack_group_nibbles(q, &mut block[48..]);
-    })
+    blocks::encode::<S, Q5K, 32, 8, BYTES>(s, values, importance, blocks);
 }
 
-fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
-    blocks256::dot(blocks, x, View)
+struct Q5K;
+
+impl Offset for Q5K {
+    const METHOD: Method = Method {
+        plain: Affine { top: 31.0, first: -0.5, delta: 0.1, last: 15, absolute: false },
+        rms: true,
+        levels: 63.0,
+        factor: 2.0,
+    };
+}
+
+impl BlockLayout<32, 8, BYTES> for Q5K {
+    const TYPE: GgmlType = GgmlType::Q5_K;
+    const LEVELS: Levels = Levels::Even { zero: 0, count: 32 };
+    const OFFSET: Option<f32> = Some(-1.0);
+
+    fn scales(block: &[u8; BYTES]) -> BlockScales {
+        six_bits(half_at(block, 0), half_at(block, 2), &block[4..16])
+    }
+    fn code(block: &[u8; BYTES], i: usize) -> u8 {
+        group_nibble(&block[48..], i) | (block[16 + i % 32] >> (i / 32) & 1) << 4
+    }
+    #[inline(always)]
+    fn pack(scales: &BlockScales, codes: &[[u8; 32]], block: &mut [u8; BYTES]) {
+        block[..2].copy_from_slice(&scales.d.to_le_bytes());
+        block[2..4].copy_from_slice(&scales.m.to_le_bytes());
+        pack_six_bits(scales, &mut block[4..16]);
+        for l in 0..32 {
+            block[16 + l] = (0..8).fold(0, |bits, group| bits | (codes[group][l] >> 4 & 1) << group);
+        }
+        pack_group_nibbles(codes, &mut block[48..]);
+    }
 }

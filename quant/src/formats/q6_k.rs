@@ -6,78 +6,81 @@
 //! low 4 bits: nibble i % 128 / 64 of byte i / 128 * 64 + i % 64; high 2 bits: as the codes of Q2_K
 //! ```
 
-use super::blocks256::{self, Block, half_at, pack_pairs, pair_at, signed_scales};
-use super::pairs;
-use crate::activations::{ActivationKind, ActivationRow};
-use crate::search::{LANES, TINY, codes, round_again, squares, symmetric, tile};
+use super::blocks::{self, BlockLayout, Groups, Search};
+use super::blocks256::{group_scales, half_at, pack_pairs, pair_at, signed_scales, without_offsets};
+use crate::codec::{BlockScales, Levels};
+use crate::search::symmetric::{self, Rounding};
+use crate::search::{LANES, TINY, Tile, requantize, squares, tile};
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
-
-/// This format's row in the table.
-pub const FORMAT: Format = Format {
-    ty: GgmlType::Q6_K,
-    scales: &[208],
-    activation: ActivationKind::Q8x256,
-    decode,
-    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
-    dot,
-};
+use half::f16;
 
 const BYTES: usize = 210;
-const _: () = assert!(BYTES == GgmlType::Q6_K.block_bytes() && blocks256::LEN == GgmlType::Q6_K.block_len());
 
-struct View<'a>(&'a [u8; BYTES]);
+/// This format's row in the table.
+pub const FORMAT: Format = blocks::format::<Q6K, 16, 16, BYTES>(&[208], |values, importance, blocks| {
+    encode(Scalar, values, importance, blocks)
+});
 
-impl Block<16> for View<'_> {
-    fn d(&self) -> (f32, Option<f32>) {
-        (half_at(self.0, 208), None)
-    }
-    fn scale(&self, group: usize) -> i32 {
-        self.0[192 + group] as i8 as i32
-    }
-    fn code(&self, i: usize) -> i32 {
-        let low = self.0[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
-        (low as i32 | pair_at(&self.0[128..192], i) << 4) - 32
-    }
-}
-
-fn decode(blocks: &[u8], values: &mut [f32]) {
-    blocks256::decode(blocks, values, View)
-}
-
-/// [`symmetric::search`], errors weighed with the importance alone or with `x^2`; the largest scale gets the integer -128.
+/// See [`blocks::encode`].
 #[inline(always)]
 pub(crate) fn encode<S: Simd>(s: S, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
-    pairs::<BYTES, { blocks256::LEN }>(blocks.len(), values.len());
-    for (b, (values, block)) in
-        values.as_chunks::<{ blocks256::LEN }>().0.iter().zip(blocks.as_chunks_mut::<BYTES>().0).enumerate()
-    {
-        let x = tile::<16>(values);
-        let w = match importance {
-            None => squares(s, &x),
-            Some(importance) => tile(&importance[b * blocks256::LEN..]),
-        };
-        let mut q = x;
-        let scale = symmetric::search(s, &x, &w, 32.0, &mut q);
-        let Some((scales, d)) = signed_scales(&scale, 128.0, TINY) else {
-            block.fill(0);
-            continue;
-        };
-        round_again(s, &x, &scales.map(|scale| d.to_f32() * scale as f32), &[0.0; LANES], (-32.0, 31.0), &mut q);
-        let q = codes(&q);
-        let q = |i: usize| q[i / 16][i % 16];
+    blocks::encode::<S, Q6K, 16, 16, BYTES>(s, values, importance, blocks);
+}
+
+struct Q6K;
+
+impl BlockLayout<16, 16, BYTES> for Q6K {
+    const TYPE: GgmlType = GgmlType::Q6_K;
+    const LEVELS: Levels = Levels::Even { zero: 32, count: 64 };
+
+    fn scales(block: &[u8; BYTES]) -> BlockScales {
+        let mut scales = [0; 16];
+        for group in 0..16 {
+            scales[group] = i16::from(block[192 + group] as i8);
+        }
+        without_offsets(half_at(block, 208), scales)
+    }
+    fn code(block: &[u8; BYTES], i: usize) -> u8 {
+        let low = block[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
+        low | pair_at(&block[128..192], i) << 4
+    }
+    #[inline(always)]
+    fn pack(scales: &BlockScales, codes: &[[u8; 16]], block: &mut [u8; BYTES]) {
+        let code = |i: usize| codes[i / 16][i % 16];
         for l in 0..128 {
             let i = l / 64 * 128 + l % 64;
-            block[l] = q(i) & 15 | q(i + 64) << 4;
+            block[l] = code(i) & 15 | code(i + 64) << 4;
         }
-        pack_pairs(|i| q(i) >> 4, &mut block[128..192]);
+        pack_pairs(|i| code(i) >> 4, &mut block[128..192]);
         for group in 0..16 {
-            block[192 + group] = scales[group] as u8;
+            block[192 + group] = scales.scales[group] as u8;
         }
-        block[208..].copy_from_slice(&d.to_le_bytes());
+        block[208..].copy_from_slice(&scales.d.to_le_bytes());
     }
 }
 
-fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
-    blocks256::dot(blocks, x, View)
+/// [`symmetric::search`], errors weighted with the importance alone or with `x^2`; the largest scale gets the integer -128.
+impl Search<16, 16, BYTES> for Q6K {
+    /// Codes of the unrounded scales, and the stored scale of each group, to which values are rounded where it is not 0.
+    type Rounding<S: Simd> = (Rounding<S>, [f32; LANES]);
+
+    #[inline(always)]
+    fn search<S: Simd>(s: S, groups: &Groups<'_, 16>) -> ([BlockScales; LANES], Self::Rounding<S>) {
+        let w = groups.importance.map_or_else(|| squares(s, groups.x), tile);
+        let (scale, unrounded) = symmetric::search(s, groups.x, &w, 32.0);
+        let (scales, unrounded) = match signed_scales(&scale, 128.0, TINY) {
+            Some(scales) => (scales, unrounded),
+            None => (without_offsets(f16::ZERO, [0; 16]), Rounding::zeros(s)),
+        };
+        ([scales; LANES], (unrounded, group_scales(&scales)))
+    }
+
+    #[inline(always)]
+    fn round<S: Simd>(s: S, x: &Tile<16>, (unrounded, d): &Self::Rounding<S>, codes: &mut Tile<16>) {
+        if d.contains(&0.0) {
+            unrounded.round(s, x, codes);
+        }
+        requantize(s, x, d, &[0.0; LANES], (-32.0, 31.0), codes);
+    }
 }

@@ -4,54 +4,71 @@
 //!      | d    | q0 | q1 | ...              q31 |      weight i = d * q_i,   q_i signed
 //! ```
 
-use super::blocks32::{self, LEN};
+use super::blocks::{self, BlockLayout};
+use super::blocks32::LEN;
 use super::pairs;
-use crate::activations::{ActivationKind, ActivationRow};
-use crate::float::{ROUND, f16_at};
+use crate::codec::{BlockScales, Levels};
+use crate::float::ROUND;
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 use half::f16;
 
-/// This format's row in the table.
-pub const FORMAT: Format = Format {
-    ty: GgmlType::Q8_0,
-    scales: &[0],
-    activation: ActivationKind::Q8x32,
-    decode,
-    encode: |values, importance, blocks| encode(Scalar, values, importance, blocks),
-    dot,
-};
-
 const BYTES: usize = 34;
-const _: () = assert!(BYTES == GgmlType::Q8_0.block_bytes() && blocks32::LEN == GgmlType::Q8_0.block_len());
 
-fn scales(block: &[u8; BYTES]) -> (f32, Option<f32>) {
-    (f16_at([block[0], block[1]]), None)
-}
+/// This format's row in the table.
+pub const FORMAT: Format = blocks::format::<Q8_0, LEN, 1, BYTES>(&[0], |values, importance, blocks| {
+    encode(Scalar, values, importance, blocks)
+});
 
-fn code(block: &[u8; BYTES], i: usize) -> i32 {
-    block[2 + i] as i8 as i32
-}
+struct Q8_0;
 
-fn decode(blocks: &[u8], values: &mut [f32]) {
-    blocks32::decode(blocks, values, scales, code)
-}
+impl BlockLayout<LEN, 1, BYTES> for Q8_0 {
+    const TYPE: GgmlType = GgmlType::Q8_0;
+    const LEVELS: Levels = Levels::Even { zero: 128, count: 256 };
 
-/// `d = max|x| / 127`, `q = round(x * (1 / d))`, halves away from zero; the codes come from the unrounded `d`. ggml knows no use for
-/// importance here.
-#[inline(always)]
-pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
-    pairs::<BYTES, LEN>(blocks.len(), values.len());
-    for (x, block) in values.as_chunks::<LEN>().0.iter().zip(blocks.as_chunks_mut::<BYTES>().0) {
-        // The bits of magnitudes are in the order of the magnitudes.
-        let peak = f32::from_bits(x.iter().fold(0, |peak, v| peak.max(v.to_bits() & i32::MAX as u32)));
-        let d = peak / 127.0;
-        let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
-        block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    fn scales(block: &[u8; BYTES]) -> BlockScales {
+        BlockScales::of_32(f16::from_le_bytes([block[0], block[1]]), f16::ZERO)
+    }
+    /// Adding 128 flips the top bit.
+    fn code(block: &[u8; BYTES], i: usize) -> u8 {
+        block[2 + i] ^ 0x80
+    }
+    #[inline(always)]
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]) {
+        block[..2].copy_from_slice(&scales.d.to_le_bytes());
         for i in 0..LEN {
-            block[2 + i] = round_away(x[i] * inverse);
+            block[2 + i] = codes[0][i] ^ 0x80;
         }
     }
+}
+
+/// Encodes a row, a block at a time: the search is one division. ggml knows no use for importance here.
+#[inline(always)]
+pub(crate) fn encode<S: Simd>(_: S, values: &[f32], _: Option<&[f32]>, blocks: &mut [u8]) {
+    pairs(blocks.len(), BYTES, values.len(), LEN);
+    for (x, block) in values.as_chunks::<LEN>().0.iter().zip(blocks.as_chunks_mut::<BYTES>().0) {
+        let d = search(x);
+        Q8_0::pack(&BlockScales::of_32(f16::from_f32(d), f16::ZERO), &[round(x, d)], block);
+    }
+}
+
+/// `d = max|x| / 127`
+#[inline(always)]
+fn search(x: &[f32; LEN]) -> f32 {
+    // The bits of magnitudes are in the order of the magnitudes.
+    let peak = f32::from_bits(x.iter().fold(0, |peak, v| peak.max(v.to_bits() & i32::MAX as u32)));
+    peak / 127.0
+}
+
+/// `q = round(x * (1 / d)) + 128`, halves away from zero, with the unrounded `d`.
+#[inline(always)]
+fn round(x: &[f32; LEN], d: f32) -> [u8; LEN] {
+    let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
+    let mut codes = [0; LEN];
+    for i in 0..LEN {
+        codes[i] = round_away(x[i] * inverse) ^ 0x80;
+    }
+    codes
 }
 
 /// `y` rounded to the nearest integer, halves away from zero, as a byte; for `|y| < 2^22`. The same as `f32::round`, in operations that
@@ -62,10 +79,6 @@ fn round_away(y: f32) -> u8 {
     let half = 0.5f32.copysign(y);
     let away = if y - even == half { even + 2.0 * half } else { even };
     (away + ROUND).to_bits() as u8
-}
-
-fn dot(blocks: &[u8], x: ActivationRow<'_>) -> f32 {
-    blocks32::dot(blocks, x, scales, code)
 }
 
 #[cfg(test)]

@@ -28,15 +28,15 @@ impl Affine {
         Affine { top, first: -0.9, delta: 0.05, last: 36, absolute: false }
     }
 
-    /// Fills `codes` and returns `(scale, min)` of each group, with `w` the weights of the errors.
+    /// `(scale, min)` of each group, and how the best guess rounds; `w` are the weights of the errors.
     #[inline(always)]
     pub fn search<S: Simd, const N: usize>(
         self,
         s: S,
         x: &Tile<N>,
         w: &Tile<N>,
-        codes: &mut Tile<N>,
-    ) -> ([f32; LANES], [f32; LANES]) {
+    ) -> ([f32; LANES], [f32; LANES], Rounding<S>) {
+        let mut codes = [[0.0; LANES]; N];
         let zero = V::splat(s, 0.0);
         let (mut min, max) = range(s, x);
         let (mut sum_w, mut sum_x) = (zero, zero);
@@ -50,11 +50,11 @@ impl Affine {
         // What decides the codes of the best guess so far: its inverse scale, and `min` at the time.
         let (mut best_inverse, mut best_min) = (V::splat(s, self.top) / (max - min), min);
         let mut scale = V::splat(s, 1.0) / best_inverse;
-        self.round(s, x, best_inverse, min, codes);
-        let mut best_error = self.error(s, x, w, scale, min, codes);
+        self.round(s, x, best_inverse, min, &mut codes);
+        let mut best_error = self.error(s, x, w, scale, min, &codes);
         for guess in 0..=self.last {
             let inverse = V::splat(s, self.first + self.delta * guess as f32 + self.top) / (max - min);
-            self.round(s, x, inverse, min, codes);
+            self.round(s, x, inverse, min, &mut codes);
             let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
             for i in 0..N {
                 let (x, w, l) = (V::load(s, &x[i]), V::load(s, &w[i]), V::load(s, &codes[i]));
@@ -66,7 +66,7 @@ impl Affine {
             let positive = this_min.gt(zero);
             let this_scale = (sum_xl / sum_l2).or_else(positive, this_scale);
             let this_min = zero.or_else(positive, this_min);
-            let this_error = self.error(s, x, w, this_scale, this_min, codes);
+            let this_error = self.error(s, x, w, this_scale, this_min, &codes);
             let better = s.and(determinant.gt(zero), best_error.gt(this_error));
             best_inverse = inverse.or_else(better, best_inverse);
             best_min = min.or_else(better, best_min);
@@ -74,11 +74,8 @@ impl Affine {
             scale = this_scale.or_else(better, scale);
             min = this_min.or_else(better, min);
         }
-        self.round(s, x, best_inverse, best_min, codes);
-        for row in codes.iter_mut() {
-            V::load(s, row).or_else(live, zero).store(row);
-        }
-        (scale.or_else(live, zero).array(), min.array())
+        let rounding = Rounding { search: self, inverse: best_inverse, min: best_min, live };
+        (scale.or_else(live, zero).array(), min.array(), rounding)
     }
 
     /// `code = clamp(round(inverse * (x - min)), 0, top)`
@@ -111,6 +108,25 @@ impl Affine {
     }
 }
 
+/// Rounds to the codes of a search's best guess; those of groups whose values are all one are 0.
+pub struct Rounding<S: Simd> {
+    search: Affine,
+    inverse: V<S>,
+    min: V<S>,
+    live: S::M,
+}
+
+impl<S: Simd> Rounding<S> {
+    /// Fills `codes`.
+    #[inline(always)]
+    pub fn round<const N: usize>(&self, s: S, x: &Tile<N>, codes: &mut Tile<N>) {
+        self.search.round(s, x, self.inverse, self.min, codes);
+        for row in codes.iter_mut() {
+            V::load(s, row).or_else(self.live, V::splat(s, 0.0)).store(row);
+        }
+    }
+}
+
 /// The smallest and the largest value of each group.
 #[inline(always)]
 fn range<S: Simd, const N: usize>(s: S, x: &Tile<N>) -> (V<S>, V<S>) {
@@ -123,21 +139,30 @@ fn range<S: Simd, const N: usize>(s: S, x: &Tile<N>) -> (V<S>, V<S>) {
     (min, max)
 }
 
-/// Without a search: `scale = (max - min) / top`, `code = min(top, trunc((x - min) / scale + 0.5))`; `min` may be of either sign.
-/// Source: `quantize_row_q4_1_ref` of ggml.
+/// Without a search: `scale = (max - min) / top`; `min` may be of either sign. Source: `quantize_row_q4_1_ref` of ggml.
 #[inline(always)]
-pub fn plain<S: Simd, const N: usize>(
-    s: S,
-    x: &Tile<N>,
-    top: f32,
-    codes: &mut Tile<N>,
-) -> ([f32; LANES], [f32; LANES]) {
-    let (zero, half, top) = (V::splat(s, 0.0), V::splat(s, 0.5), V::splat(s, top));
+pub fn plain<S: Simd, const N: usize>(s: S, x: &Tile<N>, top: f32) -> ([f32; LANES], [f32; LANES], PlainRounding<S>) {
+    let (zero, top) = (V::splat(s, 0.0), V::splat(s, top));
     let (min, max) = range(s, x);
     let scale = (max - min) / top;
     let inverse = (V::splat(s, 1.0) / scale).or_else(scale.abs().gt(zero), zero);
-    for i in 0..N {
-        ((V::load(s, &x[i]) - min) * inverse + half).floor().min(top).store(&mut codes[i]);
+    (scale.array(), min.array(), PlainRounding { inverse, min, top })
+}
+
+/// `code = min(top, trunc((x - min) / scale + 0.5))`
+pub struct PlainRounding<S: Simd> {
+    inverse: V<S>,
+    min: V<S>,
+    top: V<S>,
+}
+
+impl<S: Simd> PlainRounding<S> {
+    /// Fills `codes`.
+    #[inline(always)]
+    pub fn round<const N: usize>(&self, s: S, x: &Tile<N>, codes: &mut Tile<N>) {
+        let half = V::splat(s, 0.5);
+        for i in 0..N {
+            ((V::load(s, &x[i]) - self.min) * self.inverse + half).floor().min(self.top).store(&mut codes[i]);
+        }
     }
-    (scale.array(), min.array())
 }

@@ -54,10 +54,10 @@ pub fn codes<const N: usize>(tile: &Tile<N>) -> [[u8; N]; LANES] {
     codes
 }
 
-/// Rounds every value once more, to what the stored scales mean: `code = clamp(round((x + offset) / d), low, high) - low`. Groups
-/// whose `d` is 0 keep the codes of the search, as in ggml.
+/// Requantizes every value, to what the stored scales mean: `code = clamp(round((x + offset) / d), low, high) - low`. Groups whose `d` is 0
+/// keep their codes, as in ggml.
 #[inline(always)]
-pub fn round_again<S: Simd, const N: usize>(
+pub fn requantize<S: Simd, const N: usize>(
     s: S,
     x: &Tile<N>,
     d: &[f32; LANES],

@@ -36,9 +36,9 @@ fn sums<S: Simd, const N: usize>(s: S, x: &Tile<N>, w: &Tile<N>, inverse: V<S>, 
 }
 
 /// Tries 19 scales about the one that gives the largest value the code `-half`, each corrected to the best for its codes, and keeps the
-/// one of least error, with `w` the weights of the errors. Fills `codes`, shifted up by `half`. Source: `make_qx_quants` of ggml.
+/// one of least error, with `w` the weights of the errors. Source: `make_qx_quants` of ggml.
 #[inline(always)]
-pub fn search<S: Simd, const N: usize>(s: S, x: &Tile<N>, w: &Tile<N>, half: f32, codes: &mut Tile<N>) -> [f32; LANES] {
+pub fn search<S: Simd, const N: usize>(s: S, x: &Tile<N>, w: &Tile<N>, half: f32) -> ([f32; LANES], Rounding<S>) {
     let zero = V::splat(s, 0.0);
     let (peak, live) = peak(s, x);
     let mut best_inverse = V::splat(s, -half) / peak;
@@ -57,30 +57,64 @@ pub fn search<S: Simd, const N: usize>(s: S, x: &Tile<N>, w: &Tile<N>, half: f32
         best = (this_scale * sum_lx).or_else(better, best);
         scale = this_scale.or_else(better, scale);
     }
-    for i in 0..N {
-        (code(s, x, best_inverse, half, i) + V::splat(s, half)).or_else(live, zero).store(&mut codes[i]);
-    }
-    scale.or_else(live, zero).array()
+    (scale.or_else(live, zero).array(), Rounding { inverse: best_inverse, half, live })
 }
 
-/// Without a search: `scale = peak / -half`, `code = min(2 half - 1, trunc(x / scale + half + 0.5))`. Source: `quantize_row_q4_0_ref` of
-/// ggml.
+/// Rounds to the codes of a search's best scale, shifted up by `half`; those of groups that are none are 0.
+pub struct Rounding<S: Simd> {
+    inverse: V<S>,
+    half: f32,
+    live: S::M,
+}
+
+impl<S: Simd> Rounding<S> {
+    /// The code 0 for every value.
+    #[inline(always)]
+    pub fn zeros(s: S) -> Rounding<S> {
+        let zero = V::splat(s, 0.0);
+        Rounding { inverse: zero, half: 0.0, live: zero.gt(zero) }
+    }
+
+    /// Fills `codes`.
+    #[inline(always)]
+    pub fn round<const N: usize>(&self, s: S, x: &Tile<N>, codes: &mut Tile<N>) {
+        let (zero, half) = (V::splat(s, 0.0), V::splat(s, self.half));
+        for i in 0..N {
+            (code(s, x, self.inverse, self.half, i) + half).or_else(self.live, zero).store(&mut codes[i]);
+        }
+    }
+}
+
+/// Without a search: `scale = peak / -half`. Source: `quantize_row_q4_0_ref` of ggml.
 #[inline(always)]
-pub fn plain<S: Simd, const N: usize>(s: S, x: &Tile<N>, half: f32, codes: &mut Tile<N>) -> [f32; LANES] {
+pub fn plain<S: Simd, const N: usize>(s: S, x: &Tile<N>, half: f32) -> ([f32; LANES], PlainRounding<S>) {
     let zero = V::splat(s, 0.0);
     let scale = peak(s, x).0 / V::splat(s, -half);
     let inverse = (V::splat(s, 1.0) / scale).or_else(scale.abs().gt(zero), zero);
-    let (middle, top) = (V::splat(s, half + 0.5), V::splat(s, 2.0 * half - 1.0));
-    for i in 0..N {
-        (V::load(s, &x[i]) * inverse + middle).floor().min(top).store(&mut codes[i]);
-    }
-    scale.array()
+    (scale.array(), PlainRounding { inverse, half })
 }
 
-/// Starts from the scale that gives the largest value the code `-half` and improves one code after the other, five times over, with
-/// `x^2` the weights of the errors. Fills `codes`, shifted up by `half`. Source: `make_q3_quants` of ggml.
+/// `code = min(2 half - 1, trunc(x / scale + half + 0.5))`
+pub struct PlainRounding<S: Simd> {
+    inverse: V<S>,
+    half: f32,
+}
+
+impl<S: Simd> PlainRounding<S> {
+    /// Fills `codes`.
+    #[inline(always)]
+    pub fn round<const N: usize>(&self, s: S, x: &Tile<N>, codes: &mut Tile<N>) {
+        let (middle, top) = (V::splat(s, self.half + 0.5), V::splat(s, 2.0 * self.half - 1.0));
+        for i in 0..N {
+            (V::load(s, &x[i]) * self.inverse + middle).floor().min(top).store(&mut codes[i]);
+        }
+    }
+}
+
+/// Coordinate descent: starts from the scale that gives the largest value the code `-half` and improves one code after the other, five times
+/// over, with `x^2` the weights of the errors. Fills `codes`, shifted up by `half`. Source: `make_q3_quants` of ggml.
 #[inline(always)]
-pub fn sweep<S: Simd, const N: usize>(s: S, x: &Tile<N>, half: f32, codes: &mut Tile<N>) -> [f32; LANES] {
+pub fn descend<S: Simd, const N: usize>(s: S, x: &Tile<N>, half: f32, codes: &mut Tile<N>) -> [f32; LANES] {
     let zero = V::splat(s, 0.0);
     let (low, high) = (V::splat(s, -half), V::splat(s, half - 1.0));
     let (peak, live) = peak(s, x);

@@ -1,11 +1,14 @@
 //! Products with blocks of 32: four rows by four blocks a step; see `README.md`.
 
-use super::super::walk::{self, Steps};
+use super::Avx2;
+use crate::isa::format::{BlockFormat, kernels};
+use crate::isa::gemm::formats::*;
+use crate::isa::gemv::{self, Steps};
 use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8Row;
+use strata_quant::activations::Q8x32Row;
 use strata_quant::formats::iq4_nl::LEVELS;
 use strata_quant::{Activations, GgmlType};
 
@@ -20,17 +23,46 @@ struct Quad {
 struct Of<F>(PhantomData<F>);
 
 /// A format of blocks of 32.
-trait Blocks<const QUAD_BYTES: usize> {
-    /// Bytes of a block; the scale comes first, then the least value if there is one.
-    const BYTES: usize = QUAD_BYTES / 4;
-    /// What unsigned codes have too much: the block sum is `dot - ZERO * sum(x)`.
-    const ZERO: i32 = 0;
-    /// True if every weight has the block's least value added.
-    const MIN: bool = false;
+trait Blocks<const QUAD_BYTES: usize>: BlockFormat {
+    /// Zero point of unsigned codes: the block sum is `dot - ZERO * sum(x)`.
+    const ZERO: i32;
     /// True if the codes have signs, or else they are at most 63.
-    const SIGNED: bool = false;
+    const SIGNED: bool;
     /// Four blocks of a row.
-    fn unpack(blocks: &[u8; QUAD_BYTES]) -> Quad;
+    fn unpack(t: Avx2, blocks: &[u8; QUAD_BYTES]) -> Quad;
+}
+
+/// The formats, each with the zero point of its codes, their sign, and the way from four blocks to codes; and the list of their kernels.
+macro_rules! formats {
+    ($($F:ident, zero $zero:literal, signed $signed:literal: |$blocks:ident| $codes:expr;)*) => {
+        $(impl Blocks<{ 4 * $F::BYTES }> for $F {
+            const ZERO: i32 = $zero;
+            const SIGNED: bool = $signed;
+            #[inline(always)]
+            fn unpack(_: Avx2, $blocks: &[u8; 4 * $F::BYTES]) -> Quad {
+                // SAFETY: the token proves AVX2; registers, and loads checked by `two`.
+                unsafe { $codes }
+            }
+        })*
+
+        /// The kernels.
+        pub const KERNELS: &[(GgmlType, Matmul)] = kernels!(matmul, 4 blocks: $($F)*);
+    };
+}
+
+formats! {
+    Q4_0, zero 8, signed false: |blocks| nibbles(blocks, 2);
+    Q4_1, zero 0, signed false: |blocks| nibbles(blocks, 4);
+    Q5_0, zero 16, signed false: |blocks| five_bits(blocks, 2, 6);
+    Q5_1, zero 0, signed false: |blocks| five_bits(blocks, 4, 8);
+    Iq4Nl, zero 0, signed true: |blocks| {
+        let (quad, levels) = (nibbles(blocks, 2), levels());
+        let of = |v: [__m256i; 2]| [_mm256_shuffle_epi8(levels, v[0]), _mm256_shuffle_epi8(levels, v[1])];
+        Quad { lo: of(quad.lo), hi: of(quad.hi) }
+    };
+    Q8_0, zero 0, signed true: |blocks| {
+        Quad { lo: [two(blocks, 0, 2), two(blocks, 2, 2)], hi: [two(blocks, 0, 18), two(blocks, 2, 18)] }
+    };
 }
 
 /// 16 bytes at `offset` of two blocks of a quad.
@@ -80,78 +112,12 @@ fn five_bits<const N: usize>(blocks: &[u8; N], high: usize, offset: usize) -> Qu
     quad
 }
 
-/// The body of [`Blocks::unpack`].
-macro_rules! unpack {
-    ($e:expr) => {
-        // SAFETY: reached only from this set's functions; registers, and loads checked by `two`.
-        unsafe { $e }
-    };
-}
-
-struct Q4_0;
-impl Blocks<72> for Q4_0 {
-    const ZERO: i32 = 8;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 72]) -> Quad {
-        unpack!(nibbles(blocks, 2))
-    }
-}
-
-struct Q4_1;
-impl Blocks<80> for Q4_1 {
-    const MIN: bool = true;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 80]) -> Quad {
-        unpack!(nibbles(blocks, 4))
-    }
-}
-
-struct Q5_0;
-impl Blocks<88> for Q5_0 {
-    const ZERO: i32 = 16;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 88]) -> Quad {
-        unpack!(five_bits(blocks, 2, 6))
-    }
-}
-
-struct Q5_1;
-impl Blocks<96> for Q5_1 {
-    const MIN: bool = true;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 96]) -> Quad {
-        unpack!(five_bits(blocks, 4, 8))
-    }
-}
-
-struct Iq4Nl;
-impl Blocks<72> for Iq4Nl {
-    const SIGNED: bool = true;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 72]) -> Quad {
-        unpack!({
-            let (quad, levels) = (nibbles(blocks, 2), levels());
-            let of = |v: [__m256i; 2]| [_mm256_shuffle_epi8(levels, v[0]), _mm256_shuffle_epi8(levels, v[1])];
-            Quad { lo: of(quad.lo), hi: of(quad.hi) }
-        })
-    }
-}
-
 /// The levels of the IQ4 formats in both lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub fn levels() -> __m256i {
     // SAFETY: AVX2 by the function's feature; the load is the 16 levels.
     unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(LEVELS.as_ptr().cast())) }
-}
-
-struct Q8_0;
-impl Blocks<136> for Q8_0 {
-    const SIGNED: bool = true;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 136]) -> Quad {
-        unpack!(Quad { lo: [two(blocks, 0, 2), two(blocks, 2, 2)], hi: [two(blocks, 0, 18), two(blocks, 2, 18)] })
-    }
 }
 
 /// Products of 32 codes with 32 activations, added within groups of four.
@@ -171,19 +137,21 @@ fn products(signed: bool, lo: __m256i, hi: __m256i, x_lo: __m256i, x_hi: __m256i
 }
 
 impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
-    type Row<'a> = Q8Row<'a>;
+    type Token = Avx2;
+    type Row<'a> = Q8x32Row<'a>;
     type Acc = __m128;
 
     #[inline(always)]
-    unsafe fn step<const C: usize>(
+    fn step<const C: usize>(
+        t: Avx2,
         rows: [&[u8; N]; 4],
-        xs: &[Q8Row<'_>; C],
+        xs: &[Q8x32Row<'_>; C],
         q: usize,
         live: usize,
         acc: &mut [__m128; C],
     ) {
-        // SAFETY: the caller's promise.
-        unsafe { step::<F, N, C>(rows, xs, q, live, acc) }
+        // SAFETY: the token proves the function's features.
+        unsafe { step::<F, N, C>(t, rows, xs, q, live, acc) }
     }
 }
 
@@ -191,22 +159,23 @@ impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn step<F: Blocks<N>, const N: usize, const C: usize>(
+    t: Avx2,
     rows: [&[u8; N]; 4],
-    xs: &[Q8Row<'_>; C],
+    xs: &[Q8x32Row<'_>; C],
     q: usize,
     live: usize,
     acc: &mut [__m128; C],
 ) {
-    let w = [F::unpack(rows[0]), F::unpack(rows[1]), F::unpack(rows[2]), F::unpack(rows[3])];
+    let w = [F::unpack(t, rows[0]), F::unpack(t, rows[1]), F::unpack(t, rows[2]), F::unpack(t, rows[3])];
     let halves = |at: usize| {
         let half = |r: usize| i16::from_le_bytes([rows[r][at], rows[r][at + 1]]);
         _mm_cvtph_ps(_mm_setr_epi16(half(0), half(1), half(2), half(3), 0, 0, 0, 0))
     };
     let (mut d_w, mut m_w) = ([_mm_setzero_ps(); 4], [_mm_setzero_ps(); 4]); // [block](rows)
     for b in 0..4 {
-        d_w[b] = halves(b * F::BYTES);
-        if F::MIN {
-            m_w[b] = halves(b * F::BYTES + 2);
+        d_w[b] = halves(b * F::BYTES + F::D);
+        if let Some(at) = F::M {
+            m_w[b] = halves(b * F::BYTES + at);
         }
     }
     for c in 0..C {
@@ -229,7 +198,7 @@ fn step<F: Blocks<N>, const N: usize, const C: usize>(
                     let d_x = _mm_set1_ps(xs[c].scales[q * 4 + block]);
                     let sums = _mm_cvtepi32_ps(_mm_sub_epi32(dots, _mm_set1_epi32(F::ZERO * sum_x)));
                     acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w[block], d_x), sums, acc[c]);
-                    if F::MIN {
+                    if F::M.is_some() {
                         let sum_x = _mm_cvtepi32_ps(_mm_set1_epi32(sum_x));
                         acc[c] = _mm_fmadd_ps(_mm_mul_ps(m_w[block], d_x), sum_x, acc[c]);
                     }
@@ -241,19 +210,5 @@ fn step<F: Blocks<N>, const N: usize, const C: usize>(
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn matmul<F: Blocks<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
-    // SAFETY: this function's features.
-    unsafe { walk::matmul::<Of<F>, N>(job, x, out) }
-}
-
-/// The product of a format.
-pub fn product(ty: GgmlType) -> Option<Matmul> {
-    Some(match ty {
-        GgmlType::Q4_0 => matmul::<Q4_0, 72>,
-        GgmlType::Q4_1 => matmul::<Q4_1, 80>,
-        GgmlType::Q5_0 => matmul::<Q5_0, 88>,
-        GgmlType::Q5_1 => matmul::<Q5_1, 96>,
-        GgmlType::Q8_0 => matmul::<Q8_0, 136>,
-        GgmlType::IQ4_NL => matmul::<Iq4Nl, 72>,
-        _ => return None,
-    })
+    gemv::matmul::<Of<F>, N>(Avx2::new(), job, x, out)
 }

@@ -1,13 +1,12 @@
 //! AVX2 with FMA and F16C: two registers of 8 lanes; 8-bit products by `vpmaddubsw`.
 
-mod blocks256;
-mod blocks32;
+pub mod blocks256;
+pub mod blocks32;
+mod gemm;
 mod peak;
-mod wide;
 
-use crate::table::{Matmul, instantiate};
+use super::instantiate::instantiate;
 use std::arch::x86_64::*;
-use strata_quant::GgmlType;
 use strata_quant::float::ROUND;
 use strata_quant::simd::Simd;
 
@@ -184,17 +183,12 @@ pub fn sum8(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }
 
-/// This set's own block products.
-pub fn blocks(ty: GgmlType) -> Option<Matmul> {
-    blocks32::product(ty).or_else(|| blocks256::product(ty))
-}
-
 instantiate!(
     Avx2::new(),
     #[target_feature(enable = "avx2,fma,f16c")],
     2 x 2,
     1,
-    blocks,
-    Some(wide::WIDE),
+    [blocks32::KERNELS, blocks256::KERNELS],
+    Some(gemm::GEMM),
     peak::multiply_add
 );

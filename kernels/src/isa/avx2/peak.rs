@@ -1,4 +1,4 @@
-//! The most multiply-adds: `vpmaddubsw` and `vpaddw` on registers, 32 products each, as small codes over many columns have them (`wide.rs`).
+//! The most multiply-adds: `vpmaddubsw` and `vpaddw` on registers, 32 products each, as GEMM of small codes has them (`gemm.rs`).
 //! What widens the words once in several steps is left out.
 
 use std::arch::x86_64::*;

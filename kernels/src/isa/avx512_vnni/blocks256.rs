@@ -4,35 +4,63 @@
 //! leaves four partial sums of each group in its lane; they are multiplied with the group's integer scale, and all lanes of all four
 //! registers added: `isum`, exactly. The offsets of the weights go with the sums of the activations: `msum`.
 
-use super::super::walk::{self, Steps};
-use super::super::x86::scales::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K, Scales, array};
+use super::Avx512;
 use super::blocks32::levels;
+use crate::isa::avx2::blocks256::{GroupScales, array};
+use crate::isa::format::{BlockFormat, kernels};
+use crate::isa::gemm::formats::*;
+use crate::isa::gemv::{self, Steps};
 use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8kRow;
+use strata_quant::activations::Q8x256Row;
 use strata_quant::{Activations, GgmlType};
 
 /// A format's steps on this set.
 struct Of<F>(PhantomData<F>);
 
-/// A format of blocks of 256.
-trait Block<const BYTES: usize>: Scales<BYTES> {
-    /// What the unsigned codes have too much.
-    const ZERO: i32 = 0;
-    /// True if four products of a code and an activation may pass 16 bits.
-    const WIDE: bool = false;
-    /// 256 unsigned codes in the order of k.
-    fn codes(block: &[u8; BYTES]) -> [__m512i; 4];
+/// A width of integers.
+enum Sums {
+    I16,
+    I32,
 }
 
-/// The body of a method of [`Block`].
-macro_rules! on_this_set {
-    ($e:expr) => {
-        // SAFETY: reached only from this set's functions; registers, and loads inside arrays of their size.
-        unsafe { $e }
+/// A format of blocks of 256.
+trait Block<const BYTES: usize>: GroupScales<BYTES> {
+    /// Zero point of the unsigned codes.
+    const ZERO: i32;
+    /// What four products of a code and an activation fit.
+    const SUMS: Sums;
+    /// 256 unsigned codes in the order of k.
+    fn codes(t: Avx512, block: &[u8; BYTES]) -> [__m512i; 4];
+}
+
+/// The formats, each with the zero point of its codes, the width of its sums and the way from a block to codes; and the list of their kernels.
+macro_rules! formats {
+    ($($F:ident, zero $zero:literal, sums $sums:ident: |$block:ident| $codes:expr;)*) => {
+        $(impl Block<{ $F::BYTES }> for $F {
+            const ZERO: i32 = $zero;
+            const SUMS: Sums = Sums::$sums;
+            #[inline(always)]
+            fn codes(_: Avx512, $block: &[u8; $F::BYTES]) -> [__m512i; 4] {
+                // SAFETY: the token proves AVX-512; registers, and loads inside arrays of their size.
+                unsafe { $codes }
+            }
+        })*
+
+        /// The kernels.
+        pub const KERNELS: &[(GgmlType, Matmul)] = kernels!(matmul, 1 blocks: $($F)*);
     };
+}
+
+formats! {
+    Q2K, zero 0, sums I16: |block| pairs(array(block, 16));
+    Q3K, zero 4, sums I16: |block| add_bits(pairs(array(block, 32)), array(block, 0), 4);
+    Q4K, zero 0, sums I16: |block| group_nibbles(array(block, 16));
+    Q5K, zero 0, sums I16: |block| add_bits(group_nibbles(array(block, 48)), array(block, 16), 16);
+    Q6K, zero 32, sums I16: |block| six_bits(array(block, 0), array(block, 128));
+    Iq4Xs, zero 128, sums I32: |block| group_levels(array(block, 8));
 }
 
 /// 32 bytes, twice.
@@ -81,97 +109,55 @@ fn pairs(bytes: &[u8; 64]) -> [__m512i; 4] {
     [shifted(a, 0, 2, 3), shifted(a, 4, 6, 3), shifted(b, 0, 2, 3), shifted(b, 4, 6, 3)]
 }
 
-impl Block<84> for Q2K {
-    #[inline(always)]
-    fn codes(block: &[u8; 84]) -> [__m512i; 4] {
-        on_this_set!(pairs(array(block, 16)))
-    }
+/// Codes of nibbles, two of 64 side by side, and of pairs of bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn six_bits(nibbles: &[u8; 128], high: &[u8; 64]) -> [__m512i; 4] {
+    let high = pairs(high);
+    // SAFETY: AVX-512 by the function's feature; the load is the 64 bytes.
+    let low = |half: usize| unsafe { _mm512_loadu_si512(array::<64>(nibbles, half * 64).as_ptr().cast()) };
+    let nibble = _mm512_set1_epi8(15);
+    let code = |v: __m512i, high: __m512i| _mm512_or_si512(_mm512_and_si512(v, nibble), _mm512_slli_epi16::<4>(high));
+    let (a, b) = (low(0), low(1));
+    [
+        code(a, high[0]),
+        code(_mm512_srli_epi16::<4>(a), high[1]),
+        code(b, high[2]),
+        code(_mm512_srli_epi16::<4>(b), high[3]),
+    ]
 }
 
-impl Block<110> for Q3K {
-    const ZERO: i32 = 4;
-    #[inline(always)]
-    fn codes(block: &[u8; 110]) -> [__m512i; 4] {
-        on_this_set!(add_bits(pairs(array(block, 32)), array(block, 0), 4))
-    }
-}
-
-impl Block<144> for Q4K {
-    #[inline(always)]
-    fn codes(block: &[u8; 144]) -> [__m512i; 4] {
-        on_this_set!(group_nibbles(array(block, 16)))
-    }
-}
-
-impl Block<176> for Q5K {
-    #[inline(always)]
-    fn codes(block: &[u8; 176]) -> [__m512i; 4] {
-        on_this_set!(add_bits(group_nibbles(array(block, 48)), array(block, 16), 16))
-    }
-}
-
-impl Block<210> for Q6K {
-    const ZERO: i32 = 32;
-    #[inline(always)]
-    fn codes(block: &[u8; 210]) -> [__m512i; 4] {
-        on_this_set!({
-            let high = pairs(array(block, 128));
-            let low = |half: usize| _mm512_loadu_si512(array::<64>(block, half * 64).as_ptr().cast());
-            let nibble = _mm512_set1_epi8(15);
-            let code =
-                |v: __m512i, high: __m512i| _mm512_or_si512(_mm512_and_si512(v, nibble), _mm512_slli_epi16::<4>(high));
-            let (a, b) = (low(0), low(1));
-            [
-                code(a, high[0]),
-                code(_mm512_srli_epi16::<4>(a), high[1]),
-                code(b, high[2]),
-                code(_mm512_srli_epi16::<4>(b), high[3]),
-            ]
-        })
-    }
-}
-
-impl Block<136> for Iq4Xs {
-    const ZERO: i32 = 128;
-    const WIDE: bool = true;
-    #[inline(always)]
-    fn codes(block: &[u8; 136]) -> [__m512i; 4] {
-        on_this_set!({
-            let (order, levels) = (_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), levels());
-            let counts = _mm512_setr_epi64(
-                0,
-                0,
-                4 * 0x0001_0001_0001_0001,
-                4 * 0x0001_0001_0001_0001,
-                0,
-                0,
-                4 * 0x0001_0001_0001_0001,
-                4 * 0x0001_0001_0001_0001,
-            );
-            let of = |j: usize| {
-                let v = _mm512_permutexvar_epi64(order, both(array(block, 8 + j * 32)));
-                let nibbles = _mm512_and_si512(_mm512_srlv_epi16(v, counts), _mm512_set1_epi8(15));
-                _mm512_shuffle_epi8(levels, nibbles)
-            };
-            [of(0), of(1), of(2), of(3)]
-        })
-    }
+/// The levels of nibbles of groups of 32, 16 bytes each, plus 128.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn group_levels(bytes: &[u8; 128]) -> [__m512i; 4] {
+    const FOUR: i64 = 4 * 0x0001_0001_0001_0001;
+    let (order, levels) = (_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), levels());
+    let counts = _mm512_setr_epi64(0, 0, FOUR, FOUR, 0, 0, FOUR, FOUR);
+    let of = |j: usize| {
+        let v = _mm512_permutexvar_epi64(order, both(array(bytes, j * 32)));
+        let nibbles = _mm512_and_si512(_mm512_srlv_epi16(v, counts), _mm512_set1_epi8(15));
+        _mm512_shuffle_epi8(levels, nibbles)
+    };
+    [of(0), of(1), of(2), of(3)]
 }
 
 impl<F: Block<N>, const N: usize> Steps<N> for Of<F> {
-    type Row<'a> = Q8kRow<'a>;
+    type Token = Avx512;
+    type Row<'a> = Q8x256Row<'a>;
     type Acc = __m128;
 
     #[inline(always)]
-    unsafe fn step<const C: usize>(
+    fn step<const C: usize>(
+        t: Avx512,
         rows: [&[u8; N]; 4],
-        xs: &[Q8kRow<'_>; C],
+        xs: &[Q8x256Row<'_>; C],
         b: usize,
         _: usize,
         acc: &mut [__m128; C],
     ) {
-        // SAFETY: the caller's promise.
-        unsafe { step::<F, N, C>(rows, xs, b, acc) }
+        // SAFETY: the token proves the function's features.
+        unsafe { step::<F, N, C>(t, rows, xs, b, acc) }
     }
 }
 
@@ -206,8 +192,9 @@ fn totals8(v: [__m256i; 4]) -> __m128i {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn step<F: Block<N>, const N: usize, const C: usize>(
+    t: Avx512,
     rows: [&[u8; N]; 4],
-    xs: &[Q8kRow<'_>; C],
+    xs: &[Q8x256Row<'_>; C],
     b: usize,
     acc: &mut [__m128; C],
 ) {
@@ -220,8 +207,7 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
     let second = _mm512_add_epi16(first, _mm512_set1_epi16(8));
     // A row at a time: the codes of four at once would leave the registers.
     for r in 0..4 {
-        // SAFETY: AVX2 by the function's feature.
-        let (codes, (scale, min)) = (F::codes(rows[r]), unsafe { F::scales(rows[r]) });
+        let (codes, (scale, min)) = (F::codes(t, rows[r]), F::scales(t.avx2(), rows[r]));
         let wide = _mm512_castsi256_si512(scale);
         let packed = [_mm512_permutexvar_epi16(first, wide), _mm512_permutexvar_epi16(second, wide)];
         for c in 0..C {
@@ -232,7 +218,7 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
                 (_mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()), x)
             };
             let dot = |j: usize| _mm512_dpbusd_epi32(zero, codes[j], x[j]);
-            isums[c][r] = if F::WIDE {
+            isums[c][r] = if matches!(F::SUMS, Sums::I32) {
                 let scale = _mm512_cvtepi16_epi32(scale); // (groups)
                 let times = |j: i32| {
                     let lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -248,7 +234,7 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
                 let excess = _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(F::ZERO));
                 isums[c][r] = _mm512_sub_epi32(isums[c][r], _mm512_zextsi256_si512(excess));
             }
-            if F::DMIN.is_some() {
+            if F::M.is_some() {
                 msums[c][r] = _mm256_madd_epi16(min, sums);
             }
         }
@@ -257,7 +243,7 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
     for c in 0..C {
         let d_x = _mm_set1_ps(xs[c].scales[b]);
         acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), _mm_cvtepi32_ps(totals(isums[c])), acc[c]);
-        if let Some(at) = F::DMIN {
+        if let Some(at) = F::M {
             let m_w = halves(rows, at);
             acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), _mm_cvtepi32_ps(totals8(msums[c])), acc[c]);
         }
@@ -266,19 +252,5 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn matmul<F: Block<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
-    // SAFETY: this function's features.
-    unsafe { walk::matmul::<Of<F>, N>(job, x, out) }
-}
-
-/// The product of a format.
-pub fn product(ty: GgmlType) -> Option<Matmul> {
-    Some(match ty {
-        GgmlType::Q2_K => matmul::<Q2K, 84>,
-        GgmlType::Q3_K => matmul::<Q3K, 110>,
-        GgmlType::Q4_K => matmul::<Q4K, 144>,
-        GgmlType::Q5_K => matmul::<Q5K, 176>,
-        GgmlType::Q6_K => matmul::<Q6K, 210>,
-        GgmlType::IQ4_XS => matmul::<Iq4Xs, 136>,
-        _ => return None,
-    })
+    gemv::matmul::<Of<F>, N>(Avx512::new(), job, x, out)
 }

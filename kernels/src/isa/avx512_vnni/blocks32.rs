@@ -1,25 +1,59 @@
 //! Products with blocks of 32: four rows by four blocks a step; see `README.md`.
 
-use super::super::walk::{self, Steps};
+use super::Avx512;
+use crate::isa::format::{BlockFormat, kernels};
+use crate::isa::gemm::formats::*;
+use crate::isa::gemv::{self, Steps};
 use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8Row;
+use strata_quant::activations::Q8x32Row;
 use strata_quant::formats::iq4_nl::LEVELS;
 use strata_quant::{Activations, GgmlType};
 
 /// A format's steps on this set.
 struct Of<F>(PhantomData<F>);
 
-/// A format of blocks of 32; a block begins with its scale and its least value if there is one.
-trait Blocks<const QUAD_BYTES: usize> {
-    /// What the unsigned codes have too much: the block sum is `dot - ZERO * sum(x)`.
+/// A format of blocks of 32.
+trait Blocks<const QUAD_BYTES: usize>: BlockFormat {
+    /// Zero point of the unsigned codes: the block sum is `dot - ZERO * sum(x)`.
     const ZERO: i32;
-    /// True if every weight has the block's least value added.
-    const MIN: bool = false;
     /// Four blocks of a row, as the quads of the activations want them: values 0..16 of each, then values 16..32, as unsigned codes.
-    fn unpack(blocks: &[u8; QUAD_BYTES]) -> (__m512i, __m512i);
+    fn unpack(t: Avx512, blocks: &[u8; QUAD_BYTES]) -> (__m512i, __m512i);
+}
+
+/// The formats, each with the zero point of its codes and the way from four blocks to codes; and the list of their kernels.
+macro_rules! formats {
+    ($($F:ident, zero $zero:literal: |$blocks:ident| $codes:expr;)*) => {
+        $(impl Blocks<{ 4 * $F::BYTES }> for $F {
+            const ZERO: i32 = $zero;
+            #[inline(always)]
+            fn unpack(_: Avx512, $blocks: &[u8; 4 * $F::BYTES]) -> (__m512i, __m512i) {
+                // SAFETY: the token proves AVX-512; registers, and loads checked by `four`.
+                unsafe { $codes }
+            }
+        })*
+
+        /// The kernels.
+        pub const KERNELS: &[(GgmlType, Matmul)] = kernels!(matmul, 4 blocks: $($F)*);
+    };
+}
+
+formats! {
+    Q4_0, zero 8: |blocks| nibbles(blocks, 2);
+    Q4_1, zero 0: |blocks| nibbles(blocks, 4);
+    Q5_0, zero 16: |blocks| five_bits(blocks, 2, 6);
+    Q5_1, zero 0: |blocks| five_bits(blocks, 4, 8);
+    Iq4Nl, zero 128: |blocks| {
+        let ((lo, hi), levels) = (nibbles(blocks, 2), levels());
+        (_mm512_shuffle_epi8(levels, lo), _mm512_shuffle_epi8(levels, hi))
+    };
+    // Signed codes become unsigned by adding 128, which flips the top bit.
+    Q8_0, zero 128: |blocks| {
+        let flip = _mm512_set1_epi8(-128);
+        (_mm512_xor_si512(four(blocks, 2), flip), _mm512_xor_si512(four(blocks, 18), flip))
+    };
 }
 
 /// 16 bytes at `offset` of each of the four blocks of a quad.
@@ -57,64 +91,6 @@ fn five_bits<const N: usize>(blocks: &[u8; N], high: usize, offset: usize) -> (_
     (_mm512_mask_add_epi8(lo, first, lo, fifth), _mm512_mask_add_epi8(hi, second, hi, fifth))
 }
 
-/// The body of [`Blocks::unpack`].
-macro_rules! unpack {
-    ($e:expr) => {
-        // SAFETY: reached only from this set's functions; registers, and loads checked by `four`.
-        unsafe { $e }
-    };
-}
-
-struct Q4_0;
-impl Blocks<72> for Q4_0 {
-    const ZERO: i32 = 8;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 72]) -> (__m512i, __m512i) {
-        unpack!(nibbles(blocks, 2))
-    }
-}
-
-struct Q4_1;
-impl Blocks<80> for Q4_1 {
-    const ZERO: i32 = 0;
-    const MIN: bool = true;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 80]) -> (__m512i, __m512i) {
-        unpack!(nibbles(blocks, 4))
-    }
-}
-
-struct Q5_0;
-impl Blocks<88> for Q5_0 {
-    const ZERO: i32 = 16;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 88]) -> (__m512i, __m512i) {
-        unpack!(five_bits(blocks, 2, 6))
-    }
-}
-
-struct Q5_1;
-impl Blocks<96> for Q5_1 {
-    const ZERO: i32 = 0;
-    const MIN: bool = true;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 96]) -> (__m512i, __m512i) {
-        unpack!(five_bits(blocks, 4, 8))
-    }
-}
-
-struct Iq4Nl;
-impl Blocks<72> for Iq4Nl {
-    const ZERO: i32 = 128;
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 72]) -> (__m512i, __m512i) {
-        unpack!({
-            let ((lo, hi), levels) = (nibbles(blocks, 2), levels());
-            (_mm512_shuffle_epi8(levels, lo), _mm512_shuffle_epi8(levels, hi))
-        })
-    }
-}
-
 /// The levels of the IQ4 formats in every 128 bits, plus 128.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
@@ -124,33 +100,22 @@ pub fn levels() -> __m512i {
     _mm512_xor_si512(levels, _mm512_set1_epi8(-128))
 }
 
-struct Q8_0;
-impl Blocks<136> for Q8_0 {
-    const ZERO: i32 = 128;
-    /// Signed codes become unsigned by adding 128, which flips the top bit.
-    #[inline(always)]
-    fn unpack(blocks: &[u8; 136]) -> (__m512i, __m512i) {
-        unpack!({
-            let flip = _mm512_set1_epi8(-128);
-            (_mm512_xor_si512(four(blocks, 2), flip), _mm512_xor_si512(four(blocks, 18), flip))
-        })
-    }
-}
-
 impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
-    type Row<'a> = Q8Row<'a>;
+    type Token = Avx512;
+    type Row<'a> = Q8x32Row<'a>;
     type Acc = __m128;
 
     #[inline(always)]
-    unsafe fn step<const C: usize>(
+    fn step<const C: usize>(
+        t: Avx512,
         rows: [&[u8; N]; 4],
-        xs: &[Q8Row<'_>; C],
+        xs: &[Q8x32Row<'_>; C],
         q: usize,
         live: usize,
         acc: &mut [__m128; C],
     ) {
-        // SAFETY: the caller's promise.
-        unsafe { step::<F, N, C>(rows, xs, q, live, acc) }
+        // SAFETY: the token proves the function's features.
+        unsafe { step::<F, N, C>(t, rows, xs, q, live, acc) }
     }
 }
 
@@ -183,15 +148,19 @@ fn halves<const N: usize>(rows: [&[u8; N]; 4], at: usize) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn step<F: Blocks<N>, const N: usize, const C: usize>(
+    t: Avx512,
     rows: [&[u8; N]; 4],
-    xs: &[Q8Row<'_>; C],
+    xs: &[Q8x32Row<'_>; C],
     q: usize,
     live: usize,
     acc: &mut [__m128; C],
 ) {
-    let w = [F::unpack(rows[0]), F::unpack(rows[1]), F::unpack(rows[2]), F::unpack(rows[3])];
-    let d_w = halves(rows, 0);
-    let m_w = if F::MIN { halves(rows, 2) } else { _mm512_setzero_ps() };
+    let w = [F::unpack(t, rows[0]), F::unpack(t, rows[1]), F::unpack(t, rows[2]), F::unpack(t, rows[3])];
+    let d_w = halves(rows, F::D);
+    let m_w = match F::M {
+        Some(at) => halves(rows, at),
+        None => _mm512_setzero_ps(),
+    };
     let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     for c in 0..C {
         let (lo, hi) = xs[c].quads[q].split_at(64);
@@ -223,7 +192,7 @@ fn step<F: Blocks<N>, const N: usize, const C: usize>(
                 if live > $b {
                     let lane = |v| _mm512_extractf32x4_ps::<$b>(v);
                     acc[c] = _mm_fmadd_ps(lane(scale), lane(sums), acc[c]);
-                    if F::MIN {
+                    if F::M.is_some() {
                         acc[c] = _mm_fmadd_ps(lane(min), lane(of_min), acc[c]);
                     }
                 }
@@ -238,19 +207,5 @@ fn step<F: Blocks<N>, const N: usize, const C: usize>(
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn matmul<F: Blocks<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
-    // SAFETY: this function's features.
-    unsafe { walk::matmul::<Of<F>, N>(job, x, out) }
-}
-
-/// The product of a format.
-pub fn product(ty: GgmlType) -> Option<Matmul> {
-    Some(match ty {
-        GgmlType::Q4_0 => matmul::<Q4_0, 72>,
-        GgmlType::Q4_1 => matmul::<Q4_1, 80>,
-        GgmlType::Q5_0 => matmul::<Q5_0, 88>,
-        GgmlType::Q5_1 => matmul::<Q5_1, 96>,
-        GgmlType::Q8_0 => matmul::<Q8_0, 136>,
-        GgmlType::IQ4_NL => matmul::<Iq4Nl, 72>,
-        _ => return None,
-    })
+    gemv::matmul::<Of<F>, N>(Avx512::new(), job, x, out)
 }

@@ -2,13 +2,12 @@
 
 mod blocks256;
 mod blocks32;
+mod gemm;
 mod peak;
-mod wide;
 
-use super::avx2::sum8;
-use crate::table::{Matmul, instantiate};
+use super::avx2::{Avx2, sum8};
+use super::instantiate::instantiate;
 use std::arch::x86_64::*;
-use strata_quant::GgmlType;
 use strata_quant::float::ROUND;
 use strata_quant::simd::Simd;
 
@@ -31,6 +30,13 @@ impl Avx512 {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     fn new() -> Avx512 {
         Avx512(())
+    }
+
+    /// The token of AVX2.
+    #[inline(always)]
+    fn avx2(self) -> Avx2 {
+        // SAFETY: the token proves AVX2, FMA and F16C, which this set has beside AVX-512.
+        unsafe { Avx2::new() }
     }
 }
 
@@ -157,17 +163,12 @@ impl Simd for Avx512 {
     }
 }
 
-/// This set's own block products.
-fn blocks(ty: GgmlType) -> Option<Matmul> {
-    blocks32::product(ty).or_else(|| blocks256::product(ty))
-}
-
 instantiate!(
     Avx512::new(),
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")],
     4 x 6,
     4,
-    blocks,
-    Some(wide::WIDE),
+    [blocks32::KERNELS, blocks256::KERNELS],
+    Some(gemm::GEMM),
     peak::multiply_add
 );

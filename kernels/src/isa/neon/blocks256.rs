@@ -1,36 +1,86 @@
 //! Products with blocks of 256: four rows by one block a step. A group of 16 codes is a register; its products are multiplied with the
 //! group's integer scale and added up, exactly.
 
-use super::super::walk::{self, Steps};
-use super::{Products, halves, load, load_signed, totals};
-use crate::matmul::{Job, Out};
-use crate::table::Matmul;
+use super::lanes::Neon;
+use super::{DotProducts, halves, load, load_signed, totals};
+use crate::isa::format::BlockFormat;
+use crate::isa::gemm::formats::*;
+use crate::isa::gemv::Steps;
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8kRow;
+use strata_quant::activations::Q8x256Row;
 use strata_quant::formats::iq4_nl::LEVELS;
-use strata_quant::{Activations, GgmlType};
 
 /// A format's steps with some way to multiply.
-struct Of<F, P>(PhantomData<(F, P)>);
+pub struct Of<F, P>(PhantomData<(F, P)>);
 
 /// A format of blocks of 256.
-trait Block<const BYTES: usize> {
-    /// Where the half-precision scale is.
-    const D: usize;
-    /// Where the half-precision scale of the offsets is, if there are offsets.
-    const DMIN: Option<usize> = None;
+pub trait Block<const BYTES: usize>: BlockFormat {
     /// The codes of 16 groups, with their signs.
-    fn codes(block: &[u8; BYTES]) -> [int8x16_t; 16];
+    fn codes(t: Neon, block: &[u8; BYTES]) -> [int8x16_t; 16];
     /// Scales and offsets of 16 groups.
     fn scales(block: &[u8; BYTES]) -> ([i16; 16], [i16; 16]);
 }
 
-/// The body of [`Block::codes`].
-macro_rules! codes {
-    ($e:expr) => {
-        // SAFETY: reached only from functions compiled for NEON; registers, and loads checked by `load`.
-        unsafe { $e }
+/// The formats, each with the ways from a block to the codes of a group and to scales; and `kernels256!`, the list of their kernels, which
+/// are compiled for each of the three sets.
+macro_rules! formats {
+    ($($F:ident: |$block:ident, $group:ident| $codes:expr, $scales:expr;)*) => {
+        $(impl Block<{ $F::BYTES }> for $F {
+            #[inline(always)]
+            fn codes(_: Neon, $block: &[u8; $F::BYTES]) -> [int8x16_t; 16] {
+                // SAFETY: the token proves NEON; registers, and loads checked by `load`.
+                std::array::from_fn(|$group| unsafe { $codes })
+            }
+            #[inline(always)]
+            fn scales($block: &[u8; $F::BYTES]) -> ([i16; 16], [i16; 16]) {
+                $scales
+            }
+        })*
+
+        macro_rules! kernels256 {
+            ($matmul:ident) => { kernels!($matmul, 1 blocks: $($F)*) };
+        }
+        pub(super) use kernels256;
+    };
+}
+
+formats! {
+    Q2K: |block, group| vreinterpretq_s8_u8(pair(block, 16, group)), {
+        (std::array::from_fn(|i| (block[i] & 15) as i16), std::array::from_fn(|i| (block[i] >> 4) as i16))
+    };
+    Q3K: |block, group| {
+        let code = vorrq_u8(pair(block, 32, group), vshlq_n_u8::<2>(bit(block, 0, group)));
+        vsubq_s8(vreinterpretq_s8_u8(code), vdupq_n_s8(4))
+    }, {
+        let scale = |group: usize| {
+            let low = block[96 + group % 8] >> (group / 8 * 4) & 15;
+            let high = block[104 + group % 4] >> (group / 4 * 2) & 3;
+            (low | high << 4) as i16 - 32
+        };
+        (std::array::from_fn(scale), [0; 16])
+    };
+    Q4K: |block, group| vreinterpretq_s8_u8(group_nibbles(block, 16, group)), six_bits(&block[4..16]);
+    Q5K: |block, group| {
+        let fifth = vshlq_n_u8::<4>(bit(block, 16, group));
+        vreinterpretq_s8_u8(vorrq_u8(group_nibbles(block, 48, group), fifth))
+    }, six_bits(&block[4..16]);
+    Q6K: |block, group| {
+        let (half, within) = (group / 8, group % 8);
+        let low = shifted(load(block, half * 64 + within % 4 * 16), within / 4 * 4, 15);
+        let code = vorrq_u8(low, vshlq_n_u8::<4>(pair(block, 128, group)));
+        vsubq_s8(vreinterpretq_s8_u8(code), vdupq_n_s8(32))
+    }, (std::array::from_fn(|group| block[192 + group] as i8 as i16), [0; 16]);
+    Iq4Xs: |block, group| {
+        vqtbl1q_s8(load_signed(&LEVELS, 0), shifted(load(block, 8 + group / 2 * 16), group % 2 * 4, 15))
+    }, {
+        let high = u16::from_le_bytes([block[2], block[3]]);
+        let scale = |group: usize| {
+            let of_32 = group / 2;
+            let low = block[4 + of_32 / 2] >> (of_32 % 2 * 4) & 15;
+            (low as u16 | (high >> (of_32 * 2) & 3) << 4) as i16 - 32
+        };
+        (std::array::from_fn(scale), [0; 16])
     };
 }
 
@@ -77,141 +127,32 @@ fn six_bits(bytes: &[u8]) -> ([i16; 16], [i16; 16]) {
     (twice(scales), twice(mins))
 }
 
-struct Q2K;
-impl Block<84> for Q2K {
-    const D: usize = 80;
-    const DMIN: Option<usize> = Some(82);
-    #[inline(always)]
-    fn codes(block: &[u8; 84]) -> [int8x16_t; 16] {
-        std::array::from_fn(|group| codes!(vreinterpretq_s8_u8(pair(block, 16, group))))
-    }
-    #[inline(always)]
-    fn scales(block: &[u8; 84]) -> ([i16; 16], [i16; 16]) {
-        (std::array::from_fn(|i| (block[i] & 15) as i16), std::array::from_fn(|i| (block[i] >> 4) as i16))
-    }
-}
-
-struct Q3K;
-impl Block<110> for Q3K {
-    const D: usize = 108;
-    #[inline(always)]
-    fn codes(block: &[u8; 110]) -> [int8x16_t; 16] {
-        std::array::from_fn(|group| {
-            codes!({
-                let code = vorrq_u8(pair(block, 32, group), vshlq_n_u8::<2>(bit(block, 0, group)));
-                vsubq_s8(vreinterpretq_s8_u8(code), vdupq_n_s8(4))
-            })
-        })
-    }
-    #[inline(always)]
-    fn scales(block: &[u8; 110]) -> ([i16; 16], [i16; 16]) {
-        let scale = |group: usize| {
-            let low = block[96 + group % 8] >> (group / 8 * 4) & 15;
-            let high = block[104 + group % 4] >> (group / 4 * 2) & 3;
-            (low | high << 4) as i16 - 32
-        };
-        (std::array::from_fn(scale), [0; 16])
-    }
-}
-
-struct Q4K;
-impl Block<144> for Q4K {
-    const D: usize = 0;
-    const DMIN: Option<usize> = Some(2);
-    #[inline(always)]
-    fn codes(block: &[u8; 144]) -> [int8x16_t; 16] {
-        std::array::from_fn(|group| codes!(vreinterpretq_s8_u8(group_nibbles(block, 16, group))))
-    }
-    #[inline(always)]
-    fn scales(block: &[u8; 144]) -> ([i16; 16], [i16; 16]) {
-        six_bits(&block[4..16])
-    }
-}
-
-struct Q5K;
-impl Block<176> for Q5K {
-    const D: usize = 0;
-    const DMIN: Option<usize> = Some(2);
-    #[inline(always)]
-    fn codes(block: &[u8; 176]) -> [int8x16_t; 16] {
-        std::array::from_fn(|group| {
-            codes!({
-                let fifth = vshlq_n_u8::<4>(bit(block, 16, group));
-                vreinterpretq_s8_u8(vorrq_u8(group_nibbles(block, 48, group), fifth))
-            })
-        })
-    }
-    #[inline(always)]
-    fn scales(block: &[u8; 176]) -> ([i16; 16], [i16; 16]) {
-        six_bits(&block[4..16])
-    }
-}
-
-struct Q6K;
-impl Block<210> for Q6K {
-    const D: usize = 208;
-    #[inline(always)]
-    fn codes(block: &[u8; 210]) -> [int8x16_t; 16] {
-        std::array::from_fn(|group| {
-            codes!({
-                let (half, within) = (group / 8, group % 8);
-                let low = shifted(load(block, half * 64 + within % 4 * 16), within / 4 * 4, 15);
-                let code = vorrq_u8(low, vshlq_n_u8::<4>(pair(block, 128, group)));
-                vsubq_s8(vreinterpretq_s8_u8(code), vdupq_n_s8(32))
-            })
-        })
-    }
-    #[inline(always)]
-    fn scales(block: &[u8; 210]) -> ([i16; 16], [i16; 16]) {
-        (std::array::from_fn(|group| block[192 + group] as i8 as i16), [0; 16])
-    }
-}
-
-struct Iq4Xs;
-impl Block<136> for Iq4Xs {
-    const D: usize = 0;
-    #[inline(always)]
-    fn codes(block: &[u8; 136]) -> [int8x16_t; 16] {
-        std::array::from_fn(|group| {
-            codes!(vqtbl1q_s8(load_signed(&LEVELS, 0), shifted(load(block, 8 + group / 2 * 16), group % 2 * 4, 15)))
-        })
-    }
-    #[inline(always)]
-    fn scales(block: &[u8; 136]) -> ([i16; 16], [i16; 16]) {
-        let high = u16::from_le_bytes([block[2], block[3]]);
-        let scale = |group: usize| {
-            let of_32 = group / 2;
-            let low = block[4 + of_32 / 2] >> (of_32 % 2 * 4) & 15;
-            (low as u16 | (high >> (of_32 * 2) & 3) << 4) as i16 - 32
-        };
-        (std::array::from_fn(scale), [0; 16])
-    }
-}
-
-impl<F: Block<N>, P: Products, const N: usize> Steps<N> for Of<F, P> {
-    type Row<'a> = Q8kRow<'a>;
+impl<F: Block<N>, P: DotProducts, const N: usize> Steps<N> for Of<F, P> {
+    type Token = P;
+    type Row<'a> = Q8x256Row<'a>;
     type Acc = float32x4_t;
 
     #[inline(always)]
-    unsafe fn step<const C: usize>(
+    fn step<const C: usize>(
+        t: P,
         rows: [&[u8; N]; 4],
-        xs: &[Q8kRow<'_>; C],
+        xs: &[Q8x256Row<'_>; C],
         b: usize,
         _: usize,
         acc: &mut [float32x4_t; C],
     ) {
-        // SAFETY: the caller's promise; registers, and loads checked by `load` or of whole arrays.
+        // SAFETY: the token proves NEON; registers, and loads checked by `load` or of whole arrays.
         unsafe {
             let zero = vdupq_n_s32(0);
             let (mut isums, mut msums) = ([[zero; 4]; C], [[zero; 4]; C]); // [column][row](lanes)
             for r in 0..4 {
-                let (codes, (scales, mins)) = (F::codes(rows[r]), F::scales(rows[r]));
+                let (codes, (scales, mins)) = (F::codes(t.neon(), rows[r]), F::scales(rows[r]));
                 for c in 0..C {
                     for group in 0..16 {
-                        let dot = P::products(zero, codes[group], load_signed(&xs[c].codes[b], group * 16));
+                        let dot = t.products(zero, codes[group], load_signed(&xs[c].codes[b], group * 16));
                         isums[c][r] = vmlaq_n_s32(isums[c][r], dot, scales[group] as i32);
                     }
-                    if F::DMIN.is_some() {
+                    if F::M.is_some() {
                         for at in (0..16).step_by(4) {
                             let (min, sum) =
                                 (vld1_s16(mins.as_ptr().add(at)), vld1_s16(xs[c].sums[b].as_ptr().add(at)));
@@ -224,30 +165,11 @@ impl<F: Block<N>, P: Products, const N: usize> Steps<N> for Of<F, P> {
             for c in 0..C {
                 let d_x = vdupq_n_f32(xs[c].scales[b]);
                 acc[c] = vfmaq_f32(acc[c], vmulq_f32(d_w, d_x), vcvtq_f32_s32(totals(isums[c])));
-                if let Some(at) = F::DMIN {
+                if let Some(at) = F::M {
                     let m_w = halves(rows, at);
                     acc[c] = vfmsq_f32(acc[c], vmulq_f32(m_w, d_x), vcvtq_f32_s32(totals(msums[c])));
                 }
             }
         }
     }
-}
-
-#[target_feature(enable = "neon")]
-fn matmul<F: Block<N>, P: Products, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
-    // SAFETY: NEON by the function's feature; `P` is of the set in whose table this is.
-    unsafe { walk::matmul::<Of<F, P>, N>(job, x, out) }
-}
-
-/// The product of a format.
-pub fn product<P: Products>(ty: GgmlType) -> Option<Matmul> {
-    Some(match ty {
-        GgmlType::Q2_K => matmul::<Q2K, P, 84>,
-        GgmlType::Q3_K => matmul::<Q3K, P, 110>,
-        GgmlType::Q4_K => matmul::<Q4K, P, 144>,
-        GgmlType::Q5_K => matmul::<Q5K, P, 176>,
-        GgmlType::Q6_K => matmul::<Q6K, P, 210>,
-        GgmlType::IQ4_XS => matmul::<Iq4Xs, P, 136>,
-        _ => return None,
-    })
 }

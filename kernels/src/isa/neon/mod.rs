@@ -3,44 +3,42 @@
 
 mod blocks256;
 mod blocks32;
+mod gemm;
 mod lanes;
 mod peak;
 mod products;
-mod wide;
 
-use super::walk::Acc;
-use super::wide::panel::{Expand, Panel};
-use super::wide::tile::{self, Columns};
+use super::gemm::panel::{Expand, Panel};
+use super::gemm::tile::{self, Columns};
+use super::gemv::Acc;
+use gemm::{L, Panels};
+use lanes::Neon;
 use std::arch::aarch64::*;
-use wide::{L, Panels};
 
-/// A way to multiply. A value of such a type is the proof that the processor has the instructions.
-pub trait Products: Copy {
-    /// Products of 16 codes with 16 activations, added within groups of four lanes of `acc`, in some order: integers do not care.
-    ///
-    /// # Safety
-    /// The processor has the instructions.
-    unsafe fn products(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t;
-
-    /// The same, lane i of the sum being that of codes `4 * i..4 * i + 4`.
-    ///
-    /// # Safety
-    /// The processor has the instructions.
-    unsafe fn fours(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t;
-
-    /// What [`Products::most`] adds up.
-    const MOST: u64 = 16;
-    /// As many products in one step as there can be, for `peak.rs`.
-    ///
-    /// # Safety
-    /// The processor has the instructions.
+/// A way to multiply. A value of such a type is the proof that the processor has the instructions, NEON among them.
+pub trait DotProducts: Copy {
+    /// The token of NEON.
     #[inline(always)]
-    unsafe fn most(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-        // SAFETY: the caller's promise.
-        unsafe { Self::products(acc, w, x) }
+    fn neon(self) -> Neon {
+        // SAFETY: the token proves NEON.
+        unsafe { Neon::new() }
     }
 
-    /// See `Strip::sums` in `isa/wide/panel.rs`.
+    /// Products of 16 codes with 16 activations, added within groups of four lanes of `acc`, in some order: integers do not care.
+    fn products(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t;
+
+    /// The same, lane i of the sum being that of codes `4 * i..4 * i + 4`.
+    fn fours(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t;
+
+    /// The products that [`DotProducts::most`] adds up.
+    const MOST: u64 = 16;
+    /// As many products in one step as there can be, for `peak.rs`.
+    #[inline(always)]
+    fn most(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        self.products(acc, w, x)
+    }
+
+    /// See `Vector::sums` in `isa/gemm/panel.rs`.
     #[inline(always)]
     fn sums<F: Expand, const S: usize, const C: usize>(
         t: Panels<Self>,
@@ -51,7 +49,7 @@ pub trait Products: Copy {
         tile::sums::<Panels<Self>, F, L, S, C>(t, panel, x, i)
     }
 
-    /// The order of codes that [`Products::sums`] wants, from that of `panel.rs`.
+    /// The order of codes that [`DotProducts::sums`] wants, from that of `panel.rs`.
     #[inline(always)]
     fn finish<const S: usize>(self, _panel: &mut Panel<L, S>) {}
 }
@@ -61,35 +59,50 @@ macro_rules! set {
     ($(#[$doc:meta])* $name:ident, $Products:ident: $features:literal, $detected:expr, $sums:literal sums) => {
         $(#[$doc])*
         pub mod $name {
+            use super::blocks32::{self, Blocks, kernels32};
+            use super::blocks256::{self, Block, kernels256};
             use super::lanes::Neon;
+            use super::peak;
             use super::products::$Products;
-            use super::wide::Panels;
-            use super::{blocks32, blocks256, peak};
-            use crate::table::{Matmul, instantiate};
-            use strata_quant::GgmlType;
+            use crate::isa::format::kernels;
+            use crate::isa::gemm::formats::*;
+            use crate::isa::gemv;
+            use crate::isa::instantiate::instantiate;
+            use crate::matmul::{Job, Out};
+            use crate::table::Matmul;
+            use strata_quant::{Activations, GgmlType};
 
             /// True if the processor has what this set uses.
             pub fn detected() -> bool {
                 $detected
             }
 
-            fn blocks(ty: GgmlType) -> Option<Matmul> {
-                blocks32::product::<$Products>(ty).or_else(|| blocks256::product::<$Products>(ty))
+            #[target_feature(enable = $features)]
+            fn blocks_of_32<F: Blocks<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
+                gemv::matmul::<blocks32::Of<F, $Products>, N>($Products::new(), job, x, out)
             }
 
             #[target_feature(enable = $features)]
-            fn multiply_add(rounds: usize) -> u64 {
-                // SAFETY: the function's features.
-                unsafe { peak::multiply_add::<$Products, $sums>(rounds) }
+            fn blocks_of_256<F: Block<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
+                gemv::matmul::<blocks256::Of<F, $Products>, N>($Products::new(), job, x, out)
             }
 
-            mod wide {
-                use super::{$Products, Panels};
+            const KERNELS_32: &[(GgmlType, Matmul)] = kernels32!(blocks_of_32);
+            const KERNELS_256: &[(GgmlType, Matmul)] = kernels256!(blocks_of_256);
+
+            #[target_feature(enable = $features)]
+            fn multiply_add(rounds: usize) -> u64 {
+                peak::multiply_add::<$Products, $sums>($Products::new(), rounds)
+            }
+
+            mod gemm {
+                use super::super::gemm::Panels;
+                use super::$Products;
                 // As with AVX-512: not measured.
-                crate::isa::wide::instantiate!(
+                crate::isa::gemm::instantiate!(
                     Panels<$Products> = Panels($Products::new()),
                     #[target_feature(enable = $features)],
-                    4 lanes x 4 strips,
+                    4 lanes x 4 vectors,
                     4 columns,
                     from |_| 5
                 );
@@ -100,8 +113,8 @@ macro_rules! set {
                 #[target_feature(enable = $features)],
                 4 x 2,
                 1,
-                blocks,
-                Some(wide::WIDE),
+                [KERNELS_32, KERNELS_256],
+                Some(gemm::GEMM),
                 multiply_add
             );
         }

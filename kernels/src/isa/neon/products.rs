@@ -1,10 +1,10 @@
 //! Three ways to multiply 8-bit numbers and add the products up. The instructions that the standard library has no stable functions for are
 //! written out.
 
-use super::Products;
-use super::wide::{L, Panels, four};
-use crate::isa::wide::panel::{Expand, Panel, Strip, step};
-use crate::isa::wide::tile::Columns;
+use super::DotProducts;
+use super::gemm::{L, Panels, four};
+use crate::isa::gemm::panel::{Expand, Panel, Vector, step};
+use crate::isa::gemm::tile::Columns;
 use std::arch::{aarch64::*, asm};
 
 /// By products of 16 bits.
@@ -19,18 +19,18 @@ impl Widening {
     }
 }
 
-impl Products for Widening {
+impl DotProducts for Widening {
     #[inline(always)]
-    unsafe fn products(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-        // SAFETY: the caller's promise; registers only. Two products fit 16 bits: 2 * 128 * 127.
+    fn products(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        // SAFETY: the token proves NEON; registers only. Two products fit 16 bits: 2 * 128 * 127.
         unsafe {
             let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
             vpadalq_s16(acc, vmlal_s8(low, vget_high_s8(w), vget_high_s8(x)))
         }
     }
     #[inline(always)]
-    unsafe fn fours(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-        // SAFETY: the caller's promise; registers only. Two products fit 16 bits.
+    fn fours(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        // SAFETY: the token proves NEON; registers only. Two products fit 16 bits.
         unsafe {
             let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
             vpadalq_s16(acc, vpaddq_s16(low, vmull_high_s8(w, x)))
@@ -91,15 +91,15 @@ unsafe fn sdot_with<const I: usize>(mut acc: int32x4_t, w: int8x16_t, x: int8x16
     acc
 }
 
-impl Products for Sdot {
+impl DotProducts for Sdot {
     #[inline(always)]
-    unsafe fn products(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-        // SAFETY: the caller's promise.
+    fn products(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        // SAFETY: the token proves dotprod.
         unsafe { sdot(acc, w, x) }
     }
     #[inline(always)]
-    unsafe fn fours(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-        // SAFETY: the caller's promise.
+    fn fours(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        // SAFETY: the token proves dotprod.
         unsafe { sdot(acc, w, x) }
     }
     #[inline(always)]
@@ -112,7 +112,7 @@ impl Products for Sdot {
         let mut sums = [[t.spread(0); C]; S];
         let steps = const { step::<Panels<Sdot>, F, L>() } / 4;
         for k in i * steps..(i + 1) * steps {
-            panel.ask::<Panels<Sdot>, F>(t, k);
+            panel.prefetch::<Panels<Sdot>, F>(t, k);
             // SAFETY: the token proves NEON with dotprod; registers only.
             unsafe {
                 let mut w = [vdupq_n_s8(0); S];
@@ -137,7 +137,7 @@ impl Products for Sdot {
     }
 }
 
-/// By `smmla` over many columns, by `sdot` otherwise.
+/// By `smmla` in GEMM, by `sdot` in GEMV.
 #[derive(Clone, Copy)]
 pub struct Smmla(());
 
@@ -169,22 +169,22 @@ unsafe fn smmla(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     acc
 }
 
-impl Products for Smmla {
+impl DotProducts for Smmla {
     #[inline(always)]
-    unsafe fn products(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-        // SAFETY: the caller's promise.
+    fn products(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        // SAFETY: the token proves dotprod.
         unsafe { sdot(acc, w, x) }
     }
     #[inline(always)]
-    unsafe fn fours(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-        // SAFETY: the caller's promise.
+    fn fours(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        // SAFETY: the token proves dotprod.
         unsafe { sdot(acc, w, x) }
     }
 
     const MOST: u64 = 32;
     #[inline(always)]
-    unsafe fn most(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-        // SAFETY: the caller's promise.
+    fn most(self, acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        // SAFETY: the token proves i8mm.
         unsafe { smmla(acc, w, x) }
     }
 
@@ -217,8 +217,8 @@ impl Products for Smmla {
         let (mut sums, mut beyond) = ([[zero; C]; S], [zero; S]);
         let steps = const { step::<Panels<Smmla>, F, L>() } / 4;
         for k in (i * steps..(i + 1) * steps).step_by(2) {
-            panel.ask::<Panels<Smmla>, F>(t, k);
-            panel.ask::<Panels<Smmla>, F>(t, k + 1);
+            panel.prefetch::<Panels<Smmla>, F>(t, k);
+            panel.prefetch::<Panels<Smmla>, F>(t, k + 1);
             for c in (0..C).step_by(2) {
                 // SAFETY: the token proves NEON with i8mm; registers only.
                 unsafe {

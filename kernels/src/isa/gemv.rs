@@ -1,11 +1,11 @@
-//! The walk of a block product over rows, columns and steps. Formats and instruction sets differ in a step.
+//! GEMV, and GEMM with few columns: the loops over rows, columns and steps of k. Formats and instruction sets differ in a step.
 
 use crate::matmul::{Job, Out};
 use strata_quant::Activations;
-use strata_quant::activations::{Q8Row, Q8kRow};
+use strata_quant::activations::{Q8x32Row, Q8x256Row};
 
 /// A row of activations in 8-bit blocks.
-pub trait Row<'a>: Copy {
+pub trait QuantizedRow<'a>: Copy {
     /// Values in a block.
     const BLOCK: usize;
     /// Blocks in a step.
@@ -14,20 +14,20 @@ pub trait Row<'a>: Copy {
     fn of(x: &'a Activations, c: usize) -> Self;
 }
 
-impl<'a> Row<'a> for Q8Row<'a> {
+impl<'a> QuantizedRow<'a> for Q8x32Row<'a> {
     const BLOCK: usize = 32;
     const BLOCKS: usize = 4;
     #[inline(always)]
-    fn of(x: &'a Activations, c: usize) -> Q8Row<'a> {
+    fn of(x: &'a Activations, c: usize) -> Q8x32Row<'a> {
         x.q8x32_row(c)
     }
 }
 
-impl<'a> Row<'a> for Q8kRow<'a> {
+impl<'a> QuantizedRow<'a> for Q8x256Row<'a> {
     const BLOCK: usize = 256;
     const BLOCKS: usize = 1;
     #[inline(always)]
-    fn of(x: &'a Activations, c: usize) -> Q8kRow<'a> {
+    fn of(x: &'a Activations, c: usize) -> Q8x256Row<'a> {
         x.q8x256_row(c)
     }
 }
@@ -38,23 +38,23 @@ pub trait Acc: Copy {
     fn zero() -> Self;
     /// The four numbers.
     fn values(self) -> [f32; 4];
-    /// Asks for the bytes of steps after step `i`, of `N` bytes a row.
+    /// Prefetches the bytes of steps after step `i`, of `N` bytes a row.
     fn prefetch<const N: usize>(_rows: [&[u8]; 4], _i: usize) {}
 }
 
 /// A block format on one instruction set: `N` are the bytes of a step's blocks of one row.
 pub trait Steps<const N: usize> {
-    /// The activations it takes.
-    type Row<'a>: Row<'a>;
-    /// Four numbers, one a row.
+    /// The proof that the processor has the instruction set.
+    type Token: Copy;
+    /// The form of the activations that the format is multiplied with.
+    type Row<'a>: QuantizedRow<'a>;
+    /// Four sums, one a row.
     type Acc: Acc;
 
     /// The first `live` blocks of step `i` of four rows times `C` columns: the exact block sums, then one fused multiply-add a block (two
     /// where the format has offsets), in the order of k, into the four rows of each accumulator.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn step<const C: usize>(
+    fn step<const C: usize>(
+        t: Self::Token,
         rows: [&[u8; N]; 4],
         xs: &[Self::Row<'_>; C],
         i: usize,
@@ -66,11 +66,8 @@ pub trait Steps<const N: usize> {
 /// All rows of the job times all columns: four rows and up to four columns at a time. The four rows are a quarter of the job apart, so
 /// that memory is read as four long runs, which is what the processor's prefetchers follow: neighbouring rows, which end after a few
 /// kilobytes, reached only half of the speed.
-///
-/// # Safety
-/// The processor has the instruction set of `F`.
 #[inline(always)]
-pub unsafe fn matmul<F: Steps<N>, const N: usize>(job: Job<'_>, x: &Activations, out: Out<'_>) {
+pub fn matmul<F: Steps<N>, const N: usize>(t: F::Token, job: Job<'_>, x: &Activations, out: Out<'_>) {
     let quarter = job.rows().div_ceil(4);
     for r in 0..quarter {
         // Past the last row the last is computed again, and dropped.
@@ -79,36 +76,27 @@ pub unsafe fn matmul<F: Steps<N>, const N: usize>(job: Job<'_>, x: &Activations,
         let rows = [row(0), row(1), row(2), row(3)];
         let mut c = 0;
         while c < x.rows() {
-            let step = match x.rows() - c {
-                4.. => 4,
-                left => left,
-            };
-            // SAFETY: the caller's promise.
-            unsafe {
-                match step {
-                    1 => tile::<F, N, 1>(rows, x, c, out, places, job.rows()),
-                    2 => tile::<F, N, 2>(rows, x, c, out, places, job.rows()),
-                    3 => tile::<F, N, 3>(rows, x, c, out, places, job.rows()),
-                    _ => tile::<F, N, 4>(rows, x, c, out, places, job.rows()),
-                }
+            let columns = (x.rows() - c).min(4);
+            match columns {
+                1 => tile::<F, N, 1>(t, rows, x, c, out, places),
+                2 => tile::<F, N, 2>(t, rows, x, c, out, places),
+                3 => tile::<F, N, 3>(t, rows, x, c, out, places),
+                _ => tile::<F, N, 4>(t, rows, x, c, out, places),
             }
-            c += step;
+            c += columns;
         }
     }
 }
 
-/// Four rows, of which `live` are wanted, times `C` columns from `c0` on.
-///
-/// # Safety
-/// The processor has the instruction set of `F`.
+/// Four rows times `C` columns from `c0` on. The results go to the rows `places`; those past the last row are dropped.
 #[inline(always)]
-unsafe fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
+fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
+    t: F::Token,
     rows: [&[u8]; 4],
     x: &'a Activations,
     c0: usize,
     out: Out<'_>,
     places: [usize; 4],
-    all: usize,
 ) {
     let mut xs = [F::Row::<'a>::of(x, c0); C];
     for c in 1..C {
@@ -120,8 +108,7 @@ unsafe fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
     for i in 0..blocks / whole {
         F::Acc::prefetch::<N>(rows, i);
         let of = |r: usize| rows[r][i * N..(i + 1) * N].as_array().expect("whole blocks");
-        // SAFETY: the caller's promise.
-        unsafe { F::step([of(0), of(1), of(2), of(3)], &xs, i, whole, &mut acc) };
+        F::step(t, [of(0), of(1), of(2), of(3)], &xs, i, whole, &mut acc);
     }
     let rest = blocks % whole;
     if rest > 0 {
@@ -130,13 +117,12 @@ unsafe fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
             padded[..rest * (N / whole)].copy_from_slice(&row[blocks / whole * N..]);
         }
         let [a, b, c, d] = &padded;
-        // SAFETY: the caller's promise.
-        unsafe { F::step([a, b, c, d], &xs, blocks / whole, rest, &mut acc) };
+        F::step(t, [a, b, c, d], &xs, blocks / whole, rest, &mut acc);
     }
     for c in 0..C {
         let y = acc[c].values();
         for r in 0..4 {
-            if places[r] < all {
+            if places[r] < out.rows() {
                 out.set(c0 + c, places[r], y[r]);
             }
         }

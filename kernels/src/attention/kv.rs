@@ -1,27 +1,26 @@
-//! How the keys and values of a layer lie in memory: so that attention reads them once, from front to back, in whole registers.
+//! The KV cache of a layer: how its entries lie in memory, so that attention reads them once, from front to back, in whole vectors.
 //!
 //! Positions come in spans of 256. For each span, for each head, there are the keys and then the values of its positions:
 //! ```text
 //! | span 0: keys, values of head 0 | keys, values of head 1 | ... | span 1: keys, values of head 0 | ...
 //! ```
-//! The values of a position are a row of ggml blocks, filled up to whole blocks and whole 16 with zeros. Keys are turned, so that a
-//! register holds the same value of 16 positions, and 16 scores come from multiply-adds alone:
+//! The values of a position are a row of ggml blocks, padded with zeros to a multiple of the block size and of 16. Keys are transposed, so
+//! that a vector holds the same value of 16 positions, and 16 scores come from multiply-adds alone:
 //! ```text
 //! tile of 16 positions:  | value 0 of positions 0 .. 15 | value 1 of positions 0 .. 15 | ...          F32, F16
 //!                        | 16 scales | 32 x 16 codes | 16 scales | 32 x 16 codes | ...                Q8_0
 //! ```
-//! Either way a cell takes the bytes of its ggml type, and has the bits that its encoder gives a row of its own.
+//! Either way an entry takes the bytes of its ggml type, and has the bits that its encoder gives a row of its own.
 
-use crate::isa::Isa;
+use crate::jobs::SPAN;
+use crate::table::Isa;
 use strata_quant::GgmlType;
 use strata_quant::simd::Simd;
 
-/// Positions in a span.
-pub const SPAN: usize = 256;
 /// Positions in a tile of keys.
 pub const TILE: usize = 16;
 
-/// What a layer remembers of a sequence, and how.
+/// The shape and the types of the KV cache of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
     k: GgmlType,
@@ -63,27 +62,27 @@ impl KvLayout {
         self.head_dim
     }
 
-    /// Of keys and of values.
+    /// The types of keys and of values.
     pub fn types(&self) -> (GgmlType, GgmlType) {
         (self.k, self.v)
     }
 
-    /// Where the cells of a span of a head start.
+    /// The byte at which the entries of a span of a head start.
     pub(crate) fn block(&self, span: usize, head: usize) -> usize {
         (span * self.heads + head) * self.block_bytes()
     }
 
-    /// A span of a head: keys and values.
+    /// Bytes of a span of a head, keys and values.
     pub(crate) fn block_bytes(&self) -> usize {
         self.key_bytes() + SPAN * self.row_bytes()
     }
 
-    /// The keys of a span of a head.
+    /// Bytes of the keys of a span of a head.
     pub(crate) fn key_bytes(&self) -> usize {
         SPAN / TILE * tile_bytes(self.k, self.head_dim)
     }
 
-    /// The values of a position.
+    /// Bytes of the values of a position of a head.
     pub(crate) fn row_bytes(&self) -> usize {
         row_bytes(self.v, self.head_dim)
     }
@@ -95,38 +94,38 @@ impl KvLayout {
         let tile = tile_bytes(self.k, self.head_dim);
         let (tile, lane) = (&mut keys[at / TILE * tile..(at / TILE + 1) * tile], at % TILE);
         let row = &mut values[at * self.row_bytes()..(at + 1) * self.row_bytes()];
-        // Thirty-two values at a time, a block of Q8_0; the last filled up with zeros.
+        // Thirty-two values at a time, a block of Q8_0; the last padded with zeros.
         for (i, k) in k.chunks(32).enumerate() {
-            let (k, mut cells) = (padded(k), [0; 128]);
-            let cells = &mut cells[..self.k.row_bytes(32).expect("whole blocks")];
-            isa.encode(self.k, &k, None, cells);
+            let (k, mut encoded) = (padded(k), [0; 128]);
+            let encoded = &mut encoded[..self.k.row_bytes(32).expect("whole blocks")];
+            isa.encode(self.k, &k, None, encoded);
             match self.k {
                 GgmlType::Q8_0 => {
                     let block = &mut tile[i * TILE * 34..(i + 1) * TILE * 34];
-                    block[2 * lane..2 * lane + 2].copy_from_slice(&cells[..2]);
+                    block[2 * lane..2 * lane + 2].copy_from_slice(&encoded[..2]);
                     let codes = block[2 * TILE..].chunks_exact_mut(TILE);
-                    codes.zip(&cells[2..]).for_each(|(codes, code)| codes[lane] = *code);
+                    codes.zip(&encoded[2..]).for_each(|(codes, code)| codes[lane] = *code);
                 }
-                GgmlType::F16 => scatter::<2>(cells, lane, &mut tile[i * 32 * TILE * 2..]),
-                _ => scatter::<4>(cells, lane, &mut tile[i * 32 * TILE * 4..]),
+                GgmlType::F16 => scatter::<2>(encoded, lane, &mut tile[i * 32 * TILE * 2..]),
+                _ => scatter::<4>(encoded, lane, &mut tile[i * 32 * TILE * 4..]),
             }
         }
         let whole = self.head_dim / 32 * 32;
         let (front, back) = row.split_at_mut(self.v.row_bytes(whole).expect("whole blocks"));
         isa.encode(self.v, &v[..whole], None, front);
         if !back.is_empty() {
-            let mut cells = [0; 128];
-            let cells = &mut cells[..self.v.row_bytes(32).expect("whole blocks")];
-            isa.encode(self.v, &padded(&v[whole..]), None, cells);
-            back.copy_from_slice(&cells[..back.len()]);
+            let mut encoded = [0; 128];
+            let encoded = &mut encoded[..self.v.row_bytes(32).expect("whole blocks")];
+            isa.encode(self.v, &padded(&v[whole..]), None, encoded);
+            back.copy_from_slice(&encoded[..back.len()]);
         }
     }
 }
 
-/// Puts each cell of `N` bytes into place `lane` of the next `TILE` places.
-fn scatter<const N: usize>(cells: &[u8], lane: usize, places: &mut [u8]) {
+/// Puts each of the numbers, of `N` bytes, into place `lane` of the next `TILE` places.
+fn scatter<const N: usize>(numbers: &[u8], lane: usize, places: &mut [u8]) {
     let places = places.as_chunks_mut::<N>().0.as_chunks_mut::<TILE>().0;
-    places.iter_mut().zip(cells.as_chunks::<N>().0).for_each(|(places, cell)| places[lane] = *cell);
+    places.iter_mut().zip(numbers.as_chunks::<N>().0).for_each(|(places, number)| places[lane] = *number);
 }
 
 /// 32 values, the last of them zero.
@@ -146,21 +145,21 @@ fn tile_bytes(ty: GgmlType, d: usize) -> usize {
     TILE * ty.row_bytes(d.next_multiple_of(ty.block_len())).expect("whole blocks")
 }
 
-/// The cells of one layer of a sequence.
+/// The KV cache entries of one layer of a sequence.
 #[derive(Clone, Copy)]
-pub struct KvCells<'a> {
-    /// How they lie.
+pub struct KvEntries<'a> {
+    /// Their shape and types.
     pub layout: KvLayout,
     /// [`KvLayout::bytes`] of at least the positions that are read.
     pub bytes: &'a [u8],
 }
 
-/// Reads cells of one type. What it gives is exactly their value: a scale of 11 bits times a code of 8 is a float.
-pub trait Cells {
+/// Reads KV cache entries of one type, exactly: a scale of 11 bits times a code of 8 is a float.
+pub trait Entries {
     /// The type.
     const TYPE: GgmlType;
 
-    /// What [`Cells::keys`] needs to know of values `32 i..` of a tile: their scales, if they have any.
+    /// What [`Entries::keys`] needs to know of values `32 i..` of a tile: their scales, if they have any.
     #[inline(always)]
     fn scales<S: Simd>(s: S, _tile: &[u8], _i: usize) -> S::F {
         s.splat(0.0)
@@ -192,7 +191,7 @@ pub struct F16;
 /// Q8_0
 pub struct Q8_0;
 
-impl Cells for F32 {
+impl Entries for F32 {
     const TYPE: GgmlType = GgmlType::F32;
 
     #[inline(always)]
@@ -205,7 +204,7 @@ impl Cells for F32 {
     }
 }
 
-impl Cells for F16 {
+impl Entries for F16 {
     const TYPE: GgmlType = GgmlType::F16;
 
     #[inline(always)]
@@ -214,7 +213,7 @@ impl Cells for F16 {
     }
 }
 
-impl Cells for Q8_0 {
+impl Entries for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;
 
     #[inline(always)]

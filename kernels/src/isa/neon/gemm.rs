@@ -1,12 +1,12 @@
-//! Panels of 16 rows: four strips of 4 lanes, times tiles of four columns: 16 sums, 4 registers of weights and one of activations leave
+//! Panels of 16 rows: four vectors of 4 lanes, times tiles of four columns: 16 sums, 4 registers of weights and one of activations leave
 //! 11 of 32 for the rest.
 
-use super::super::wide::panel::{Expand, Panel, Strip};
-use super::super::wide::tile::Columns;
-use super::Products;
+use super::super::gemm::panel::{Expand, Panel, Vector};
+use super::super::gemm::tile::Columns;
+use super::DotProducts;
 use std::arch::aarch64::*;
 
-/// Lanes of a strip.
+/// Lanes of a vector.
 pub const L: usize = 4;
 
 /// The token of a set with the way `P` to multiply, which proves its instructions.
@@ -21,8 +21,8 @@ macro_rules! op {
     };
 }
 
-impl<P: Products> Strip<L> for Panels<P> {
-    const NARROW: bool = false;
+impl<P: DotProducts> Vector<L> for Panels<P> {
+    const SUMS_I16: bool = false;
     type I = int32x4_t;
     type F = float32x4_t;
 
@@ -73,7 +73,7 @@ impl<P: Products> Strip<L> for Panels<P> {
     }
     #[inline(always)]
     fn dot<F: Expand>(self, acc: int32x4_t, w: int32x4_t, x: int32x4_t) -> int32x4_t {
-        op!(P::fours(acc, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x)))
+        op!(self.0.fours(acc, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x)))
     }
     #[inline(always)]
     fn scaled(self, acc: int32x4_t, sum: int32x4_t, scale: int32x4_t) -> int32x4_t {
@@ -157,7 +157,7 @@ impl<P: Products> Strip<L> for Panels<P> {
         unsafe { std::arch::asm!("prfm pldl2keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags)) }
     }
     #[inline(always)]
-    fn turn(self, rows: [&[u8; 16]; L]) -> [int32x4_t; 4] {
+    fn transpose(self, rows: [&[u8; 16]; L]) -> [int32x4_t; 4] {
         let [a, b, c, d] = rows;
         op!({
             let load = |row: &[u8; 16]| vreinterpretq_s32_u8(vld1q_u8(row.as_ptr()));

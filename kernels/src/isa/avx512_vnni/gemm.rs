@@ -1,13 +1,13 @@
-//! Panels of 32 rows: two strips of 16 lanes, times tiles of six columns: 12 sums and 12 sums of sums leave 8 registers for the rest.
+//! Panels of 32 rows: two vectors of 16 lanes, times tiles of six columns: 12 sums and 12 sums of sums leave 8 registers for the rest.
 
-use super::super::wide;
-use super::super::wide::panel::{Expand, Strip};
-use super::super::x86::panels::unsigned;
+use super::super::gemm;
+use super::super::gemm::panel::{Expand, Vector};
+use super::super::x86::gemm::unsigned;
 use super::Avx512;
 use std::arch::x86_64::*;
 use strata_quant::GgmlType;
 
-/// Lanes of a strip.
+/// Lanes of a vector.
 const L: usize = 16;
 
 /// One intrinsic on registers.
@@ -18,9 +18,9 @@ macro_rules! op {
     };
 }
 
-impl Strip<L> for Avx512 {
+impl Vector<L> for Avx512 {
     /// `vpdpwssd` multiplies halves of 16 bits: that of the sum with the scale, that of its sign with zero.
-    const NARROW: bool = true;
+    const SUMS_I16: bool = true;
     type I = __m512i;
     type F = __m512;
 
@@ -142,15 +142,15 @@ impl Strip<L> for Avx512 {
         op!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
     }
     #[inline(always)]
-    fn turn(self, rows: [&[u8; 16]; L]) -> [__m512i; 4] {
-        op!(turn(rows))
+    fn transpose(self, rows: [&[u8; 16]; L]) -> [__m512i; 4] {
+        op!(transpose(rows))
     }
 }
 
 /// Four dwords of 16 rows: a 128-bit lane for each row, four rows to a register, whose dwords then change places within the lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn turn(rows: [&[u8; 16]; L]) -> [__m512i; 4] {
+fn transpose(rows: [&[u8; 16]; L]) -> [__m512i; 4] {
     let mut v = [_mm512_setzero_si512(); 4]; // of rows r, r + 4, r + 8, r + 12
     for r in 0..4 {
         // SAFETY: AVX-512 by the function's feature; the load is the 16 bytes.
@@ -163,10 +163,10 @@ fn turn(rows: [&[u8; 16]; L]) -> [__m512i; 4] {
     [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d)]
 }
 
-wide::instantiate!(
+gemm::instantiate!(
     Avx512 = Avx512::new(),
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")],
-    16 lanes x 2 strips,
+    16 lanes x 2 vectors,
     6 columns,
     // Measured on a Xeon (2026-11-25), GB/s on two threads with panels and without: at 2 columns IQ4_XS 30.6 and 24.3, Q4_1 29.5 and 27.5,
     // Q4_K 31.2 and 30.9; at 3 Q4_K 30.6 and 25.1, Q4_0 29.6 and 26.0, Q5_0 25.5 and 25.1; at 4 Q8_0 32.2 and 31.1, Q6_K 28.1 and 29.0.

@@ -1,14 +1,14 @@
 //! The innermost loops: a panel's rows times a few columns, all sums in registers.
 //!
-//! With `S` strips and `C` columns there are `S x C` sums under way, and in formats with groups as many sums of sums. A step loads `S`
+//! With `S` vectors and `C` columns there are `S x C` sums under way, and in formats with groups as many sums of sums. A step loads `S`
 //! registers of weights and spreads `C` dwords of activations for `S x C` multiplications.
 
-use super::panel::{Expand, Panel, Strip, center, narrow, step, zero};
-use strata_quant::activations::tiled::{SLAB, SUMS, XTile};
+use super::panel::{Expand, Panel, Vector, center, step, sums_i16, zero};
+use strata_quant::activations::tiled::{KC, SUMS, XTile};
 
-/// The tile for as many columns as `acc` has, up to `C`: `acc (columns, strips, lanes)` goes on where it stands.
+/// The tile for as many columns as `acc` has, up to `C`: `acc (columns, vectors, lanes)` goes on where it stands.
 #[inline(always)]
-pub fn run<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
+pub fn run<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: XTile<'_>,
@@ -36,7 +36,7 @@ pub struct Columns<'a, const C: usize> {
 }
 
 #[inline(always)]
-fn columns<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
+fn columns<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: XTile<'_>,
@@ -46,7 +46,7 @@ fn columns<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usiz
         codes: x.codes.as_chunks().0.as_array().expect("64 steps"),
         sums: x.sums.as_chunks().0.as_array().expect("all sums of a column"),
     };
-    if F::BLOCK == SLAB {
+    if F::LEN == KC {
         let scales: &[f32; C] = x.scales.as_array().expect("a scale a column");
         blocks_of_256::<T, F, L, S, C>(t, panel, columns, scales, acc);
     } else {
@@ -55,25 +55,25 @@ fn columns<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usiz
     }
 }
 
-/// The exact sums of block `b`: see [`Strip::isums`].
+/// The exact sums of block `b`: see [`Vector::isums`].
 #[inline(always)]
-pub fn isums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
+pub fn isums<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: Columns<'_, C>,
     b: usize,
 ) -> [[T::I; C]; S] {
-    if F::BLOCK < SLAB {
+    if F::LEN < KC {
         return t.sums::<F, S, C>(panel, x, b);
     }
     let mut isum = [[t.spread(0); C]; S];
     let step = const { step::<T, F, L>() };
-    for i in 0..SLAB / step {
+    for i in 0..KC / step {
         let dots = t.sums::<F, S, C>(panel, x, i);
         for s in 0..S {
             let scale = t.ints(&panel.scales[i * step / F::GROUP][s]);
             for c in 0..C {
-                isum[s][c] = if T::NARROW && !const { narrow::<T, F, L>() } {
+                isum[s][c] = if T::SUMS_I16 && !const { sums_i16::<T, F, L>() } {
                     t.add(isum[s][c], t.mul_ints(dots[s][c], scale))
                 } else {
                     t.scaled(isum[s][c], dots[s][c], scale)
@@ -84,9 +84,9 @@ pub fn isums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: us
     isum
 }
 
-/// The exact sums of the `i`th [`step`] values of k: see [`Strip::sums`].
+/// The exact sums of the `i`th [`step`] values of k: see [`Vector::sums`].
 #[inline(always)]
-pub fn sums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
+pub fn sums<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: Columns<'_, C>,
@@ -101,15 +101,15 @@ pub fn sums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usi
     let zero = const { zero::<T, F, L>() };
     if zero > 0 {
         for c in 0..C {
-            let excess = t.spread((-zero * x.sums[i][c]) as u32);
+            let correction = t.spread((-zero * x.sums[i][c]) as u32);
             for s in 0..S {
-                sums[s][c] = excess;
+                sums[s][c] = correction;
             }
         }
     }
     let steps = const { step::<T, F, L>() } / 4;
     for k in i * steps..(i + 1) * steps {
-        panel.ask::<T, F>(t, k);
+        panel.prefetch::<T, F>(t, k);
         let mut w = [sums[0][0]; S];
         for s in 0..S {
             w[s] = t.codes(&panel.codes[k][s]);
@@ -125,7 +125,7 @@ pub fn sums<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usi
 }
 
 #[inline(always)]
-fn blocks_of_32<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
+fn blocks_of_32<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: Columns<'_, C>,
@@ -145,7 +145,7 @@ fn blocks_of_32<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C:
             for s in 0..S {
                 let d = t.mul(t.floats(&panel.d[b][s]), d_x);
                 total[s][c] = t.fma(d, t.to_floats(dots[s][c]), total[s][c]);
-                if F::MIN {
+                if F::M.is_some() {
                     let m = t.mul(t.floats(&panel.m[b][s]), d_x);
                     total[s][c] = t.fma(m, t.to_floats(t.spread(x.sums[b][c] as u32)), total[s][c]);
                 }
@@ -160,7 +160,7 @@ fn blocks_of_32<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C:
 }
 
 #[inline(always)]
-fn blocks_of_256<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
+fn blocks_of_256<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: Columns<'_, C>,
@@ -169,7 +169,7 @@ fn blocks_of_256<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C
 ) {
     let mut isum = t.isums::<F, S, C>(panel, x, 0);
     let mut msum = [[t.spread(0); C]; S];
-    if F::MIN {
+    if F::M.is_some() {
         let centered = const { center::<T, F, L>() > 0 };
         let (pairs, first) = if F::GROUP == 16 { (8, 0) } else { (4, 8) };
         for pair in 0..pairs {
@@ -189,7 +189,7 @@ fn blocks_of_256<T: Strip<L>, F: Expand, const L: usize, const S: usize, const C
         for s in 0..S {
             let d = t.mul(t.floats(&panel.d[0][s]), d_x);
             let mut total = t.fma(d, t.to_floats(isum[s][c]), t.floats(&acc[c][s]));
-            if F::MIN {
+            if F::M.is_some() {
                 let m = t.mul(t.floats(&panel.m[0][s]), d_x);
                 total = t.fnma(m, t.to_floats(msum[s][c]), total);
             }

@@ -1,28 +1,28 @@
-//! Strips of eight lanes, for the sets with registers of 256 bits. They differ in how they multiply.
+//! Vectors of eight lanes, for the sets with registers of 256 bits. They differ in how they multiply.
 
-use super::super::wide::panel::{Expand, Panel, Strip, center, masked, zero};
-use super::super::wide::tile::{self, Columns};
+use super::super::gemm::panel::{Expand, Panel, Vector, center, masked, zero};
+use super::super::gemm::tile::{self, Columns};
 use std::arch::x86_64::*;
 
-/// Lanes of a strip.
+/// Lanes of a vector.
 pub const L: usize = 8;
 
 /// True if codes have no signs in a panel: they are the unsigned factor of `vpdpbusd` then, and else the activations with their bias.
-pub const fn unsigned<T: Strip<L>, F: Expand, const L: usize>() -> bool {
-    F::MIN && center::<T, F, L>() == 0 || zero::<T, F, L>() > 0
+pub const fn unsigned<T: Vector<L>, F: Expand, const L: usize>() -> bool {
+    F::M.is_some() && center::<T, F, L>() == 0 || zero::<T, F, L>() > 0
 }
 
 /// A way to multiply. A value of such a type is the proof that the processor has AVX2, FMA, F16C and the instructions it takes.
-pub trait Products: Copy {
-    /// See [`Strip::NARROW`].
-    const NARROW: bool;
-    /// See [`Strip::bias`].
+pub trait DotProducts: Copy {
+    /// See [`Vector::SUMS_I16`].
+    const SUMS_I16: bool;
+    /// See [`Vector::bias`].
     fn bias<F: Expand>() -> u8;
-    /// See [`Strip::dot`].
+    /// See [`Vector::dot`].
     fn dot<F: Expand>(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i;
     /// `acc` plus the products of the two halves of 16 bits.
     fn words(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
-    /// See [`Strip::isums`].
+    /// See [`Vector::isums`].
     #[inline(always)]
     fn isums<F: Expand, const S: usize, const C: usize>(
         self,
@@ -32,12 +32,12 @@ pub trait Products: Copy {
     ) -> [[__m256i; C]; S] {
         tile::isums::<Panels<Self>, F, L, S, C>(Panels(self), panel, x, b)
     }
-    /// See [`Strip::scale`].
+    /// See [`Vector::scale`].
     #[inline(always)]
     fn scale<F: Expand>(self, scale: __m256i) -> __m256i {
         masked::<Panels<Self>, F, L>(Panels(self), scale)
     }
-    /// See [`Strip::finish`].
+    /// See [`Vector::finish`].
     #[inline(always)]
     fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
         panel.begin::<Panels<Self>, F>(Panels(self));
@@ -56,8 +56,8 @@ macro_rules! op {
     };
 }
 
-impl<P: Products> Strip<L> for Panels<P> {
-    const NARROW: bool = P::NARROW;
+impl<P: DotProducts> Vector<L> for Panels<P> {
+    const SUMS_I16: bool = P::SUMS_I16;
     type I = __m256i;
     type F = __m256;
 
@@ -203,15 +203,15 @@ impl<P: Products> Strip<L> for Panels<P> {
         op!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
     }
     #[inline(always)]
-    fn turn(self, rows: [&[u8; 16]; L]) -> [__m256i; 4] {
-        op!(turn(rows))
+    fn transpose(self, rows: [&[u8; 16]; L]) -> [__m256i; 4] {
+        op!(transpose(rows))
     }
 }
 
 /// Four dwords of eight rows: a 128-bit lane for each row, rows r and r + 4 to a register, whose dwords then change places within the lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn turn(rows: [&[u8; 16]; L]) -> [__m256i; 4] {
+fn transpose(rows: [&[u8; 16]; L]) -> [__m256i; 4] {
     let mut v = [_mm256_setzero_si256(); 4];
     for r in 0..4 {
         // SAFETY: AVX2 by the function's feature; the loads are the 16 bytes of each row.

@@ -1,8 +1,43 @@
-//! Each block format as a panel: its bytes, turned so that a lane is a row, taken apart with shifts and masks. The pictures of the blocks
-//! are in the files of `strata-quant`; the order of k is theirs.
+//! Each block format as a panel: its bytes, transposed so that a lane is a row, taken apart with shifts and masks. The pictures of the
+//! blocks are in the files of `strata-quant`; the order of k is theirs.
 
-use super::panel::{Expand, Panel, Rows, Strip, zero};
+use super::panel::{Expand, Panel, Vector, WeightRows, zero};
+use crate::isa::format::BlockFormat;
+use strata_quant::GgmlType;
 use strata_quant::formats::iq4_nl::LEVELS;
+
+/// The formats that kernels are compiled for; and `expanded!`, the list of `$of::<FORMAT>()` for those that have panels.
+macro_rules! formats {
+    ($($Format:ident = $ty:ident;)*) => {
+        $(
+            #[doc = stringify!($ty)]
+            pub struct $Format;
+            impl BlockFormat for $Format {
+                const TYPE: GgmlType = GgmlType::$ty;
+            }
+        )*
+
+        macro_rules! expanded {
+            ($of:ident) => { &[$($of::<$Format>()),*] };
+        }
+        pub(crate) use expanded;
+    };
+}
+
+formats! {
+    Q4_0 = Q4_0;
+    Q4_1 = Q4_1;
+    Q5_0 = Q5_0;
+    Q5_1 = Q5_1;
+    Q8_0 = Q8_0;
+    Iq4Nl = IQ4_NL;
+    Q2K = Q2_K;
+    Q3K = Q3_K;
+    Q4K = Q4_K;
+    Q5K = Q5_K;
+    Q6K = Q6_K;
+    Iq4Xs = IQ4_XS;
+}
 
 /// Nibbles.
 const LOW: u32 = 0x0f0f_0f0f;
@@ -13,76 +48,71 @@ const ONE: u32 = 0x0101_0101;
 
 /// `v >> n & mask`
 #[inline(always)]
-fn bits<T: Strip<L>, const L: usize>(t: T, v: T::I, n: u32, mask: u32) -> T::I {
+fn bits<T: Vector<L>, const L: usize>(t: T, v: T::I, n: u32, mask: u32) -> T::I {
     let v = if n == 0 { v } else { t.shr(v, n) };
     t.and(v, t.spread(mask))
 }
 
 /// `v - zero`, byte by byte.
 #[inline(always)]
-fn less<T: Strip<L>, const L: usize>(t: T, v: T::I, zero: u8) -> T::I {
+fn less<T: Vector<L>, const L: usize>(t: T, v: T::I, zero: u8) -> T::I {
     t.sub_bytes(v, t.spread(u32::from_ne_bytes([zero; 4])))
 }
 
 /// Byte `i` of every lane, with its sign.
 #[inline(always)]
-fn signed_byte<T: Strip<L>, const L: usize>(t: T, v: T::I, i: usize) -> T::I {
+fn signed_byte<T: Vector<L>, const L: usize>(t: T, v: T::I, i: usize) -> T::I {
     t.sar(t.shl(v, 24 - 8 * i as u32), 24)
 }
 
 /// A format of blocks of 32 with nibbles at byte `$at`, and maybe fifth bits at byte `$high`: `$codes` makes codes of four of them of
-/// every row; those without signs are `$zero` too large.
+/// every row; `$zero` is the zero point of those without signs.
 macro_rules! blocks_of_32 {
-    ($($name:ident: $bytes:literal bytes, min $min:literal, zero $zero:literal, peak $peak:literal, nibbles at $at:literal,
+    ($($name:ident: zero $zero:literal, peak $peak:literal, nibbles at $at:literal,
        $(fifth bits at $high:literal,)? |$t:ident, $v:ident| $codes:expr;)*) => {$(
-        #[doc = stringify!($name)]
-        pub struct $name;
         impl Expand for $name {
-            const BLOCK: usize = 32;
-            const BYTES: usize = $bytes;
-            const MIN: bool = $min;
             const PEAK: i32 = $peak;
             const ZERO: i32 = $zero;
             #[inline(always)]
-            fn expand<T: Strip<L>, const L: usize, const S: usize>(
+            fn expand<T: Vector<L>, const L: usize, const S: usize>(
                 $t: T,
-                rows: &Rows<'_, L>,
+                rows: &WeightRows<'_, L>,
                 panel: &mut Panel<L, S>,
                 s: usize,
             ) {
-                for b in 0..rows.len() / $bytes {
-                    let block = b * $bytes;
-                    let nibbles = rows.turn($t, block + $at);
-                    $(let high = rows.turn($t, block + $high)[0];)?
+                for b in 0..rows.len() / Self::BYTES {
+                    let block = b * Self::BYTES;
+                    let nibbles = rows.transpose($t, block + $at);
+                    $(let high = rows.transpose($t, block + $high)[0];)?
                     for four in 0..8 {
                         let $v = bits($t, nibbles[four % 4], four as u32 / 4 * 4, LOW);
                         $(let $v = fifth::<T, L, $high>($t, high, four, $v);)?
                         panel.put($t, b * 8 + four, s, $codes);
                     }
                 }
-                panel.put_all($t, rows, $bytes, s, $min);
+                panel.put_all::<T, Self>($t, rows, s);
             }
         }
     )*};
 }
 
 blocks_of_32! {
-    Q4_0: 18 bytes, min false, zero 8, peak 8, nibbles at 2, |t, v| signs::<T, Self, L>(t, v);
-    Q4_1: 20 bytes, min true, zero 0, peak 15, nibbles at 4, |t, v| v;
-    Q5_0: 22 bytes, min false, zero 16, peak 16, nibbles at 6, fifth bits at 2, |t, v| signs::<T, Self, L>(t, v);
-    Q5_1: 24 bytes, min true, zero 0, peak 31, nibbles at 8, fifth bits at 4, |t, v| v;
-    Iq4Nl: 18 bytes, min false, zero 128, peak 127, nibbles at 2, |t, v| t.look_up(levels::<T, Self, L>(), v);
+    Q4_0: zero 8, peak 8, nibbles at 2, |t, v| signs::<T, Self, L>(t, v);
+    Q4_1: zero 0, peak 15, nibbles at 4, |t, v| v;
+    Q5_0: zero 16, peak 16, nibbles at 6, fifth bits at 2, |t, v| signs::<T, Self, L>(t, v);
+    Q5_1: zero 0, peak 31, nibbles at 8, fifth bits at 4, |t, v| v;
+    Iq4Nl: zero 128, peak 127, nibbles at 2, |t, v| t.look_up(levels::<T, Self, L>(), v);
 }
 
 /// Codes as [`zero`] wants them, with or without signs.
 #[inline(always)]
-fn signs<T: Strip<L>, F: Expand, const L: usize>(t: T, v: T::I) -> T::I {
+fn signs<T: Vector<L>, F: Expand, const L: usize>(t: T, v: T::I) -> T::I {
     if const { zero::<T, F, L>() > 0 } { v } else { less(t, v, F::ZERO as u8) }
 }
 
 /// The levels of IQ4_NL as [`zero`] wants them: adding 128 flips the top bit.
 #[inline(always)]
-fn levels<T: Strip<L>, F: Expand, const L: usize>() -> &'static [i8; 16] {
+fn levels<T: Vector<L>, F: Expand, const L: usize>() -> &'static [i8; 16] {
     const UNSIGNED: [i8; 16] = {
         let mut levels = LEVELS;
         let mut i = 0;
@@ -97,48 +127,43 @@ fn levels<T: Strip<L>, F: Expand, const L: usize>() -> &'static [i8; 16] {
 
 /// Four nibbles with their fifth bits: the `four`th four of 32. `AT` only tells the formats apart that have such bits.
 #[inline(always)]
-fn fifth<T: Strip<L>, const L: usize, const AT: usize>(t: T, high: T::I, four: usize, v: T::I) -> T::I {
+fn fifth<T: Vector<L>, const L: usize, const AT: usize>(t: T, high: T::I, four: usize, v: T::I) -> T::I {
     let high = bits(t, high, 4 * four as u32, 15);
     // Bit j of four goes to bit 8 j: shifts by 0, 7, 14 and 21 at once.
     let spread = t.and(t.mul_ints(high, t.spread(0x0020_4081)), t.spread(ONE));
     t.or(v, t.shl(spread, 4))
 }
 
-/// Q8_0
-pub struct Q8_0;
-
 impl Expand for Q8_0 {
-    const BLOCK: usize = 32;
-    const BYTES: usize = 34;
     const PEAK: i32 = 128;
     #[inline(always)]
-    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+    fn expand<T: Vector<L>, const L: usize, const S: usize>(
         t: T,
-        rows: &Rows<'_, L>,
+        rows: &WeightRows<'_, L>,
         panel: &mut Panel<L, S>,
         s: usize,
     ) {
-        for b in 0..rows.len() / 34 {
+        for b in 0..rows.len() / Self::BYTES {
             for half in 0..2 {
-                let four = rows.turn(t, b * 34 + 2 + half * 16);
+                let four = rows.transpose(t, b * Self::BYTES + 2 + half * 16);
                 for i in 0..4 {
                     panel.put(t, b * 8 + half * 4 + i, s, four[i]);
                 }
             }
         }
-        panel.put_all(t, rows, 34, s, false);
+        panel.put_all::<T, Self>(t, rows, s);
     }
 }
 
 /// The header of Q4_K and Q5_K: `d`, `dmin`, and scales and offsets of six bits; see `pack_six_bits` in `strata-quant`.
 #[inline(always)]
-fn six_bits<T: Strip<L>, F: Expand, const L: usize, const S: usize>(
+fn six_bits<T: Vector<L>, F: Expand, const L: usize, const S: usize>(
     t: T,
-    rows: &Rows<'_, L>,
+    rows: &WeightRows<'_, L>,
     panel: &mut Panel<L, S>,
     s: usize,
 ) {
-    let [d, a, b, c] = rows.turn(t, 0);
+    let [d, a, b, c] = rows.transpose(t, 0);
     panel.put_d(t, 0, s, d);
     panel.put_m(t, 0, s, t.shr(d, 16));
     let high = |v: T::I| t.shl(bits(t, v, 6, TWO), 4);
@@ -153,25 +178,19 @@ fn six_bits<T: Strip<L>, F: Expand, const L: usize, const S: usize>(
     }
 }
 
-/// Q4_K
-pub struct Q4K;
-
 impl Expand for Q4K {
-    const BLOCK: usize = 256;
-    const BYTES: usize = 144;
-    const MIN: bool = true;
     const PEAK: i32 = 15;
     #[inline(always)]
-    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+    fn expand<T: Vector<L>, const L: usize, const S: usize>(
         t: T,
-        rows: &Rows<'_, L>,
+        rows: &WeightRows<'_, L>,
         panel: &mut Panel<L, S>,
         s: usize,
     ) {
         six_bits::<T, Q4K, L, S>(t, rows, panel, s);
         for pair in 0..4 {
             for half in 0..2 {
-                let four = rows.turn(t, 16 + pair * 32 + half * 16);
+                let four = rows.transpose(t, 16 + pair * 32 + half * 16);
                 for i in 0..4 {
                     let step = pair * 16 + half * 4 + i;
                     panel.put(t, step, s, bits(t, four[i], 0, LOW));
@@ -182,27 +201,21 @@ impl Expand for Q4K {
     }
 }
 
-/// Q5_K
-pub struct Q5K;
-
 impl Expand for Q5K {
-    const BLOCK: usize = 256;
-    const BYTES: usize = 176;
-    const MIN: bool = true;
     const PEAK: i32 = 31;
     const CENTER: i32 = 16;
     #[inline(always)]
-    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+    fn expand<T: Vector<L>, const L: usize, const S: usize>(
         t: T,
-        rows: &Rows<'_, L>,
+        rows: &WeightRows<'_, L>,
         panel: &mut Panel<L, S>,
         s: usize,
     ) {
         six_bits::<T, Q5K, L, S>(t, rows, panel, s);
         for half in 0..2 {
-            let high = rows.turn(t, 16 + half * 16);
+            let high = rows.transpose(t, 16 + half * 16);
             for pair in 0..4 {
-                let four = rows.turn(t, 48 + pair * 32 + half * 16);
+                let four = rows.transpose(t, 48 + pair * 32 + half * 16);
                 for i in 0..4 {
                     let step = pair * 16 + half * 4 + i;
                     for group in 0..2 {
@@ -216,27 +229,22 @@ impl Expand for Q5K {
     }
 }
 
-/// Q6_K
-pub struct Q6K;
-
 impl Expand for Q6K {
-    const BLOCK: usize = 256;
-    const BYTES: usize = 210;
     const GROUP: usize = 16;
     const PEAK: i32 = 32;
     #[inline(always)]
-    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+    fn expand<T: Vector<L>, const L: usize, const S: usize>(
         t: T,
-        rows: &Rows<'_, L>,
+        rows: &WeightRows<'_, L>,
         panel: &mut Panel<L, S>,
         s: usize,
     ) {
         for half in 0..2 {
             for part in 0..2 {
                 // Pairs of bits of the values part * 16.. of each 32.
-                let high = rows.turn(t, 128 + half * 32 + part * 16);
+                let high = rows.transpose(t, 128 + half * 32 + part * 16);
                 for quarter in 0..2 {
-                    let four = rows.turn(t, half * 64 + quarter * 32 + part * 16);
+                    let four = rows.transpose(t, half * 64 + quarter * 32 + part * 16);
                     for i in 0..4 {
                         for nibble in 0..2 {
                             let of_32 = nibble * 2 + quarter;
@@ -248,19 +256,19 @@ impl Expand for Q6K {
                 }
             }
         }
-        let scales = rows.turn(t, 192);
+        let scales = rows.transpose(t, 192);
         for group in 0..16 {
             panel.put_scale::<T, Q6K>(t, group, s, signed_byte(t, scales[group / 4], group % 4));
         }
-        panel.put_d(t, 0, s, t.shr(rows.turn(t, 194)[3], 16));
+        panel.put_d(t, 0, s, t.shr(rows.transpose(t, 194)[3], 16));
     }
 }
 
 /// The pairs of bits of Q2_K and Q3_K at byte `at`: `code(half, of 32, four, pair)` makes codes of them.
 #[inline(always)]
-fn two_bits<T: Strip<L>, const L: usize, const S: usize>(
+fn two_bits<T: Vector<L>, const L: usize, const S: usize>(
     t: T,
-    rows: &Rows<'_, L>,
+    rows: &WeightRows<'_, L>,
     at: usize,
     panel: &mut Panel<L, S>,
     s: usize,
@@ -268,7 +276,7 @@ fn two_bits<T: Strip<L>, const L: usize, const S: usize>(
 ) {
     for half in 0..2 {
         for part in 0..2 {
-            let four = rows.turn(t, at + half * 32 + part * 16);
+            let four = rows.transpose(t, at + half * 32 + part * 16);
             for i in 0..4 {
                 for of_32 in 0..4 {
                     let (l, two) = (part * 4 + i, bits(t, four[i], of_32 as u32 * 2, TWO));
@@ -279,58 +287,47 @@ fn two_bits<T: Strip<L>, const L: usize, const S: usize>(
     }
 }
 
-/// Q2_K
-pub struct Q2K;
-
 impl Expand for Q2K {
-    const BLOCK: usize = 256;
-    const BYTES: usize = 84;
     const GROUP: usize = 16;
-    const MIN: bool = true;
     const PEAK: i32 = 3;
     #[inline(always)]
-    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+    fn expand<T: Vector<L>, const L: usize, const S: usize>(
         t: T,
-        rows: &Rows<'_, L>,
+        rows: &WeightRows<'_, L>,
         panel: &mut Panel<L, S>,
         s: usize,
     ) {
         two_bits(t, rows, 16, panel, s, |_, _, two| two);
-        let both = rows.turn(t, 0);
+        let both = rows.transpose(t, 0);
         for group in 0..16 {
             panel.put_scale::<T, Q2K>(t, group, s, bits(t, both[group / 4], group as u32 % 4 * 8, 15));
         }
         for pair in 0..8 {
             panel.put_mins(t, pair, s, bits(t, both[pair / 2], 4, LOW), pair as u32 % 2 * 2);
         }
-        let d = rows.turn(t, 68)[3];
+        let d = rows.transpose(t, 68)[3];
         panel.put_d(t, 0, s, d);
         panel.put_m(t, 0, s, t.shr(d, 16));
     }
 }
 
-/// Q3_K
-pub struct Q3K;
-
 impl Expand for Q3K {
-    const BLOCK: usize = 256;
-    const BYTES: usize = 110;
     const GROUP: usize = 16;
     const PEAK: i32 = 4;
     #[inline(always)]
-    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+    fn expand<T: Vector<L>, const L: usize, const S: usize>(
         t: T,
-        rows: &Rows<'_, L>,
+        rows: &WeightRows<'_, L>,
         panel: &mut Panel<L, S>,
         s: usize,
     ) {
-        let high = [rows.turn(t, 0), rows.turn(t, 16)];
+        let high = [rows.transpose(t, 0), rows.transpose(t, 16)];
         two_bits(t, rows, 32, panel, s, |of_32, l, two| {
             let third = t.shl(bits(t, high[l / 4][l % 4], of_32 as u32, ONE), 2);
             less(t, t.or(two, third), 4)
         });
         // Bytes 94..110: two of the codes, three dwords of scales, the scale of the block.
-        let w = rows.turn(t, 94);
+        let w = rows.transpose(t, 94);
         let dword = |i: usize| t.or(t.shr(w[i], 16), t.shl(w[i + 1], 16));
         let (low, high) = ([dword(0), dword(1)], dword(2));
         for four in 0..4 {
@@ -344,27 +341,22 @@ impl Expand for Q3K {
     }
 }
 
-/// IQ4_XS
-pub struct Iq4Xs;
-
 impl Expand for Iq4Xs {
-    const BLOCK: usize = 256;
-    const BYTES: usize = 136;
     const PEAK: i32 = 127;
     #[inline(always)]
-    fn expand<T: Strip<L>, const L: usize, const S: usize>(
+    fn expand<T: Vector<L>, const L: usize, const S: usize>(
         t: T,
-        rows: &Rows<'_, L>,
+        rows: &WeightRows<'_, L>,
         panel: &mut Panel<L, S>,
         s: usize,
     ) {
-        let [d, low, _, _] = rows.turn(t, 0);
+        let [d, low, _, _] = rows.transpose(t, 0);
         panel.put_d(t, 0, s, d);
         for group in 0..8 {
             let two = t.shl(bits(t, d, 16 + 2 * group as u32, 3), 4);
             let scale = t.or(bits(t, low, 4 * group as u32, 15), two);
             panel.put_scale::<T, Iq4Xs>(t, group, s, t.sub(scale, t.spread(32)));
-            let four = rows.turn(t, 8 + group * 16);
+            let four = rows.transpose(t, 8 + group * 16);
             for i in 0..4 {
                 panel.put(t, group * 8 + i, s, t.look_up(&LEVELS, bits(t, four[i], 0, LOW)));
                 panel.put(t, group * 8 + 4 + i, s, t.look_up(&LEVELS, bits(t, four[i], 4, LOW)));

@@ -1,7 +1,7 @@
-//! A panel: a slab of some rows of weights as signed bytes, in the order in which a tile takes them.
+//! A panel: a KC block of some rows of weights as signed bytes, in the order in which a tile takes them.
 //!
 //! ```text
-//! step of k     strip 0: a lane is a row                  strip 1
+//! step of k     vector 0: a lane is a row                  vector 1
 //! 0..4        | r0 k0 k1 k2 k3 | r1 k0 k1 k2 k3 | ...   | rL k0 k1 k2 k3 | ...
 //! 4..8        | r0 k4 k5 k6 k7 | ...
 //! ...252..256
@@ -9,23 +9,24 @@
 //! One register holds four values of k of L rows; a dword of activations, the same four values of a column, goes to all lanes. Beside the
 //! codes lie what turns their sums into results: scales and offsets of groups as integers, scales of blocks as floats, a lane a row.
 //!
-//! The blocks' bytes are turned first, 16 bytes of L rows at a time ([`Strip::turn`]), and decoded then, a lane a row: what would be a
+//! The blocks' bytes are transposed first, 16 bytes of L rows at a time ([`Vector::transpose`]), and decoded then, a lane a row: what would be a
 //! shuffle within a row is a shift of all rows, written once for all instruction sets (`formats.rs`).
 //!
-//! Where the instructions multiply unsigned with signed bytes, the activations carry a bias of 128, and a sum begins with what the bias adds
-//! too much: `-128 * (sum of the weights)`, exactly.
+//! Where the instructions multiply unsigned with signed bytes, the activations carry a bias (zero point) of 128, and a sum begins with its
+//! correction: `-128 * (sum of the weights)`, exactly.
 
 use super::tile::{self, Columns};
+use crate::isa::format::BlockFormat;
 use std::marker::PhantomData;
-use strata_quant::activations::tiled::SLAB;
+use strata_quant::activations::tiled::KC;
 
-/// Groups of 16 in a slab.
-pub const GROUPS: usize = SLAB / 16;
+/// Groups of 16 in a KC block.
+pub const GROUPS: usize = KC / 16;
 
-/// Operations on a strip of `L` lanes, each a row. A value of this type is the proof that the processor has the instructions.
-pub trait Strip<const L: usize>: Copy {
-    /// True if [`Strip::scaled`] wants sums that fit 16 bits: their scales are then under a mask of 16 bits.
-    const NARROW: bool;
+/// Operations on a vector of `L` lanes, each a row. A value of this type is the proof that the processor has the instructions.
+pub trait Vector<const L: usize>: Copy {
+    /// True if [`Vector::scaled`] wants sums that fit 16 bits: their scales are then under a mask of 16 bits.
+    const SUMS_I16: bool;
     /// Integers of 32 bits, or four of 8.
     type I: Copy;
     /// Floats.
@@ -33,26 +34,26 @@ pub trait Strip<const L: usize>: Copy {
 
     /// Lane i is `v[i]`.
     fn ints(self, v: &[i32; L]) -> Self::I;
-    /// The inverse of [`Strip::ints`].
+    /// The inverse of [`Vector::ints`].
     fn store_ints(self, v: Self::I, out: &mut [i32; L]);
     /// Lane i is `v[i]`.
     fn floats(self, v: &[f32; L]) -> Self::F;
-    /// The inverse of [`Strip::floats`].
+    /// The inverse of [`Vector::floats`].
     fn store_floats(self, v: Self::F, out: &mut [f32; L]);
     /// Lane i is `v[i]`.
     fn codes(self, v: &[[i8; 4]; L]) -> Self::I;
-    /// The inverse of [`Strip::codes`].
+    /// The inverse of [`Vector::codes`].
     fn store_codes(self, v: Self::I, out: &mut [[i8; 4]; L]);
     /// All lanes `v`.
     fn spread(self, v: u32) -> Self::I;
     /// All lanes `v`.
     fn spread_float(self, v: f32) -> Self::F;
 
-    /// What the activations have too much for a format.
+    /// The activation bias (zero point) that a format wants.
     fn bias<F: Expand>() -> u8 {
         0
     }
-    /// The exact sums of block `b` of a slab, group scales included, of `S` strips times `C` columns.
+    /// The exact sums of block `b` of a KC block, group scales included, of `S` vectors times `C` columns.
     #[inline(always)]
     fn isums<F: Expand, const S: usize, const C: usize>(
         self,
@@ -72,12 +73,12 @@ pub trait Strip<const L: usize>: Copy {
     ) -> [[Self::I; C]; S] {
         tile::sums::<Self, F, L, S, C>(self, panel, x, i)
     }
-    /// What [`Strip::isums`] wants to find of a group's scale.
+    /// What [`Vector::isums`] wants to find of a group's scale.
     #[inline(always)]
     fn scale<F: Expand>(self, scale: Self::I) -> Self::I {
         masked::<Self, F, L>(self, scale)
     }
-    /// What is left to do when the codes and scales of a slab are there: where sums begin, or another order.
+    /// Completes a panel whose codes and scales are there: sets where sums begin, or another order of codes.
     #[inline(always)]
     fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
         panel.begin::<Self, F>(self);
@@ -85,7 +86,7 @@ pub trait Strip<const L: usize>: Copy {
 
     /// `acc` plus the four products of the codes `w` with the activations `x`, which have their bias, lane by lane.
     fn dot<F: Expand>(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-    /// `acc + sum * scale`; see [`Strip::NARROW`].
+    /// `acc + sum * scale`; see [`Vector::SUMS_I16`].
     fn scaled(self, acc: Self::I, sum: Self::I, scale: Self::I) -> Self::I;
     /// `a * b`, the low 32 bits.
     fn mul_ints(self, a: Self::I, b: Self::I) -> Self::I;
@@ -120,30 +121,30 @@ pub trait Strip<const L: usize>: Copy {
     fn look_up(self, table: &[i8; 16], v: Self::I) -> Self::I;
     /// The half-precision numbers in the low halves of the lanes.
     fn halves(self, v: Self::I) -> Self::F;
-    /// Asks for the line of memory at `at`, which need not be there, to be brought into the second cache.
+    /// Prefetches the line of memory at `at`, which may be any address, into the second cache.
     fn prefetch(self, _at: *const u8) {}
     /// The half-precision numbers `v`.
     fn load_halves(self, v: &[u16; L]) -> Self::F;
-    /// The dwords of 16 bytes of every row.
-    fn turn(self, rows: [&[u8; 16]; L]) -> [Self::I; 4];
+    /// The dwords of 16 bytes of every row: `(4, L)` of `(L, 4)`.
+    fn transpose(self, rows: [&[u8; 16]; L]) -> [Self::I; 4];
 }
 
-/// `L` rows, or a slab of them, as they lie in the file. Loops, not closures: those would not be compiled for the instruction set.
+/// `L` rows, or a KC block of them, as they lie in the file. Loops, not closures: those would not be compiled for the instruction set.
 #[derive(Clone, Copy)]
-pub struct Rows<'a, const L: usize> {
+pub struct WeightRows<'a, const L: usize> {
     at: [*const u8; L], // of each row, `len` bytes
     len: usize,
     life: PhantomData<&'a [u8]>,
 }
 
-impl<'a, const L: usize> Rows<'a, L> {
+impl<'a, const L: usize> WeightRows<'a, L> {
     /// No bytes.
-    pub const EMPTY: Rows<'static, L> = Rows { at: [std::ptr::null(); L], len: 0, life: PhantomData };
+    pub const EMPTY: WeightRows<'static, L> = WeightRows { at: [std::ptr::null(); L], len: 0, life: PhantomData };
 
     /// Rows of one length.
     #[inline(always)]
-    pub fn new(rows: [&'a [u8]; L]) -> Rows<'a, L> {
-        let mut new = Rows { at: [rows[0].as_ptr(); L], len: rows[0].len(), life: PhantomData };
+    pub fn new(rows: [&'a [u8]; L]) -> WeightRows<'a, L> {
+        let mut new = WeightRows { at: [rows[0].as_ptr(); L], len: rows[0].len(), life: PhantomData };
         for lane in 0..L {
             assert!(rows[lane].len() == new.len);
             new.at[lane] = rows[lane].as_ptr();
@@ -153,9 +154,9 @@ impl<'a, const L: usize> Rows<'a, L> {
 
     /// Up to `len` bytes of every row, from byte `from` on.
     #[inline(always)]
-    pub fn part(&self, from: usize, len: usize) -> Rows<'a, L> {
+    pub fn part(&self, from: usize, len: usize) -> WeightRows<'a, L> {
         assert!(from <= self.len);
-        Rows { at: self.places(from), len: len.min(self.len - from), life: PhantomData }
+        WeightRows { at: self.places(from), len: len.min(self.len - from), life: PhantomData }
     }
 
     /// Bytes of a row.
@@ -164,7 +165,7 @@ impl<'a, const L: usize> Rows<'a, L> {
         self.len
     }
 
-    /// Byte `at` of every row, counted from the slab's first; it need not be there.
+    /// Byte `at` of every row, counted from the KC block's first; the row may end before it.
     #[inline(always)]
     pub fn places(&self, at: usize) -> [*const u8; L] {
         let mut places = self.at;
@@ -188,8 +189,8 @@ impl<'a, const L: usize> Rows<'a, L> {
 
     /// The dwords at `at`, `at + 4`, `at + 8` and `at + 12` of every row.
     #[inline(always)]
-    pub fn turn<T: Strip<L>>(&self, t: T, at: usize) -> [T::I; 4] {
-        t.turn(self.bytes(at))
+    pub fn transpose<T: Vector<L>>(&self, t: T, at: usize) -> [T::I; 4] {
+        t.transpose(self.bytes(at))
     }
 
     /// The 16-bit numbers at `at`, `at + stride` and so on of every row, `N` of them at most, zeros beyond the row: `(N, lanes)`.
@@ -207,47 +208,46 @@ impl<'a, const L: usize> Rows<'a, L> {
 }
 
 /// A block format that can be expanded.
-pub trait Expand {
-    /// Weights in a block: 32 or 256.
-    const BLOCK: usize;
-    /// Bytes of a block.
-    const BYTES: usize;
+pub trait Expand: BlockFormat {
     /// Weights that share an integer scale; those of a block of 32.
     const GROUP: usize = 32;
-    /// True if blocks or groups have offsets; their codes have no signs.
-    const MIN: bool = false;
     /// The largest magnitude of a code.
     const PEAK: i32;
     /// The middle of codes from 0 on, as [`center`] wants it; zero for formats that do without.
     const CENTER: i32 = 0;
-    /// What the codes of a block of 32 have too much if they are left without signs, as [`zero`] wants it.
+    /// The zero point of the codes of a block of 32 if they are left without signs, as [`zero`] wants it.
     const ZERO: i32 = 0;
-    /// Decodes up to a slab of `L` rows, whole blocks, into strip `s`.
-    fn expand<T: Strip<L>, const L: usize, const S: usize>(t: T, rows: &Rows<'_, L>, panel: &mut Panel<L, S>, s: usize);
+    /// Decodes up to a KC block of `L` rows, whole blocks, into vector `s`.
+    fn expand<T: Vector<L>, const L: usize, const S: usize>(
+        t: T,
+        rows: &WeightRows<'_, L>,
+        panel: &mut Panel<L, S>,
+        s: usize,
+    );
 }
 
 /// What is subtracted from the codes of a panel, and its share of the sums added again a block at a time, so that sums are as small as they
 /// can be: zero where they need not be.
-pub const fn center<T: Strip<L>, F: Expand, const L: usize>() -> i32 {
-    if T::NARROW { F::CENTER } else { 0 }
+pub const fn center<T: Vector<L>, F: Expand, const L: usize>() -> i32 {
+    if T::SUMS_I16 { F::CENTER } else { 0 }
 }
 
-/// What codes without signs have too much, so that a block's sum begins with its share: zero where codes have signs, or offsets instead.
-pub const fn zero<T: Strip<L>, F: Expand, const L: usize>() -> i32 {
-    if T::NARROW { F::ZERO } else { 0 }
+/// The zero point of codes without signs, with whose share a block's sum begins: 0 where codes have signs, or offsets instead.
+pub const fn zero<T: Vector<L>, F: Expand, const L: usize>() -> i32 {
+    if T::SUMS_I16 { F::ZERO } else { 0 }
 }
 
 /// True if the sums of so many values of k fit 16 bits.
-const fn fits<T: Strip<L>, F: Expand, const L: usize>(step: usize) -> bool {
+const fn fits<T: Vector<L>, F: Expand, const L: usize>(step: usize) -> bool {
     let peak = if center::<T, F, L>() > 0 { F::CENTER } else { F::PEAK };
     peak * 127 * step as i32 <= i16::MAX as i32
 }
 
 /// Values of k whose sum is multiplied with a group's scale at a time: a group, or as much of it as fits 16 bits where that is wanted and
 /// costs less than a product of 32 bits.
-pub const fn step<T: Strip<L>, F: Expand, const L: usize>() -> usize {
+pub const fn step<T: Vector<L>, F: Expand, const L: usize>() -> usize {
     match F::GROUP {
-        group if F::BLOCK < SLAB || !T::NARROW || fits::<T, F, L>(group) => group,
+        group if F::LEN < KC || !T::SUMS_I16 || fits::<T, F, L>(group) => group,
         _ if fits::<T, F, L>(16) => 16,
         16 => 8,
         group => group,
@@ -255,17 +255,17 @@ pub const fn step<T: Strip<L>, F: Expand, const L: usize>() -> usize {
 }
 
 /// True if scales are multiplied with sums that fit 16 bits.
-pub const fn narrow<T: Strip<L>, F: Expand, const L: usize>() -> bool {
-    T::NARROW && F::BLOCK == SLAB && fits::<T, F, L>(step::<T, F, L>())
+pub const fn sums_i16<T: Vector<L>, F: Expand, const L: usize>() -> bool {
+    T::SUMS_I16 && F::LEN == KC && fits::<T, F, L>(step::<T, F, L>())
 }
 
-/// A scale as [`Strip::NARROW`] wants it.
+/// A scale as [`Vector::SUMS_I16`] wants it.
 #[inline(always)]
-pub fn masked<T: Strip<L>, F: Expand, const L: usize>(t: T, scale: T::I) -> T::I {
-    if const { narrow::<T, F, L>() } { t.and(scale, t.spread(0xffff)) } else { scale }
+pub fn masked<T: Vector<L>, F: Expand, const L: usize>(t: T, scale: T::I) -> T::I {
+    if const { sums_i16::<T, F, L>() } { t.and(scale, t.spread(0xffff)) } else { scale }
 }
 
-/// `S` strips of `L` rows of a slab. A last index counts lanes, the one before strips.
+/// A KC block of MR rows, `S` vectors of `L` lanes. A last index counts lanes, the one before vectors.
 #[repr(C, align(64))]
 pub struct Panel<const L: usize, const S: usize> {
     /// (64 steps of four values of k)
@@ -282,12 +282,12 @@ pub struct Panel<const L: usize, const S: usize> {
     pub d: [[[f32; L]; S]; 8],
     /// Least values, or scales of offsets, of blocks.
     pub m: [[[f32; L]; S]; 8],
-    /// Where the bytes are of every row that a later slab is made of, if the next tile is to ask for them.
-    pub ahead: Option<[[*const u8; L]; S]>,
+    /// Where the bytes of every row are that a later KC block is made of, if the next tile is to prefetch them.
+    pub later: Option<[[*const u8; L]; S]>,
 }
 
 impl<const L: usize, const S: usize> Panel<L, S> {
-    /// Room for one.
+    /// An empty panel.
     pub fn new() -> Panel<L, S> {
         Panel {
             codes: [[[[0; 4]; L]; S]; 64],
@@ -297,22 +297,22 @@ impl<const L: usize, const S: usize> Panel<L, S> {
             centers: [[[0; L]; S]; GROUPS / 2],
             d: [[[0.0; L]; S]; 8],
             m: [[[0.0; L]; S]; 8],
-            ahead: None,
+            later: None,
         }
     }
 
-    /// The slab of all strips' rows.
+    /// Fills the panel with a KC block of all rows.
     #[inline(always)]
-    pub fn expand<T: Strip<L>, F: Expand>(&mut self, t: T, rows: &[Rows<'_, L>; S]) {
+    pub fn expand<T: Vector<L>, F: Expand>(&mut self, t: T, rows: &[WeightRows<'_, L>; S]) {
         for s in 0..S {
             F::expand(t, &rows[s], self, s);
         }
         t.finish::<F, S>(self);
     }
 
-    /// The sums of [`step`] values begin with what the bias adds too much, if there is one.
+    /// The sums of [`step`] values begin with the correction of the activation bias, if there is one.
     #[inline(always)]
-    pub fn begin<T: Strip<L>, F: Expand>(&mut self, t: T) {
+    pub fn begin<T: Vector<L>, F: Expand>(&mut self, t: T) {
         if T::bias::<F>() == 0 {
             return;
         }
@@ -329,23 +329,23 @@ impl<const L: usize, const S: usize> Panel<L, S> {
         }
     }
 
-    /// The next tile is to ask for a slab that begins `next` bytes after these.
+    /// Has the next tile prefetch the KC block that begins `next` bytes after this one.
     #[inline(always)]
-    pub fn look_ahead(&mut self, slabs: &[Rows<'_, L>; S], next: usize) {
-        let mut ahead = [[std::ptr::null(); L]; S];
+    pub fn prefetch_later(&mut self, block: &[WeightRows<'_, L>; S], next: usize) {
+        let mut later = [[std::ptr::null(); L]; S];
         for s in 0..S {
-            ahead[s] = slabs[s].places(next);
+            later[s] = block[s].places(next);
         }
-        self.ahead = Some(ahead);
+        self.later = Some(later);
     }
 
-    /// Asks for some of the lines that come next, in step `k` of 64: so few at a time that none waits.
+    /// Prefetches some of the lines that come next, in step `k` of 64: so few at a time that none waits.
     #[inline(always)]
-    pub fn ask<T: Strip<L>, F: Expand>(&self, t: T, k: usize) {
-        let Some(ahead) = &self.ahead else { return };
-        let lines = const { (SLAB / F::BLOCK * F::BYTES).div_ceil(64) }; // of a row
+    pub fn prefetch<T: Vector<L>, F: Expand>(&self, t: T, k: usize) {
+        let Some(later) = &self.later else { return };
+        let lines = const { (KC / F::LEN * F::BYTES).div_ceil(64) }; // of a row
         let steps = const { 64 / (L * S) }; // for a row
-        let row = ahead.as_flattened()[k / steps];
+        let row = later.as_flattened()[k / steps];
         for i in 0..lines.div_ceil(steps) {
             let line = k % steps + i * steps;
             if line < lines {
@@ -356,19 +356,19 @@ impl<const L: usize, const S: usize> Panel<L, S> {
 
     /// Four codes of every row.
     #[inline(always)]
-    pub fn put<T: Strip<L>>(&mut self, t: T, step: usize, s: usize, codes: T::I) {
+    pub fn put<T: Vector<L>>(&mut self, t: T, step: usize, s: usize, codes: T::I) {
         t.store_codes(codes, &mut self.codes[step][s]);
     }
 
     /// The scale of a group of every row.
     #[inline(always)]
-    pub fn put_scale<T: Strip<L>, F: Expand>(&mut self, t: T, group: usize, s: usize, scale: T::I) {
+    pub fn put_scale<T: Vector<L>, F: Expand>(&mut self, t: T, group: usize, s: usize, scale: T::I) {
         t.store_ints(t.scale::<F>(scale), &mut self.scales[group][s]);
     }
 
     /// Four codes of every row, which lose their [`center`].
     #[inline(always)]
-    pub fn put_centered<T: Strip<L>, F: Expand>(&mut self, t: T, step: usize, s: usize, codes: T::I) {
+    pub fn put_centered<T: Vector<L>, F: Expand>(&mut self, t: T, step: usize, s: usize, codes: T::I) {
         let center = [const { center::<T, F, L>() } as u8; 4];
         let centered = center[0] > 0;
         self.put(t, step, s, if centered { t.sub_bytes(codes, t.spread(u32::from_ne_bytes(center))) } else { codes });
@@ -376,7 +376,7 @@ impl<const L: usize, const S: usize> Panel<L, S> {
 
     /// The scales of groups `2 * pair` and `2 * pair + 1`, bytes `at` and `at + 1` of every lane, as shares of the [`center`].
     #[inline(always)]
-    pub fn put_centers<T: Strip<L>, F: Expand>(&mut self, t: T, pair: usize, s: usize, bytes: T::I, at: u32) {
+    pub fn put_centers<T: Vector<L>, F: Expand>(&mut self, t: T, pair: usize, s: usize, bytes: T::I, at: u32) {
         let center = const { center::<T, F, L>() as u32 };
         if center > 0 {
             // A power of two, and products of less than 16 bits.
@@ -386,26 +386,25 @@ impl<const L: usize, const S: usize> Panel<L, S> {
 
     /// The offsets of groups `2 * pair` and `2 * pair + 1`: bytes `at` and `at + 1` of every lane.
     #[inline(always)]
-    pub fn put_mins<T: Strip<L>>(&mut self, t: T, pair: usize, s: usize, bytes: T::I, at: u32) {
+    pub fn put_mins<T: Vector<L>>(&mut self, t: T, pair: usize, s: usize, bytes: T::I, at: u32) {
         t.store_ints(words(t, bytes, at), &mut self.mins[pair][s]);
     }
 
     /// The scale of a block of every row, in the low halves of the lanes.
     #[inline(always)]
-    pub fn put_d<T: Strip<L>>(&mut self, t: T, block: usize, s: usize, half: T::I) {
+    pub fn put_d<T: Vector<L>>(&mut self, t: T, block: usize, s: usize, half: T::I) {
         t.store_floats(t.halves(half), &mut self.d[block][s]);
     }
 
-    /// The scales of all blocks of 32, their first two bytes, and the least values, the next two, where they have some. What a last, partial
-    /// slab lacks counts as zero.
+    /// The scales of all blocks of 32, and their least values where they have some. What a last, partial KC block lacks counts as zero.
     #[inline(always)]
-    pub fn put_all<T: Strip<L>>(&mut self, t: T, rows: &Rows<'_, L>, bytes: usize, s: usize, min: bool) {
-        let d = rows.words::<8>(0, bytes);
+    pub fn put_all<T: Vector<L>, F: Expand>(&mut self, t: T, rows: &WeightRows<'_, L>, s: usize) {
+        let d = rows.words::<8>(F::D, F::BYTES);
         for b in 0..8 {
             t.store_floats(t.load_halves(&d[b]), &mut self.d[b][s]);
         }
-        if min {
-            let m = rows.words::<8>(2, bytes);
+        if let Some(at) = F::M {
+            let m = rows.words::<8>(at, F::BYTES);
             for b in 0..8 {
                 t.store_floats(t.load_halves(&m[b]), &mut self.m[b][s]);
             }
@@ -414,14 +413,14 @@ impl<const L: usize, const S: usize> Panel<L, S> {
 
     /// The least value, or the scale of the offsets, of a block of every row, in the low halves of the lanes.
     #[inline(always)]
-    pub fn put_m<T: Strip<L>>(&mut self, t: T, block: usize, s: usize, half: T::I) {
+    pub fn put_m<T: Vector<L>>(&mut self, t: T, block: usize, s: usize, half: T::I) {
         t.store_floats(t.halves(half), &mut self.m[block][s]);
     }
 }
 
 /// Bytes `at` and `at + 1` of every lane as its 16-bit halves.
 #[inline(always)]
-fn words<T: Strip<L>, const L: usize>(t: T, bytes: T::I, at: u32) -> T::I {
+fn words<T: Vector<L>, const L: usize>(t: T, bytes: T::I, at: u32) -> T::I {
     let two = t.shr(bytes, at * 8);
     t.or(t.and(two, t.spread(0xff)), t.shl(t.and(two, t.spread(0xff00)), 8))
 }
