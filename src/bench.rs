@@ -20,7 +20,7 @@ use crate::stream::Rates;
 use crate::weights::LayerSource;
 use std::time::Instant;
 
-/// What is measured.
+/// A test: what is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
     /// `ppN`: a prompt of `tokens` tokens in one pass, and the logits of its last.
@@ -79,7 +79,7 @@ impl Test {
         passes * tokens * self.batch()
     }
 
-    /// What it keeps beside the weights.
+    /// The memory that it takes beside the weights.
     ///
     /// # Errors
     /// If a cache cannot be of these types.
@@ -91,32 +91,32 @@ impl Test {
     }
 }
 
-/// What one run of a test took, beside what it could have taken.
+/// The speed of one run of a test, beside its limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Tokens a second.
+    /// Tokens per second.
     pub tokens_per_second: f64,
-    /// Tokens a second at the limit of the machine.
+    /// Tokens per second at the limit of the machine.
     pub limit_tokens_per_second: f64,
     /// Bytes of weights, keys and values for each token.
     pub bytes_per_token: f64,
-    /// The machine, right before.
+    /// The limits of the machine, measured right before.
     pub machine: Limits,
-    /// Of a model that does not fit into its memory.
+    /// The drives, of a model that does not fit into its budget.
     pub streamed: Option<Streaming>,
 }
 
-/// What weights that come from disk make of a run.
+/// The limits that streaming sets to a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Streaming {
-    /// Bytes a second from disk, right before.
+    /// Bytes per second from disk, measured right before.
     pub disk_bytes_per_second: f64,
-    /// Tokens a second that the plan predicts from that.
+    /// Tokens per second that the plan predicts from that.
     pub predicted_tokens_per_second: f64,
 }
 
 impl Streaming {
-    /// Of passes of `tokens` tokens, where `disk` bytes a second came right before; `None` without a plan.
+    /// The limits of passes of `tokens` tokens at `disk` bytes per second; `None` without a plan.
     fn of(model: &Model, disk: f64, machine: &Limits, tokens: usize) -> Option<Streaming> {
         let rates = Rates { disk, memory: machine.read_bytes_per_second, ..model.rates() };
         let pass = model.plan()?.pass(&model.weights().sizes(), &rates, tokens as u64);
@@ -125,12 +125,12 @@ impl Streaming {
     }
 }
 
-/// What the machine can do with all threads of a [`Cpu`](crate::Cpu).
+/// The limits of the machine with all threads of a [`Cpu`](crate::Cpu).
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes that are read in a second.
+    /// Bytes read from memory per second.
     pub read_bytes_per_second: f64,
-    /// Products of 8-bit numbers that are added up in a second.
+    /// 8-bit multiply-adds per second.
     pub int8_macs_per_second: f64,
 }
 
@@ -200,7 +200,7 @@ pub fn run(
     })
 }
 
-/// Bytes a second that come from disk in a pass that takes the weights of all layers and does nothing with them; `None` if none do.
+/// Bytes per second from disk in a pass that takes the weights of all layers and does nothing with them; `None` if none do.
 fn disk_bytes_per_second(model: &Model, progress: &dyn Progress) -> Result<Option<f64>> {
     let (Some(plan), Some(streamed)) = (model.plan(), model.weights().streamed()) else { return Ok(None) };
     let (mut layers, mut start, mut bytes) = (model.weights().layers(), Instant::now(), 0);

@@ -1,5 +1,32 @@
 //! Strata's library: from a checkpoint to a GGUF file, and from a GGUF file to text.
 //!
+//! ```
+//! use strata::convert::{Input, Options, Target, convert};
+//! use strata::recipe::{Mix, Recipe};
+//! use strata::{Engine, progress::Quiet, sampler::Sampling};
+//!
+//! # fn main() -> strata::Result<()> {
+//! // Convert a Hugging Face folder to a GGUF file.
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let output = dir.path().join("tiny.gguf");
+//! let checkpoint = Input::open("models/tiny-rustdoc")?;
+//! let target = Target::new(&output, Recipe::new(Mix::from_name("q4_k_m")?));
+//! convert(&checkpoint, &[target], &Options::default(), &Quiet)?;
+//!
+//! // Open the file, or the folder itself, and continue a text.
+//! let engine = Engine::open(&output)?;
+//! let text = engine.generate("The iterator", 16, Sampling { temperature: 0.0, ..Sampling::default() })?;
+//! println!("The iterator{text}");
+//!
+//! // Measure how well the model predicts a text.
+//! let text = std::fs::read_to_string("tests/data/valid.txt").unwrap();
+//! let measured = engine.perplexity(&text[..20_000], 512)?;
+//! println!("perplexity {:.2} +/- {:.2}", measured.perplexity, measured.standard_error);
+//! # assert!(measured.perplexity > 1.0 && measured.perplexity < 200.0 && !text.is_empty());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The modules in the order of the data:
 //!
 //! * [`checkpoint`] reads a Hugging Face folder, [`convert`] makes a GGUF file of it, [`recipe`] says in which types;
@@ -43,8 +70,9 @@ pub mod weights;
 pub use engine::{Engine, Session};
 pub use error::{Error, Result};
 pub use model::Model;
+pub use strata_kernels::Matrix;
 pub use strata_kernels::{Cpu, Isa, IsaError};
-pub use strata_quant::GgmlType;
+pub use strata_quant::{Activations, GgmlType};
 
 // Tests use the crate by its name, wherever they are.
 #[cfg(test)]

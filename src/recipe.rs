@@ -123,7 +123,7 @@ pub struct TensorFacts<'a> {
 }
 
 impl Recipe {
-    /// Every matrix in one type, as far as its blocks divide the rows.
+    /// Every matrix in one type, except where rows are not a multiple of its blocks.
     ///
     /// # Errors
     /// If no file may be mostly of that type.
@@ -209,12 +209,12 @@ fn role(name: &str) -> Option<Role> {
     arch::weight(name).map(|named| named.spec.role)
 }
 
-/// True unless llama-imatrix leaves the tensor of that name out: it looks at the matrices of layers.
+/// True for the tensors that llama-imatrix measures: the matrices of layers.
 pub(crate) fn measured(name: &str) -> bool {
     !matches!(role(name), Some(Role::TokenEmbedding | Role::Output))
 }
 
-/// The rules at work: they count what they have seen.
+/// The state of the rules, which count matrices.
 struct Rules<'a> {
     recipe: &'a Recipe,
     layers: usize,
@@ -276,7 +276,7 @@ impl Rules<'_> {
         }
     }
 
-    /// Of the matrix that makes logits.
+    /// The type of the output matrix, or of the embedding that takes its place.
     fn output(&self, cols: u64) -> GgmlType {
         let base = self.recipe.mix.base;
         match self.recipe.output {
@@ -286,7 +286,7 @@ impl Rules<'_> {
         }
     }
 
-    /// Of the `i`-th matrix of values.
+    /// The type of the `i`-th value matrix.
     fn values(&self, i: usize) -> GgmlType {
         use GgmlType::*;
         let (mix, grouped) = (self.recipe.mix, self.n_gqa >= 4);
@@ -307,7 +307,7 @@ impl Rules<'_> {
         if is_70b && matches!(ty, Q3_K | Q4_K) { Q5_K } else { ty }
     }
 
-    /// Of the `i`-th matrix back from the feed-forward network.
+    /// The type of the `i`-th down matrix.
     fn down(&self, i: usize) -> GgmlType {
         use GgmlType::*;
         let (mix, layers) = (self.recipe.mix, self.layers);
@@ -340,7 +340,7 @@ fn more_bits(i: usize, layers: usize) -> bool {
     i < eighth || i >= 7 * layers / 8 || (i - eighth) % 3 == 2
 }
 
-/// `ty`, or what stands in for it where its blocks do not divide rows of `cols` values.
+/// `ty`, or its fallback where rows of `cols` values are not a multiple of its blocks.
 fn ty_that_fits(ty: GgmlType, cols: u64) -> GgmlType {
     use GgmlType::*;
     let fits = |ty: GgmlType| cols.is_multiple_of(ty.block_len() as u64);

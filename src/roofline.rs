@@ -8,31 +8,31 @@ use strata_quant::GgmlType;
 /// The size of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatrixSize {
-    /// Rows.
+    /// The number of rows.
     pub rows: u64,
-    /// Values of a row.
+    /// The number of values in a row.
     pub cols: u64,
-    /// Bytes of a row.
+    /// The number of bytes of a row.
     pub row_bytes: u64,
     /// The half of a layer that it belongs to.
     pub group: Group,
 }
 
 impl MatrixSize {
-    /// All of it.
+    /// The number of bytes.
     pub fn bytes(&self) -> u64 {
         self.rows * self.row_bytes
     }
 }
 
-/// The weights of a model.
+/// The sizes of a model's weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// The matrices of each layer, in the order of the architecture's table.
     pub layers: Vec<Vec<MatrixSize>>,
-    /// Hidden state to logits; may be the embedding.
+    /// The output matrix, which may be the token embedding.
     pub output: MatrixSize,
-    /// All files of the model.
+    /// The bytes of all files of the model.
     pub file_bytes: u64,
 }
 
@@ -71,7 +71,7 @@ impl Sizes {
         Ok(Sizes { layers: (0..layers).map(layer).collect::<Result<_>>()?, output, file_bytes })
     }
 
-    /// Bytes that a pass reads, from wherever they are.
+    /// Bytes of weights that a pass reads, from memory or disk.
     pub fn pass_bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer_bytes(layer)).sum::<u64>() + self.output.bytes()
     }

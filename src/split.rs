@@ -9,6 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::arch::{self, Group};
 use crate::error::{Error, Result};
 use crate::gguf::keys::{ALIGNMENT_KEY, SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, TENSOR_HASHES};
 use crate::gguf::shards::{SplitLimit, plan_shards, shard_metadata, shard_path};
@@ -53,28 +54,19 @@ pub struct Shard {
     pub bytes: u64,
 }
 
-/// Prefixes of the names of a layer's tensors; each kind is balanced over the files separately. With some memory the
-/// attention is pinned and only the feed-forward matrices are read: balanced together, one drive could have all of them.
-const KINDS: [&str; 2] = ["attn_", "ffn_"];
-
-/// The index in [`KINDS`] of a tensor's kind; the length of that list for others.
-fn kind(name: &str) -> usize {
-    let in_layer = name.strip_prefix("blk.").and_then(|name| name.split_once('.')).map_or("", |(_, name)| name);
-    KINDS.iter().position(|kind| in_layer.starts_with(kind)).unwrap_or(KINDS.len())
-}
-
 /// Which tensors go into each of `files` files: in order, each to the first of those that have the fewest bytes of its
-/// kind. At any point two files differ by no more than the largest tensor of a kind, so over any run of layers by no more
+/// group (attention, feed-forward network, others), since with some memory the attention is pinned and only the feed-forward
+/// matrices are read: balanced together, one drive could have all of them. At any point two files differ by no more than the largest tensor of a group, so over any run of layers by no more
 /// than two such. By arithmetic, with a ring of two layers that empties at once, 405B in Q4_K_M is then read at 100 % of
 /// the rate of 2 like drives, 96 % of that of 4 and 65 % of that of 8, where a drive often has nothing of a layer.
 fn stripe<'t>(tensors: impl Iterator<Item = (&'t str, u64)>, files: usize) -> Vec<Vec<usize>> {
     let mut shards = vec![Vec::new(); files];
-    let mut filled = vec![[0u64; KINDS.len() + 1]; files];
+    let mut filled = vec![[0u64; 3]; files]; // (files, groups)
     for (i, (name, bytes)) in tensors.enumerate() {
-        let kind = kind(name);
+        let group = arch::named(name).map_or(Group::Model, |named| named.spec.group) as usize;
         // Of equals it is the first.
-        let Some(file) = (0..files).min_by_key(|&file| filled[file][kind]) else { break };
-        filled[file][kind] = filled[file][kind].saturating_add(bytes);
+        let Some(file) = (0..files).min_by_key(|&file| filled[file][group]) else { break };
+        filled[file][group] = filled[file][group].saturating_add(bytes);
         shards[file].push(i);
     }
     shards
@@ -228,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_is_evened_out_by_itself() {
+    fn each_group_is_balanced_by_itself() {
         let norms = [("blk.0.attn_norm.weight", 1), ("blk.0.ffn_norm.weight", 1)];
         let attention = [("blk.0.attn_q.weight", 30), ("blk.0.attn_k.weight", 10), ("blk.0.attn_v.weight", 10)];
         let ffn = [("blk.10.ffn_gate.weight", 50), ("blk.10.ffn_up.weight", 50), ("blk.10.ffn_down.weight", 50)];

@@ -1,4 +1,4 @@
-//! Models with the exact shape of a Llama and random weights: they say nothing, at the speed of the real one.
+//! Synthetic models: random weights in the exact shape of a Llama, which run at the speed of the real one.
 //!
 //! Speed depends on shapes and block formats, not on values, as long as these are sane: weights of about N(0, 1/columns) keep hidden
 //! states finite through any number of layers. A few rows are encoded, by the real encoder, and repeated, so that writing is as fast as

@@ -175,10 +175,14 @@ impl Architecture {
     }
 }
 
+/// What a name in a GGUF file of any architecture means.
+pub fn named(name: &str) -> Option<NamedTensor> {
+    ARCHITECTURES.into_iter().find_map(|architecture| architecture.find(name))
+}
+
 /// The matrix or vector that a name in a GGUF file of any architecture means, but no bias.
 pub fn weight(name: &str) -> Option<NamedTensor> {
-    let named = ARCHITECTURES.into_iter().find_map(|architecture| architecture.find(name));
-    named.filter(|named| named.part == TensorPart::Weight)
+    named(name).filter(|named| named.part == TensorPart::Weight)
 }
 
 /// What a name in a GGUF file means.

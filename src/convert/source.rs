@@ -28,7 +28,8 @@ impl Input {
     ///
     /// # Errors
     /// As [`Checkpoint::open`] and [`Gguf::open`].
-    pub fn open(path: &Path) -> Result<Input> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Input> {
+        let path = path.as_ref();
         // A pipe or a device is refused as a file that is not regular.
         if path.is_dir() || !path.exists() {
             Ok(Input::Checkpoint(Box::new(Checkpoint::open(path)?)))

@@ -14,21 +14,21 @@ pub struct Session {
     scratch: Scratch,
 }
 
-/// What a generation took, and why it ended.
+/// The times of a generation, and why it ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Timings {
-    /// From the prompt to the first logits.
+    /// The time from the prompt to the first logits.
     pub prefill: Duration,
-    /// All passes of one token together.
+    /// The time of all passes of one token.
     pub decode: Duration,
-    /// Passes of one token.
+    /// The number of passes of one token.
     pub decoded: usize,
-    /// Why no more tokens came.
+    /// Why the generation ended.
     pub end: End,
 }
 
 impl Timings {
-    /// Passes of one token a second; 0 without any.
+    /// Passes of one token per second; 0 without any.
     pub fn decode_rate(&self) -> f64 {
         if self.decode.is_zero() { 0.0 } else { self.decoded as f64 / self.decode.as_secs_f64() }
     }
@@ -37,9 +37,9 @@ impl Timings {
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The model said that it is done.
+    /// The model chose a token that ends a text.
     Stop,
-    /// As many tokens as were asked for.
+    /// The limit of tokens was reached.
     Length,
     /// The context is full.
     Context,
@@ -60,7 +60,7 @@ impl Session {
         Session { model, cache, scratch: Scratch::default() }
     }
 
-    /// Appends tokens in one pass; the logits `(vocab)` after the last, until the next call.
+    /// Appends tokens in one pass, and returns the logits `(vocab)` after the last.
     ///
     /// # Errors
     /// If there is no token, one is not in the vocabulary, or the context is full.
@@ -82,7 +82,7 @@ impl Session {
     /// Continues `prompt` by up to `limit` tokens. `on_token` gets each; `is_end` names those that end the text and are not given.
     ///
     /// # Errors
-    /// As [`Session::append`]; also if the user stopped, the logits are not numbers, or `on_token` fails, with its own error.
+    /// As [`Session::append`]; also if the user stopped, a logit is not finite, or `on_token` fails, with its own error.
     pub fn generate<E: From<Error>>(
         &mut self,
         prompt: &[u32],

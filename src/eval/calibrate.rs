@@ -1,5 +1,5 @@
-//! Making an importance matrix: a text goes through the model, and for every matrix the squares of what it reads are
-//! added up by column.
+//! Calibration: a text goes through the model, and for every matrix the squares of its input are summed by column. The sums are an
+//! importance matrix.
 //!
 //! As llama-imatrix does it: the text is cut into chunks of the context length, what does not fill the last is left
 //! out, the first token of each is replaced by BOS, every token counts, and the sums are `f32`, added in the order of
@@ -17,23 +17,23 @@ use crate::imatrix::{Entry, Imatrix};
 use crate::model::{MemoryNeed, Model, Scratch};
 use crate::progress::Progress;
 
-/// Columns that a thread adds up together: sums that stay in the first cache.
+/// The columns that a thread sums together: their sums stay in the first cache.
 const COLUMNS: usize = 1024;
 
-/// How to measure.
+/// Settings of a calibration.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Tokens in a chunk.
+    /// The number of tokens in a chunk.
     pub context: usize,
-    /// At most so many chunks.
+    /// The most chunks to take.
     pub max_chunks: Option<usize>,
     /// Also measure the output matrix, where the model has one of its own.
     pub process_output: bool,
-    /// What the matrix says it was made from.
+    /// The name of the text, which the matrix records.
     pub dataset: String,
 }
 
-/// The memory beside the weights that measuring `tokens` tokens takes.
+/// The memory beside the weights that a calibration with `tokens` tokens takes.
 ///
 /// # Errors
 /// As [`MemoryNeed::layer_by_layer`].

@@ -7,12 +7,12 @@ use crate::model::{CacheTypes, Hidden, KvCache, MemoryNeed, Model, Scratch, Segm
 use crate::progress::Progress;
 use rayon::prelude::*;
 
-/// Chunks that go through the layers in one pass.
+/// The number of chunks in one pass.
 const CHUNKS_PER_PASS: usize = 8;
-/// Hidden states whose logits are in memory at a time.
+/// The number of rows of logits in memory at a time.
 const LOGIT_ROWS: usize = 64;
 
-/// What a text cost.
+/// The perplexity of a model on a text.
 #[derive(Clone, Copy, Debug)]
 pub struct Perplexity {
     /// Mean negative log-likelihood of a scored token, in nats.
@@ -21,9 +21,9 @@ pub struct Perplexity {
     pub perplexity: f64,
     /// Standard error of the perplexity.
     pub standard_error: f64,
-    /// Tokens scored.
+    /// The number of tokens scored.
     pub tokens_scored: usize,
-    /// Chunks.
+    /// The number of chunks.
     pub chunks: usize,
 }
 

@@ -10,33 +10,33 @@ use std::ops::Range;
 use strata_kernels::{Cpu, KvCells, KvLayout};
 use strata_quant::GgmlType;
 
-/// The numbers that keys and values are kept as: F32, F16 or Q8_0 each.
+/// The types of the keys and values in a KV cache: F32, F16 or Q8_0 each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheTypes {
-    /// Of keys.
+    /// The type of keys.
     pub k: GgmlType,
-    /// Of values.
+    /// The type of values.
     pub v: GgmlType,
 }
 
 impl CacheTypes {
-    /// The types to choose from.
+    /// The supported types.
     pub const ALL: [GgmlType; 3] = KvLayout::TYPES;
 
-    /// Keys and values as the same.
+    /// One type for both.
     pub fn both(ty: GgmlType) -> CacheTypes {
         CacheTypes { k: ty, v: ty }
     }
 }
 
 impl Default for CacheTypes {
-    /// Half precision.
+    /// F16.
     fn default() -> CacheTypes {
         CacheTypes::both(GgmlType::F16)
     }
 }
 
-/// The keys and values of one sequence.
+/// The KV cache of one sequence.
 pub struct KvCache {
     layers: Vec<MmapMut>, // of all layers, or one that serves each in turn; see `KvLayout`
     layout: KvLayout,
@@ -45,7 +45,7 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Room for `capacity` tokens, in half precision.
+    /// Allocates a cache for `capacity` tokens in F16.
     ///
     /// # Errors
     /// If the memory for it cannot be had.
@@ -53,7 +53,7 @@ impl KvCache {
         KvCache::with_types(of, capacity, CacheTypes::default())
     }
 
-    /// Room for `capacity` tokens.
+    /// Allocates a cache for `capacity` tokens.
     ///
     /// # Errors
     /// If the memory for it cannot be had, or a type is none of the three.
@@ -61,7 +61,7 @@ impl KvCache {
         KvCache::with_layers(of, of.layers, capacity, types)
     }
 
-    /// Room for `capacity` tokens in one layer, in half precision: every layer overwrites what the one before has left.
+    /// Allocates a cache for `capacity` tokens of one layer in F16: every layer overwrites the entries of the previous one.
     ///
     /// # Errors
     /// If the memory for it cannot be had.
@@ -96,7 +96,7 @@ impl KvCache {
         Ok(bytes.saturating_mul(of.layers as u64))
     }
 
-    /// Tokens in it.
+    /// The number of tokens in it.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -106,17 +106,17 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Tokens it has room for.
+    /// The number of tokens that it has room for.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Forgets all tokens from position `len` on.
+    /// Removes all tokens from position `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
-    /// Bytes that a token takes in all layers, and that a later token reads of it.
+    /// Bytes of a token in all layers, which every later token reads.
     pub fn token_bytes(&self) -> usize {
         self.layers.len() * self.layout.token_bytes()
     }
@@ -148,7 +148,7 @@ impl KvCache {
         self.len = self.len.max(len);
     }
 
-    /// After a pass stored `tokens` more in every layer.
+    /// Counts `tokens` more, which a pass has appended in every layer.
     pub(crate) fn grow(&mut self, tokens: usize) {
         self.len += tokens;
         assert!(self.len <= self.capacity);
@@ -159,7 +159,7 @@ impl KvCache {
         KvCells { layout: self.layout, bytes: &self.layers[layer % self.layers.len()] }
     }
 
-    /// The same, to be written.
+    /// The entries of a layer, to be written.
     pub(crate) fn cells_mut(&mut self, layer: usize) -> (KvLayout, &mut [u8]) {
         let layers = self.layers.len();
         (self.layout, &mut self.layers[layer % layers])

@@ -1,4 +1,4 @@
-//! What a model needs beside its weights: keys and values, and the buffers between the matrices.
+//! The memory that a model needs beside its weights: the KV cache, and activations.
 
 use super::forward::WholeSequences;
 use super::layer::SUB_BATCH;
@@ -6,12 +6,12 @@ use super::{CacheTypes, KvCache};
 use crate::arch::Hyperparameters;
 use crate::error::Result;
 
-/// Bytes beside the weights.
+/// The memory beside the weights, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNeed {
-    /// Keys and values.
+    /// The KV cache.
     pub kv: u64,
-    /// Everything else.
+    /// Activations and logits.
     pub scratch: u64,
 }
 

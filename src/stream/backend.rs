@@ -10,44 +10,44 @@ use std::time::Duration;
 
 /// A read that is in flight: the bytes of a file from `offset` on, as many as `target` takes.
 pub struct Read {
-    /// Which file.
+    /// The file, as an index into the model's files.
     pub file: usize,
-    /// From where.
+    /// The byte offset in the file.
     pub offset: u64,
-    /// How many bytes must come.
+    /// The number of bytes that must arrive; the file may end after them.
     pub needed: usize,
-    /// To where.
+    /// The memory that is filled.
     pub target: Target,
-    /// The number of what it belongs to.
+    /// The number of the buffer that it belongs to.
     pub ticket: u64,
 }
 
-/// A read that came to its end, and how many bytes it brought.
+/// A completed read and the number of bytes that it returned.
 pub type Done = (Read, io::Result<usize>);
 
 /// A backend that has many reads in flight at once.
 pub trait Backend: Send {
-    /// Starts a read, or queues it.
+    /// Submits a read.
     fn submit(&mut self, read: Read);
 
-    /// Waits for a read to end, at most so long.
+    /// Waits at most `io_timeout` for a read to complete.
     ///
     /// # Errors
-    /// If reads can no longer be waited for.
+    /// If the backend has failed as a whole.
     fn wait(&mut self, io_timeout: Duration) -> io::Result<Option<Done>>;
 }
 
-/// Threads that read with positioned reads.
+/// A pool of threads that call `pread`.
 pub struct Pool {
     reads: Sender<Read>,
     done: Receiver<Done>,
 }
 
 impl Pool {
-    /// `threads` threads; they end with the pool, each after the read that it is at.
+    /// Starts `threads` threads. They end with the pool, each after its current read.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system starts no thread.
     pub fn new(files: ModelFiles, direct: bool, threads: usize) -> io::Result<Pool> {
         let ((reads, queue), (to, done)) = (channel(), channel());
         let queue = Arc::new(Mutex::new(queue));
@@ -86,11 +86,11 @@ fn read_once(file: &std::fs::File, buffer: &mut [u8], offset: u64) -> io::Result
     crate::io::file::read_at(file, buffer, offset).map(|()| buffer.len())
 }
 
-/// What the cache should do with the bytes of a read.
+/// What the page cache should do with the bytes of a read.
 enum Want {
-    /// Read all of them now: it would take them in small portions.
+    /// Read all of them ahead: by itself it would read small portions.
     Ahead,
-    /// Drop them: they will not be wanted before the whole model has passed.
+    /// Drop them: they are needed again only after the whole model.
     Forget,
 }
 

@@ -1,55 +1,55 @@
-//! How much memory there is, and how much of it a model may have.
+//! The memory budget of a model.
 //!
-//! What the kernel says is free, no more than every control group above this process allows (containers), less a reserve for others; or
-//! what the user says.
+//! By default it is the memory that the kernel reports as available, at most what every control group above this process allows
+//! (containers), less a reserve for other programs.
 
 use crate::error::{Error, Result};
 pub use crate::size::Ram;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What the system has.
+/// The memory of the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// All of it, or what the tightest control group allows.
+    /// All of it, or the limit of the tightest control group, in bytes.
     pub total: u64,
-    /// What can be had without pushing others out.
+    /// Bytes that can be allocated without swapping.
     pub available: u64,
 }
 
 impl Memory {
-    /// Bytes that a program with much of it should give back: none while a part is free that the system can live on, and if not, so many
-    /// that twice that is.
+    /// Bytes that a program with much memory should release: none while a 32nd of all memory is available, else enough to make twice that
+    /// available.
     pub fn shortage(&self) -> u64 {
         let low = (self.total / SCARCE).min(SCARCE_MOST);
         if self.available < low { 2 * low - self.available } else { 0 }
     }
 }
 
-/// The part of all memory that should be free, half of what the default leaves, and the most that is asked.
+/// The share of all memory, as a divisor, that should stay available: half of the default reserve; and its maximum in bytes.
 const SCARCE: u64 = 32;
 const SCARCE_MOST: u64 = 2_000_000_000;
 
 /// The memory that a model may have, everything included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// All of it.
+    /// All of it, in bytes.
     pub bytes: u64,
-    /// What the process has already: its code, the vocabulary.
+    /// Bytes that the process occupies already: its code, the vocabulary.
     pub fixed: u64,
 }
 
-/// Part of the memory that the default leaves to others: a sixteenth, within these bounds.
+/// The default reserve for other programs, in bytes: a sixteenth of all memory, within these bounds.
 const RESERVE: std::ops::RangeInclusive<u64> = 256_000_000..=4_000_000_000;
 
-/// What a process gathers beside its buffers while it runs: stacks, the allocator's and the kernel's rounding.
+/// Bytes that a process takes beside its buffers while it runs: stacks, rounding by the allocator and the kernel.
 const GROWTH: u64 = 8_000_000;
 
 impl Ram {
-    /// The budget of this process, or `None` where neither the user nor the system says anything.
+    /// The budget of this process; `None` if it is not given and the system does not report its memory.
     ///
     /// # Errors
-    /// If the user gives a share and the system does not tell of what.
+    /// If it is a share and the system does not report its memory.
     pub fn budget(self) -> Result<Option<Budget>> {
         let bytes = match (self, memory()) {
             (Ram::Bytes(bytes), _) => bytes,
@@ -68,12 +68,12 @@ impl Ram {
     }
 }
 
-/// The memory of this system and of the control groups of this process; `None` where it does not tell.
+/// The memory of this system within the control groups of this process; `None` if the system does not report it.
 pub fn memory() -> Option<Memory> {
     memory_under(Path::new("/"))
 }
 
-/// The resident size of this process; 0 where the system does not tell.
+/// The resident size of this process in bytes; 0 if the system does not report it.
 pub fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     kibibytes(&status, "VmRSS:").unwrap_or(0)
@@ -104,7 +104,7 @@ struct Group {
 }
 
 impl Group {
-    /// Its limit, and what is used of it and cannot be dropped; `None` without a limit.
+    /// Its limit, and the bytes in use that are not page cache; `None` without a limit.
     fn limit(&self) -> Option<(u64, u64)> {
         let read = |name: &str| fs::read_to_string(self.folder.join(name)).ok();
         let limit = read(self.limit)?.trim().parse().ok()?; // version 2 says "max" where there is none
@@ -116,7 +116,7 @@ impl Group {
     }
 }
 
-/// The memory groups that this process is in, of both versions, the innermost first.
+/// The memory control groups of this process, of versions 1 and 2, the innermost first.
 fn control_groups(root: &Path) -> Vec<Group> {
     let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_default();
     let (own, mounts) = (read("proc/self/cgroup"), read("proc/self/mountinfo"));
@@ -143,7 +143,8 @@ fn control_groups(root: &Path) -> Vec<Group> {
     groups
 }
 
-/// Of a line `36 35 0:31 /shown /place options - kind file superoptions`: what of the tree of memory groups is shown where.
+/// Parses a line `36 35 0:31 /root /mountpoint options - type source superoptions` of `mountinfo`: the root and the mount point, if the
+/// type is `kind`.
 fn mount<'a>(line: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
     let (left, right) = line.split_once(" - ")?;
     let (left, right): (Vec<&str>, Vec<&str>) = (left.split(' ').collect(), right.split(' ').collect());

@@ -1,4 +1,4 @@
-//! The files that weights are read from, and what is read of them.
+//! The files that weights are read from, and the layout of reads.
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -22,7 +22,7 @@ pub struct ModelFile {
 }
 
 impl ModelFile {
-    /// What is mapped, to be read.
+    /// Opens a mapped file for reads.
     ///
     /// # Errors
     /// If the system refuses.
@@ -40,17 +40,17 @@ impl ModelFile {
         })
     }
 
-    /// Where it was opened.
+    /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The drive that it lies on: a number.
+    /// The device number of its drive.
     pub fn drive(&self) -> u64 {
         self.drive
     }
 
-    /// What to read from; true if that wants aligned requests.
+    /// The handle to read from; true if it requires aligned requests.
     pub fn handle(&self, direct: bool) -> (&File, bool) {
         let wanted = direct && !self.refuses.load(Ordering::Relaxed);
         let open = || direct::open(&self.path, &self.ordinary, false);
@@ -60,7 +60,7 @@ impl ModelFile {
         }
     }
 
-    /// Single rows will be read through the cache, not what follows them.
+    /// Turns off read-ahead of the page cache: single rows will be read.
     pub fn expect_single_rows(&self) {
         #[cfg(target_os = "linux")]
         // A hint.
@@ -75,12 +75,12 @@ impl ModelFile {
         let _ = rustix::fs::fadvise(&self.ordinary, 0, None, rustix::fs::Advice::DontNeed);
     }
 
-    /// From now on all requests go through the cache.
+    /// Sends all further requests through the page cache.
     pub fn refuse_direct(&self) {
         self.refuses.store(true, Ordering::Relaxed);
     }
 
-    /// That it is still the file that was opened.
+    /// Checks that it is still the file that was opened.
     ///
     /// # Errors
     /// If it has another length or was written to: what has been read of it before `offset` may not belong to what follows.
@@ -101,7 +101,7 @@ fn drive(_: &Metadata) -> u64 {
 /// All files of a model.
 pub type ModelFiles = Arc<[ModelFile]>;
 
-/// Opens the files of a model again; there are none of one in memory.
+/// Opens the files of a model for reads; a model in memory has none.
 ///
 /// # Errors
 /// If the system refuses.
@@ -109,22 +109,22 @@ pub fn files(gguf: &Gguf) -> Result<ModelFiles> {
     gguf.files().map(ModelFile::open).collect::<Result<Vec<_>>>().map(ModelFiles::from)
 }
 
-/// One request: `len` bytes of a file to a place in a buffer, all of it aligned; `needed` of them are wanted, and must come.
+/// One aligned request: `len` bytes of a file into a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Which file.
+    /// The file, as an index into the model's files.
     pub file: usize,
-    /// From where.
+    /// The byte offset in the file.
     pub offset: u64,
-    /// To where.
+    /// The byte offset in the buffer.
     pub at: usize,
-    /// How many.
+    /// The number of bytes.
     pub len: usize,
-    /// How many at least: the file may end there.
+    /// The number of bytes that must arrive; the file may end after them.
     pub needed: usize,
 }
 
-/// What a buffer is filled with.
+/// The contents of a buffer: extents of files, each aligned for direct reads.
 #[derive(Clone, Debug, Default)]
 pub struct ReadLayout {
     extents: Vec<Piece>, // of any length
@@ -132,7 +132,7 @@ pub struct ReadLayout {
 }
 
 impl ReadLayout {
-    /// Adds the `bytes` of a file that start at `offset`; says where they will be.
+    /// Adds `bytes` bytes of a file from `offset` on, and returns their range in the buffer.
     pub fn add(&mut self, file: usize, offset: u64, bytes: u64) -> Range<usize> {
         if bytes == 0 {
             return 0..0;
@@ -145,12 +145,12 @@ impl ReadLayout {
         at + skipped..at + needed
     }
 
-    /// The size of the buffer.
+    /// The size of the buffer in bytes.
     pub fn size(&self) -> usize {
         self.len
     }
 
-    /// The requests that fill it, of at most `request` bytes, a multiple of the alignment.
+    /// The requests that fill the buffer, each of at most `request` bytes, a multiple of the alignment.
     pub fn pieces(&self, request: usize) -> Vec<Piece> {
         let mut pieces = Vec::new();
         for extent in &self.extents {

@@ -39,7 +39,7 @@ pub struct Target {
 }
 
 impl Buffer {
-    /// At least `bytes` bytes of zeros, at least one.
+    /// Allocates at least `bytes` bytes of zeros, at least one.
     ///
     /// # Errors
     /// If the memory cannot be had.
@@ -54,15 +54,15 @@ impl Buffer {
         Ok(Buffer(Arc::new(Region { map, base })))
     }
 
-    /// Its size.
+    /// Its size in bytes.
     pub fn size(&self) -> usize {
         self.0.map.len()
     }
 
-    /// Cuts out pieces, which must be in ascending order, apart from each other, and inside.
+    /// Cuts out targets for reads: ranges in ascending order that do not overlap.
     ///
     /// # Panics
-    /// If they are not, or targets of an earlier call are left.
+    /// If they overlap or exceed the buffer, or targets of an earlier call are left.
     pub fn carve(&mut self, ranges: impl Iterator<Item = Range<usize>>) -> Vec<Target> {
         assert!(Arc::get_mut(&mut self.0).is_some(), "the buffer is still being written");
         let mut free = 0;
@@ -74,7 +74,7 @@ impl Buffer {
         ranges.map(cut).collect()
     }
 
-    /// Gives the memory of `range` back to the system, whole pages of it. These bytes are zeros from now on.
+    /// Releases the whole pages in `range` to the system. Their bytes are zeros from now on.
     ///
     /// # Panics
     /// If targets are left.
@@ -107,7 +107,7 @@ impl Buffer {
 }
 
 impl Target {
-    /// Its size.
+    /// Its size in bytes.
     pub fn len(&self) -> usize {
         self.range.len()
     }
@@ -124,7 +124,7 @@ impl Target {
         unsafe { std::slice::from_raw_parts_mut(self.region.base.add(self.range.start), self.range.len()) }
     }
 
-    /// Drops the first `n` bytes: they are written.
+    /// Skips the first `n` bytes, which are written.
     pub fn advance(&mut self, n: usize) {
         assert!(n <= self.len());
         self.range.start += n;

@@ -1,13 +1,13 @@
 //! Models larger than the memory: a budget that is kept, a plan, and weights that come from disk while the pass is under way.
 //!
-//! * [`budget`]: how much memory there is, how much a model may have;
-//! * [`plan`]: what stays in memory, what is read in every pass, how fast that is;
-//! * [`files`]: the files, and what is read of them;
-//! * [`memory`], [`backend`], [`queue`]: buffers, reads in flight, reads in order;
-//! * [`ring`]: layers ahead of the pass;
+//! * [`budget`]: the memory of the machine and the budget of a model;
+//! * [`plan`]: which weights stay in memory, which are read in every pass, and how long a pass takes;
+//! * [`files`]: the files and the layout of reads;
+//! * [`memory`], [`backend`], [`queue`]: buffers, reads in flight, the order of reads;
+//! * [`ring`]: prefetch of the next layers;
 //! * [`probe`]: the fastest strategy to read;
-//! * [`rates`]: how fast this machine's drives, memory and processor are;
-//! * [`pressure`]: when others need the memory.
+//! * [`rates`]: measured rates of drives, memory and processor;
+//! * [`pressure`]: memory pressure by other programs.
 
 pub(crate) mod backend;
 pub(crate) mod budget;

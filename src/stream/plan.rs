@@ -1,4 +1,4 @@
-//! What of a model stays in memory, what is read again in every pass, and how fast that is: arithmetic only.
+//! Which weights stay in memory, which are read again in every pass, and how long a pass takes: arithmetic only.
 //!
 //! A model that fits into its budget is mapped, as it lies in the file. Of one that does not, the output matrix is pinned, and of every
 //! layer the same number of bytes is left out: what remains of it is pinned, attention first, then the first rows of the matrices of the
@@ -14,54 +14,54 @@ use crate::roofline::{MatrixSize, Sizes, layer_bytes};
 /// Rows are pinned in multiples of this, so that no tile of a kernel is cut.
 pub const ROW_STEP: u64 = 32;
 
-/// Slots of the ring: one that is used, one that is filled; a third evens out where disk and processor are equally fast.
+/// Slots of the ring: one in use, one being filled; a third evens out disk and processor where they are equally fast.
 const SLOTS: std::ops::RangeInclusive<u64> = 2..=3;
 
-/// A third slot may take this part of the budget.
+/// A third slot may take the budget divided by this.
 const THIRD_SLOT: u64 = 32;
 
-/// The share of the memory's read rate that the kernels of a decode reach (kernels/README.md).
+/// The share of the memory's read rate that the GEMV kernels reach (kernels/README.md).
 const KERNEL_SHARE: f64 = 0.9;
 
-/// What there is, and what is needed beside the weights, all in bytes.
+/// A budget and what is taken from it beside the weights, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BudgetParts {
-    /// All that may be used.
+    /// The memory of the whole process.
     pub budget: u64,
-    /// The process itself.
+    /// The program and its vocabulary.
     pub fixed: u64,
-    /// Keys and values.
+    /// The KV cache.
     pub kv: u64,
-    /// Everything else between the matrices.
+    /// Activations.
     pub scratch: u64,
 }
 
-/// What stays and what is read.
+/// Which weights stay in memory and which are streamed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// What there was.
+    /// The budget that it keeps.
     pub parts: BudgetParts,
-    /// True if the model fits: nothing is pinned nor streamed then.
+    /// True if the model fits and is mapped: nothing is pinned or streamed then.
     pub mapped: bool,
-    /// The first rows of each matrix of each layer that stay: `(layers, matrices)`.
+    /// The number of first rows that are pinned of each matrix: `(layers, matrices)`.
     pub pinned_rows: Vec<Vec<u64>>,
-    /// Bytes of weights that stay, the output matrix included; all if the model is mapped.
+    /// Bytes of pinned weights, the output matrix included; all weights if the model is mapped.
     pub pinned_bytes: u64,
-    /// Bytes of weights read in each pass.
+    /// Bytes of weights that each pass reads from disk.
     pub streamed_bytes: u64,
-    /// Bytes of a slot of the ring.
+    /// The size of a slot of the ring in bytes.
     pub slot_bytes: u64,
-    /// Slots.
+    /// The number of slots.
     pub slots: u64,
 }
 
 impl Plan {
-    /// Bytes of all slots.
+    /// The size of the ring in bytes.
     pub fn ring_bytes(&self) -> u64 {
         self.slot_bytes * self.slots
     }
 
-    /// Everything that will be used.
+    /// The memory that the process will take, in bytes.
     pub fn total_bytes(&self) -> u64 {
         let BudgetParts { fixed, kv, scratch, .. } = self.parts;
         let parts = [fixed, kv, scratch, self.pinned_bytes, self.ring_bytes()];
@@ -69,10 +69,10 @@ impl Plan {
     }
 }
 
-/// Plans a model for a parts.
+/// Plans a model within a budget.
 ///
 /// # Errors
-/// If it cannot be: says what is needed and what would help.
+/// If even the smallest plan does not fit.
 pub fn plan(sizes: &Sizes, parts: BudgetParts) -> Result<Plan> {
     let beside = parts.fixed.saturating_add(parts.kv).saturating_add(parts.scratch);
     if beside.saturating_add(sizes.file_bytes) <= parts.budget {
@@ -105,7 +105,7 @@ pub fn plan(sizes: &Sizes, parts: BudgetParts) -> Result<Plan> {
     Ok(if fits(&three) && three.slot_bytes <= parts.budget / THIRD_SLOT { three } else { two })
 }
 
-/// The plan that leaves `bytes` out of every layer, or a little less.
+/// The plan that streams `bytes` of every layer, or a little less.
 fn leave_out(sizes: &Sizes, parts: BudgetParts, bytes: u64, slots: u64) -> Plan {
     let mut pinned_rows = Vec::with_capacity(sizes.layers.len());
     let (mut pinned, mut streamed, mut slot) = (buffer_bytes(&sizes.output, sizes.output.rows), 0, 0);
@@ -124,12 +124,12 @@ fn leave_out(sizes: &Sizes, parts: BudgetParts, bytes: u64, slots: u64) -> Plan 
     Plan { parts, mapped: false, pinned_rows, pinned_bytes: pinned, streamed_bytes: streamed, slot_bytes: slot, slots }
 }
 
-/// Bytes of memory to read `rows` rows by direct requests: whole pages at both ends.
+/// Bytes of memory for `rows` rows read by direct requests: whole pages at both ends.
 fn buffer_bytes(matrix: &MatrixSize, rows: u64) -> u64 {
     if rows == 0 { 0 } else { rows * matrix.row_bytes + 2 * ALIGN as u64 }
 }
 
-/// The first rows of each matrix that make at least `wanted` bytes: the attention's first.
+/// The number of first rows of each matrix that make at least `wanted` bytes: those of the attention first.
 fn pin(layer: &[MatrixSize], wanted: u64) -> Vec<u64> {
     let all = |group| layer.iter().filter(|m| m.group == group).map(MatrixSize::bytes).sum::<u64>();
     let of_attention = wanted.min(all(Group::Attention));
@@ -148,7 +148,7 @@ fn shortage(plan: &Plan) -> Error {
     Error::BudgetTooSmall { budget, need, kv, activations: scratch, pinned, ring, program: fixed }
 }
 
-/// What limits a pass.
+/// The bottleneck of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// Reading weights from disk.
@@ -160,7 +160,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// A word for it.
+    /// Its name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Bound::Disk => "disk",
@@ -170,44 +170,44 @@ impl Bound {
     }
 }
 
-/// How fast a machine is.
+/// The rates of a machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
-    /// Bytes a second from all drives together.
+    /// Bytes per second from all drives together.
     pub disk: f64,
-    /// Bytes a second from them to memory that is new: the system makes its pages meanwhile.
+    /// Bytes per second from all drives into newly allocated memory, whose pages the system makes meanwhile.
     pub load: f64,
-    /// Bytes a second from memory, on all threads.
+    /// Bytes per second from memory, with all threads.
     pub memory: f64,
-    /// Multiplications a second in wide batches, on all threads.
+    /// Multiply-adds per second in GEMM, with all threads.
     pub macs: f64,
-    /// What remains of the drives' and the processor's speed while both work.
+    /// How much drives and processor slow each other down.
     pub contention: Contention,
 }
 
 impl Rates {
-    /// Of a machine whose disk is not known, or not needed.
+    /// The rates of a machine whose disk is unknown or not needed.
     pub fn without_disk(memory: f64, macs: f64) -> Rates {
         Rates { disk: f64::INFINITY, load: f64::INFINITY, memory, macs, contention: Contention::APART }
     }
 }
 
-/// What remains of two speeds while both are had at once, as shares: drives write to the memory that the processor reads from, and reads
-/// through the page cache or of a file's holes take the processor's time as well.
+/// Contention of drives and processor: the share of its own rate that each keeps while both work. Drives write to the memory that the
+/// processor reads, and reads through the page cache or of a file's holes take processor time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Contention {
-    /// Of the drives'.
+    /// The share that the drives keep.
     pub disk: f64,
-    /// Of the memory's, and so of arithmetic's: the processor does one at the other's speed.
+    /// The share that memory reads keep, and with them arithmetic.
     pub memory: f64,
 }
 
 impl Contention {
-    /// They do not meet.
+    /// No contention.
     pub const APART: Contention = Contention { disk: 1.0, memory: 1.0 };
 
-    /// How long drives and processor take that begin together and need so many seconds each by itself: at what the other leaves them until
-    /// the shorter ends, then at full speed.
+    /// Seconds that drives and processor take together, if they need `disk` and `processor` seconds alone: both at their shares until the
+    /// shorter ends, then the other at full rate.
     fn seconds(self, disk: f64, processor: f64) -> f64 {
         let (slow_disk, slow_processor) = (disk / self.disk, processor / self.memory);
         if slow_disk < slow_processor {
@@ -218,17 +218,17 @@ impl Contention {
     }
 }
 
-/// How long a pass takes and why.
+/// The predicted time of a pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// Seconds.
     pub seconds: f64,
-    /// What they are spent on.
+    /// The bottleneck.
     pub bound: Bound,
 }
 
 impl Plan {
-    /// A pass of `tokens` tokens that ends in one row of logits, when the weights that stay are there.
+    /// Predicts a pass of `tokens` tokens that ends in one row of logits, with the pinned weights in memory.
     pub fn pass(&self, sizes: &Sizes, rates: &Rates, tokens: u64) -> Estimate {
         let work = sizes.pass(tokens, 1, 0);
         let disk = self.streamed_bytes as f64 / rates.disk;
@@ -243,7 +243,7 @@ impl Plan {
         Estimate { seconds: rates.contention.seconds(disk, processor), bound }
     }
 
-    /// Seconds to read what stays, where it is in no cache.
+    /// Seconds to load the pinned weights, if no cache holds them.
     pub fn load_seconds(&self, rates: &Rates) -> f64 {
         self.pinned_bytes as f64 / rates.disk.min(rates.load)
     }

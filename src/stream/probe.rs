@@ -1,4 +1,4 @@
-//! Which strategy of reading is the fastest here: each is tried for a moment on the model's own files, into the memory that it will use.
+//! The probe: finds the fastest way to read by trying each for a moment on the model's own files, into the memory that it will use.
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -14,17 +14,17 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A strategy of reading, or the wish for the fastest.
+/// A way to read, or the request for the fastest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reader {
-    /// The fastest.
+    /// The fastest of the others.
     #[default]
     Auto,
     /// Direct requests through io_uring.
     Uring,
     /// Direct requests by threads with positioned reads.
     Pread,
-    /// Through the page cache, whose pages are dropped again.
+    /// Reads through the page cache, whose pages are dropped again.
     Buffered,
 }
 
@@ -66,19 +66,19 @@ impl Reader {
     }
 }
 
-/// Puts something between the queue and its backend: how tests break reads.
+/// Wraps the backend of a queue: tests inject faults this way.
 pub type Wrap = Arc<dyn Fn(Box<dyn Backend>) -> Box<dyn Backend> + Send + Sync>;
 
-/// How to read.
+/// Settings for reading streamed weights.
 #[derive(Clone)]
 pub struct ReadOptions {
-    /// The strategy.
+    /// The way to read.
     pub reader: Reader,
-    /// How long a drive may give no answer.
+    /// The I/O timeout: a drive that completes no read for so long has failed.
     pub io_timeout: Duration,
-    /// What comes between.
+    /// A wrapper of the backend.
     pub wrap: Option<Wrap>,
-    /// Who is asked, instead of the system, how much memory others need.
+    /// A function that reports the memory in place of the system.
     pub memory: Option<Ask>,
 }
 
@@ -88,30 +88,30 @@ impl Default for ReadOptions {
     }
 }
 
-/// The strategy that was found.
+/// How weights are read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReadStrategy {
-    /// The strategy.
+    /// The way to read.
     pub reader: Reader,
     /// Requests in flight on each drive.
     pub depth: usize,
-    /// Bytes of a request.
+    /// The size of a request in bytes.
     pub request: usize,
-    /// Bytes a second from all drives, if it was measured.
+    /// Bytes per second from all drives, if measured.
     pub bytes_per_second: Option<f64>,
-    /// Bytes a second into memory that is new, as when weights are loaded, if it was measured.
+    /// Bytes per second into newly allocated memory, as when weights are loaded, if measured.
     pub new_bytes_per_second: Option<f64>,
 }
 
 impl ReadStrategy {
-    /// How to read to memory that is new: by threads even where io_uring reads faster, for its pages are made by whoever reads to them
+    /// The same for newly allocated memory: by threads even where io_uring is faster, because the reading thread makes its pages
     /// (measured on a virtual machine: 0.5 GB/s by one thread, twice that by two).
     pub fn into_new_memory(self) -> ReadStrategy {
         let reader = if self.reader == Reader::Uring { Reader::Pread } else { self.reader };
         ReadStrategy { reader, ..self }
     }
 
-    /// The same with reads for [`TURN`] in flight on each drive, if that is more.
+    /// The same with [`TURN`] worth of reads in flight on each drive, if that is more.
     fn with_enough_in_flight(self, files: &ModelFiles) -> ReadStrategy {
         let rate = self.bytes_per_second.unwrap_or(0.0) / drives(files).0.len() as f64;
         let enough = (rate * TURN.as_secs_f64() / self.request as f64).ceil() as usize;
@@ -119,20 +119,20 @@ impl ReadStrategy {
     }
 }
 
-/// Requests on each drive and their bytes, as they are tried: from 1 to 4 MiB disks are at their best, and some want many at once.
+/// Candidates: requests in flight on each drive and their size in bytes. Disks are at their best from 1 to 4 MiB.
 const SIZES: [(usize, usize); 4] = [(4, 2 << 20), (8, 1 << 20), (16, 2 << 20), (32, 4 << 20)];
 
-/// How long each strategy is tried, and the chosen one is measured.
+/// The duration of a trial, and of the measurement of the chosen strategy.
 const TRIAL: Duration = Duration::from_millis(120);
 const MEASURE: Duration = Duration::from_millis(500);
 
-/// What a trial reads of a layer at most, so that it ends soon.
+/// The most bytes that a trial reads of a layer.
 const PART: usize = 64 << 20;
 
-/// A strategy must be faster by so much to be preferred over one that was tried before.
+/// A strategy must be faster by this factor to replace one that was tried before.
 const BETTER: f64 = 1.05;
 
-/// Whoever asks for the next reads may wait so long for a turn while the processor computes, and the drive should have work until then.
+/// The thread that submits reads may wait so long for a time slice while the processor computes; the drive should have work until then.
 /// Measured on two cores, 8B in Q8_0 within 7 GB, requests of 1 MiB: with 8 in flight, 3 ms, a token took 9 % more than reading alone; with
 /// 32 as long as that.
 const TURN: Duration = Duration::from_millis(12);
@@ -140,17 +140,17 @@ const TURN: Duration = Duration::from_millis(12);
 /// Requests in flight on a drive, at most.
 const MOST: usize = 64;
 
-/// Bytes a second below which every strategy is as good: a disk that has no use for many requests.
+/// Bytes per second below which all strategies are equal: such a disk gains nothing from parallel requests.
 const SLOW: f64 = 400e6;
 
-/// Less to read than this is not worth a probe.
+/// The least number of streamed bytes that is worth a probe.
 const SMALL: usize = 32 << 20;
 
 impl ReadOptions {
     /// A queue for this strategy.
     ///
     /// # Errors
-    /// If the system refuses it.
+    /// If the system refuses the reader.
     pub fn queue(&self, files: &ModelFiles, strategy: &ReadStrategy) -> Result<Queue> {
         let backend = strategy.reader.backend(files, strategy.depth);
         let backend = backend.map_err(|source| Error::ReaderRefused { reader: strategy.reader.name(), source })?;
@@ -161,10 +161,10 @@ impl ReadOptions {
         Ok(Queue::new(backend, files.clone(), strategy.reader.is_direct(), strategy.depth, self.io_timeout))
     }
 
-    /// Finds the fastest strategy to read `layouts` again and again. `slots`, at least one, are used for it and given back.
+    /// Finds the fastest strategy to read `layouts` again and again. Reads into `slots`, at least one.
     ///
     /// # Errors
-    /// If a file cannot be read, or the strategy that is wished for is refused.
+    /// If a file cannot be read, or the requested reader is refused.
     pub fn probe(
         &self,
         files: &ModelFiles,
@@ -174,7 +174,7 @@ impl ReadOptions {
         self.fastest(self.wishes(files), files, layouts, slots)
     }
 
-    /// The ways that may be the fastest.
+    /// The candidates.
     fn wishes(&self, files: &ModelFiles) -> &'static [Reader] {
         let can_direct = files.iter().any(|file| file.handle(true).1);
         match self.reader {
@@ -186,7 +186,7 @@ impl ReadOptions {
         }
     }
 
-    /// Of `wishes`, of which there is at least one.
+    /// The fastest of `wishes`, of which there is at least one.
     fn fastest(
         &self,
         wishes: &[Reader],
@@ -237,7 +237,7 @@ impl ReadOptions {
         Ok(best)
     }
 
-    /// Measures the strategy again, for longer: what a plan predicts from.
+    /// Measures the chosen strategy for longer, in bytes per second: the rate that a plan predicts from.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -251,7 +251,7 @@ impl ReadOptions {
         self.measure(files, layouts, slots, strategy, MEASURE)
     }
 
-    /// Bytes a second of a strategy, over a moment.
+    /// The bytes per second of a strategy, over `duration`.
     fn measure(
         &self,
         files: &ModelFiles,
@@ -284,7 +284,7 @@ impl ReadOptions {
     }
 }
 
-/// The drives of a model that may not be loaded, and the fastest strategy to read them.
+/// The drives of a model that is not loaded, and the fastest strategy to read them.
 pub struct Drives<'o> {
     options: &'o ReadOptions,
     files: ModelFiles,
@@ -294,10 +294,10 @@ pub struct Drives<'o> {
 }
 
 impl<'o> Drives<'o> {
-    /// Probes them on stretches of the model's tensors; `None` if these are too small to tell.
+    /// Probes the drives with the model's tensors; `None` if these are too small.
     ///
     /// # Errors
-    /// If a file cannot be read, or the strategy that is wished for is refused.
+    /// If a file cannot be read, or the requested reader is refused.
     pub fn of(gguf: &Gguf, options: &'o ReadOptions) -> Result<Option<Drives<'o>>> {
         let files = files(gguf)?;
         let mut layouts = Vec::new();
@@ -322,7 +322,7 @@ impl<'o> Drives<'o> {
         &self.strategy
     }
 
-    /// Bytes a second that they give together, over a moment.
+    /// Measures the bytes per second of all drives together.
     ///
     /// # Errors
     /// If a file cannot be read.

@@ -1,4 +1,4 @@
-//! The reads of one model: a few in flight on each drive, the others waiting in order; short reads continued, failures named.
+//! The queue of reads: some in flight on each drive, the others waiting in order. Short reads are continued; failures name file and offset.
 
 use crate::error::{Error, Result};
 use crate::io::direct::ALIGN;
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-/// How long the last reads may take to end before their memory is given up.
+/// The time that the last reads have to complete before their memory is leaked.
 const LAST_READS: Duration = Duration::from_secs(1);
 
 /// A queue of reads.
@@ -23,7 +23,7 @@ pub struct Queue {
     io_timeout: Duration,
 }
 
-/// What is read from one drive.
+/// The reads of one drive.
 #[derive(Default)]
 struct Drive {
     waiting: VecDeque<Read>,
@@ -57,10 +57,10 @@ impl Queue {
         self.launch();
     }
 
-    /// Waits until a read is complete: its ticket.
+    /// Waits until a read is complete, and returns its ticket.
     ///
     /// # Errors
-    /// If a file cannot be read, ends too early, or its drive stalls: with the path and the offset. Asked with nothing to read, too.
+    /// If a file cannot be read, ends too early, or its drive stalls: with the path and the offset; or if nothing is queued.
     pub fn finish_one(&mut self) -> Result<u64> {
         loop {
             self.launch();
@@ -78,7 +78,7 @@ impl Queue {
         }
     }
 
-    /// Starts what may be in flight.
+    /// Submits waiting reads up to the depth of each drive.
     fn launch(&mut self) {
         for drive in &mut self.drives {
             while drive.flying.len() < self.depth
@@ -90,7 +90,7 @@ impl Queue {
         }
     }
 
-    /// A read came back: its ticket if it is complete; what is missing goes first in the queue.
+    /// Handles a completed read: returns its ticket, or puts the missing rest at the front of the queue.
     fn landed(&mut self, mut read: Read, result: io::Result<usize>) -> Result<Option<u64>> {
         let (file, offset, drive) = (read.file, read.offset, self.drive_of[read.file]);
         let flying = &mut self.drives[drive].flying;
@@ -139,7 +139,7 @@ impl Drop for Queue {
     }
 }
 
-/// The drives of the files, and which of them each file lies on.
+/// The device numbers of all drives, and for each file the index of its drive.
 pub fn drives(files: &ModelFiles) -> (Vec<u64>, Vec<usize>) {
     let mut numbers = Vec::new();
     let of = |number| {

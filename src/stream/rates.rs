@@ -1,4 +1,4 @@
-//! How fast this machine's drives, memory and processor are, measured in a moment: what a plan predicts from.
+//! Rates of drives, memory and processor, measured in a moment: a plan predicts from them.
 
 use crate::error::Result;
 use crate::stream::memory::Buffer;
@@ -10,25 +10,25 @@ use std::time::{Duration, Instant};
 use strata_kernels::{Cpu, Matrix};
 use strata_quant::{Activations, GgmlType};
 
-/// How long products are measured.
+/// The duration of the measurement of GEMM.
 const TRIAL: Duration = Duration::from_millis(60);
 
-/// Memory that is read to measure how fast that is. Twice as much gave the same on a machine that says its third cache has 480 MB.
+/// Bytes that are read to measure the memory's rate. Twice as much gave the same on a machine that says its third cache has 480 MB.
 pub const PROBE_BYTES: usize = 256 << 20;
 
-/// How fast weights come from the drives and from memory.
+/// The rates of drives and memory, alone and together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Streams {
-    /// Bytes a second from all drives, while the processor rests.
+    /// Bytes per second from all drives, while the processor is idle.
     pub disk: f64,
-    /// Bytes a second that all threads read from memory, while the drives rest.
+    /// Bytes per second that all threads read from memory, while the drives are idle.
     pub memory: f64,
-    /// What remains of both at once.
+    /// The shares that both keep at once.
     pub contention: Contention,
 }
 
 impl Streams {
-    /// Measures drives and `memory`, each alone and both at once. `disk` reads for a moment and says how fast.
+    /// Measures drives and `memory`, each alone and both at once. `disk` reads for a moment and returns its bytes per second.
     ///
     /// # Errors
     /// Those of `disk`.
@@ -58,7 +58,7 @@ impl Streams {
     }
 }
 
-/// So many bytes of memory to measure, where no weights are there.
+/// Allocates memory to measure, where there are no weights.
 ///
 /// # Errors
 /// If it cannot be had.
@@ -69,12 +69,12 @@ pub fn some_memory(bytes: usize) -> Result<Buffer> {
     Ok(buffer)
 }
 
-/// Bytes a second that all threads read of the end of `bytes`.
+/// Bytes per second that all threads read of the end of `bytes`.
 pub fn memory_bytes_per_second(cpu: &Cpu, bytes: &[u8]) -> f64 {
     cpu.read_bytes_per_second(&bytes[bytes.len().saturating_sub(PROBE_BYTES)..])
 }
 
-/// Multiplications a second of products of weights of type `ty` with many tokens at once.
+/// Multiply-adds per second of GEMM with weights of type `ty`.
 pub fn macs_per_second(cpu: &Cpu, ty: GgmlType) -> f64 {
     const ROWS: usize = 512;
     const COLS: usize = 4096;

@@ -13,25 +13,25 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often one who waits for a slot looks around.
+/// The interval at which a waiting pass checks for cancellation and memory pressure.
 const LOOK_AROUND: Duration = Duration::from_millis(20);
 
 /// The streamed part of a layer.
 #[derive(Clone, Debug)]
 pub struct Slice {
-    /// Whose.
+    /// The layer.
     pub layer: usize,
-    /// Where it is.
+    /// The reads that fetch it.
     pub pieces: Vec<Piece>,
 }
 
 /// A slot with the streamed part of a layer in it.
 pub struct FilledSlot {
-    /// Whose.
+    /// The layer.
     pub layer: usize,
     /// The bytes.
     pub buffer: Buffer,
-    /// How long the drives worked for it: since the one before was full, or since they had rested.
+    /// The time that the drives worked for it: since the previous slot was full, or since they were idle.
     pub took: Duration,
 }
 
@@ -76,7 +76,7 @@ impl Feeder {
         self.filling.is_empty()
     }
 
-    /// Waits for a piece; the oldest buffer, if that completes it.
+    /// Waits for a read to complete; returns the oldest buffer if that completes it.
     ///
     /// # Errors
     /// As [`Queue::finish_one`]; also if a file has changed.
@@ -102,11 +102,11 @@ impl Feeder {
     }
 }
 
-/// What the pass says to the thread.
+/// A message from the pass to the thread.
 enum Order {
-    /// Here is a slot.
+    /// A slot to fill.
     Fill(Buffer),
-    /// The next slot gets the first slice.
+    /// Fills the next slot with the first slice.
     Restart,
 }
 
@@ -119,10 +119,10 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Fills `slots` for the first time, and starts the thread that does so from now on.
+    /// Starts the thread that fills `slots` in turn.
     ///
     /// # Errors
-    /// If a file cannot be read, or the system gives no thread.
+    /// If a file cannot be read, or the system starts no thread.
     pub fn start(mut feeder: Feeder, slots: Vec<Buffer>) -> Result<Ring> {
         let ((orders, from), (to, full)) = (channel(), channel());
         slots.into_iter().for_each(|slot| feeder.start(slot));
@@ -137,10 +137,10 @@ impl Ring {
         Ok(Ring { full, orders: Some(orders), thread: Some(thread), failed: false })
     }
 
-    /// The slot with the slice of `layer`. `look` is called now and then while it waits, and may end it.
+    /// Waits for the slot with the slice of `layer`. `look` is called now and then and may end the wait.
     ///
     /// # Errors
-    /// What the reads met, or the error of `look`.
+    /// The error of a read, or of `look`.
     pub fn take(&mut self, layer: usize, look: &mut dyn FnMut() -> Result<()>) -> Result<FilledSlot> {
         loop {
             match self.full.recv_timeout(LOOK_AROUND) {
@@ -164,7 +164,7 @@ impl Ring {
         self.send(Order::Fill(slot));
     }
 
-    /// The next pass starts with the first layer, though this one has not come to the last.
+    /// Starts over with the first layer, where a pass has ended before the last.
     pub fn restart(&mut self) {
         self.send(Order::Restart);
     }
@@ -187,7 +187,7 @@ impl Drop for Ring {
     }
 }
 
-/// The thread: fills slots until there is nobody to give them to.
+/// The thread's loop: fills slots until the ring is dropped.
 fn feed(mut feeder: Feeder, orders: &Receiver<Order>, to: &Sender<Result<FilledSlot>>) {
     loop {
         let order = match feeder.is_idle() {

@@ -1,4 +1,4 @@
-//! Reads through io_uring: one system call for many, no thread for each.
+//! Reads through io_uring: one system call submits many, and no thread waits for each.
 
 // The reader's share of unsafe code: requests to the kernel with addresses in them.
 #![allow(unsafe_code)]
@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// A ring of the kernel, and the reads that it has.
+/// An io_uring instance and the reads that are in flight in it.
 pub struct Uring {
     ring: IoUring,
     files: ModelFiles,
@@ -20,7 +20,7 @@ pub struct Uring {
 }
 
 impl Uring {
-    /// For up to `depth` reads at once.
+    /// Sets up a ring for `depth` reads in flight.
     ///
     /// # Errors
     /// If the kernel has no io_uring, is too old, or refuses it, as in many containers.
@@ -93,7 +93,7 @@ impl Backend for Uring {
     }
 }
 
-/// The error number of a wait that took too long.
+/// The error number of a wait that timed out.
 const ETIME: i32 = rustix::io::Errno::TIME.raw_os_error();
 
 impl Drop for Uring {

@@ -1,14 +1,14 @@
-//! The rows that stay in memory, until others need it.
+//! The pinned rows: they stay in memory until other programs need it.
 //!
-//! Memory of our own is nothing that the system can take back as it does the page cache: when programs ask for more than there is, it ends
-//! one of them. So what is pinned is given back before, the last layers first. Their rows are read from the map of the file from then on,
-//! from memory where the page cache keeps them and from disk where it does not: slower, and the same bytes.
+//! The system cannot take back our memory as it does the page cache: when programs ask for more than there is, it kills one of them. So
+//! pinned rows are released before, the last layers first. They are read through the map of the file from then on: slower, and the same
+//! bytes.
 
 use crate::stream::memory::Buffer;
 use crate::stream::pressure::Pressure;
 use std::ops::Range;
 
-/// The first rows of the matrices of all layers.
+/// The pinned first rows of the matrices of all layers.
 pub struct Pinned {
     buffer: Buffer,
     layers: Vec<Range<usize>>, // in the buffer, in their order
@@ -17,27 +17,27 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// `layers` says where in `buffer` the rows of each layer are.
+    /// `layers` are the ranges of the layers' rows in `buffer`.
     pub fn new(buffer: Buffer, layers: Vec<Range<usize>>, pressure: Pressure) -> Pinned {
         Pinned { buffer, held: layers.len(), layers, pressure }
     }
 
-    /// All rows; zeros where a layer is not held.
+    /// The bytes of all rows; zeros where a layer was released.
     pub fn bytes(&self) -> &[u8] {
         self.buffer.bytes()
     }
 
-    /// True unless layer `i` has been given back.
+    /// True unless layer `i` was released.
     pub fn holds(&self, i: usize) -> bool {
         i < self.held
     }
 
-    /// Bytes that have been given back.
+    /// Bytes that were released.
     pub fn released(&self) -> u64 {
         self.layers[self.held..].iter().map(|layer| layer.len() as u64).sum()
     }
 
-    /// Gives back the last layers if others need the memory: how many bytes.
+    /// Releases the last layers under memory pressure, and returns their bytes.
     pub fn relieve(&mut self) -> u64 {
         let (shortage, mut given) = (self.pressure.shortage(), 0);
         while given < shortage && self.held > 0 {

@@ -1,4 +1,4 @@
-//! Where the weights of a model are that does not fit into its budget: some pinned, the others in the slots of a ring.
+//! The weights of a model that does not fit into its budget: some pinned, the others streamed through the slots of a ring.
 
 use super::pinned::Pinned;
 use super::tensors::Tensors;
@@ -29,14 +29,14 @@ pub struct Streamed {
     pass_state: Mutex<PassState>,
 }
 
-/// What the drives have done for passes.
+/// Statistics of the streamed reads of all passes.
 #[derive(Clone, Copy, Default)]
 struct StreamStatistics {
     bytes: u64,     // through the ring
     busy: Duration, // how long the drives worked for them
 }
 
-/// What one pass at a time has for itself.
+/// The state of streaming, which one pass at a time owns.
 pub(crate) struct PassState {
     /// Unless all is pinned.
     ring: Option<Ring>,
@@ -51,7 +51,7 @@ struct Parts {
     tail: Range<usize>, // the others, in a slot
 }
 
-/// Where all layers are, as a plan says.
+/// The layout of all layers according to a plan.
 struct Places {
     parts: Vec<Vec<Parts>>,          // (layers, matrices)
     stays: ReadLayout,               // the pinned memory
@@ -98,7 +98,7 @@ impl PassState {
 }
 
 impl Streamed {
-    /// Reads what stays and starts to read what does not.
+    /// Reads the pinned weights and starts the ring.
     ///
     /// # Errors
     /// If a file cannot be read, the memory cannot be had, or the user stopped.
@@ -144,49 +144,49 @@ impl Streamed {
         })
     }
 
-    /// What stays and what does not.
+    /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// How it is read.
+    /// The strategy of its reads.
     pub fn strategy(&self) -> &ReadStrategy {
         &self.strategy
     }
 
-    /// How fast drives and memory were when it was loaded; `None` if there was too little to read to tell.
+    /// The rates of drives and memory when it was loaded; `None` if there was too little to measure.
     pub fn streams(&self) -> Option<&Streams> {
         self.streams.as_ref()
     }
 
-    /// Bytes a second that the drives have given while they worked for passes; `None` before there was one.
+    /// Bytes per second of the drives while they worked for passes; `None` before the first.
     pub fn bytes_per_second(&self) -> Option<f64> {
         let StreamStatistics { bytes, busy } = self.pass_state().statistics;
         (!busy.is_zero()).then(|| bytes as f64 / busy.as_secs_f64())
     }
 
-    /// Bytes that were pinned and given back, because others needed the memory: the map of the file has served for them since.
+    /// Bytes of pinned weights that were released under memory pressure: they are read through the map of the file since.
     pub fn released(&self) -> u64 {
         self.pass_state().pinned.released()
     }
 
-    /// What a pass has for itself.
+    /// Locks the state of streaming for one pass.
     pub(crate) fn pass_state(&self) -> MutexGuard<'_, PassState> {
         self.pass_state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The output matrix, as long as it is.
+    /// The bytes of the output matrix.
     pub(crate) fn output_bytes(&self) -> &[u8] {
         &self.output.0.bytes()[self.output.1.clone()]
     }
 
-    /// Bytes of layer `i` that come through the ring.
+    /// Bytes of layer `i` that are streamed through the ring.
     pub(crate) fn streamed_bytes(&self, i: usize) -> u64 {
         self.layers[i].iter().map(|parts| parts.tail.len() as u64).sum()
     }
 
-    /// The slot with what layer `i` has in the ring, if it has something there. Where others need memory, what is pinned is given back, and
-    /// `progress` hears of it; it may end the wait.
+    /// Waits for the slot of layer `i`; `None` if nothing of it is streamed. Under memory pressure pinned rows are released, and `progress`
+    /// is told; it may end the wait.
     ///
     /// # Errors
     /// If the weights cannot be read, or the user stopped.
@@ -216,12 +216,12 @@ impl Streamed {
         Ok(Some(full))
     }
 
-    /// The bytes of the first rows of matrix `m` of layer `i` that the map of the file serves for: none, unless they were given back.
+    /// Bytes of the first rows of matrix `m` of layer `i` that are read through the map of the file: none, unless they were released.
     pub(crate) fn mapped_bytes(&self, i: usize, m: usize, pass_state: &PassState) -> usize {
         if pass_state.pinned.holds(i) { 0 } else { self.layers[i][m].head.len() }
     }
 
-    /// Matrix `m` of layer `i`, all of which is mapped as `mapped`, and the last rows of which are in `slot`.
+    /// Matrix `m` of layer `i`, which is mapped as `mapped` and whose last rows are in `slot`.
     pub(crate) fn matrix<'a>(
         &self,
         (i, m): (usize, usize),
@@ -238,7 +238,7 @@ impl Streamed {
         matrix(tensor, head, if tail.is_empty() { &[] } else { &slot[tail] })
     }
 
-    /// Hidden state to logits.
+    /// The output matrix.
     pub(crate) fn output(&self, tensor: &TensorInfo) -> Matrix<'_> {
         matrix(tensor, self.output_bytes(), &[])
     }
@@ -263,7 +263,7 @@ fn matrix<'a>(tensor: &TensorInfo, head: &'a [u8], tail: &'a [u8]) -> Matrix<'a>
         .expect("the reader checked the size, `Tensors::find` the type, and the plan cuts between rows")
 }
 
-/// Fills `buffer`.
+/// Fills `buffer` by reads into newly allocated memory.
 fn fill(
     files: &ModelFiles,
     layout: &ReadLayout,
