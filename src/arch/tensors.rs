@@ -155,7 +155,7 @@ impl TensorSpec {
 
     fn part_name(&self, layer: Option<usize>, part: &str) -> String {
         match layer {
-            Some(i) => format!("blk.{i}.{}.{part}", self.gguf),
+            Some(i) => format!("{}{}.{part}", layer_prefix(i), self.gguf),
             None => format!("{}.{part}", self.gguf),
         }
     }
@@ -184,6 +184,11 @@ impl TensorSpec {
         let (rows, cols) = self.shape(of);
         if self.is_matrix() { vec![cols as u64, rows as u64] } else { vec![cols as u64] }
     }
+}
+
+/// What the names of the tensors of layer `i` start with in GGUF files: `blk.7.`.
+pub fn layer_prefix(i: usize) -> String {
+    format!("blk.{i}.")
 }
 
 /// The row of a checkpoint's matrix that is row `r` of the GGUF file's, where a head has `head_dim` rows: row `2i + h` of a head comes

@@ -2,7 +2,7 @@
 
 use super::json::{Object, shown};
 use super::{foreign, read_json};
-use crate::arch::hyperparameters::{MAX_LAYERS, keys};
+use crate::arch::hyperparameters::{Key, MAX_LAYERS, keys};
 use crate::arch::rope::RopeScaling;
 use crate::arch::{Architecture, Hyperparameters};
 use crate::error::{Error, Result, quoted};
@@ -66,63 +66,13 @@ impl Config {
         };
         let file = Object::of_file(&path, &json, NULLABLE)?;
         let architecture = supported(&file)?;
-        let (hidden, heads) = (file.count(keys::HIDDEN.config)?, file.count(keys::HEADS.config)?);
-        let kv_heads = file.opt_count(keys::KV_HEADS.config)?.unwrap_or(heads);
-        if !heads.is_multiple_of(kv_heads) {
-            let problem = format!("{kv_heads} heads do not divide {heads} query heads");
-            return Err(file.wrong(keys::KV_HEADS.config, problem));
-        }
-        let explicit = file.opt_count(keys::HEAD_DIM.config)?;
-        let head_dim = match explicit {
-            Some(d) => d,
-            None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => {
-                return Err(file.wrong(keys::HEADS.config, format!("{heads} heads do not divide {hidden} values")));
-            }
-        };
-        if !head_dim.is_multiple_of(2) {
-            return Err(
-                file.wrong(keys::HEAD_DIM.config, format!("{head_dim} is odd: its values cannot be rotated in pairs"))
-            );
-        }
-        let layers = file.count(keys::LAYERS.config)?;
-        if layers > MAX_LAYERS {
-            let problem = format!("{layers} layers; at most {MAX_LAYERS} are possible");
-            return Err(file.wrong(keys::LAYERS.config, problem));
-        }
-        let context = file.opt_count(keys::CONTEXT.config)?.unwrap_or(2048);
-        if let Some(window) = file.opt_count("sliding_window")?.filter(|window| *window < context) {
-            let problem = format!("attention over a window of {window} tokens is not supported");
-            return Err(file.refused("sliding_window", problem, "use a model with full attention"));
-        }
-        let eps = file.opt_positive(keys::NORM_EPS.config)?.unwrap_or(1e-6);
-        if eps >= 1.0 {
-            return Err(file.wrong(keys::NORM_EPS.config, format!("must be a small number, is {eps}")));
-        }
-        let vocab = file.count(keys::VOCAB.config)?;
-        if vocab > MAX_TOKENS {
-            let problem = format!("{vocab} tokens; at most {MAX_TOKENS} are possible");
-            return Err(file.wrong(keys::VOCAB.config, problem));
-        }
-        token_ids(&file, vocab)?;
         let (rope_base, rope_scaling) = rope(&file)?;
-        let ffn = file.count(keys::FFN.config)?;
-        let norm_eps = eps;
+        let hyperparameters = hyperparameters(&file, rope_base)?;
+        token_ids(&file, hyperparameters.vocab)?;
         Ok(Config {
             architecture,
-            hyperparameters: Hyperparameters {
-                layers,
-                hidden,
-                ffn,
-                heads,
-                kv_heads,
-                head_dim,
-                context,
-                vocab,
-                norm_eps,
-                rope_base,
-            },
-            head_dim_is_explicit: explicit.is_some(),
+            hyperparameters,
+            head_dim_is_explicit: file.opt_count(keys::HEAD_DIM.config)?.is_some(),
             rope_scaling,
             tie_word_embeddings: file.opt_flag("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: file.opt_flag("attention_bias")?.unwrap_or(false),
@@ -136,6 +86,50 @@ impl Config {
     pub(crate) fn name_or_path(&self) -> Result<Option<&str>> {
         Object::of_file(&self.path, &self.json, NULLABLE)?.opt_text("_name_or_path")
     }
+}
+
+/// The hyperparameters, with transformers' defaults for keys that are absent.
+fn hyperparameters(file: &Object<'_>, rope_base: f32) -> Result<Hyperparameters> {
+    let (hidden, ffn) = (file.count(keys::HIDDEN.config)?, file.count(keys::FFN.config)?);
+    let (heads, kv_heads, head_dim) = heads(file, hidden)?;
+    let at_most = |key: Key, most: usize, what: &str| match file.count(key.config)? {
+        n if n > most => Err(file.wrong(key.config, format!("{n} {what}; at most {most} are possible"))),
+        n => Ok(n),
+    };
+    let layers = at_most(keys::LAYERS, MAX_LAYERS, "layers")?;
+    let vocab = at_most(keys::VOCAB, MAX_TOKENS, "tokens")?;
+    let context = file.opt_count(keys::CONTEXT.config)?.unwrap_or(2048);
+    if let Some(window) = file.opt_count("sliding_window")?.filter(|window| *window < context) {
+        let problem = format!("attention over a window of {window} tokens is not supported");
+        return Err(file.refused("sliding_window", problem, "use a model with full attention"));
+    }
+    let norm_eps = file.opt_positive(keys::NORM_EPS.config)?.unwrap_or(1e-6);
+    if norm_eps >= 1.0 {
+        return Err(file.wrong(keys::NORM_EPS.config, format!("must be a small number, is {norm_eps}")));
+    }
+    Ok(Hyperparameters { layers, hidden, ffn, heads, kv_heads, head_dim, context, vocab, norm_eps, rope_base })
+}
+
+/// The numbers of query heads and of key and value heads, and the values of a head.
+fn heads(file: &Object<'_>, hidden: usize) -> Result<(usize, usize, usize)> {
+    let heads = file.count(keys::HEADS.config)?;
+    let kv_heads = file.opt_count(keys::KV_HEADS.config)?.unwrap_or(heads);
+    if !heads.is_multiple_of(kv_heads) {
+        let problem = format!("{kv_heads} heads do not divide {heads} query heads");
+        return Err(file.wrong(keys::KV_HEADS.config, problem));
+    }
+    let head_dim = match file.opt_count(keys::HEAD_DIM.config)? {
+        Some(d) => d,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
+        None => {
+            return Err(file.wrong(keys::HEADS.config, format!("{heads} heads do not divide {hidden} values")));
+        }
+    };
+    if !head_dim.is_multiple_of(2) {
+        let problem = format!("{head_dim} is odd: its values cannot be rotated in pairs");
+        return Err(file.wrong(keys::HEAD_DIM.config, problem));
+    }
+    Ok((heads, kv_heads, head_dim))
 }
 
 /// The architecture; refuses models that would convert to something that computes other than the original.

@@ -1,6 +1,7 @@
 //! A number that is not finite has turned up in a pass: which operation met it, and which weight is the cause.
 
 use super::Model;
+use crate::arch::tensors::layer_prefix;
 use crate::arch::{Architecture, Role};
 use crate::error::{Error, Setting};
 use crate::progress::Progress;
@@ -90,7 +91,7 @@ impl Model {
     /// weights give numbers that are too large. Reads all weights, those of the layer first.
     pub(crate) fn not_finite(&self, layer: Option<usize>, stage: Stage, progress: &dyn Progress) -> Error {
         let first = match layer {
-            Some(i) => format!("blk.{i}."),
+            Some(i) => layer_prefix(i),
             None => self.architecture().spec(Role::Output).gguf.to_owned(),
         };
         if let Err(cause) = self.check().and_then(|()| verify::weights(self.gguf(), &first, progress)) {

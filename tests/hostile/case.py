@@ -16,7 +16,7 @@ WRITERS = ("convert", "quantize", "split", "merge", "calibrate")
 PRINTS_FILES = ("inspect", "verify", "plan", "convert", "quantize", "split", "merge", "calibrate")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Keys of --json that may be null: what was not measured.
-MAY_BE_NULL = {"disk_bytes_per_second", "disk_bytes_per_second_while_running", "given_back_bytes", "unpinned_bytes", "reader",
+MAY_BE_NULL = {"disk_bytes_per_second", "disk_bytes_per_second_while_running", "released_bytes", "unpinned_bytes", "reader",
                "second_opinion", "source", "output", "imatrix", "eta", "bound_by"}
 TEXT_BYTES = 3000
 # A part of a model, a file of a checkpoint, or a variable of the environment, whose names are on no command line.

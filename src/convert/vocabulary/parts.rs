@@ -123,43 +123,58 @@ pub(super) fn sentencepiece(root: &Node<'_>, tokens: &Tokens<'_>, notes: &mut Ve
             _ => return Err(step.refuse(format!("the normalizer {} changes texts", quoted(kind)))),
         }
     }
-    let node = root.get("pre_tokenizer");
-    for (kind, step) in steps(node.clone(), "pretokenizers")? {
-        let replacement = step.get("replacement");
-        if kind != "Metaspace" || replacement.text()? != SPACE {
+    for (kind, step) in steps(root.get("pre_tokenizer"), "pretokenizers")? {
+        if kind != "Metaspace" || step.get("replacement").text()? != SPACE {
             return Err(
                 step.refuse(format!("the pre-tokenizer {} splits texts otherwise than SentencePiece", quoted(kind)))
             );
         }
         replaces = true;
-        let scheme = step.get("prepend_scheme");
-        match scheme.opt_text()? {
-            None => prepends |= step.get("add_prefix_space").flag(true)?,
-            Some("always") => prepends = true,
-            Some("first") => {
-                prepends = true;
-                notes.push(
-                    "tokenizer.json: \"pre_tokenizer.prepend_scheme\" is \"first\": behind special tokens a space is put in front as well, as with llama.cpp"
-                        .to_owned(),
-                );
-            }
-            Some("never") => {}
-            Some(other) => return Err(scheme.bad(format!("{} is not known", quoted(other)), "get the file again")),
-        }
-        let split = step.get("split");
-        // Cutting in front of every space is what merging does anyway, unless a token has a space further in.
-        let inner = |(text, kind): &(&String, &TokenKind)| {
-            **kind == TokenKind::Normal && text.chars().skip(1).any(|c| SPACE.starts_with(c))
-        };
-        if split.flag(true)?
-            && let Some((text, _)) = tokens.texts.iter().zip(&tokens.kinds).find(inner)
-        {
-            return Err(split.refuse(format!("texts are cut at spaces inside tokens such as {}", quoted(text))));
-        }
+        prepends |= metaspace_prepends(&step, notes)?;
+        check_metaspace_split(&step, tokens)?;
     }
     if !replaces {
         return Err(normalizer.refuse(format!("spaces do not become {}", quoted(SPACE))));
     }
+    check_sentencepiece_decoder(root)?;
+    Ok(prepends)
+}
+
+/// Whether a `Metaspace` puts a space in front of texts.
+fn metaspace_prepends(step: &Node<'_>, notes: &mut Vec<String>) -> Result<bool> {
+    const FIRST: &str = "tokenizer.json: \"pre_tokenizer.prepend_scheme\" is \"first\": behind special tokens a space is put in front \
+                         as well, as with llama.cpp";
+    let scheme = step.get("prepend_scheme");
+    match scheme.opt_text()? {
+        None => step.get("add_prefix_space").flag(true),
+        Some("always") => Ok(true),
+        Some("first") => {
+            notes.push(FIRST.to_owned());
+            Ok(true)
+        }
+        Some("never") => Ok(false),
+        Some(other) => Err(scheme.bad(format!("{} is not known", quoted(other)), "get the file again")),
+    }
+}
+
+/// Checks that the cuts of a `Metaspace` in front of every space change nothing. Merging makes them anyway, unless a token has a space
+/// further in.
+fn check_metaspace_split(step: &Node<'_>, tokens: &Tokens<'_>) -> Result<()> {
+    let split = step.get("split");
+    let splits = split.flag(true)?;
+    let inner = |(text, kind): &(&String, &TokenKind)| {
+        **kind == TokenKind::Normal && text.chars().skip(1).any(|c| SPACE.starts_with(c))
+    };
+    match tokens.texts.iter().zip(&tokens.kinds).find(inner) {
+        Some((text, _)) if splits => {
+            Err(split.refuse(format!("texts are cut at spaces inside tokens such as {}", quoted(text))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the decoder does what SentencePiece does.
+fn check_sentencepiece_decoder(root: &Node<'_>) -> Result<()> {
     let decoder = root.get("decoder");
     let found = steps(decoder.clone(), "decoders")?;
     let replaced = found.is_empty() || found.iter().any(|(kind, _)| matches!(*kind, "Metaspace" | "Replace"));
@@ -181,7 +196,7 @@ pub(super) fn sentencepiece(root: &Node<'_>, tokens: &Tokens<'_>, notes: &mut Ve
     if !replaced {
         return Err(decoder.refuse(format!("{} stays in texts that are decoded", quoted(SPACE))));
     }
-    Ok(prepends)
+    Ok(())
 }
 
 /// The text that a step replaces and its replacement; `None` if the pattern is a regular expression.

@@ -4,14 +4,14 @@ use super::model::{CacheArgs, ModelArgs};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output, text};
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use strata::Error;
 use strata::arch::Hyperparameters;
-use strata::engine::{End, Session};
+use strata::engine::{End, Session, Timings};
 use strata::error::quoted;
 use strata::gguf::Gguf;
 use strata::model::{KvCache, MemoryNeed, Model};
@@ -139,16 +139,14 @@ impl Args {
         let kv = KvCache::bytes(&of, context, self.cache.types())?;
         let need = MemoryNeed::passes(&of, kv, prompt.len(), 1);
         let model = Arc::new(self.model.load(gguf, need)?);
-        let predicted = predict(&model);
-        let load = start.elapsed();
+        let (predicted, load) = (predict(&model), start.elapsed());
         let mut session = Session::with_cache(model.clone(), self.cache.cache(&model, context)?);
-        let read_to_load = machine::bytes_read();
-        let mut tokens = Vec::new();
-        let mut text = tokenizer.as_ref().map(StreamDecoder::new);
-        let mut written = String::new();
+        let bytes_read_to_load = machine::bytes_read();
+        let (mut tokens, mut text) = (Vec::new(), String::new());
+        let mut decoder = tokenizer.as_ref().map(StreamDecoder::new);
         let mut emit = |piece: String| -> Result<()> {
             if self.json {
-                written.push_str(&piece);
+                text.push_str(&piece);
                 Ok(())
             } else {
                 output::print(&piece)
@@ -161,77 +159,20 @@ impl Args {
             |token| !self.ignore_eos && tokenizer.as_ref().is_some_and(|t| t.is_eog(token)),
             |token| {
                 tokens.push(token);
-                let piece = match &mut text {
-                    Some(text) => text.push(token)?,
+                emit(match &mut decoder {
+                    Some(decoder) => decoder.push(token)?,
                     None => format!("{token} "),
-                };
-                emit(piece)
+                })
             },
             &Shown::new(Unit::Tokens),
         )?;
-        if let Some(text) = text {
-            emit(text.finish())?;
+        if let Some(decoder) = decoder {
+            emit(decoder.finish())?;
         }
-        let prefill_rate = prompt.len() as f64 / timings.prefill.as_secs_f64();
-        let decode_rate = timings.decode_rate();
-        let streamed = model.weights().streamed();
-        if self.json {
-            return output::print_json(&json!({
-                "text": written,
-                "tokens": tokens,
-                "prompt_tokens": prompt.len(),
-                "seed": sampling.seed,
-                "load_seconds": load.as_secs_f64(),
-                "prefill_tokens_per_second": prefill_rate,
-                "decode_tokens_per_second": decode_rate,
-                "seconds_per_token": if timings.decoded == 0 { 0.0 } else { 1.0 / decode_rate },
-                "predicted_seconds_per_token": predicted.map(|estimate| estimate.seconds),
-                "bound_by": predicted.map(|estimate| estimate.bound.name()),
-                "streamed_bytes_per_pass": model.plan().map(|plan| plan.streamed_bytes),
-                "disk_bytes_per_second": streamed.and_then(Streamed::streams).map(|streams| streams.disk),
-                "disk_bytes_per_second_while_running": streamed.and_then(Streamed::bytes_per_second),
-                "given_back_bytes": streamed.map(Streamed::released),
-                "reader": streamed.map(|streamed| streamed.strategy().reader.name()),
-                "bytes_read": machine::bytes_read(),
-                "bytes_read_before_prompt": read_to_load,
-                "peak_rss_bytes": machine::peak_rss_bytes(),
-            }));
-        }
-        output::print("\n")?;
-        output::say(&format!(
-            "load {:.2} s; prompt {} tokens, {:.1} t/s; generation {} tokens, {decode_rate:.1} t/s; seed {}{}",
-            load.as_secs_f64(),
-            prompt.len(),
-            prefill_rate,
-            tokens.len(),
-            sampling.seed,
-            if timings.end == End::Context {
-                format!("; stopped because the context of {context} is full (-c)")
-            } else {
-                String::new()
-            }
-        ));
-        if let (Some(estimate), 1..) = (predicted, timings.decoded) {
-            let disk = streamed.and_then(|streamed| streamed.streams().zip(streamed.bytes_per_second()));
-            output::say(&format!(
-                "{:.3} s a token; {:.3} s were predicted, bound by the {}{}",
-                1.0 / decode_rate,
-                estimate.seconds,
-                estimate.bound.name(),
-                disk.map_or(String::new(), |(before, now)| format!(
-                    "; the disk gave {:.2} GB/s, {:.2} before",
-                    now / 1e9,
-                    before.disk / 1e9
-                ))
-            ));
-        }
-        if let Some(bytes @ 1..) = streamed.map(Streamed::released) {
-            output::say(&format!(
-                "memory was short: {} of weights were released and read again since",
-                output::bytes(bytes)
-            ));
-        }
-        Ok(())
+        let (prompt, seed) = (prompt.len(), sampling.seed);
+        let run =
+            Run { model: &model, context, prompt, seed, text, tokens, load, timings, predicted, bytes_read_to_load };
+        if self.json { output::print_json(&run.json()) } else { run.report() }
     }
 
     fn prompt(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
@@ -268,6 +209,86 @@ impl Args {
             );
         }
         Ok(context)
+    }
+}
+
+/// A finished generation.
+struct Run<'m> {
+    model: &'m Model,
+    context: usize, // tokens
+    prompt: usize,  // tokens
+    seed: u64,
+    text: String, // empty if it was printed as it came
+    tokens: Vec<u32>,
+    load: Duration,
+    timings: Timings,
+    predicted: Option<Estimate>, // of a token
+    bytes_read_to_load: u64,
+}
+
+impl Run<'_> {
+    /// Tokens of the prompt per second.
+    fn prefill_rate(&self) -> f64 {
+        self.prompt as f64 / self.timings.prefill.as_secs_f64()
+    }
+
+    fn json(&self) -> Value {
+        let (streamed, decode_rate) = (self.model.weights().streamed(), self.timings.decode_rate());
+        json!({
+            "text": self.text,
+            "tokens": self.tokens,
+            "prompt_tokens": self.prompt,
+            "seed": self.seed,
+            "load_seconds": self.load.as_secs_f64(),
+            "prefill_tokens_per_second": self.prefill_rate(),
+            "decode_tokens_per_second": decode_rate,
+            "seconds_per_token": if self.timings.decoded == 0 { 0.0 } else { 1.0 / decode_rate },
+            "predicted_seconds_per_token": self.predicted.map(|estimate| estimate.seconds),
+            "bound_by": self.predicted.map(|estimate| estimate.bound.name()),
+            "streamed_bytes_per_pass": self.model.plan().map(|plan| plan.streamed_bytes),
+            "disk_bytes_per_second": streamed.and_then(Streamed::streams).map(|streams| streams.disk),
+            "disk_bytes_per_second_while_running": streamed.and_then(Streamed::bytes_per_second),
+            "released_bytes": streamed.map(Streamed::released),
+            "reader": streamed.map(|streamed| streamed.strategy().reader.name()),
+            "bytes_read": machine::bytes_read(),
+            "bytes_read_before_prompt": self.bytes_read_to_load,
+            "peak_rss_bytes": machine::peak_rss_bytes(),
+        })
+    }
+
+    /// Prints speeds beside what was predicted, after the text.
+    fn report(&self) -> Result<()> {
+        let (streamed, decode_rate) = (self.model.weights().streamed(), self.timings.decode_rate());
+        let full = match self.timings.end {
+            End::Context => format!("; stopped because the context of {} is full (-c)", self.context),
+            End::Stop | End::Length => String::new(),
+        };
+        output::print("\n")?;
+        output::say(&format!(
+            "load {:.2} s; prompt {} tokens, {:.1} t/s; generation {} tokens, {decode_rate:.1} t/s; seed {}{full}",
+            self.load.as_secs_f64(),
+            self.prompt,
+            self.prefill_rate(),
+            self.tokens.len(),
+            self.seed,
+        ));
+        if let (Some(estimate), 1..) = (self.predicted, self.timings.decoded) {
+            let rates = streamed.and_then(|streamed| streamed.streams().zip(streamed.bytes_per_second()));
+            let disk = rates.map_or(String::new(), |(before, now)| {
+                format!("; the disk gave {:.2} GB/s, {:.2} before", now / 1e9, before.disk / 1e9)
+            });
+            output::say(&format!(
+                "{:.3} s a token; {:.3} s were predicted, bound by the {}{disk}",
+                1.0 / decode_rate,
+                estimate.seconds,
+                estimate.bound.name(),
+            ));
+        }
+        if let Some(bytes @ 1..) = streamed.map(Streamed::released) {
+            let bytes = output::bytes(bytes);
+            output::say(&format!("memory was short: {bytes} of weights were released and read again since"));
+        }
+        Ok(())
     }
 }
 
