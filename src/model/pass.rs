@@ -131,7 +131,7 @@ impl Model {
     }
 
     /// The hidden states before the first layer, `(n, hidden)`, of `n` tokens.
-    pub(crate) fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, n: usize, h: &mut Vec<f32>) -> Result<()> {
+    pub fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, n: usize, h: &mut Vec<f32>) -> Result<()> {
         let (d, vocab) = (self.hyperparameters.hidden, self.hyperparameters.vocab);
         h.clear();
         if n.checked_mul(d).and_then(|len| h.try_reserve_exact(len).ok()).is_none() {
