@@ -86,12 +86,12 @@ impl Gguf {
         &bytes[tensor.offset as usize..][..tensor.bytes as usize]
     }
 
-    /// The first `bytes` bytes of a tensor will be read soon: they are brought into the page cache.
-    pub fn expect(&self, tensor: &TensorInfo, bytes: usize) {
+    /// Prefetches the first `bytes` bytes of a tensor into the page cache.
+    pub fn prefetch(&self, tensor: &TensorInfo, bytes: usize) {
         if let Backing::Mapped(mapped) = &*self.parts[tensor.part]
             && bytes > 0
         {
-            mapped.will_need(tensor.offset as usize..tensor.offset as usize + bytes);
+            mapped.prefetch(tensor.offset as usize..tensor.offset as usize + bytes);
         }
     }
 

@@ -134,12 +134,12 @@ impl Store {
     pub fn fit(&mut self, room: Room, cpu: &Cpu, options: &Options, progress: &dyn Progress) -> Result<Plan> {
         let plan = plan(&self.sizes(), room)?;
         if plan.mapped {
-            self.gguf.files().for_each(|file| file.in_huge_pages());
+            self.gguf.files().for_each(|file| file.advise_huge_pages());
         } else {
             if self.sources.is_empty() {
                 return Err(Error::InMemory { doing: "streamed" });
             }
-            self.gguf.files().for_each(|file| file.forget());
+            self.gguf.files().for_each(|file| file.release_pages());
             let layers: Vec<_> = self.layers.iter().map(LayerAt::matrices).collect();
             let (sources, output) = (self.sources.clone(), &self.output.weight);
             self.streamed = Some(Streamed::load(sources, plan.clone(), &layers, output, cpu, options, progress)?);
@@ -284,7 +284,7 @@ impl Walk<'_> {
         self.streamed += streamed.streamed_bytes(i);
         if let Some(next) = store.layers.get(i + 1) {
             for (m, tensor) in next.matrices().into_iter().enumerate() {
-                store.gguf.expect(tensor, streamed.mapped_bytes(i + 1, m, in_hand));
+                store.gguf.prefetch(tensor, streamed.mapped_bytes(i + 1, m, in_hand));
             }
         }
         let (streamed, in_hand, slot) = (*streamed, &**in_hand, self.slot.as_ref());
@@ -402,7 +402,7 @@ fn linear(gguf: &Gguf, name: &str, rows: usize, cols: usize) -> Result<LinearAt>
 fn vector(gguf: &Gguf, name: &str, len: usize) -> Result<Vec<f32>> {
     let tensor = find(gguf, name, 1, len)?;
     // Small, and far from the others: on its own the system would read megabytes around it.
-    gguf.expect(tensor, tensor.bytes as usize);
+    gguf.prefetch(tensor, tensor.bytes as usize);
     let mut values = vec![0.0; len];
     let format = tensor.ty.format().expect("`find` checked the type");
     (format.decode)(gguf.data(tensor), &mut values);
