@@ -19,6 +19,7 @@ use warnings::Warnings;
 use safetensors::Dtype;
 use serde_json::json;
 use strata::convert::{Input, Options, Target};
+use strata::error::Setting;
 use strata::gguf::Gguf;
 use strata::progress::{Progress, Quiet};
 use strata::recipe::Recipe;
@@ -70,7 +71,8 @@ fn a_gguf_file_is_a_source_like_the_checkpoint() {
 
     convert(&tiny(), &path("q8.gguf"), GgmlType::Q8_0, &Quiet).unwrap();
     let refused = convert(&path("q8.gguf"), &path("q4.gguf"), GgmlType::Q4_0, &Quiet);
-    check_error(refused, &["quantized already (Q8_0)", "accept the loss"]);
+    assert!(matches!(&refused, Err(Error::Invalid { setting: Some(Setting::Requantize), .. })));
+    check_error(refused, &["quantized already (Q8_0)"]);
     check_error(convert(&path("q8.gguf"), &path("q8.gguf"), GgmlType::Q8_0, &Quiet), &["is the model itself"]);
     fs::hard_link(path("q8.gguf"), path("link.gguf")).unwrap();
     check_error(convert(&path("q8.gguf"), &path("link.gguf"), GgmlType::Q8_0, &Quiet), &["is the model itself"]);

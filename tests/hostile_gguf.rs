@@ -146,7 +146,7 @@ fn broken_files_are_refused_with_a_reason() {
         ("key twice", twice.data(64).out.clone(), &["key \"a.key\"", "twice"]),
         ("alignment 0", alignment(0), &["key \"general.alignment\"", "is 0", "power of two"]),
         ("alignment 3", alignment(3), &["key \"general.alignment\"", "is 3", "power of two"]),
-        ("alignment 4", alignment(4), &["key \"general.alignment\"", "is 4", "from 8"]),
+        ("alignment 4", alignment(4), &["key \"general.alignment\"", "is 4", "at least 8"]),
         ("alignment 2^31", alignment(1 << 31), &["tensor \"a\"", "past the end"]),
         ("alignment a bool", pair("general.alignment", BOOL, |f| f.raw(&[1])), &["must be a u32", "bool"]),
         (

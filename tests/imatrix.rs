@@ -229,7 +229,7 @@ fn hostile_gguf_files_are_refused() {
         (&[("a.in_sum2", &[-2.0]), ("a.counts", &[1.0])], "value 0 is -2"),
         (&[("a.in_sum2", &[1.0]), ("a.counts", &[f32::NAN])], "NaN is not a count"),
         (&[("a.in_sum2", &[1.0]), ("a.counts", &[-1.0])], "-1 is not a count"),
-        (&[("a.in_sum2", &[1.0]), ("a.counts", &[1e30])], "no count"),
+        (&[("a.in_sum2", &[1.0]), ("a.counts", &[1e30])], "not a count"),
         (&[("a.in_sum2", &[1.0]), ("a.counts", &[f32::INFINITY])], "inf is not a count"),
         (&[("a.in_sum2", &[1.0]), ("a.counts", &[0.5])], "0.5 is not a count"),
         (&[("a.in_sum2", &[1.0, 2.0]), ("a.counts", &[1.0, 2.0])], "2 values do not belong to 2 counts"),

@@ -118,12 +118,12 @@ impl Gguf {
         &bytes[tensor.offset as usize..][..tensor.bytes as usize]
     }
 
-    /// Starts to read the first `bytes` bytes of a tensor into the page cache.
+    /// Prefetches the first `bytes` bytes of a tensor into the page cache.
     pub fn prefetch(&self, tensor: &TensorInfo, bytes: usize) {
         if let Backing::Mapped(mapped) = &*self.parts[tensor.part]
             && bytes > 0
         {
-            mapped.will_need(tensor.offset as usize..tensor.offset as usize + bytes);
+            mapped.prefetch(tensor.offset as usize..tensor.offset as usize + bytes);
         }
     }
 

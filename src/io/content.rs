@@ -81,13 +81,11 @@ impl Content {
             ),
             Content::Compressed(how) => return (format!("is compressed ({how})"), "unpack it first"),
             Content::Tar => ("is a tar archive", "unpack it and name the model in it"),
-            Content::Gguf => ("is a GGUF file", "name it as the model, as in `strata run -m FILE`"),
+            Content::Gguf => ("is a GGUF file", "name it as the model itself"),
             Content::Ggml => {
                 ("is a GGML file from before GGUF", "get the model as GGUF, or convert its checkpoint again")
             }
-            Content::Safetensors => {
-                ("is a safetensors file", "make a GGUF file of its folder: strata convert FOLDER -o FILE.gguf")
-            }
+            Content::Safetensors => ("is a safetensors file", "convert its folder to GGUF (strata convert FOLDER)"),
             Content::Json => ("is a JSON text", "name the folder of the checkpoint, or a .gguf file"),
             Content::Zeros => ("begins with zeros only", "the download is incomplete; get it again"),
         };

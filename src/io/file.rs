@@ -52,13 +52,13 @@ impl Mapped {
 
     /// Advises huge pages for a file that will be read whole and often: later reads from disk are mapped 2 MB at a time where the file
     /// system can (seen with ext4 on Linux 6.18). Pages in the cache stay as they are.
-    pub fn in_huge_pages(&self) {
+    pub fn advise_huge_pages(&self) {
         #[cfg(target_os = "linux")]
         let _ = self.map.advise(memmap2::Advice::HugePage);
     }
 
     /// Prefetches these bytes into the page cache.
-    pub fn will_need(&self, range: Range<usize>) {
+    pub fn prefetch(&self, range: Range<usize>) {
         #[cfg(unix)]
         // A hint.
         let _ = self.map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
@@ -67,7 +67,7 @@ impl Mapped {
     }
 
     /// Releases the memory of the pages that were touched; they are read again when they are touched again.
-    pub fn forget(&self) {
+    pub fn release_pages(&self) {
         #[cfg(target_os = "linux")]
         // SAFETY: no CPU feature; the map is of a file and read-only, so that what is dropped comes back with the same bytes. Where the
         // system refuses, nothing is lost but memory.

@@ -121,7 +121,7 @@ impl TextFile {
 
     fn too_large(&self, problem: String, limit: u64) -> Error {
         let problem = format!("{problem}, at most {limit} bytes are read");
-        let remedy = format!("take a part of it: head -c {limit}, which may be piped to -f -");
+        let remedy = format!("take a part of it, as head -c {limit} gives it");
         Error::invalid(&self.name, "text", problem, remedy)
     }
 

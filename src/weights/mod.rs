@@ -114,12 +114,12 @@ impl Weights {
     ) -> Result<Plan> {
         let plan = plan(&self.sizes(), budget)?;
         if plan.mapped {
-            self.gguf.files().for_each(|file| file.in_huge_pages());
+            self.gguf.files().for_each(|file| file.advise_huge_pages());
         } else {
             if self.files.is_empty() {
                 return Err(Error::InMemory { doing: "streamed" });
             }
-            self.gguf.files().for_each(|file| file.forget());
+            self.gguf.files().for_each(|file| file.release_pages());
             let files = self.files.clone();
             self.streamed = Some(Streamed::load(files, plan.clone(), &self.tensors, cpu, options, progress)?);
         }

@@ -90,6 +90,23 @@ mod tests {
     fn a_remedy_of_the_library_is_not_given_twice() {
         let plain = Error::invalid(Path::new("f"), "header", "is damaged", "get it again");
         assert_eq!(after(&plain.into()), "");
+        let setting = |setting| Error::Invalid {
+            path: "f".into(),
+            place: "tensor".to_owned(),
+            problem: "is quantized already".to_owned(),
+            remedy: "accept the loss".to_owned(),
+            setting: Some(setting),
+        };
+        for (of, option) in [
+            (Setting::Restart, " (--restart)"),
+            (Setting::Requantize, " (--allow-requantize)"),
+            (Setting::Metadata, " (--override-kv)"),
+            (Setting::Source, " (leave out --source)"),
+            (Setting::Tokens, " (run --tokens 1,2,3)"),
+            (Setting::CacheTypes, " (--cache-type-k f32 --cache-type-v f32)"),
+        ] {
+            assert_eq!(after(&setting(of).into()), option);
+        }
     }
 
     #[test]

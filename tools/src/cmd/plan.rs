@@ -268,7 +268,7 @@ fn of_file(gguf: Gguf) -> Result<Subject> {
     // A file without one, or with one that cannot be used, runs by --tokens.
     let tokenizer = Tokenizer::from_gguf(&gguf).ok();
     // What was touched of the file is not the program's.
-    gguf.files().for_each(Mapped::forget);
+    gguf.files().for_each(Mapped::release_pages);
     Ok(Subject { name, of, sizes, main_type, file: Some((gguf, tokenizer)) })
 }
 
