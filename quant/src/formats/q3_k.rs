@@ -9,7 +9,7 @@
 use super::blocks::{self, BlockLayout, Groups, Search};
 use super::blocks256::{group_scales, half_at, pack_pairs, pair_at, signed_scales, weights, without_offsets};
 use crate::codec::{BlockScales, Levels};
-use crate::search::{LANES, Tile, codes, requantize, sums, symmetric, tile};
+use crate::search::{LANES, Tile, codes, requantize, some_keep_codes, sums, symmetric, tile};
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 use half::f16;
@@ -105,7 +105,7 @@ impl Search<16, 16, BYTES> for Q3K {
     #[inline(always)]
     fn round<S: Simd>(s: S, x: &Tile<16>, (unrounded, d): &Self::Rounding<S>, codes: &mut Tile<16>) {
         match unrounded {
-            _ if !d.contains(&0.0) => {}
+            _ if !some_keep_codes(d) => {}
             Unrounded::Found(found) => *codes = *found,
             Unrounded::Rounded(rounding) => rounding.round(s, x, codes),
         }
