@@ -275,11 +275,6 @@ impl Cpu {
         self.items(spans.len() * heads, k.len(), write);
     }
 
-    /// The old name of [`Cpu::append_kv`].
-    pub fn remember(&self, layout: KvLayout, position: usize, k: &[f32], v: &[f32], entries: &mut [u8]) {
-        self.append_kv(layout, position, k, v, entries);
-    }
-
     /// The `i`th thread's share of `n` things, cut at multiples of `step`.
     pub(crate) fn share(&self, n: usize, step: usize, i: usize) -> Range<usize> {
         share(n, step, i, self.threads())

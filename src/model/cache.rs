@@ -7,7 +7,7 @@ use crate::model::Shape;
 use crate::random;
 use memmap2::MmapMut;
 use std::ops::Range;
-use strata_kernels::{Cpu, KvCells, KvLayout};
+use strata_kernels::{Cpu, KvEntries, KvLayout};
 use strata_quant::GgmlType;
 
 /// The numbers that keys and values are kept as: F32, F16 or Q8_0 each.
@@ -142,7 +142,7 @@ impl KvCache {
                 let end = (start + PIECE).min(len);
                 let (k, v) = (rows(start..end), rows(start + 1 + layer..end + 1 + layer));
                 let (layout, cells) = self.cells_mut(layer);
-                cpu.remember(layout, start, &k, &v, cells);
+                cpu.append_kv(layout, start, &k, &v, cells);
             }
         }
         self.len = self.len.max(len);
@@ -154,9 +154,9 @@ impl KvCache {
         assert!(self.len <= self.capacity);
     }
 
-    /// What a layer remembers.
-    pub(crate) fn cells(&self, layer: usize) -> KvCells<'_> {
-        KvCells { layout: self.layout, bytes: &self.layers[layer % self.layers.len()] }
+    /// The KV cache entries of a layer.
+    pub(crate) fn cells(&self, layer: usize) -> KvEntries<'_> {
+        KvEntries { layout: self.layout, bytes: &self.layers[layer % self.layers.len()] }
     }
 
     /// The same, to be written.
