@@ -100,7 +100,7 @@ impl Cpu {
         (self.threads() * (scratch + STACK)) as u64
     }
 
-    /// `y = x w^T`: `w (n, k)`, `x (m, k)`, `y (m, n)`. Makes the form of `x` that `w` wants, if it is not there yet.
+    /// `y = x w^T`: `w (n, k)`, `x (m, k)`, `y (m, n)`. Makes the form of `x` that `w` is multiplied with, if it is not there yet.
     pub fn matmul(&self, w: Matrix<'_>, x: &mut Activations, y: &mut [f32]) {
         self.matmuls([w], x, [y]);
     }
