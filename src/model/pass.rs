@@ -21,7 +21,7 @@ use crate::stream::rates::{self, Streams};
 use crate::stream::{Budget, Options, Plan, Rates, Room};
 use crate::verify;
 use std::ops::Range;
-use strata_kernels::{AttentionScratch, Cpu, Rotation, SequenceChunk};
+use strata_kernels::{AttentionScratch, Cpu, Rotation, SequenceChunk as Run};
 use strata_quant::Activations;
 use strata_quant::float::all_finite;
 
@@ -62,17 +62,17 @@ pub enum Input {
 /// Buffers that passes reuse: after the first pass of a shape, the next allocates nothing.
 #[derive(Default)]
 pub struct Scratch {
-    h: Vec<f32>,              // (tokens, hidden): the hidden states after the last layer of the last pass
-    logits: Vec<f32>,         // (rows, vocab): the logits asked for last
-    runs: Vec<SequenceChunk>, // of the sub-batch
-    rotation: Rotation,       // of all tokens of the pass
-    x: Activations,           // (sub-batch, hidden or q width or ffn): what the next matrix reads
-    q: Vec<f32>,              // (sub-batch, heads, head_dim)
-    k: Vec<f32>,              // (sub-batch, kv_heads, head_dim)
-    v: Vec<f32>,              // (sub-batch, kv_heads, head_dim)
-    gate: Vec<f32>,           // (sub-batch, ffn)
-    up: Vec<f32>,             // (sub-batch, ffn)
-    y: Vec<f32>,              // (sub-batch, hidden)
+    h: Vec<f32>,        // (tokens, hidden): the hidden states after the last layer of the last pass
+    logits: Vec<f32>,   // (rows, vocab): the logits asked for last
+    runs: Vec<Run>,     // of the sub-batch
+    rotation: Rotation, // of all tokens of the pass
+    x: Activations,     // (sub-batch, hidden or q width or ffn): what the next matrix reads
+    q: Vec<f32>,        // (sub-batch, heads, head_dim)
+    k: Vec<f32>,        // (sub-batch, kv_heads, head_dim)
+    v: Vec<f32>,        // (sub-batch, kv_heads, head_dim)
+    gate: Vec<f32>,     // (sub-batch, ffn)
+    up: Vec<f32>,       // (sub-batch, ffn)
+    y: Vec<f32>,        // (sub-batch, hidden)
     attention: AttentionScratch,
 }
 
@@ -411,13 +411,13 @@ fn room(segments: &[Segment<'_>]) -> Result<usize> {
 }
 
 /// Which tokens of which segments are in `range` of all of them.
-fn runs_of(segments: &[Segment<'_>], range: Range<usize>, runs: &mut Vec<SequenceChunk>) {
+fn runs_of(segments: &[Segment<'_>], range: Range<usize>, runs: &mut Vec<Run>) {
     runs.clear();
     let mut first = 0;
     for (sequence, Segment { tokens, cache }) in segments.iter().enumerate() {
         let (start, end) = (range.start.max(first), range.end.min(first + tokens.len()));
         if start < end {
-            runs.push(SequenceChunk { sequence, tokens: end - start, position: cache.len() + start - first });
+            runs.push(Run { sequence, tokens: end - start, position: cache.len() + start - first });
         }
         first += tokens.len();
     }
