@@ -1,4 +1,4 @@
-//! Walks formats x instruction sets x shapes x threads: every cell gives the bits of the scalar set, and the scalar set agrees with a
+//! Walks formats x instruction sets x shapes x threads: every kernel gives the bits of the scalar set, and the scalar set agrees with a
 //! naive product in `f64` that shares no code with it. A new format or instruction set is tested with no edit here.
 
 mod kernel_inputs;
@@ -258,7 +258,7 @@ fn check_elementwise(x: &[f32], y: &[f32], w: &[f32], d: usize, got: &[Vec<f32>;
     }
 }
 
-/// One sequence to attend to: everything by rows, and the cells made of it.
+/// One sequence to attend to: everything by rows, and the KV cache made of it.
 struct Sequence {
     shape: AttentionShape,
     types: (GgmlType, GgmlType),
@@ -266,7 +266,7 @@ struct Sequence {
     q: Vec<f32>, // (tokens, heads, head_dim)
     k: Vec<f32>, // (tokens, kv_heads, head_dim)
     v: Vec<f32>, // (tokens, kv_heads, head_dim)
-    cells: Vec<u8>,
+    cache: Vec<u8>,
 }
 
 impl Sequence {
@@ -275,8 +275,8 @@ impl Sequence {
         let width = shape.kv_heads * shape.head_dim;
         let q = random.values(tokens * shape.heads * shape.head_dim);
         let (k, v) = (random.values(tokens * width), random.values(tokens * width));
-        let mut sequence = Sequence { shape, types, layout, q, k, v, cells: Vec::new() };
-        sequence.cells = sequence.remembered(Isa::named("scalar").unwrap(), 1, tokens);
+        let mut sequence = Sequence { shape, types, layout, q, k, v, cache: Vec::new() };
+        sequence.cache = sequence.appended(Isa::named("scalar").unwrap(), 1, tokens);
         sequence
     }
 
@@ -284,15 +284,15 @@ impl Sequence {
         self.q.len() / (self.shape.heads * self.shape.head_dim)
     }
 
-    /// The cells as they are when the tokens come in pieces. What nobody has written is no number, so that nobody reads it unseen.
-    fn remembered(&self, isa: Isa, threads: usize, piece: usize) -> Vec<u8> {
+    /// The KV cache after the tokens were appended in pieces. What was never written is no number, so that reading it shows.
+    fn appended(&self, isa: Isa, threads: usize, piece: usize) -> Vec<u8> {
         let cpu = Cpu::new(isa, threads);
         let width = self.shape.kv_heads * self.shape.head_dim;
-        let mut cells = vec![0xff; self.layout.bytes(self.tokens() + 1).unwrap()];
+        let mut cache = vec![0xff; self.layout.bytes(self.tokens() + 1).unwrap()];
         for (i, (k, v)) in self.k.chunks(piece * width).zip(self.v.chunks(piece * width)).enumerate() {
-            cpu.append_kv(self.layout, i * piece, k, v, &mut cells);
+            cpu.append_kv(self.layout, i * piece, k, v, &mut cache);
         }
-        cells
+        cache
     }
 
     fn queries(&self, tokens: std::ops::Range<usize>) -> &[f32] {
@@ -303,10 +303,10 @@ impl Sequence {
     fn attended(&self, isa: Isa, threads: usize, tokens: std::ops::Range<usize>) -> Vec<f32> {
         let q = self.queries(tokens.clone());
         let mut out = vec![f32::NAN; q.len()];
-        let runs = [SequenceChunk { sequence: 0, tokens: tokens.len(), position: tokens.start }];
-        let cells = |_| KvEntries { layout: self.layout, bytes: &self.cells };
+        let chunks = [SequenceChunk { sequence: 0, tokens: tokens.len(), position: tokens.start }];
+        let entries = |_| KvEntries { layout: self.layout, bytes: &self.cache };
         let cpu = Cpu::new(isa, threads);
-        assert!(cpu.attention(&mut AttentionScratch::default(), self.shape, q, &runs, cells, &mut out));
+        assert!(cpu.attention(&mut AttentionScratch::default(), self.shape, q, &chunks, entries, &mut out));
         out
     }
 }
@@ -359,7 +359,7 @@ const PIECES: &[(usize, &[usize])] = &[
 ];
 
 #[test]
-fn cells_do_not_depend_on_who_writes_them() {
+fn the_kv_cache_does_not_depend_on_who_appends() {
     let mut random = Random(6);
     for types in CACHES {
         for head_dim in [2, 32, 72] {
@@ -368,7 +368,7 @@ fn cells_do_not_depend_on_who_writes_them() {
             for isa in Isa::available() {
                 for (threads, piece) in [(1, 1), (2, 15), (3, 300), (2, 530)] {
                     let what = format!("{} {types:?} x{head_dim}: {piece} at a time, {threads} threads", isa.name());
-                    assert!(sequence.remembered(isa, threads, piece) == sequence.cells, "{what}");
+                    assert!(sequence.appended(isa, threads, piece) == sequence.cache, "{what}");
                 }
             }
         }
@@ -376,7 +376,7 @@ fn cells_do_not_depend_on_who_writes_them() {
 }
 
 #[test]
-fn sequences_in_one_batch_see_only_themselves() {
+fn sequences_in_one_batch_attend_only_to_themselves() {
     let mut random = Random(7);
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 48 };
     let sequences = CACHES.map(|types| Sequence::new(shape, types, 300, &mut random));
@@ -385,13 +385,13 @@ fn sequences_in_one_batch_see_only_themselves() {
     for (sequence, tokens) in sequences.iter().zip(&ranges) {
         q.extend_from_slice(sequence.queries(tokens.clone()));
     }
-    let runs: Vec<SequenceChunk> = (ranges.iter().enumerate())
+    let chunks: Vec<SequenceChunk> = (ranges.iter().enumerate())
         .map(|(sequence, tokens)| SequenceChunk { sequence, tokens: tokens.len(), position: tokens.start })
         .collect();
     for isa in Isa::available() {
         let mut out = vec![f32::NAN; q.len()];
-        let cells = |i: usize| KvEntries { layout: sequences[i].layout, bytes: &sequences[i].cells };
-        assert!(Cpu::new(isa, 2).attention(&mut AttentionScratch::default(), shape, &q, &runs, cells, &mut out));
+        let entries = |i: usize| KvEntries { layout: sequences[i].layout, bytes: &sequences[i].cache };
+        assert!(Cpu::new(isa, 2).attention(&mut AttentionScratch::default(), shape, &q, &chunks, entries, &mut out));
         let alone =
             sequences.iter().zip(&ranges).flat_map(|(sequence, tokens)| sequence.attended(isa, 1, tokens.clone()));
         assert!(same_bits(&out, &alone.collect::<Vec<_>>()), "{}", isa.name());
@@ -405,9 +405,9 @@ fn check_attention(sequence: &Sequence, out: &[f32]) {
     let held = |ty: GgmlType, values: &[f32]| -> Vec<f64> {
         let mut padded = values.to_vec();
         padded.resize(d.next_multiple_of(32), 0.0);
-        let (format, mut cells) = (ty.format().unwrap(), vec![0; ty.row_bytes(padded.len()).unwrap()]);
-        (format.encode)(&padded, None, &mut cells);
-        (format.decode)(&cells, &mut padded);
+        let (format, mut row) = (ty.format().unwrap(), vec![0; ty.row_bytes(padded.len()).unwrap()]);
+        (format.encode)(&padded, None, &mut row);
+        (format.decode)(&row, &mut padded);
         padded[..d].iter().map(|&v| v as f64).collect()
     };
     let (k_type, v_type) = sequence.types;
@@ -416,16 +416,16 @@ fn check_attention(sequence: &Sequence, out: &[f32]) {
     let rows = q.len() / d;
     for i in (0..rows).step_by(rows.div_ceil(40)) {
         let (token, head) = (i / shape.heads, i % shape.heads);
-        let cell = |j: usize| j * kv_heads + head / shape.group();
+        let entry = |j: usize| j * kv_heads + head / shape.group();
         let score = |j: usize| -> f64 {
-            k[cell(j)].iter().zip(&q[i * d..]).map(|(k, q)| k * *q as f64).sum::<f64>() / (d as f64).sqrt()
+            k[entry(j)].iter().zip(&q[i * d..]).map(|(k, q)| k * *q as f64).sum::<f64>() / (d as f64).sqrt()
         };
         let scores: Vec<f64> = (0..=token).map(score).collect();
         let peak = scores.iter().cloned().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - peak).exp()).collect();
         let total: f64 = weights.iter().sum();
         for c in 0..d {
-            let terms = || weights.iter().enumerate().map(|(j, w)| w * v[cell(j)][c] / total);
+            let terms = || weights.iter().enumerate().map(|(j, w)| w * v[entry(j)][c] / total);
             let (truth, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
             let bound = (scores.len() as f64 + 64.0) * f64::from(f32::EPSILON) * size + 1e-30;
             let got = out[i * d + c] as f64;
@@ -539,7 +539,7 @@ fn attention_notices_what_is_not_finite_everywhere() {
     let (tokens, width, kv_width) = (270, 4 * 40, 2 * 40);
     for types in CACHES {
         let good = Sequence::new(shape, types, tokens, &mut random);
-        let runs = [SequenceChunk { sequence: 0, tokens, position: 0 }];
+        let chunks = [SequenceChunk { sequence: 0, tokens, position: 0 }];
         for isa in Isa::available() {
             // The last is too large for half precision, and only for that.
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7e4] {
@@ -550,11 +550,12 @@ fn attention_notices_what_is_not_finite_everywhere() {
                         all[i][places[i]] = bad;
                         let [q, k, v] = all;
                         let cpu = Cpu::new(isa, threads);
-                        let mut cells = vec![0xff; good.layout.bytes(tokens).unwrap()];
-                        cpu.append_kv(good.layout, 0, &k, &v, &mut cells);
-                        let cells = |_| KvEntries { layout: good.layout, bytes: &cells };
+                        let mut cache = vec![0xff; good.layout.bytes(tokens).unwrap()];
+                        cpu.append_kv(good.layout, 0, &k, &v, &mut cache);
+                        let entries = |_| KvEntries { layout: good.layout, bytes: &cache };
                         let mut out = vec![0.0; q.len()];
-                        let finite = cpu.attention(&mut AttentionScratch::default(), shape, &q, &runs, cells, &mut out);
+                        let finite =
+                            cpu.attention(&mut AttentionScratch::default(), shape, &q, &chunks, entries, &mut out);
                         let wanted = bad.is_finite() && ty != GgmlType::F16;
                         let what = format!("{bad} in {} of token {token}", ["q", "k", "v"][i]);
                         assert_eq!(finite, wanted, "{} {types:?}: {what}", isa.name());

@@ -100,7 +100,7 @@ impl Cpu {
         (self.threads() * (scratch + STACK)) as u64
     }
 
-    /// `y = x w^T`: `w (n, k)`, `x (m, k)`, `y (m, n)`. Makes the form of `x` that `w` wants, if it is not there yet.
+    /// `y = x w^T`: `w (n, k)`, `x (m, k)`, `y (m, n)`. Makes the form of `x` that `w` is multiplied with, if it is not there yet.
     pub fn matmul(&self, w: Matrix<'_>, x: &mut Activations, y: &mut [f32]) {
         self.matmuls([w], x, [y]);
     }
@@ -273,11 +273,6 @@ impl Cpu {
             true
         };
         self.items(spans.len() * heads, k.len(), write);
-    }
-
-    /// The old name of [`Cpu::append_kv`].
-    pub fn remember(&self, layout: KvLayout, position: usize, k: &[f32], v: &[f32], entries: &mut [u8]) {
-        self.append_kv(layout, position, k, v, entries);
     }
 
     /// The `i`th thread's share of `n` things, cut at multiples of `step`.

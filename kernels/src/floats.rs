@@ -152,7 +152,7 @@ fn columns<const C: usize>(x: &Activations, first: usize, k: Range<usize>) -> [&
     xs
 }
 
-/// Bytes from those in hand to those that are prefetched in each row.
+/// Bytes between those being read and those being prefetched in each row.
 const PREFETCH: usize = 2048;
 
 /// `acc += w (R, k) x (k, C)`, a lane for each k modulo 16. `FAR`: the weights come from memory.

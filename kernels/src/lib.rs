@@ -38,7 +38,6 @@ mod shared;
 mod table;
 
 pub use attention::{AttentionScratch, AttentionShape, KvEntries, KvLayout, SequenceChunk};
-pub use attention::{KvEntries as KvCells, SequenceChunk as Run};
 pub use cpu::Cpu;
 pub use isa::IsaError;
 pub use matmul::Matrix;

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-/// Looks at a number that another thread will change before the processor is offered to whoever else wants it: some microseconds.
+/// Spins before the processor is yielded to other threads: some microseconds.
 const SPINS: usize = 300;
-/// Offers of the processor before a thread sleeps: some tens of microseconds, if nobody wants it.
+/// Yields before a thread sleeps: some tens of microseconds on an idle processor.
 const YIELDS: usize = 100;
 
 /// The stack of a thread, whatever the environment says (`RUST_MIN_STACK`): what Rust gives where it says nothing.

@@ -39,7 +39,7 @@ pub struct GemmKernel {
     pub ty: GgmlType,
     /// The product.
     pub run: Matmul,
-    /// The activation bias (zero point) that it wants.
+    /// The activation bias (zero point) that it is multiplied with.
     pub bias: fn() -> u8,
 }
 
@@ -97,7 +97,7 @@ pub struct Isa(&'static Level);
 
 /// A row of the table of instruction sets.
 pub struct Level {
-    /// As `STRATA_ISA` takes it.
+    /// The name, as `STRATA_ISA` takes it.
     pub name: &'static str,
     /// True if the processor has the instructions.
     pub detected: fn() -> bool,

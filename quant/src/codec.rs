@@ -1,8 +1,8 @@
 //! A block format in three steps: a search finds the scales of a block, rounding finds a code for every weight, packing writes both.
 //!
-//! `encode` takes the three for whole rows, as llama-quantize does. A quantizer that chooses codes in another way (error feedback, say) takes
-//! the scales from a block ([`Codec::unpack`]), the values that codes can stand for from the scales ([`Codec::grid`]), and writes the codes
-//! with [`Codec::pack`].
+//! `encode` takes the three for whole rows, as llama-quantize does. A quantizer that chooses codes in another way (error feedback, say) has
+//! `encode` find the scales, reads them back a block at a time ([`Codec::unpack`]) or makes its own, picks codes from the values that they
+//! can stand for ([`Codec::grid`]), and writes them ([`Codec::pack`]).
 
 use half::f16;
 
@@ -113,7 +113,6 @@ pub struct Codec {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::GgmlType;
 
     /// Blocks of random bytes with finite scales.

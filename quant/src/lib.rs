@@ -18,7 +18,8 @@
 //! ```
 //!
 //! Encoding is llama-quantize's to the bit, and its searches run 16 groups side by side (`search`): written once over [`simd::Simd`], whose
-//! implementations for real instruction sets are in `strata-kernels`.
+//! implementations for real instruction sets are in `strata-kernels`. A quantizer that chooses codes by itself takes the steps apart:
+//! [`Codec`] gives the scales that [`encode`] has found, the values that codes can stand for, and packs.
 //!
 //! How to add a format: `kernels/README.md`.
 #![forbid(unsafe_code)]

@@ -7,7 +7,7 @@ use crate::error::{Allocation, Error, Result};
 use crate::random;
 use memmap2::MmapMut;
 use std::ops::Range;
-use strata_kernels::{Cpu, KvCells, KvLayout};
+use strata_kernels::{Cpu, KvEntries, KvLayout};
 use strata_quant::GgmlType;
 
 /// The types of the keys and values in a KV cache: F32, F16 or Q8_0 each.
@@ -141,8 +141,8 @@ impl KvCache {
             for start in (self.len..len).step_by(PIECE) {
                 let end = (start + PIECE).min(len);
                 let (k, v) = (rows(start..end), rows(start + 1 + layer..end + 1 + layer));
-                let (layout, cells) = self.cells_mut(layer);
-                cpu.remember(layout, start, &k, &v, cells);
+                let (layout, entries) = self.entries_mut(layer);
+                cpu.append_kv(layout, start, &k, &v, entries);
             }
         }
         self.len = self.len.max(len);
@@ -154,13 +154,13 @@ impl KvCache {
         assert!(self.len <= self.capacity);
     }
 
-    /// The entries of a layer.
-    pub(crate) fn cells(&self, layer: usize) -> KvCells<'_> {
-        KvCells { layout: self.layout, bytes: &self.layers[layer % self.layers.len()] }
+    /// The KV cache entries of a layer.
+    pub(crate) fn entries(&self, layer: usize) -> KvEntries<'_> {
+        KvEntries { layout: self.layout, bytes: &self.layers[layer % self.layers.len()] }
     }
 
     /// The entries of a layer, to be written.
-    pub(crate) fn cells_mut(&mut self, layer: usize) -> (KvLayout, &mut [u8]) {
+    pub(crate) fn entries_mut(&mut self, layer: usize) -> (KvLayout, &mut [u8]) {
         let layers = self.layers.len();
         (self.layout, &mut self.layers[layer % layers])
     }

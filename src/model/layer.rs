@@ -12,7 +12,7 @@ use super::{KvCache, Model};
 use crate::arch::{Activation, MatrixInput, Norm, Rope};
 use crate::weights::{Layer, Linear};
 use std::ops::Range;
-use strata_kernels::{AttentionScratch, Rotation, Run};
+use strata_kernels::{AttentionScratch, Rotation, SequenceChunk};
 use strata_quant::Activations;
 
 /// Tokens that go through a layer's matrices together.
@@ -36,7 +36,7 @@ pub struct Scratch {
     pub(super) logits: Vec<f32>,   // (rows, vocab)
     pub(super) rotation: Rotation, // of all tokens of the batch
     pub(super) x: Activations,     // (sub-batch, hidden or q width or ffn): what the next matrix reads
-    runs: Vec<Run>,                // of the sub-batch
+    chunks: Vec<SequenceChunk>,                // of the sub-batch
     q: Vec<f32>,                   // (sub-batch, heads, head_dim)
     k: Vec<f32>,                   // (sub-batch, kv_heads, head_dim)
     v: Vec<f32>,                   // (sub-batch, kv_heads, head_dim)
@@ -94,7 +94,7 @@ impl Model {
         let (of, cpu, n) = (&self.hyperparameters, &self.cpu, range.len());
         let Norm::Rms = self.architecture.norm;
         let Rope::Interleaved = self.architecture.rope;
-        let Scratch { rotation, x, q, k, v, y, runs, attention, .. } = scratch;
+        let Scratch { rotation, x, q, k, v, y, chunks, attention, .. } = scratch;
 
         finite(cpu.rms_norm(h, w.attn_norm, of.norm_eps, x.reset(n, of.hidden)), Stage::AttentionNorm)?;
         see(MatrixInput::Attention, x);
@@ -102,18 +102,18 @@ impl Model {
         cpu.rope(q, of.heads, of.head_dim, rotation, range.start);
         cpu.rope(k, of.kv_heads, of.head_dim, rotation, range.start);
 
-        runs_of(segments, range, runs);
+        chunks_of(segments, range, chunks);
         let (mut keys, mut values) = (&*k, &*v);
-        for run in &*runs {
-            let (layout, cells) = segments[run.sequence].cache.cells_mut(i);
-            let len = run.tokens * of.kv_width();
-            cpu.remember(layout, run.position, &keys[..len], &values[..len], cells);
+        for chunk in &*chunks {
+            let (layout, entries) = segments[chunk.sequence].cache.entries_mut(i);
+            let len = chunk.tokens * of.kv_width();
+            cpu.append_kv(layout, chunk.position, &keys[..len], &values[..len], entries);
             (keys, values) = (&keys[len..], &values[len..]);
         }
-        let cells = |sequence: usize| segments[sequence].cache.cells(i);
-        let attended = cpu.attention(attention, of.attention(), q, runs, cells, x.reset(n, of.q_width()));
+        let entries = |sequence: usize| segments[sequence].cache.entries(i);
+        let attended = cpu.attention(attention, of.attention(), q, chunks, entries, x.reset(n, of.q_width()));
         if !attended {
-            return Err(Stage::of_attention(q, k, v, cells(runs[0].sequence).layout));
+            return Err(Stage::of_attention(q, k, v, entries(chunks[0].sequence).layout));
         }
         see(MatrixInput::AttentionOutput, x);
         let [attended] = self.linears([w.o], x, [y]);
@@ -171,13 +171,13 @@ impl Model {
 }
 
 /// Which tokens of which segments are in `range` of all of them.
-fn runs_of(segments: &[Segment<'_>], range: Range<usize>, runs: &mut Vec<Run>) {
-    runs.clear();
+fn chunks_of(segments: &[Segment<'_>], range: Range<usize>, chunks: &mut Vec<SequenceChunk>) {
+    chunks.clear();
     let mut first = 0;
     for (sequence, Segment { tokens, cache }) in segments.iter().enumerate() {
         let (start, end) = (range.start.max(first), range.end.min(first + tokens.len()));
         if start < end {
-            runs.push(Run { sequence, tokens: end - start, position: cache.len() + start - first });
+            chunks.push(SequenceChunk { sequence, tokens: end - start, position: cache.len() + start - first });
         }
         first += tokens.len();
     }

@@ -12,8 +12,8 @@ use strata_quant::simd::Simd;
 /// Positions whose values are used by all rows before the next are touched: at most half of the first cache.
 const CHUNK: usize = 64;
 
-/// Bytes from those in hand to those that are prefetched into the second cache: one core reads F16 at 10 GB/s without, where plain reading gets
-/// 15; with 4 KiB at 11.5, with 16 to 64 KiB at 13.4. Every second line only is as without. (Xeon with AVX-512, November 2026.)
+/// Bytes between those being read and those being prefetched into the second cache: one core reads F16 at 10 GB/s without, where plain
+/// reading gets 15; with 4 KiB at 11.5, with 16 to 64 KiB at 13.4. Every second line only is as without. (Xeon with AVX-512, November 2026.)
 const DISTANCE: usize = 32 << 10;
 /// Places that lines are prefetched at in turn: two cores read 26.7 GB/s with one, 28.2 with two, 30.5 with four, 29 with eight, of 37.
 const PLACES: usize = 4;
@@ -62,7 +62,8 @@ macro_rules! tile {
     };
 }
 
-/// `s_j = (q . k_j) * scale` for every row and every position of the span that is visible to it; beyond, up to whole 16, numbers without meaning.
+/// `s_j = (q . k_j) * scale` for every row and every position of the span that is visible to it; beyond, up to whole 16, numbers without
+/// meaning.
 #[inline(always)]
 pub fn scores<S: Simd, P: Entries, const N: usize>(s: S, job: Scores<'_>) {
     let Scores { rows, d, scale, q, keys, copy, out } = job;
@@ -137,8 +138,8 @@ fn score<S: Simd, P: Entries, const R: usize, const N: usize>(
     }
 }
 
-/// Of every row to which a position is visible: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and `l = sum p_j`. False if a
-/// score is not finite: here it would be lost.
+/// Of every row to which a position is visible: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and
+/// `l = sum p_j`. False if a score is not finite: here it would be lost.
 #[inline(always)]
 pub fn softmax<S: Simd>(s: S, rows: QueryRows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) -> bool {
     let mut finite = Finite::new(s);

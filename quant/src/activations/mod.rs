@@ -15,7 +15,7 @@ use q8x32::Q8x32;
 use q8x256::Q8x256;
 use tiled::Tiled;
 
-/// The form in which a weight format wants the activations.
+/// The form of activations that a weight format is multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationKind {
     /// Plain floats.

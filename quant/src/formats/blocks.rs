@@ -39,7 +39,7 @@ pub struct Groups<'a, const LEN: usize> {
 
 /// How llama-quantize encodes a format: the two steps before packing.
 pub trait Search<const LEN: usize, const GROUPS: usize, const BYTES: usize>: BlockLayout<LEN, GROUPS, BYTES> {
-    /// True if the search wants [`Groups::row_mean`] when there is importance.
+    /// True if the search needs [`Groups::row_mean`] when there is importance.
     const ROW_MEAN: bool = false;
     /// What rounding must know beside the stored scales: llama-quantize rounds some codes by scales before they are rounded themselves.
     type Rounding<S: Simd>;

@@ -5,7 +5,7 @@ use super::blocks::{BlockLayout, Groups, Search};
 use crate::codec::BlockScales;
 use crate::float::nearest;
 use crate::search::affine::{self, Affine};
-use crate::search::{self, LANES, Tile, V, requantize, scales, squares, sum_of_squares, sums, tile};
+use crate::search::{self, LANES, Tile, V, requantize, scales, some_keep_codes, squares, sum_of_squares, sums, tile};
 use crate::simd::Simd;
 use half::f16;
 
@@ -74,7 +74,7 @@ groups!(16 of 16, 8 of 32);
 impl<S: Simd> Rounding<S> {
     #[inline(always)]
     fn round<const N: usize>(&self, s: S, x: &Tile<N>, codes: &mut Tile<N>) {
-        if self.d.contains(&0.0) {
+        if some_keep_codes(&self.d) {
             self.unrounded.round(s, x, codes);
         }
         requantize(s, x, &self.d, &self.offset, (0.0, self.top), codes);

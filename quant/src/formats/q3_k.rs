@@ -63,52 +63,41 @@ impl BlockLayout<16, 16, BYTES> for Q3K {
     }
 }
 
-/// Codes that groups keep whose stored scale is 0.
-enum Unrounded<S: Simd> {
-    /// Those that coordinate descent has found.
-    Found(Tile<16>),
-    /// Those of the unrounded scales.
-    Rounded(symmetric::Rounding<S>),
-}
-
 /// Without importance [`symmetric::descend`], and the largest scale gets the integer -32; with it [`symmetric::search`], for the scales
 /// too.
 impl Search<16, 16, BYTES> for Q3K {
-    /// Beside them the stored scale of each group, to which values are rounded where it is not 0.
-    type Rounding<S: Simd> = (Unrounded<S>, [f32; LANES]);
+    /// The stored scale of each group, to which values are rounded, and the codes that groups keep where it is 0: those that coordinate
+    /// descent has found or those of the unrounded scales.
+    type Rounding<S: Simd> = (Tile<16>, [f32; LANES]);
 
     #[inline(always)]
     fn search<S: Simd>(s: S, groups: &Groups<'_, 16>) -> ([BlockScales; LANES], Self::Rounding<S>) {
-        let (scales, unrounded) = match groups.importance {
+        let mut kept = *groups.x;
+        let scales = match groups.importance {
             None => {
-                let mut found = *groups.x;
-                let scale = symmetric::descend(s, groups.x, 4.0, &mut found);
+                let scale = symmetric::descend(s, groups.x, 4.0, &mut kept);
                 // A block of zeros has the scales 0, stored as they are.
-                let scales = signed_scales(&scale, 32.0, 0.0);
-                (scales.unwrap_or(without_offsets(f16::ZERO, [-32; 16])), Unrounded::Found(found))
+                signed_scales(&scale, 32.0, 0.0).unwrap_or(without_offsets(f16::ZERO, [-32; 16]))
             }
             Some(importance) => {
                 let w = weights(s, groups, importance, 2.0);
-                let (scale, rounding) = symmetric::search(s, groups.x, &w, 4.0);
+                let (scale, unrounded) = symmetric::search(s, groups.x, &w, 4.0);
+                unrounded.round(s, groups.x, &mut kept);
                 // The scales are a group of their own, in lane 0.
                 let scale = tile::<16>(&scale);
                 let (d, scale_rounding) = symmetric::search(s, &scale, &tile(&sums(s, &w).array()), 32.0);
                 let mut of_scales = [[0.0; LANES]; LANES];
                 scale_rounding.round(s, &scale, &mut of_scales);
                 let scales = codes(&of_scales)[0].map(|code| i16::from(code) - 32);
-                (without_offsets(f16::from_f32(d[0]), scales), Unrounded::Rounded(rounding))
+                without_offsets(f16::from_f32(d[0]), scales)
             }
         };
-        ([scales; LANES], (unrounded, group_scales(&scales)))
+        ([scales; LANES], (kept, group_scales(&scales)))
     }
 
     #[inline(always)]
-    fn round<S: Simd>(s: S, x: &Tile<16>, (unrounded, d): &Self::Rounding<S>, codes: &mut Tile<16>) {
-        match unrounded {
-            _ if !d.contains(&0.0) => {}
-            Unrounded::Found(found) => *codes = *found,
-            Unrounded::Rounded(rounding) => rounding.round(s, x, codes),
-        }
+    fn round<S: Simd>(s: S, x: &Tile<16>, (kept, d): &Self::Rounding<S>, codes: &mut Tile<16>) {
+        *codes = *kept;
         requantize(s, x, d, &[0.0; LANES], (-4.0, 3.0), codes);
     }
 }

@@ -10,7 +10,7 @@ use super::blocks::{self, BlockLayout, Groups, Search};
 use super::blocks256::{group_scales, half_at, pack_pairs, pair_at, signed_scales, without_offsets};
 use crate::codec::{BlockScales, Levels};
 use crate::search::symmetric::{self, Rounding};
-use crate::search::{LANES, TINY, Tile, requantize, squares, tile};
+use crate::search::{LANES, TINY, Tile, requantize, some_keep_codes, squares, tile};
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 use half::f16;
@@ -78,7 +78,7 @@ impl Search<16, 16, BYTES> for Q6K {
 
     #[inline(always)]
     fn round<S: Simd>(s: S, x: &Tile<16>, (unrounded, d): &Self::Rounding<S>, codes: &mut Tile<16>) {
-        if d.contains(&0.0) {
+        if some_keep_codes(d) {
             unrounded.round(s, x, codes);
         }
         requantize(s, x, d, &[0.0; LANES], (-32.0, 31.0), codes);

@@ -54,8 +54,14 @@ pub fn codes<const N: usize>(tile: &Tile<N>) -> [[u8; N]; LANES] {
     codes
 }
 
+/// True if some group keeps its codes in [`requantize`]: its `d` is 0, or no number.
+#[inline(always)]
+pub fn some_keep_codes(d: &[f32; LANES]) -> bool {
+    !d.iter().all(|d| d.abs() > 0.0)
+}
+
 /// Requantizes every value, to what the stored scales mean: `code = clamp(round((x + offset) / d), low, high) - low`. Groups whose `d` is 0
-/// keep their codes, as in ggml.
+/// or no number keep their codes, as in ggml.
 #[inline(always)]
 pub fn requantize<S: Simd, const N: usize>(
     s: S,

@@ -12,7 +12,7 @@ use strata_quant::activations::Q8x32Row;
 use strata_quant::formats::iq4_nl::LEVELS;
 use strata_quant::{Activations, GgmlType};
 
-/// Weights of four blocks of one row as the quads of the activations want them: `lo[p]` holds values 0..16 of blocks `2p` and `2p + 1`,
+/// Weights of four blocks of one row in the order of the quads of activations: `lo[p]` holds values 0..16 of blocks `2p` and `2p + 1`,
 /// `hi[p]` values 16..32.
 struct Quad {
     lo: [__m256i; 2],
@@ -126,7 +126,7 @@ pub fn levels() -> __m256i {
 fn products(signed: bool, lo: __m256i, hi: __m256i, x_lo: __m256i, x_hi: __m256i) -> __m256i {
     let ones = _mm256_set1_epi16(1);
     if signed {
-        // `vpmaddubsw` wants unsigned codes: `|w| * sign(x, w)`. Two products fit 16 bits (2 * 128 * 127 < 32768), four do not.
+        // `vpmaddubsw` takes unsigned codes: `|w| * sign(x, w)`. Two products fit 16 bits (2 * 128 * 127 < 32768), four do not.
         let pairs = |w, x| _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)), ones);
         _mm256_add_epi32(pairs(lo, x_lo), pairs(hi, x_hi))
     } else {

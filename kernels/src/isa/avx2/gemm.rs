@@ -88,7 +88,7 @@ impl DotProducts for Avx2 {
         b: usize,
     ) -> [[__m256i; C]; S] {
         let t = Panels(self);
-        let mut start = [[t.spread(0); C]; S];
+        let mut start = [[t.splat(0); C]; S];
         if unsigned::<F>() == Unsigned::Activations {
             for s in 0..S {
                 start[s] = [t.ints(&panel.start[b][s]); C];
@@ -104,7 +104,7 @@ impl DotProducts for Avx2 {
     /// A block begins with what it gives for the bias alone, taken off.
     #[inline(always)]
     fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
-        let (t, zero) = (Panels(self), Panels(self).spread(0));
+        let (t, zero) = (Panels(self), Panels(self).splat(0));
         if unsigned::<F>() == Unsigned::Activations {
             for b in 0..KC / F::LEN {
                 let bias = Columns { codes: &[[[128; 4]]; 64], sums: &[[0]; SUMS] };
@@ -129,11 +129,11 @@ fn isums<F: Expand, const S: usize, const C: usize>(
     let (run, group) = const { (steps::<F>(), F::GROUP / 4) };
     let first = b * (F::LEN / 4);
     for from in (first..first + F::LEN / 4).step_by(run) {
-        let mut sums = [[t.spread(0); C]; S];
+        let mut sums = [[t.splat(0); C]; S];
         for k in from..from + run {
             panel.prefetch::<Panels<Avx2>, F>(t, k);
             for c in 0..C {
-                let x = t.spread(u32::from_ne_bytes(x.codes[k][c]));
+                let x = t.splat(u32::from_ne_bytes(x.codes[k][c]));
                 for s in 0..S {
                     let w = t.codes(&panel.codes[k][s]);
                     let two = op!(match unsigned::<F>() {
@@ -146,7 +146,7 @@ fn isums<F: Expand, const S: usize, const C: usize>(
             }
         }
         for s in 0..S {
-            let scale = if F::LEN < KC { t.spread(0x0001_0001) } else { t.ints(&panel.scales[from / group][s]) };
+            let scale = if F::LEN < KC { t.splat(0x0001_0001) } else { t.ints(&panel.scales[from / group][s]) };
             for c in 0..C {
                 isum[s][c] = t.scaled(isum[s][c], sums[s][c], scale);
             }

@@ -4,7 +4,8 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-/// Sums that wait for nothing but their own last step of six cycles, at two instructions a cycle or three; 14 fit beside the factor and one product.
+/// Sums that wait for nothing but their own last step of six cycles, at two instructions a cycle or three; 14 fit beside the factor and one
+/// product.
 const SUMS: usize = 14;
 
 /// `rounds` steps of every sum; the products that were added up. The sum itself is one factor: with constant factors the compiler

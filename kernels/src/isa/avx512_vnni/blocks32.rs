@@ -19,7 +19,7 @@ struct Of<F>(PhantomData<F>);
 trait Blocks<const QUAD_BYTES: usize>: BlockFormat {
     /// Zero point of the unsigned codes: the block sum is `dot - ZERO * sum(x)`.
     const ZERO: i32;
-    /// Four blocks of a row, as the quads of the activations want them: values 0..16 of each, then values 16..32, as unsigned codes.
+    /// Four blocks of a row, in the order of the quads of activations: values 0..16 of each, then values 16..32, as unsigned codes.
     fn unpack(t: Avx512, blocks: &[u8; QUAD_BYTES]) -> (__m512i, __m512i);
 }
 

@@ -53,11 +53,11 @@ impl Vector<L> for Avx512 {
         op!(_mm512_storeu_si512(out.as_mut_ptr().cast(), v))
     }
     #[inline(always)]
-    fn spread(self, v: u32) -> __m512i {
+    fn splat(self, v: u32) -> __m512i {
         op!(_mm512_set1_epi32(v as i32))
     }
     #[inline(always)]
-    fn spread_float(self, v: f32) -> __m512 {
+    fn splat_float(self, v: f32) -> __m512 {
         op!(_mm512_set1_ps(v))
     }
     #[inline(always)]

@@ -50,13 +50,13 @@ const ONE: u32 = 0x0101_0101;
 #[inline(always)]
 fn bits<T: Vector<L>, const L: usize>(t: T, v: T::I, n: u32, mask: u32) -> T::I {
     let v = if n == 0 { v } else { t.shr(v, n) };
-    t.and(v, t.spread(mask))
+    t.and(v, t.splat(mask))
 }
 
 /// `v - zero`, byte by byte.
 #[inline(always)]
 fn less<T: Vector<L>, const L: usize>(t: T, v: T::I, zero: u8) -> T::I {
-    t.sub_bytes(v, t.spread(u32::from_ne_bytes([zero; 4])))
+    t.sub_bytes(v, t.splat(u32::from_ne_bytes([zero; 4])))
 }
 
 /// Byte `i` of every lane, with its sign.
@@ -104,13 +104,13 @@ blocks_of_32! {
     Iq4Nl: zero 128, peak 127, nibbles at 2, |t, v| t.look_up(levels::<T, Self, L>(), v);
 }
 
-/// Codes as [`zero`] wants them, with or without signs.
+/// Codes with or without signs, as [`zero`] says.
 #[inline(always)]
 fn signs<T: Vector<L>, F: Expand, const L: usize>(t: T, v: T::I) -> T::I {
     if const { zero::<T, F, L>() > 0 } { v } else { less(t, v, F::ZERO as u8) }
 }
 
-/// The levels of IQ4_NL as [`zero`] wants them: adding 128 flips the top bit.
+/// The levels of IQ4_NL with or without signs, as [`zero`] says: adding 128 flips the top bit.
 #[inline(always)]
 fn levels<T: Vector<L>, F: Expand, const L: usize>() -> &'static [i8; 16] {
     const UNSIGNED: [i8; 16] = {
@@ -130,7 +130,7 @@ fn levels<T: Vector<L>, F: Expand, const L: usize>() -> &'static [i8; 16] {
 fn fifth<T: Vector<L>, const L: usize, const AT: usize>(t: T, high: T::I, four: usize, v: T::I) -> T::I {
     let high = bits(t, high, 4 * four as u32, 15);
     // Bit j of four goes to bit 8 j: shifts by 0, 7, 14 and 21 at once.
-    let spread = t.and(t.mul_ints(high, t.spread(0x0020_4081)), t.spread(ONE));
+    let spread = t.and(t.mul_ints(high, t.splat(0x0020_4081)), t.splat(ONE));
     t.or(v, t.shl(spread, 4))
 }
 
@@ -355,7 +355,7 @@ impl Expand for Iq4Xs {
         for group in 0..8 {
             let two = t.shl(bits(t, d, 16 + 2 * group as u32, 3), 4);
             let scale = t.or(bits(t, low, 4 * group as u32, 15), two);
-            panel.put_scale::<T, Iq4Xs>(t, group, s, t.sub(scale, t.spread(32)));
+            panel.put_scale::<T, Iq4Xs>(t, group, s, t.sub(scale, t.splat(32)));
             let four = rows.transpose(t, 8 + group * 16);
             for i in 0..4 {
                 panel.put(t, group * 8 + i, s, t.look_up(&LEVELS, bits(t, four[i], 0, LOW)));

@@ -49,9 +49,9 @@ const fn together(c: usize) -> usize {
 /// Columns up to which reading the weights takes longer than multiplying.
 const MEMORY_BOUND: usize = 16;
 
-/// Bytes of a row from those in hand to those that are prefetched, up to [`MEMORY_BOUND`] columns. Measured on a Xeon with AVX-512 (2026-11-25), Q4_K at 4
-/// columns, GB/s on two threads in huge pages, when the panel still prefetched a third of the lines: 25.8 at 288, 25.4 at 512, 23.6 at 1024, 24.2
-/// at 3072.
+/// Bytes of a row between those being read and those being prefetched, up to [`MEMORY_BOUND`] columns. Measured on a Xeon with AVX-512
+/// (2026-11-25), Q4_K at 4 columns, GB/s on two threads in huge pages, when the panel still prefetched a third of the lines: 25.8 at 288, 25.4
+/// at 512, 23.6 at 1024, 24.2 at 3072.
 const PREFETCH: usize = 512;
 
 /// All rows of the job times all columns. The activations must be there as tiles of `C` columns, or of what [`width`] says.
@@ -93,7 +93,7 @@ struct Places {
 }
 
 /// How many rows each of `height` runs of `rows` rows is to begin later than the one before, so that what is read of all of them at a time
-/// has as many places in the first cache as can be: lines that lie a page apart, or a multiple, have the same few.
+/// has as many places in the first cache as can be: lines a page apart, or a multiple, share the same few.
 fn stagger(rows: usize, height: usize, row_bytes: usize) -> usize {
     const PAGE: usize = 4096;
     const PLACE: usize = 128; // about what is read of a row at a time

@@ -25,7 +25,7 @@ pub const GROUPS: usize = KC / 16;
 
 /// Operations on a vector of `L` lanes, each a row. A value of this type is the proof that the processor has the instructions.
 pub trait Vector<const L: usize>: Copy {
-    /// True if [`Vector::scaled`] wants sums that fit 16 bits: their scales are then under a mask of 16 bits.
+    /// True if [`Vector::scaled`] takes sums of 16 bits; their scales are masked to 16 bits then.
     const SUMS_I16: bool;
     /// Integers of 32 bits, or four of 8.
     type I: Copy;
@@ -45,11 +45,11 @@ pub trait Vector<const L: usize>: Copy {
     /// The inverse of [`Vector::codes`].
     fn store_codes(self, v: Self::I, out: &mut [[i8; 4]; L]);
     /// All lanes `v`.
-    fn spread(self, v: u32) -> Self::I;
+    fn splat(self, v: u32) -> Self::I;
     /// All lanes `v`.
-    fn spread_float(self, v: f32) -> Self::F;
+    fn splat_float(self, v: f32) -> Self::F;
 
-    /// The activation bias (zero point) that a format wants.
+    /// The activation bias (zero point) that a format is multiplied with.
     fn bias<F: Expand>() -> u8 {
         0
     }
@@ -73,7 +73,7 @@ pub trait Vector<const L: usize>: Copy {
     ) -> [[Self::I; C]; S] {
         tile::sums::<Self, F, L, S, C>(self, panel, x, i)
     }
-    /// What [`Vector::isums`] wants to find of a group's scale.
+    /// A group's scale in the form that [`Vector::isums`] reads.
     #[inline(always)]
     fn scale<F: Expand>(self, scale: Self::I) -> Self::I {
         masked::<Self, F, L>(self, scale)
@@ -81,7 +81,7 @@ pub trait Vector<const L: usize>: Copy {
     /// Completes a panel whose codes and scales are there: sets where sums begin, or another order of codes.
     #[inline(always)]
     fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
-        panel.begin::<Self, F>(self);
+        panel.correct_bias::<Self, F>(self);
     }
 
     /// `acc` plus the four products of the codes `w` with the activations `x`, which have their bias, lane by lane.
@@ -213,9 +213,9 @@ pub trait Expand: BlockFormat {
     const GROUP: usize = 32;
     /// The largest magnitude of a code.
     const PEAK: i32;
-    /// The middle of codes from 0 on, as [`center`] wants it; zero for formats that do without.
+    /// The middle of unsigned codes, for [`center`]; zero for formats that do without.
     const CENTER: i32 = 0;
-    /// The zero point of the codes of a block of 32 if they are left without signs, as [`zero`] wants it.
+    /// The zero point of the codes of a block of 32 if they are left without signs, for [`zero`].
     const ZERO: i32 = 0;
     /// Decodes up to a KC block of `L` rows, whole blocks, into vector `s`.
     fn expand<T: Vector<L>, const L: usize, const S: usize>(
@@ -259,10 +259,10 @@ pub const fn sums_i16<T: Vector<L>, F: Expand, const L: usize>() -> bool {
     T::SUMS_I16 && F::LEN == KC && fits::<T, F, L>(step::<T, F, L>())
 }
 
-/// A scale as [`Vector::SUMS_I16`] wants it.
+/// A scale, masked where [`Vector::SUMS_I16`] needs it.
 #[inline(always)]
 pub fn masked<T: Vector<L>, F: Expand, const L: usize>(t: T, scale: T::I) -> T::I {
-    if const { sums_i16::<T, F, L>() } { t.and(scale, t.spread(0xffff)) } else { scale }
+    if const { sums_i16::<T, F, L>() } { t.and(scale, t.splat(0xffff)) } else { scale }
 }
 
 /// A KC block of MR rows, `S` vectors of `L` lanes. A last index counts lanes, the one before vectors.
@@ -312,12 +312,12 @@ impl<const L: usize, const S: usize> Panel<L, S> {
 
     /// The sums of [`step`] values begin with the correction of the activation bias, if there is one.
     #[inline(always)]
-    pub fn begin<T: Vector<L>, F: Expand>(&mut self, t: T) {
+    pub fn correct_bias<T: Vector<L>, F: Expand>(&mut self, t: T) {
         if T::bias::<F>() == 0 {
             return;
         }
         let steps = const { step::<T, F, L>() } / 4;
-        let (zero, bias) = (t.spread(0), t.spread(u32::from_ne_bytes([T::bias::<F>(); 4])));
+        let (zero, bias) = (t.splat(0), t.splat(u32::from_ne_bytes([T::bias::<F>(); 4])));
         for s in 0..S {
             for i in 0..64 / steps {
                 let mut sum = zero;
@@ -371,7 +371,7 @@ impl<const L: usize, const S: usize> Panel<L, S> {
     pub fn put_centered<T: Vector<L>, F: Expand>(&mut self, t: T, step: usize, s: usize, codes: T::I) {
         let center = [const { center::<T, F, L>() } as u8; 4];
         let centered = center[0] > 0;
-        self.put(t, step, s, if centered { t.sub_bytes(codes, t.spread(u32::from_ne_bytes(center))) } else { codes });
+        self.put(t, step, s, if centered { t.sub_bytes(codes, t.splat(u32::from_ne_bytes(center))) } else { codes });
     }
 
     /// The scales of groups `2 * pair` and `2 * pair + 1`, bytes `at` and `at + 1` of every lane, as shares of the [`center`].
@@ -422,5 +422,5 @@ impl<const L: usize, const S: usize> Panel<L, S> {
 #[inline(always)]
 fn words<T: Vector<L>, const L: usize>(t: T, bytes: T::I, at: u32) -> T::I {
     let two = t.shr(bytes, at * 8);
-    t.or(t.and(two, t.spread(0xff)), t.shl(t.and(two, t.spread(0xff00)), 8))
+    t.or(t.and(two, t.splat(0xff)), t.shl(t.and(two, t.splat(0xff00)), 8))
 }

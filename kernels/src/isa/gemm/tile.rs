@@ -6,7 +6,7 @@
 use super::panel::{Expand, Panel, Vector, center, step, sums_i16, zero};
 use strata_quant::activations::tiled::{KC, SUMS, XTile};
 
-/// The tile for as many columns as `acc` has, up to `C`: `acc (columns, vectors, lanes)` goes on where it stands.
+/// The tile for as many columns as `acc` has, up to `C`: adds to `acc (columns, vectors, lanes)`.
 #[inline(always)]
 pub fn run<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
@@ -66,7 +66,7 @@ pub fn isums<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: u
     if F::LEN < KC {
         return t.sums::<F, S, C>(panel, x, b);
     }
-    let mut isum = [[t.spread(0); C]; S];
+    let mut isum = [[t.splat(0); C]; S];
     let step = const { step::<T, F, L>() };
     for i in 0..KC / step {
         let dots = t.sums::<F, S, C>(panel, x, i);
@@ -92,7 +92,7 @@ pub fn sums<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: us
     x: Columns<'_, C>,
     i: usize,
 ) -> [[T::I; C]; S] {
-    let mut sums = [[t.spread(0); C]; S];
+    let mut sums = [[t.splat(0); C]; S];
     if T::bias::<F>() > 0 {
         for s in 0..S {
             sums[s] = [t.ints(&panel.start[i][s]); C];
@@ -101,7 +101,7 @@ pub fn sums<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: us
     let zero = const { zero::<T, F, L>() };
     if zero > 0 {
         for c in 0..C {
-            let correction = t.spread((-zero * x.sums[i][c]) as u32);
+            let correction = t.splat((-zero * x.sums[i][c]) as u32);
             for s in 0..S {
                 sums[s][c] = correction;
             }
@@ -115,7 +115,7 @@ pub fn sums<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: us
             w[s] = t.codes(&panel.codes[k][s]);
         }
         for c in 0..C {
-            let x = t.spread(u32::from_ne_bytes(x.codes[k][c]));
+            let x = t.splat(u32::from_ne_bytes(x.codes[k][c]));
             for s in 0..S {
                 sums[s][c] = t.dot::<F>(sums[s][c], w[s], x);
             }
@@ -132,7 +132,7 @@ fn blocks_of_32<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C
     scales: &[[f32; C]; 8],
     acc: &mut [[[f32; L]; S]; C],
 ) {
-    let mut total = [[t.spread_float(0.0); C]; S];
+    let mut total = [[t.splat_float(0.0); C]; S];
     for s in 0..S {
         for c in 0..C {
             total[s][c] = t.floats(&acc[c][s]);
@@ -141,13 +141,13 @@ fn blocks_of_32<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C
     for b in 0..8 {
         let dots = t.isums::<F, S, C>(panel, x, b);
         for c in 0..C {
-            let d_x = t.spread_float(scales[b][c]);
+            let d_x = t.splat_float(scales[b][c]);
             for s in 0..S {
                 let d = t.mul(t.floats(&panel.d[b][s]), d_x);
                 total[s][c] = t.fma(d, t.to_floats(dots[s][c]), total[s][c]);
                 if F::M.is_some() {
                     let m = t.mul(t.floats(&panel.m[b][s]), d_x);
-                    total[s][c] = t.fma(m, t.to_floats(t.spread(x.sums[b][c] as u32)), total[s][c]);
+                    total[s][c] = t.fma(m, t.to_floats(t.splat(x.sums[b][c] as u32)), total[s][c]);
                 }
             }
         }
@@ -168,13 +168,13 @@ fn blocks_of_256<T: Vector<L>, F: Expand, const L: usize, const S: usize, const 
     acc: &mut [[[f32; L]; S]; C],
 ) {
     let mut isum = t.isums::<F, S, C>(panel, x, 0);
-    let mut msum = [[t.spread(0); C]; S];
+    let mut msum = [[t.splat(0); C]; S];
     if F::M.is_some() {
         let centered = const { center::<T, F, L>() > 0 };
         let (pairs, first) = if F::GROUP == 16 { (8, 0) } else { (4, 8) };
         for pair in 0..pairs {
             for c in 0..C {
-                let x = t.spread(x.sums[first + pair][c] as u32);
+                let x = t.splat(x.sums[first + pair][c] as u32);
                 for s in 0..S {
                     msum[s][c] = t.pairs(msum[s][c], t.ints(&panel.mins[pair][s]), x);
                     if centered {
@@ -185,7 +185,7 @@ fn blocks_of_256<T: Vector<L>, F: Expand, const L: usize, const S: usize, const 
         }
     }
     for c in 0..C {
-        let d_x = t.spread_float(scales[c]);
+        let d_x = t.splat_float(scales[c]);
         for s in 0..S {
             let d = t.mul(t.floats(&panel.d[0][s]), d_x);
             let mut total = t.fma(d, t.to_floats(isum[s][c]), t.floats(&acc[c][s]));

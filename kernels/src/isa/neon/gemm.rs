@@ -64,11 +64,11 @@ impl<P: DotProducts> Vector<L> for Panels<P> {
         op!(vst1q_s8(out.as_flattened_mut().as_mut_ptr(), vreinterpretq_s8_s32(v)))
     }
     #[inline(always)]
-    fn spread(self, v: u32) -> int32x4_t {
+    fn splat(self, v: u32) -> int32x4_t {
         op!(vdupq_n_s32(v as i32))
     }
     #[inline(always)]
-    fn spread_float(self, v: f32) -> float32x4_t {
+    fn splat_float(self, v: f32) -> float32x4_t {
         op!(vdupq_n_f32(v))
     }
     #[inline(always)]

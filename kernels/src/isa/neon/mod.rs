@@ -49,7 +49,7 @@ pub trait DotProducts: Copy {
         tile::sums::<Panels<Self>, F, L, S, C>(t, panel, x, i)
     }
 
-    /// The order of codes that [`DotProducts::sums`] wants, from that of `panel.rs`.
+    /// Changes the order of codes of `panel.rs` into that of [`DotProducts::sums`].
     #[inline(always)]
     fn finish<const S: usize>(self, _panel: &mut Panel<L, S>) {}
 }

@@ -109,7 +109,7 @@ impl DotProducts for Sdot {
         x: Columns<'_, C>,
         i: usize,
     ) -> [[int32x4_t; C]; S] {
-        let mut sums = [[t.spread(0); C]; S];
+        let mut sums = [[t.splat(0); C]; S];
         let steps = const { step::<Panels<Sdot>, F, L>() } / 4;
         for k in i * steps..(i + 1) * steps {
             panel.prefetch::<Panels<Sdot>, F>(t, k);
@@ -213,7 +213,7 @@ impl DotProducts for Smmla {
         x: Columns<'_, C>,
         i: usize,
     ) -> [[int32x4_t; C]; S] {
-        let zero = t.spread(0);
+        let zero = t.splat(0);
         let (mut sums, mut beyond) = ([[zero; C]; S], [zero; S]);
         let steps = const { step::<Panels<Smmla>, F, L>() } / 4;
         for k in (i * steps..(i + 1) * steps).step_by(2) {

@@ -40,7 +40,7 @@ pub trait DotProducts: Copy {
     /// See [`Vector::finish`].
     #[inline(always)]
     fn finish<F: Expand, const S: usize>(self, panel: &mut Panel<L, S>) {
-        panel.begin::<Panels<Self>, F>(Panels(self));
+        panel.correct_bias::<Panels<Self>, F>(Panels(self));
     }
 }
 
@@ -107,11 +107,11 @@ impl<P: DotProducts> Vector<L> for Panels<P> {
         op!(_mm256_storeu_si256(out.as_mut_ptr().cast(), v))
     }
     #[inline(always)]
-    fn spread(self, v: u32) -> __m256i {
+    fn splat(self, v: u32) -> __m256i {
         op!(_mm256_set1_epi32(v as i32))
     }
     #[inline(always)]
-    fn spread_float(self, v: f32) -> __m256 {
+    fn splat_float(self, v: f32) -> __m256 {
         op!(_mm256_set1_ps(v))
     }
     #[inline(always)]

@@ -5,8 +5,9 @@ pub mod gemm;
 use super::gemv::Acc;
 use std::arch::x86_64::*;
 
-/// Bytes from those in hand to those that are prefetched. Measured on a Xeon with AVX-512 (2026-11-24), Q4_K on two threads, GB/s: 24.8 without, 30.2 at 512, 31.4 at 1024, 31.9 at 2048; with a
-/// second prefetch into the second cache, 4 to 16 KiB ahead, 30.4 to 30.6. (Four rows that are neighbours: 17.7.)
+/// Bytes between those being read and those being prefetched. Measured on a Xeon with AVX-512 (2026-11-24), Q4_K on two threads, GB/s: 24.8
+/// without, 30.2 at 512, 31.4 at 1024, 31.9 at 2048; with a second prefetch into the second cache, 4 to 16 KiB ahead, 30.4 to 30.6. (Four
+/// rows that are neighbours: 17.7.)
 const PREFETCH: usize = 2048;
 
 impl Acc for __m128 {
