@@ -164,7 +164,7 @@ fn broken_files_are_refused_with_a_reason() {
         ("dims overflow", tensors(&[("a", &[1 << 32, 1 << 32], F32, 0)]), &["tensor \"a\"", "overflow"]),
         ("dims overflow to 0", tensors(&[("a", &[1 << 16; 4], F32, 0)]), &["tensor \"a\"", "overflow"]),
         ("bytes overflow", tensors(&[("a", &[1 << 63], F32, 0)]), &["tensor \"a\"", "overflow"]),
-        ("33 columns", tensors(&[("a", &[33, 2], Q8_0, 0)]), &["tensor \"a\"", "33 values", "Q8_0", "32"]),
+        ("33 columns", tensors(&[("a", &[33, 2], Q8_0, 0)]), &["tensor \"a\"", "row length 33", "Q8_0", "32"]),
         ("unaligned", tensors(&[("a", &[4], F32, 8)]), &["tensor \"a\"", "offset 8", "aligned to 32"]),
         ("overlap", tensors(&[("a", &[16], F32, 0), ("b", &[4], F32, 32)]), &["tensor \"b\"", "overlaps", "\"a\""]),
         ("overlap backwards", tensors(&[("a", &[4], F32, 32), ("b", &[16], F32, 0)]), &["overlaps"]),
