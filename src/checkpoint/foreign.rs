@@ -2,7 +2,6 @@
 
 use super::json::{Object, read_json};
 use crate::error::{Error, Result, quoted};
-pub(crate) use crate::io::content::{Content, content};
 use std::path::Path;
 
 /// The error that names what a folder without a safetensors model is; `None` if Strata does not know.

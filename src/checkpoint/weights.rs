@@ -1,11 +1,12 @@
 //! The weights of a checkpoint: one or many safetensors files, mapped, with or without an index.
 
-use super::foreign::{self, Content};
+use super::foreign;
 use super::json;
 use super::json::Object;
 use super::{Config, read_json};
 use crate::arch::{Group, Presence};
 use crate::error::{Error, Result, quoted};
+use crate::io::content::{Content, content};
 use crate::io::file::Mapped;
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
@@ -293,7 +294,7 @@ fn shards_in(dir: &Path) -> Result<Vec<String>> {
 /// What the safetensors crate found wrong, with the sizes where the file is cut off.
 fn broken(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Error {
     use safetensors::SafeTensorError as E;
-    if let Some(content) = foreign::content(bytes).filter(|content| *content != Content::Safetensors) {
+    if let Some(content) = content(bytes).filter(|content| *content != Content::Safetensors) {
         return content.error(path, "a safetensors file");
     }
     let len = bytes.len() as u64;
