@@ -4,7 +4,7 @@ mod common;
 
 use common::{TOKENS, assert_same_bits, checkpoint, mix, model_file, open, pure};
 use strata::convert::open_model;
-use strata::model::forward::{Lane, Sequences, WholeSequences, forward};
+use strata::model::forward::{Feed, Lane, Sequences, WholeSequences, forward};
 use strata::model::{KvCache, MemoryNeed, Model, Scratch, Segment};
 use strata::progress::Quiet;
 use strata::stream::{Budget, ReadOptions};
@@ -43,11 +43,19 @@ fn models_in_lock_step_do_not_disturb_each_other() {
     let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
     let whole = || Sequences::Whole(WholeSequences::new(folder.hyperparameters(), &TOKENS, TOKENS.len()).unwrap());
     let sequences = [whole(), whole(), Sequences::Cached(&mut segments)];
-    let parts = models.into_iter().zip(&mut layers).zip(&mut states).zip(&mut scratch).zip(sequences);
+    let parts = models.into_iter().zip(&mut states).zip(&mut scratch).zip(sequences);
     let mut lanes: Vec<_> = parts
-        .map(|((((model, layers), h), scratch), sequences)| Lane { model, layers, h, sequences, scratch, hook: None })
+        .map(|(((model, h), scratch), sequences)| Lane { model, derive: None, h, sequences, scratch, hook: None })
         .collect();
-    forward(&mut lanes, &Quiet).unwrap();
+    let feeds = layers.iter_mut().zip(lanes.chunks_mut(1)).map(|(layers, lanes)| Feed { layers, lanes });
+    let mut done = 0;
+    let count = &mut |i, _: &mut [Feed<'_, '_, '_>]| {
+        assert_eq!(i, done);
+        done += 1;
+        Ok(())
+    };
+    forward(&mut feeds.collect::<Vec<_>>(), 0..folder.hyperparameters().layers, &Quiet, count).unwrap();
+    assert_eq!(done, folder.hyperparameters().layers);
     drop(lanes);
     drop(layers);
     for (model, states) in models.into_iter().zip(&states) {

@@ -6,7 +6,8 @@ use super::{KvCache, Model};
 use crate::arch::Hyperparameters;
 use crate::error::Result;
 use crate::progress::{Progress, three_digits};
-use crate::weights::LayerSource;
+use crate::weights::{Layer, LayerSource};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// The sequences that a batch of tokens belongs to.
@@ -69,12 +70,21 @@ impl Sequences<'_, '_> {
     }
 }
 
-/// One model on its way through its layers.
+/// Makes a layer's weights of those that a source hands out: the same matrices in another type.
+pub trait Derive {
+    /// Layer `i`, of which the source has `w`.
+    ///
+    /// # Errors
+    /// If a matrix cannot be had in the other type.
+    fn derive<'a>(&'a mut self, i: usize, w: &'a Layer<'_>) -> Result<Layer<'a>>;
+}
+
+/// A batch on its way through the layers of a model.
 pub struct Lane<'a, 's> {
     /// The model.
     pub model: &'a Model,
-    /// Where its layers come from.
-    pub layers: &'a mut dyn LayerSource,
+    /// What becomes of the source's layers; `None` if they are taken as they are.
+    pub derive: Option<&'a mut dyn Derive>,
     /// `(tokens, hidden)`: the hidden states, at first the embeddings of the tokens.
     pub h: &'a mut [f32],
     /// The sequences of the tokens.
@@ -83,6 +93,14 @@ pub struct Lane<'a, 's> {
     pub scratch: &'a mut Scratch,
     /// Sees what the matrices read.
     pub hook: Option<&'a mut Hook<'a>>,
+}
+
+/// A source of layers and the lanes that take them from it: a layer is read once for all of these.
+pub struct Feed<'f, 'a, 's> {
+    /// Where the layers come from.
+    pub layers: &'f mut dyn LayerSource,
+    /// The lanes.
+    pub lanes: &'f mut [Lane<'a, 's>],
 }
 
 impl Lane<'_, '_> {
@@ -101,13 +119,14 @@ impl Lane<'_, '_> {
         }
     }
 
-    /// Layer `i` of this model.
-    fn layer(&mut self, i: usize, progress: &dyn Progress) -> Result<()> {
-        let Lane { model, layers, h, sequences, scratch, hook } = self;
-        let w = layers.next_layer(progress)?;
+    /// Layer `i` of this model, of which the source has `w`.
+    fn layer(&mut self, i: usize, w: &Layer<'_>, progress: &dyn Progress) -> Result<()> {
+        let Lane { model, derive, h, sequences, scratch, hook } = self;
+        let derived = derive.as_deref_mut().map(|derive| derive.derive(i, w)).transpose()?;
+        let w = derived.as_ref().unwrap_or(w);
         sequences.for_each_group(h, model.hyperparameters.hidden, &mut |h, segments| {
             progress.check()?;
-            let passed = model.layer(i, &w, h, segments, scratch, hook.as_deref_mut());
+            let passed = model.layer(i, w, h, segments, scratch, hook.as_deref_mut());
             passed.map_err(|stage| model.not_finite(Some(i), stage, progress))?;
             progress.advance((h.len() / model.hyperparameters.hidden) as u64);
             Ok(())
@@ -115,27 +134,34 @@ impl Lane<'_, '_> {
     }
 }
 
-/// Sends every lane through all layers, layer by layer in lock step. Their models have the same number of layers. `progress` counts
-/// tokens times layers, can stop the work between layers, and hears where it is if it takes long.
+/// Sends every lane through the layers `range`, layer by layer in lock step: each layer of every lane before any next layer. The sources
+/// stand before the first of them. `progress` counts tokens times layers, can stop the work between layers, and hears where it is if it
+/// takes long. `done` is called after each layer of all lanes.
 ///
 /// # Errors
-/// If weights cannot be read, a number is not finite, or the user stopped.
-pub fn forward(lanes: &mut [Lane<'_, '_>], progress: &dyn Progress) -> Result<()> {
-    let layers = lanes.iter().map(|lane| lane.layers.layers()).min().unwrap_or(0);
-    lanes.iter_mut().for_each(Lane::rotate);
-    let mut pace = Pace::new(layers);
-    for i in 0..layers {
-        pace.say(i, lanes.iter().map(|lane| lane.layers.streamed_bytes()).sum(), progress);
-        for lane in &mut *lanes {
-            lane.layer(i, progress)?;
+/// If weights cannot be read, a number is not finite, or the user stopped; or the error of `done`.
+pub fn forward(
+    feeds: &mut [Feed<'_, '_, '_>],
+    range: Range<usize>,
+    progress: &dyn Progress,
+    done: &mut dyn FnMut(usize, &mut [Feed<'_, '_, '_>]) -> Result<()>,
+) -> Result<()> {
+    feeds.iter_mut().flat_map(|feed| &mut *feed.lanes).for_each(Lane::rotate);
+    let mut pace = Pace::new(range.clone());
+    for i in range {
+        pace.say(i, feeds.iter().map(|feed| feed.layers.streamed_bytes()).sum(), progress);
+        for Feed { layers, lanes } in &mut *feeds {
+            let w = layers.next_layer(progress)?;
+            lanes.iter_mut().try_for_each(|lane| lane.layer(i, &w, progress))?;
         }
+        done(i, feeds)?;
     }
     Ok(())
 }
 
 /// Says where a long walk through the layers is.
 struct Pace {
-    layers: usize,
+    layers: Range<usize>,
     begin: Instant,
     said: Instant,
 }
@@ -145,7 +171,7 @@ const SAY_AFTER: Duration = Duration::from_secs(2);
 const SAY_EVERY: Duration = Duration::from_millis(500);
 
 impl Pace {
-    fn new(layers: usize) -> Pace {
+    fn new(layers: Range<usize>) -> Pace {
         let now = Instant::now();
         Pace { layers, begin: now, said: now }
     }
@@ -153,16 +179,16 @@ impl Pace {
     /// Before layer `i`: `layer 17 of 126, 6.93 GB/s from disk`, and how long the walk will still take.
     fn say(&mut self, i: usize, streamed_bytes: u64, progress: &dyn Progress) {
         let taken = self.begin.elapsed();
-        if i == 0 || taken < SAY_AFTER || self.said.elapsed() < SAY_EVERY {
+        if i == self.layers.start || taken < SAY_AFTER || self.said.elapsed() < SAY_EVERY {
             return;
         }
         self.said = Instant::now();
-        let (seconds, layers) = (taken.as_secs_f64(), self.layers);
+        let (seconds, Range { start, end }) = (taken.as_secs_f64(), self.layers.clone());
         let disk = match streamed_bytes {
             0 => String::new(),
             bytes => format!(", {} GB/s from disk", three_digits(bytes as f64 / 1e9 / seconds)),
         };
-        let left = seconds * (layers - i) as f64 / i as f64;
-        progress.step_left(&format!("layer {} of {layers}{disk}", i + 1), left);
+        let left = seconds * (end - i) as f64 / (i - start) as f64;
+        progress.step_left(&format!("layer {} of {end}{disk}", i + 1), left);
     }
 }

@@ -36,7 +36,7 @@ pub struct Scratch {
     pub(super) logits: Vec<f32>,   // (rows, vocab)
     pub(super) rotation: Rotation, // of all tokens of the batch
     pub(super) x: Activations,     // (sub-batch, hidden or q width or ffn): what the next matrix reads
-    chunks: Vec<SequenceChunk>,                // of the sub-batch
+    chunks: Vec<SequenceChunk>,    // of the sub-batch
     q: Vec<f32>,                   // (sub-batch, heads, head_dim)
     k: Vec<f32>,                   // (sub-batch, kv_heads, head_dim)
     v: Vec<f32>,                   // (sub-batch, kv_heads, head_dim)

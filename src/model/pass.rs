@@ -9,13 +9,14 @@
 //! once a pass.
 
 use super::finite::{Stage, finite};
-use super::forward::{Lane, Sequences, WholeSequences, forward};
+use super::forward::{Feed, Lane, Sequences, WholeSequences, forward};
 use super::layer::{Hook, SUB_BATCH};
 use super::{Model, Scratch, Segment};
 use crate::arch::{MatrixInput, Role};
 use crate::error::{Allocation, Error, Result};
 use crate::progress::Progress;
 use crate::verify;
+use crate::weights::LayerSource;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use strata_quant::Activations;
@@ -80,9 +81,8 @@ impl Model {
         self.embed(segments.iter().flat_map(|segment| segment.tokens), n, &mut h)?;
         let mut layers = self.weights.layers();
         let sequences = Sequences::Cached(segments);
-        let (layers_, h_) = (&mut layers, h.as_mut_slice());
-        let lane = Lane { model: self, layers: layers_, h: h_, sequences, scratch, hook: None };
-        forward(&mut [lane], &Uncounted(progress))?;
+        let lane = Lane { model: self, derive: None, h: &mut h, sequences, scratch, hook: None };
+        self.forward(&mut layers, lane, &Uncounted(progress))?;
         drop(layers);
         self.check()?;
         for segment in segments.iter_mut() {
@@ -115,9 +115,9 @@ impl Model {
         let sequences = Sequences::Whole(WholeSequences::new(of, tokens, context)?);
         let mut layers = self.weights.layers();
         let mut see = |i: usize, input: MatrixInput, x: &Activations| hook(i, input, x);
-        let (layers_, h_) = (&mut layers, h.as_mut_slice());
-        let lane = Lane { model: self, layers: layers_, h: h_, sequences, scratch, hook: Some(&mut see) };
-        forward(&mut [lane], &WholeTokens { progress, layers: of.layers as u64, passed: AtomicU64::new(0) })?;
+        let lane = Lane { model: self, derive: None, h: &mut h, sequences, scratch, hook: Some(&mut see) };
+        let progress_of_layers = WholeTokens { progress, layers: of.layers as u64, passed: AtomicU64::new(0) };
+        self.forward(&mut layers, lane, &progress_of_layers)?;
         drop(layers);
         self.check()?;
         for h in h.chunks(SUB_BATCH * of.hidden) {
@@ -128,6 +128,12 @@ impl Model {
             hook(of.layers, MatrixInput::Output, x);
         }
         Ok(())
+    }
+
+    /// All layers over one lane.
+    fn forward(&self, layers: &mut dyn LayerSource, lane: Lane<'_, '_>, progress: &dyn Progress) -> Result<()> {
+        let feed = Feed { layers, lanes: &mut [lane] };
+        forward(&mut [feed], 0..self.hyperparameters.layers, progress, &mut |_, _| Ok(()))
     }
 
     /// The hidden states before the first layer, `(n, hidden)`, of `n` tokens.
