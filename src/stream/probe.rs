@@ -76,6 +76,8 @@ pub struct ReadOptions {
     pub reader: Reader,
     /// The I/O timeout: a drive that completes no read for so long has failed.
     pub io_timeout: Duration,
+    /// Reads each layer once and stops after the last, without a probe before: for work that is one pass.
+    pub single_pass: bool,
     /// A wrapper of the backend.
     pub wrap: Option<Wrap>,
     /// A function that reports the memory in place of the system.
@@ -84,7 +86,13 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> ReadOptions {
-        ReadOptions { reader: Reader::Auto, io_timeout: Duration::from_secs(30), wrap: None, memory: None }
+        ReadOptions {
+            reader: Reader::Auto,
+            io_timeout: Duration::from_secs(30),
+            single_pass: false,
+            wrap: None,
+            memory: None,
+        }
     }
 }
 
@@ -205,7 +213,7 @@ impl ReadOptions {
         };
         let first = readers.first().copied().unwrap_or(Reader::Buffered);
         let mut best = unmeasured(first, SIZES[0].0, SIZES[0].1);
-        if layouts.iter().map(|(_, layout)| layout.size()).sum::<usize>() < SMALL {
+        if self.single_pass || layouts.iter().map(|(_, layout)| layout.size()).sum::<usize>() < SMALL {
             self.queue(files, &best)?;
             return Ok(best);
         }

@@ -43,6 +43,8 @@ pub struct Feeder {
     filling: VecDeque<Filling>, // in the order of their slices
     first: u64,                 // the ticket of the first of them
     since: Instant,             // the last was full, or there was none
+    single_pass: bool,          // stops after the last slice
+    idle: Vec<Buffer>,          // those that it stopped with
 }
 
 struct Filling {
@@ -54,7 +56,13 @@ struct Filling {
 impl Feeder {
     /// Starts with the first of `slices`, of which there is at least one.
     pub fn new(queue: Queue, slices: Vec<Slice>) -> Feeder {
-        Feeder { queue, slices, next: 0, filling: VecDeque::new(), first: 0, since: Instant::now() }
+        let (filling, since, idle) = (VecDeque::new(), Instant::now(), Vec::new());
+        Feeder { queue, slices, next: 0, filling, first: 0, since, single_pass: false, idle }
+    }
+
+    /// The same that stops after the last slice, until it is told to start over; others go on with the first slice.
+    pub fn single_pass(self, single_pass: bool) -> Feeder {
+        Feeder { single_pass, ..self }
     }
 
     /// Starts to fill `buffer`.
@@ -62,13 +70,25 @@ impl Feeder {
         if self.is_idle() {
             self.since = Instant::now();
         }
+        if self.next == self.slices.len() {
+            if self.single_pass {
+                return self.idle.push(buffer);
+            }
+            self.next = 0;
+        }
         let slice = self.next;
-        self.next = (self.next + 1) % self.slices.len();
+        self.next += 1;
         let pieces = &self.slices[slice].pieces;
         let targets = buffer.carve(pieces.iter().map(|piece| piece.at..piece.at + piece.len));
         let ticket = self.first + self.filling.len() as u64;
         self.filling.push_back(Filling { slice, buffer, left: pieces.len() });
         self.queue.push(pieces, targets, ticket);
+    }
+
+    /// Starts over with the first slice from layer `layer` on.
+    pub fn start_over(&mut self, layer: usize) {
+        self.next = self.slices.iter().position(|slice| slice.layer >= layer).unwrap_or(self.slices.len());
+        std::mem::take(&mut self.idle).into_iter().for_each(|buffer| self.start(buffer));
     }
 
     /// True if nothing is being filled.
@@ -106,8 +126,8 @@ impl Feeder {
 enum Order {
     /// A slot to fill.
     Fill(Buffer),
-    /// Fills the next slot with the first slice.
-    Restart,
+    /// Fills the next slots with the slices from this layer on.
+    StartOver(usize),
 }
 
 /// The pass's end of the ring.
@@ -164,9 +184,9 @@ impl Ring {
         self.send(Order::Fill(slot));
     }
 
-    /// Starts over with the first layer, where a pass has ended before the last.
-    pub fn restart(&mut self) {
-        self.send(Order::Restart);
+    /// Starts over with layer `layer`.
+    pub fn start_over(&mut self, layer: usize) {
+        self.send(Order::StartOver(layer));
     }
 
     fn send(&self, order: Order) {
@@ -196,7 +216,7 @@ fn feed(mut feeder: Feeder, orders: &Receiver<Order>, to: &Sender<Result<FilledS
         };
         match order {
             Ok(Order::Fill(buffer)) => feeder.start(buffer),
-            Ok(Order::Restart) => feeder.next = 0,
+            Ok(Order::StartOver(layer)) => feeder.start_over(layer),
             Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => {
                 let full = match feeder.turn() {

@@ -23,14 +23,15 @@ struct Streaming<'w> {
 }
 
 impl<'w> Layers<'w> {
-    pub(super) fn new(weights: &'w Weights) -> Layers<'w> {
-        let streaming = |streamed: &'w Streamed| Streaming {
-            weights: streamed,
-            state: streamed.pass_state(),
-            slot: None,
-            bytes: 0,
+    pub(super) fn new(weights: &'w Weights, first: usize) -> Layers<'w> {
+        let streaming = |streamed: &'w Streamed| {
+            let mut state = streamed.pass_state();
+            if state.next != first {
+                state.start_over(first);
+            }
+            Streaming { weights: streamed, state, slot: None, bytes: 0 }
         };
-        Layers { weights, next: 0, streamed: weights.streamed.as_ref().map(streaming) }
+        Layers { weights, next: first, streamed: weights.streamed.as_ref().map(streaming) }
     }
 }
 
@@ -68,13 +69,16 @@ impl LayerSource for Layers<'_> {
 
 impl Drop for Layers<'_> {
     fn drop(&mut self) {
-        let unfinished = self.next < self.layers();
-        if let Some(Streaming { state, slot, .. }) = &mut self.streamed {
+        let (next, layers) = (self.next, self.layers());
+        if let Some(Streaming { weights, state, slot, .. }) = &mut self.streamed {
             if let Some(used) = slot.take() {
                 state.give_back(used);
             }
-            if unfinished {
-                state.restart();
+            match next {
+                // Where a pass has ended before the last layer, the next one should not wait for the first.
+                _ if next < layers => state.start_over(0),
+                _ if weights.is_single_pass() => state.next = layers,
+                _ => state.next = 0,
             }
         }
     }

@@ -153,7 +153,12 @@ impl Weights {
 
     /// A source of all layers, from the first on. There is one at a time where weights come from disk: the next waits for it.
     pub fn layers(&self) -> Layers<'_> {
-        Layers::new(self)
+        self.layers_from(0)
+    }
+
+    /// A source of the layers from `first` on.
+    pub fn layers_from(&self, first: usize) -> Layers<'_> {
+        Layers::new(self, first)
     }
 
     /// Decodes the embedding `(hidden)` of a token of the vocabulary.

@@ -27,6 +27,7 @@ pub struct Streamed {
     output: (Buffer, Range<usize>),
     layers: Vec<Vec<Parts>>, // (layers, matrices)
     pass_state: Mutex<PassState>,
+    single_pass: bool,
 }
 
 /// Statistics of the streamed reads of all passes.
@@ -41,6 +42,8 @@ pub(crate) struct PassState {
     /// Unless all is pinned.
     ring: Option<Ring>,
     pinned: Pinned,
+    /// The layer that the ring expects to be asked for next.
+    pub next: usize,
     statistics: StreamStatistics,
 }
 
@@ -89,11 +92,12 @@ impl PassState {
         }
     }
 
-    /// The next pass starts with the first layer, though this one has not come to the last.
-    pub fn restart(&mut self) {
+    /// Starts over with layer `layer`, for a pass that does not begin where the last one has ended.
+    pub fn start_over(&mut self, layer: usize) {
         if let Some(ring) = &mut self.ring {
-            ring.restart();
+            ring.start_over(layer);
         }
+        self.next = layer;
     }
 }
 
@@ -130,6 +134,7 @@ impl Streamed {
             None
         } else {
             let feeder = Feeder::new(options.queue(&files, &strategy)?, slices(&comes, strategy.request));
+            let feeder = feeder.single_pass(options.single_pass);
             Some(Ring::start(feeder, slots)?)
         };
         let pinned = Pinned::new(buffer, pinned, Pressure::new(options.memory.clone()));
@@ -140,7 +145,8 @@ impl Streamed {
             streams,
             output: (output, output_at),
             layers: parts,
-            pass_state: Mutex::new(PassState { ring, pinned, statistics: StreamStatistics::default() }),
+            single_pass: options.single_pass,
+            pass_state: Mutex::new(PassState { ring, pinned, next: 0, statistics: StreamStatistics::default() }),
         })
     }
 
@@ -170,6 +176,11 @@ impl Streamed {
         self.pass_state().pinned.released()
     }
 
+    /// True if the ring stops after the last layer.
+    pub(crate) fn is_single_pass(&self) -> bool {
+        self.single_pass
+    }
+
     /// Locks the state of streaming for one pass.
     pub(crate) fn pass_state(&self) -> MutexGuard<'_, PassState> {
         self.pass_state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -196,7 +207,7 @@ impl Streamed {
         pass_state: &mut PassState,
         progress: &dyn Progress,
     ) -> Result<Option<FilledSlot>> {
-        let PassState { ring, pinned, statistics } = pass_state;
+        let PassState { ring, pinned, statistics, .. } = pass_state;
         let mut look = || {
             let given = pinned.relieve();
             if given > 0 {
