@@ -10,7 +10,7 @@ use tempfile::TempDir;
 const CONFIG: &[u8] = include_bytes!("corpus/config/valid.json");
 const TOKENIZER: &[u8] = include_bytes!("corpus/tokenizer_json/valid.json");
 
-/// The folder; it goes with the value.
+/// The folder, deleted on drop.
 pub struct Folder(TempDir);
 
 impl Folder {
@@ -25,17 +25,17 @@ impl Folder {
             .with("checkpoint/model.safetensors", &weights())
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// Writes a file into it.
+    /// Writes a file of the folder.
     pub fn write(&self, name: &str, bytes: &[u8]) {
         fs::write(self.path().join(name), bytes).unwrap();
     }
 
-    /// The same with another file.
+    /// Writes a file, as [`Folder::write`], and returns the folder.
     pub fn with(self, name: &str, bytes: &[u8]) -> Folder {
         self.write(name, bytes);
         self
