@@ -85,7 +85,7 @@ fn a_plan_is_what_happens() {
     }
     let streamed = planned["streamed_bytes_per_pass"].as_f64().unwrap();
     assert_eq!((planned["layers"].as_u64(), planned["bound_by"].as_str()), (Some(8), Some("disk")));
-    assert!((planned["seconds_per_token"].as_f64().unwrap() * 2e9 / streamed - 1.0).abs() < 1e-9);
+    // That the seconds are those of a drive of this rate is in tests/predicted.rs.
     // What the two programs have in memory before they plan differs a little.
     let said = run(&model, "1,2,3", "4", &["--ram", "60M"]);
     let ran = said["streamed_bytes_per_pass"].as_f64().unwrap();

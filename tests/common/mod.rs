@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::Gguf;
 use strata::imatrix::Imatrix;
-use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment};
+use strata::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
 use strata::progress::Quiet;
 use strata::recipe::{Mix, Recipe};
+use strata::stream::{Budget, ReadOptions};
 use strata::{Cpu, GgmlType, Isa, Result};
 use tempfile::TempDir;
 
@@ -68,6 +69,19 @@ pub fn model_file(recipe: Recipe) -> (TempDir, PathBuf) {
 /// Opens a model for an instruction set and a number of threads.
 pub fn open(path: &Path, isa: Isa, threads: usize) -> Model {
     Model::new(Gguf::open(path).unwrap(), Cpu::new(isa, threads)).unwrap()
+}
+
+/// The model with so much memory for its weights that `share` of what could be read from disk stays.
+pub fn streamed_with(path: &Path, share: f64, options: &ReadOptions) -> Result<Model> {
+    let cpu = || Cpu::new(Isa::best(), 2);
+    let sizes = open(path, Isa::best(), 2).weights().sizes();
+    let layer = |i: usize| sizes.layers[i].iter().map(|m| m.bytes()).sum::<u64>();
+    let layers: Vec<u64> = (0..sizes.layers.len()).map(layer).collect();
+    let least = sizes.output.bytes() + 2 * layers.iter().max().unwrap() + 200_000;
+    let rest = layers.iter().sum::<u64>() - 2 * layers.iter().min().unwrap();
+    let bytes = least + (rest as f64 * share) as u64 + cpu().memory_bytes();
+    let budget = Budget { bytes, fixed: 0 };
+    Model::within(Gguf::open(path)?, cpu(), budget, MemoryNeed::default(), options, &Quiet)
 }
 
 /// The logits after every token, `(tokens, vocab)`, in passes of `piece` tokens each.

@@ -4,17 +4,13 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use std::fs;
 use std::path::Path;
-use strata::convert::{Input, Options, Target, convert};
-use strata::progress::{Progress, Quiet};
-use strata::recipe::Recipe;
-use strata::{GgmlType, Result};
 use tempfile::TempDir;
 
 /// The files of the checkpoint; also the first entries of the corpora.
 const CONFIG: &[u8] = include_bytes!("corpus/config/valid.json");
 const TOKENIZER: &[u8] = include_bytes!("corpus/tokenizer_json/valid.json");
 
-/// The folder; it goes with the value.
+/// The folder, deleted on drop.
 pub struct Folder(TempDir);
 
 impl Folder {
@@ -29,36 +25,20 @@ impl Folder {
             .with("checkpoint/model.safetensors", &weights())
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// Writes a file into it.
+    /// Writes a file of the folder.
     pub fn write(&self, name: &str, bytes: &[u8]) {
         fs::write(self.path().join(name), bytes).unwrap();
     }
 
-    /// The same with another file.
+    /// Writes a file, as [`Folder::write`], and returns the folder.
     pub fn with(self, name: &str, bytes: &[u8]) -> Folder {
         self.write(name, bytes);
         self
-    }
-
-    /// Converts it to Q8_0.
-    pub fn convert(&self, name: &str, progress: &dyn Progress) -> Result<()> {
-        self.convert_with(name, false, progress)
-    }
-
-    /// Converts it to Q8_0 and discards what an earlier run has left.
-    pub fn convert_again(&self, name: &str) -> Result<()> {
-        self.convert_with(name, true, &Quiet)
-    }
-
-    fn convert_with(&self, name: &str, restart: bool, progress: &dyn Progress) -> Result<()> {
-        let target = Target::new(self.path().join(name), Recipe::pure(GgmlType::Q8_0)?);
-        let options = Options { threads: Some(1), restart, name: Some("fuzz".to_owned()), ..Options::default() };
-        convert(&Input::open(&self.path().join("checkpoint"))?, &[target], &options, progress).map(drop)
     }
 }
 

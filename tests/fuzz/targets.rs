@@ -16,11 +16,12 @@ use strata::gguf::Gguf;
 use strata::imatrix::Imatrix;
 use strata::io::hash::Digest;
 use strata::progress::{Progress, Quiet};
+use strata::synthetic::{Preset, Synthetic};
 use strata::tokenizer::{EncodeOptions, Tokenizer, Vocab};
 use strata::{GgmlType, Isa};
 
-/// A target by its name, which is also that of its corpus.
-pub type FuzzTarget = (&'static str, fn(&[u8]));
+/// A target by its name, which is also that of its corpus. It returns whether the bytes are accepted.
+pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
 pub const TARGETS: [FuzzTarget; 8] = [
@@ -35,47 +36,55 @@ pub const TARGETS: [FuzzTarget; 8] = [
 ];
 
 /// A GGUF file, and the tokenizer in its metadata.
-pub fn gguf(data: &[u8]) {
-    let Ok(gguf) = Gguf::from_bytes(data) else { return };
+pub fn gguf(data: &[u8]) -> bool {
+    let Ok(gguf) = Gguf::from_bytes(data) else { return false };
     walk::walk(&gguf);
     if let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) {
         let ids = tokenizer.encode("fn main() {}\n é", EncodeOptions { add_special: true, parse_special: true });
         let _ = ids.map(|ids| tokenizer.decode(&ids).expect("encoded tokens exist"));
     }
+    true
 }
 
 /// The weights of a checkpoint.
-pub fn safetensors(data: &[u8]) {
-    Folder::new().with("checkpoint/model.safetensors", data).convert_if_accepted();
+pub fn safetensors(data: &[u8]) -> bool {
+    Folder::new().with("checkpoint/model.safetensors", data).convert_if_accepted()
 }
 
 /// The `config.json` of a checkpoint.
-pub fn config(data: &[u8]) {
-    Folder::new().with("checkpoint/config.json", data).convert_if_accepted();
+pub fn config(data: &[u8]) -> bool {
+    Folder::new().with("checkpoint/config.json", data).convert_if_accepted()
 }
 
 /// The `tokenizer.json` of a checkpoint.
-pub fn tokenizer_json(data: &[u8]) {
-    Folder::new().with("checkpoint/tokenizer.json", data).convert_if_accepted();
+pub fn tokenizer_json(data: &[u8]) -> bool {
+    Folder::new().with("checkpoint/tokenizer.json", data).convert_if_accepted()
 }
 
 impl Folder {
     /// Converts the checkpoint if a plan accepts it: then the model's tokenizer must be readable.
-    fn convert_if_accepted(&self) {
-        let Ok(input) = Input::open(&self.path().join("checkpoint")) else { return };
+    fn convert_if_accepted(&self) -> bool {
+        let Ok(input) = Input::open(&self.path().join("checkpoint")) else { return false };
         let target = Target::new(self.path().join("m.gguf"), common::pure(GgmlType::Q8_0));
-        let options = Options { threads: Some(1), ..Options::default() };
-        if plan(&input, &target, &options).is_ok() && convert(&input, &[target], &options, &Quiet).is_ok() {
-            let gguf = Gguf::open(self.path().join("m.gguf")).expect("what was written can be read");
-            walk::walk(&gguf);
-            Tokenizer::from_gguf(&gguf).expect("what was written can be read");
+        let options = options();
+        if plan(&input, &target, &options).is_err() || convert(&input, &[target], &options, &Quiet).is_err() {
+            return false;
         }
+        let gguf = Gguf::open(self.path().join("m.gguf")).expect("what was written can be read");
+        walk::walk(&gguf);
+        Tokenizer::from_gguf(&gguf).expect("what was written can be read");
+        true
     }
 }
 
+/// One thread and little memory: a fuzzer converts thousands of times.
+fn options() -> Options {
+    Options { threads: Some(1), memory: Some(1 << 20), ..Options::default() }
+}
+
 /// An importance matrix of either kind.
-pub fn imatrix(data: &[u8]) {
-    let Ok(matrix) = Imatrix::parse(Path::new("m.imatrix"), data.to_vec()) else { return };
+pub fn imatrix(data: &[u8]) -> bool {
+    let Ok(matrix) = Imatrix::parse(Path::new("m.imatrix"), data.to_vec()) else { return false };
     matrix.notes();
     for (name, entry) in &matrix.entries {
         let weights = matrix.weights(name).expect("the entry is there");
@@ -83,6 +92,7 @@ pub fn imatrix(data: &[u8]) {
         assert!(weights.iter().all(|w| w.is_finite() && *w >= 0.0), "{name}");
     }
     let _ = matrix.clone().merge(matrix);
+    true
 }
 
 /// A conversion that was stopped: the journal's lines, what is in the `.partial`, and the file that an undisturbed run makes.
@@ -110,20 +120,35 @@ impl Progress for StopsAfter {
 static STOPPED: LazyLock<Stopped> = LazyLock::new(|| {
     let folder = Folder::new();
     let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
-    folder.convert("m.gguf", &Quiet).unwrap();
+    // Without a vocabulary: its regular expressions would take most of the time.
+    let preset = Preset::llama_3("fuzz", 1, (64, 64), (1, 1), true);
+    let source = Synthetic { preset: preset.with_vocab(24), recipe: common::pure(GgmlType::F16), seed: 1 };
+    source.write(&folder.path().join("source.gguf"), &Quiet).unwrap();
+    folder.quantize(false, &Quiet).unwrap();
     let whole = read("m.gguf");
     fs::remove_file(folder.path().join("m.gguf")).unwrap();
-    let stopped = folder.convert("m.gguf", &StopsAfter(4000.into()));
+    let stopped = folder.quantize(false, &StopsAfter(20_000.into()));
     assert!(matches!(stopped, Err(strata::Error::Cancelled)), "{stopped:?}");
-    let journal = read("m.gguf.partial.journal").split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
+    let journal = read("m.gguf.partial.journal");
+    let journal: Vec<_> = journal.split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
+    assert!(journal.len() > 3, "some tensors are finished");
     let partial = read("m.gguf.partial");
     Stopped { folder, journal, partial, whole }
 });
 
+impl Folder {
+    /// Makes `m.gguf` of `source.gguf`, from the start or from where an earlier run has stopped.
+    fn quantize(&self, restart: bool, progress: &dyn Progress) -> strata::Result<()> {
+        let target = Target::new(self.path().join("m.gguf"), common::pure(GgmlType::Q8_0));
+        let input = Input::open(&self.path().join("source.gguf"))?;
+        convert(&input, &[target], &Options { restart, ..options() }, progress).map(drop)
+    }
+}
+
 /// The journal of a stopped conversion. If the first byte is 0, the rest is the journal. Otherwise each four bytes are an edit of the
 /// true one: what, in which line, where, which byte; a line that was edited gets a right check again if the first byte is even.
-pub fn journal(data: &[u8]) {
-    let Some((&mode, data)) = data.split_first() else { return };
+pub fn journal(data: &[u8]) -> bool {
+    let Some((&mode, data)) = data.split_first() else { return false };
     let Stopped { folder, journal, partial, whole } = &*STOPPED;
     let (mut lines, mut partial) = (journal.clone(), partial.clone());
     for &edit in data.as_chunks().0 {
@@ -135,11 +160,13 @@ pub fn journal(data: &[u8]) {
     folder.write("m.gguf.partial.journal", &if mode == 0 { data.to_vec() } else { lines.concat() });
     folder.write("m.gguf.partial", &partial);
     // A journal that is refused leaves everything as it is, and can be discarded.
-    if folder.convert("m.gguf", &Quiet).is_err() {
-        folder.convert_again("m.gguf").expect("--restart discards it");
+    let accepted = folder.quantize(false, &Quiet).is_ok();
+    if !accepted {
+        folder.quantize(true, &Quiet).expect("--restart discards it");
     }
     assert!(fs::read(folder.path().join("m.gguf")).unwrap() == *whole, "another file than an undisturbed run makes");
     fs::remove_file(folder.path().join("m.gguf")).unwrap();
+    accepted
 }
 
 /// One edit: what, in which line, where, which byte. A line keeps its end.
@@ -192,8 +219,8 @@ static TOKENIZERS: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| {
 });
 
 /// Text, after a byte that chooses the tokenizer and the options. The text must come back.
-pub fn tokenizer(data: &[u8]) {
-    let Some((&mode, data)) = data.split_first() else { return };
+pub fn tokenizer(data: &[u8]) -> bool {
+    let Some((&mode, data)) = data.split_first() else { return false };
     let tokenizer = &TOKENIZERS[usize::from(mode % 2)];
     let options = EncodeOptions { add_special: mode & 2 != 0, parse_special: mode & 4 != 0 };
     let text = String::from_utf8_lossy(data);
@@ -204,12 +231,13 @@ pub fn tokenizer(data: &[u8]) {
     }
     let any: Vec<u32> = data.iter().map(|&byte| u32::from(byte) << (mode >> 4)).collect();
     let _ = tokenizer.decode_with(&any, mode & 8 != 0);
+    true
 }
 
 /// Rows of floats, after a byte that chooses the format and one for the importance: the same bytes from every instruction set. And the
 /// same bytes as blocks.
-pub fn quantize(data: &[u8]) {
-    let [ty, weighted, data @ ..] = data else { return };
+pub fn quantize(data: &[u8]) -> bool {
+    let [ty, weighted, data @ ..] = data else { return false };
     let formats: Vec<_> = GgmlType::with_format().collect();
     let format = formats[usize::from(*ty) % formats.len()];
     let number = |bytes: &[u8; 4]| Some(f32::from_le_bytes(*bytes)).filter(|v| v.is_finite()).unwrap_or(0.0);
@@ -230,4 +258,5 @@ pub fn quantize(data: &[u8]) {
     let mut values = vec![0.0; blocks.len() / format.ty.block_bytes() * format.ty.block_len()];
     (format.decode)(blocks, &mut values);
     assert!(format.ty.block_len() == 1 || format.bad_block(blocks).is_some() || values.iter().all(|v| v.is_finite()));
+    true
 }

@@ -15,7 +15,7 @@ use crate::stream::Memory;
 use crate::stream::backend::{Backend, Done, Read};
 use crate::stream::{Budget, Plan, ReadOptions, Reader};
 use crate::{Cpu, Error, GgmlType, Isa, Result};
-use common::{TOKENS, bits, mix, model_file, open, pure, write_model};
+use common::{TOKENS, bits, mix, model_file, open, pure, streamed_with, write_model};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -37,18 +37,6 @@ fn cpu() -> Cpu {
 
 fn resident(path: &Path) -> Model {
     open(path, Isa::best(), 2)
-}
-
-/// The model with so much memory for its weights that `share` of what could be read from disk stays.
-fn streamed_with(path: &Path, share: f64, options: &ReadOptions) -> Result<Model> {
-    let sizes = resident(path).weights().sizes();
-    let layer = |i: usize| sizes.layers[i].iter().map(|m| m.bytes()).sum::<u64>();
-    let layers: Vec<u64> = (0..sizes.layers.len()).map(layer).collect();
-    let least = sizes.output.bytes() + 2 * layers.iter().max().unwrap() + 200_000;
-    let rest = layers.iter().sum::<u64>() - 2 * layers.iter().min().unwrap();
-    let bytes = least + (rest as f64 * share) as u64 + cpu().memory_bytes();
-    let budget = Budget { bytes, fixed: 0 };
-    Model::within(Gguf::open(path)?, cpu(), budget, MemoryNeed::default(), options, &Quiet)
 }
 
 fn streamed(path: &Path, share: f64) -> Model {
