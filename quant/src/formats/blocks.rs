@@ -8,6 +8,7 @@ use crate::float::fma;
 use crate::search::{LANES, Tile, codes, sum_of_squares, tile};
 use crate::simd::Simd;
 use crate::types::{Format, GgmlType};
+use half::f16;
 
 /// What the bytes of a block mean: `GROUPS` groups of `LEN` weights, in `BYTES` bytes.
 pub trait BlockLayout<const LEN: usize, const GROUPS: usize, const BYTES: usize> {
@@ -22,7 +23,7 @@ pub trait BlockLayout<const LEN: usize, const GROUPS: usize, const BYTES: usize>
     /// The code of weight `i`.
     fn code(block: &[u8; BYTES], i: usize) -> u8;
     /// Writes a block, `codes` by group.
-    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]);
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]; GROUPS], block: &mut [u8; BYTES]);
 }
 
 /// A tile of a row for a search: up to 16 groups, and what their errors are weighted with.
@@ -43,8 +44,9 @@ pub trait Search<const LEN: usize, const GROUPS: usize, const BYTES: usize>: Blo
     const ROW_MEAN: bool = false;
     /// What rounding must know beside the stored scales: llama-quantize rounds some codes by scales before they are rounded themselves.
     type Rounding<S: Simd>;
-    /// The scales of the blocks of a tile, `LANES / GROUPS` of them at the front.
-    fn search<S: Simd>(s: S, groups: &Groups<'_, LEN>) -> ([BlockScales; LANES], Self::Rounding<S>);
+    /// Sets `scales (LANES / GROUPS)` to those of the blocks of a tile. They are [`BlockScales::of_32`] at first, and what a search never sets
+    /// stays so.
+    fn search<S: Simd>(s: S, groups: &Groups<'_, LEN>, scales: &mut [BlockScales]) -> Self::Rounding<S>;
     /// The codes of a tile.
     fn round<S: Simd>(s: S, x: &Tile<LEN>, rounding: &Self::Rounding<S>, codes: &mut Tile<LEN>);
 }
@@ -89,15 +91,18 @@ pub fn encode<S, F, const LEN: usize, const GROUPS: usize, const BYTES: usize>(
     let mean = F::ROW_MEAN && importance.is_some();
     let row_mean = if mean { sum_of_squares(values) / values.len() as f32 } else { 0.0 };
     let tiles = values.chunks(LANES * LEN).zip(blocks.chunks_mut(LANES / GROUPS * BYTES));
+    let mut scales = [BlockScales::of_32(f16::ZERO, f16::ZERO); LANES];
+    let scales = &mut scales[..LANES / GROUPS];
     for (i, (values, blocks)) in tiles.enumerate() {
         let x = &tile::<LEN>(values);
         let importance = importance.map(|importance| &importance[i * LANES * LEN..]);
-        let (scales, rounding) = F::search(s, &Groups { x, values, importance, row_mean });
+        let rounding = F::search(s, &Groups { x, values, importance, row_mean }, scales);
         let mut q = [[0.0; LANES]; LEN];
         F::round(s, x, &rounding, &mut q);
         let q = codes(&q);
-        for (b, block) in blocks.as_chunks_mut::<BYTES>().0.iter_mut().enumerate() {
-            F::pack(&scales[b], &q[b * GROUPS..(b + 1) * GROUPS], block);
+        let blocks = blocks.as_chunks_mut::<BYTES>().0.iter_mut();
+        for ((block, scales), q) in blocks.zip(&*scales).zip(q.as_chunks().0) {
+            F::pack(scales, q, block);
         }
     }
 }
@@ -131,7 +136,11 @@ fn pack<F, const LEN: usize, const GROUPS: usize, const BYTES: usize>(
     F: BlockLayout<LEN, GROUPS, BYTES>,
 {
     assert!(codes.len() == LEN * GROUPS, "a block has {} codes", LEN * GROUPS);
-    F::pack(scales, codes.as_chunks().0, block.as_mut_array().expect("the bytes of one block"));
+    F::pack(
+        scales,
+        codes.as_chunks().0.as_array().expect("checked above"),
+        block.as_mut_array().expect("the bytes of one block"),
+    );
 }
 
 fn decode<F, const LEN: usize, const GROUPS: usize, const BYTES: usize>(blocks: &[u8], values: &mut [f32])

@@ -59,8 +59,8 @@ macro_rules! groups {
         impl<F: Offset + BlockLayout<$N, $G, BYTES>, const BYTES: usize> Search<$N, $G, BYTES> for F {
             type Rounding<S: Simd> = Rounding<S>;
             #[inline(always)]
-            fn search<S: Simd>(s: S, groups: &Groups<'_, $N>) -> ([BlockScales; LANES], Rounding<S>) {
-                F::METHOD.search::<S, $N, $G>(s, groups)
+            fn search<S: Simd>(s: S, groups: &Groups<'_, $N>, scales: &mut [BlockScales]) -> Rounding<S> {
+                F::METHOD.search::<S, $N, $G>(s, groups, scales)
             }
             #[inline(always)]
             fn round<S: Simd>(s: S, x: &Tile<$N>, rounding: &Rounding<S>, codes: &mut Tile<$N>) {
@@ -87,7 +87,8 @@ impl Method {
         self,
         s: S,
         groups: &Groups<'_, N>,
-    ) -> ([BlockScales; LANES], Rounding<S>) {
+        scales: &mut [BlockScales],
+    ) -> Rounding<S> {
         let (search, w) = match groups.importance {
             None => (self.plain, self.plain_weights(s, groups.x)),
             Some(importance) => (Affine::important(self.plain.top), weights(s, groups, importance, self.factor)),
@@ -95,8 +96,7 @@ impl Method {
         let (scale, min, unrounded) = search.search(s, groups.x, &w);
         let importance = groups.importance.map(|_| sums(s, &w).array());
         let (mut d, mut offset) = ([0.0; LANES], [0.0; LANES]);
-        let mut stored = [BlockScales::of_32(f16::ZERO, f16::ZERO); LANES];
-        for (block, stored) in stored[..LANES / G].iter_mut().enumerate() {
+        for (block, stored) in scales.iter_mut().enumerate() {
             let part = |v: &[f32; LANES]| -> [f32; G] { std::array::from_fn(|group| v[block * G + group]) };
             *stored = self.scales(&part(&scale), &part(&min).map(|min| -min), importance.as_ref().map(part));
             for group in 0..G {
@@ -104,7 +104,7 @@ impl Method {
                 offset[block * G + group] = stored.m.to_f32() * f32::from(stored.mins[group]);
             }
         }
-        (stored, Rounding { unrounded, d, offset, top: self.plain.top })
+        Rounding { unrounded, d, offset, top: self.plain.top }
     }
 
     #[inline(always)]

@@ -43,7 +43,7 @@ impl<F: Even + BlockLayout<LEN, 1, BYTES>, const BYTES: usize> Search<LEN, 1, BY
     type Rounding<S: Simd> = Rounding<S>;
 
     #[inline(always)]
-    fn search<S: Simd>(s: S, groups: &Groups<'_, LEN>) -> ([BlockScales; LANES], Rounding<S>) {
+    fn search<S: Simd>(s: S, groups: &Groups<'_, LEN>, scales: &mut [BlockScales]) -> Rounding<S> {
         let x = groups.x;
         let w = groups.importance.map(|importance| weights(s, x, &tile(importance), &[groups.row_mean; LANES]));
         let (scale, min, rounding) = match (F::METHOD, &w) {
@@ -64,7 +64,8 @@ impl<F: Even + BlockLayout<LEN, 1, BYTES>, const BYTES: usize> Search<LEN, 1, BY
                 (scale, min, Rounding::Offset(rounding))
             }
         };
-        (scales_of_32(&scale, &min), rounding)
+        store(&scale, F::OFFSET.map(|_| &min), scales);
+        rounding
     }
 
     #[inline(always)]
@@ -78,14 +79,15 @@ impl<F: Even + BlockLayout<LEN, 1, BYTES>, const BYTES: usize> Search<LEN, 1, BY
     }
 }
 
-/// The stored scales of 16 blocks.
+/// Rounds the scales of 16 blocks to half precision, and their least values where there are any.
 #[inline(always)]
-pub fn scales_of_32(scale: &[f32; LANES], min: &[f32; LANES]) -> [BlockScales; LANES] {
-    let mut scales = [BlockScales::of_32(f16::ZERO, f16::ZERO); LANES];
-    for lane in 0..LANES {
-        (scales[lane].d, scales[lane].m) = (f16::from_f32(scale[lane]), f16::from_f32(min[lane]));
+pub fn store(scale: &[f32; LANES], min: Option<&[f32; LANES]>, scales: &mut [BlockScales]) {
+    for (lane, stored) in scales.iter_mut().enumerate() {
+        stored.d = f16::from_f32(scale[lane]);
+        if let Some(min) = min {
+            stored.m = f16::from_f32(min[lane]);
+        }
     }
-    scales
 }
 
 /// Puts the low four bits of 32 codes into 16 bytes: code `i` beside code `i + 16`.

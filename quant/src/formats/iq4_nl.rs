@@ -6,7 +6,7 @@
 //! ```
 
 use super::blocks::{self, BlockLayout, Groups, Search};
-use super::blocks32::{LEN, nibble, pack_nibbles, scales_of_32};
+use super::blocks32::{LEN, nibble, pack_nibbles, store};
 use crate::codec::{BlockScales, Levels};
 pub use crate::search::table::LEVELS;
 use crate::search::{LANES, Tile, V, squares, sums, table, tile, weights};
@@ -40,7 +40,7 @@ impl BlockLayout<LEN, 1, BYTES> for Iq4Nl {
         nibble(&block[2..], i)
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]; 1], block: &mut [u8; BYTES]) {
         block[..2].copy_from_slice(&scales.d.to_le_bytes());
         pack_nibbles(&codes[0], &mut block[2..]);
     }
@@ -52,7 +52,7 @@ impl Search<LEN, 1, BYTES> for Iq4Nl {
     type Rounding<S: Simd> = [f32; LANES];
 
     #[inline(always)]
-    fn search<S: Simd>(s: S, groups: &Groups<'_, LEN>) -> ([BlockScales; LANES], [f32; LANES]) {
+    fn search<S: Simd>(s: S, groups: &Groups<'_, LEN>, scales: &mut [BlockScales]) -> [f32; LANES] {
         let x = groups.x;
         let squares = squares(s, x);
         let w = match groups.importance {
@@ -63,7 +63,8 @@ impl Search<LEN, 1, BYTES> for Iq4Nl {
             }
         };
         let scale = table::search(s, x, &w);
-        (scales_of_32(&scale, &[0.0; LANES]), scale.map(|d| if d != 0.0 { 1.0 / d } else { 0.0 }))
+        store(&scale, None, scales);
+        scale.map(|d| if d != 0.0 { 1.0 / d } else { 0.0 })
     }
 
     #[inline(always)]

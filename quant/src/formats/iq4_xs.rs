@@ -49,7 +49,7 @@ impl BlockLayout<32, 8, BYTES> for Iq4Xs {
         nibble(&block[8 + i / 32 * 16..], i % 32)
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; 32]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; 32]; 8], block: &mut [u8; BYTES]) {
         let stored = scales.scales.map(|scale| scale.wrapping_add(32) as u8);
         let high = (0..8).fold(0u16, |bits, j| bits | u16::from(stored[j] >> 4) << (j * 2));
         block[..2].copy_from_slice(&scales.d.to_le_bytes());
@@ -70,20 +70,19 @@ impl Search<32, 8, BYTES> for Iq4Xs {
     type Rounding<S: Simd> = [f32; LANES];
 
     #[inline(always)]
-    fn search<S: Simd>(s: S, groups: &Groups<'_, 32>) -> ([BlockScales; LANES], [f32; LANES]) {
+    fn search<S: Simd>(s: S, groups: &Groups<'_, 32>, scales: &mut [BlockScales]) -> [f32; LANES] {
         let w = match groups.importance {
             None => squares(s, groups.x),
             Some(importance) => weights(s, groups, importance, 2.0),
         };
         let scale = table::search(s, groups.x, &w);
-        let mut stored = [without_offsets(f16::ZERO, [0; 16]); LANES];
         let mut inverse = [0.0; LANES];
-        for (block, stored) in stored[..2].iter_mut().enumerate() {
+        for (block, stored) in scales.iter_mut().enumerate() {
             let lanes = block * 8..(block + 1) * 8;
             let peak = scale[lanes.clone()].iter().fold(0.0f32, |peak, &v| if v.abs() > peak.abs() { v } else { peak });
             let d = -peak / 32.0;
             let of_d = if d != 0.0 { 1.0 / d } else { 0.0 };
-            stored.d = f16::from_f32(d);
+            *stored = without_offsets(f16::from_f32(d), [0; 16]);
             for (group, lane) in lanes.enumerate() {
                 let integer = nearest(of_d * scale[lane]).clamp(-32.0, 31.0);
                 let step = d * integer;
@@ -91,7 +90,7 @@ impl Search<32, 8, BYTES> for Iq4Xs {
                 inverse[lane] = if step != 0.0 { 1.0 / step } else { 0.0 };
             }
         }
-        (stored, inverse)
+        inverse
     }
 
     #[inline(always)]

@@ -53,7 +53,7 @@ impl BlockLayout<16, 16, BYTES> for Q2K {
         pair_at(&block[16..80], i)
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; 16]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; 16]; 16], block: &mut [u8; BYTES]) {
         for group in 0..16 {
             block[group] = scales.scales[group] as u8 | scales.mins[group] << 4;
         }

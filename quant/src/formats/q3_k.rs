@@ -9,7 +9,7 @@
 use super::blocks::{self, BlockLayout, Groups, Search};
 use super::blocks256::{group_scales, half_at, pack_pairs, pair_at, signed_scales, weights, without_offsets};
 use crate::codec::{BlockScales, Levels};
-use crate::search::{LANES, Tile, codes, requantize, sums, symmetric, tile};
+use crate::search::{LANES, Tile, codes, requantize, some_keep_codes, sums, symmetric, tile};
 use crate::simd::{Scalar, Simd};
 use crate::types::{Format, GgmlType};
 use half::f16;
@@ -46,7 +46,7 @@ impl BlockLayout<16, 16, BYTES> for Q3K {
         pair_at(&block[32..96], i) | (block[i % 32] >> (i / 32) & 1) << 2
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; 16]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; 16]; 16], block: &mut [u8; BYTES]) {
         let code = |i: usize| codes[i / 16][i % 16];
         for l in 0..32 {
             block[l] = (0..8).fold(0, |bits, part| bits | (code(part * 32 + l) >> 2 & 1) << part);
@@ -71,9 +71,9 @@ impl Search<16, 16, BYTES> for Q3K {
     type Rounding<S: Simd> = (Tile<16>, [f32; LANES]);
 
     #[inline(always)]
-    fn search<S: Simd>(s: S, groups: &Groups<'_, 16>) -> ([BlockScales; LANES], Self::Rounding<S>) {
+    fn search<S: Simd>(s: S, groups: &Groups<'_, 16>, scales: &mut [BlockScales]) -> Self::Rounding<S> {
         let mut kept = *groups.x;
-        let scales = match groups.importance {
+        let found = match groups.importance {
             None => {
                 let scale = symmetric::descend(s, groups.x, 4.0, &mut kept);
                 // A block of zeros has the scales 0, stored as they are.
@@ -92,12 +92,15 @@ impl Search<16, 16, BYTES> for Q3K {
                 without_offsets(f16::from_f32(d[0]), scales)
             }
         };
-        ([scales; LANES], (kept, group_scales(&scales)))
+        scales[0] = found;
+        (kept, group_scales(&found))
     }
 
     #[inline(always)]
     fn round<S: Simd>(s: S, x: &Tile<16>, (kept, d): &Self::Rounding<S>, codes: &mut Tile<16>) {
-        *codes = *kept;
+        if some_keep_codes(d) {
+            *codes = *kept;
+        }
         requantize(s, x, d, &[0.0; LANES], (-4.0, 3.0), codes);
     }
 }

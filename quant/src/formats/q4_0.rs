@@ -42,7 +42,7 @@ impl BlockLayout<LEN, 1, BYTES> for Q4_0 {
         nibble(&block[2..], i)
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]; 1], block: &mut [u8; BYTES]) {
         block[..2].copy_from_slice(&scales.d.to_le_bytes());
         pack_nibbles(&codes[0], &mut block[2..]);
     }

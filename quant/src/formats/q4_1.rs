@@ -43,7 +43,7 @@ impl BlockLayout<LEN, 1, BYTES> for Q4_1 {
         nibble(&block[4..], i)
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]; 1], block: &mut [u8; BYTES]) {
         block[..2].copy_from_slice(&scales.d.to_le_bytes());
         block[2..4].copy_from_slice(&scales.m.to_le_bytes());
         pack_nibbles(&codes[0], &mut block[4..]);

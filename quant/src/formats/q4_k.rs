@@ -48,7 +48,7 @@ impl BlockLayout<32, 8, BYTES> for Q4K {
         group_nibble(&block[16..], i)
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; 32]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; 32]; 8], block: &mut [u8; BYTES]) {
         block[..2].copy_from_slice(&scales.d.to_le_bytes());
         block[2..4].copy_from_slice(&scales.m.to_le_bytes());
         pack_six_bits(scales, &mut block[4..16]);

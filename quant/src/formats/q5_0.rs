@@ -42,7 +42,7 @@ impl BlockLayout<LEN, 1, BYTES> for Q5_0 {
         five_bits([block[2], block[3], block[4], block[5]], &block[6..], i)
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]; 1], block: &mut [u8; BYTES]) {
         block[..2].copy_from_slice(&scales.d.to_le_bytes());
         block[2..6].copy_from_slice(&pack_fifth_bits(&codes[0]));
         pack_nibbles(&codes[0], &mut block[6..]);

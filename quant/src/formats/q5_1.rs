@@ -43,7 +43,7 @@ impl BlockLayout<LEN, 1, BYTES> for Q5_1 {
         five_bits([block[4], block[5], block[6], block[7]], &block[8..], i)
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; LEN]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; LEN]; 1], block: &mut [u8; BYTES]) {
         block[..2].copy_from_slice(&scales.d.to_le_bytes());
         block[2..4].copy_from_slice(&scales.m.to_le_bytes());
         block[4..8].copy_from_slice(&pack_fifth_bits(&codes[0]));

@@ -46,7 +46,7 @@ impl BlockLayout<16, 16, BYTES> for Q6K {
         low | pair_at(&block[128..192], i) << 4
     }
     #[inline(always)]
-    fn pack(scales: &BlockScales, codes: &[[u8; 16]], block: &mut [u8; BYTES]) {
+    fn pack(scales: &BlockScales, codes: &[[u8; 16]; 16], block: &mut [u8; BYTES]) {
         let code = |i: usize| codes[i / 16][i % 16];
         for l in 0..128 {
             let i = l / 64 * 128 + l % 64;
@@ -66,14 +66,15 @@ impl Search<16, 16, BYTES> for Q6K {
     type Rounding<S: Simd> = (Rounding<S>, [f32; LANES]);
 
     #[inline(always)]
-    fn search<S: Simd>(s: S, groups: &Groups<'_, 16>) -> ([BlockScales; LANES], Self::Rounding<S>) {
+    fn search<S: Simd>(s: S, groups: &Groups<'_, 16>, scales: &mut [BlockScales]) -> Self::Rounding<S> {
         let w = groups.importance.map_or_else(|| squares(s, groups.x), tile);
         let (scale, unrounded) = symmetric::search(s, groups.x, &w, 32.0);
-        let (scales, unrounded) = match signed_scales(&scale, 128.0, TINY) {
-            Some(scales) => (scales, unrounded),
+        let (found, unrounded) = match signed_scales(&scale, 128.0, TINY) {
+            Some(found) => (found, unrounded),
             None => (without_offsets(f16::ZERO, [0; 16]), Rounding::zeros(s)),
         };
-        ([scales; LANES], (unrounded, group_scales(&scales)))
+        scales[0] = found;
+        (unrounded, group_scales(&found))
     }
 
     #[inline(always)]
