@@ -112,7 +112,10 @@ pub fn check(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<Accep
     let error = match small.read() {
         Ok((architecture, hyperparameters)) => {
             if let Some(problem) = contradiction(architecture, &hyperparameters, tensors) {
-                return Err(blamed(Error::invalid(input.path(), "tensors", problem, ""), input));
+                return Err(blamed(
+                    Error::invalid(input.path(), "tensors", problem, "use a file that does not contradict itself"),
+                    input,
+                ));
             }
             let output = architecture.spec(Role::Output).name(None);
             let has_output = tensors.iter().any(|tensor| tensor.name == output);
@@ -227,13 +230,13 @@ fn stand_in(layout: &Layout, input: &Input, tensors: &[Tensor]) -> Result<StandI
 /// The error of the file to come as one of its source, or of what the caller has set.
 fn blamed(error: Error, input: &Input) -> Error {
     match error {
-        Error::Invalid { place, problem, .. } => {
+        Error::Invalid { place, problem, remedy, .. } => {
             let problem = format!("strata could not run what it would write: {problem}");
             let remedy = match input {
                 Input::Checkpoint(_) => {
-                    "correct the checkpoint's file that this comes from, or leave out what sets it on top"
+                    "correct the checkpoint's file that this comes from, or leave out what sets it on top".to_owned()
                 }
-                Input::Gguf(_) => "set it to another value, or leave out what sets it",
+                Input::Gguf(_) => format!("{remedy}, or set it to another value"),
             };
             Error::invalid(input.path(), place, problem, remedy).with_setting(Setting::Metadata)
         }
