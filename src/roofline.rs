@@ -1,6 +1,6 @@
 //! The bytes and multiplications of a pass, counted in one place: every limit and every prediction of speed is made of these two.
 
-use crate::arch::{Architecture, Group, Role, TensorSpec};
+use crate::arch::{self, Architecture, Group, Role, TensorSpec};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use strata_quant::GgmlType;
@@ -32,6 +32,8 @@ pub struct Sizes {
     pub layers: Vec<Vec<MatrixSize>>,
     /// The output matrix, which may be the token embedding.
     pub output: MatrixSize,
+    /// The bytes of all norms and biases of the layers.
+    pub vector_bytes: u64,
     /// The bytes of all files of the model.
     pub file_bytes: u64,
 }
@@ -47,7 +49,7 @@ impl Sizes {
         tensors: impl Iterator<Item = (&'t str, &'t [u64], GgmlType)>,
     ) -> Result<Sizes> {
         let mut sizes = HashMap::new();
-        let mut file_bytes = 0;
+        let (mut file_bytes, mut vector_bytes) = (0, 0);
         for (name, dims, ty) in tensors {
             let cols = dims.first().copied().unwrap_or(0);
             let row_bytes = ty.row_bytes(cols as usize).map(|bytes| bytes as u64);
@@ -56,6 +58,9 @@ impl Sizes {
             })?;
             let size = (dims.iter().skip(1).product(), cols, row_bytes);
             file_bytes += size.0 * row_bytes;
+            if dims.len() < 2 && arch::named(name).is_some_and(|named| named.layer.is_some()) {
+                vector_bytes += row_bytes;
+            }
             sizes.insert(name, size);
         }
         let find = |spec: &TensorSpec, layer| {
@@ -68,7 +73,7 @@ impl Sizes {
         let spec = |role| architecture.spec(role);
         let output = find(spec(Role::Output), None).or_else(|_| find(spec(Role::TokenEmbedding), None))?;
         let layer = |i| architecture.layer_matrices().map(|spec| find(spec, Some(i))).collect::<Result<Vec<_>>>();
-        Ok(Sizes { layers: (0..layers).map(layer).collect::<Result<_>>()?, output, file_bytes })
+        Ok(Sizes { layers: (0..layers).map(layer).collect::<Result<_>>()?, output, vector_bytes, file_bytes })
     }
 
     /// Bytes of weights that a pass reads, from memory or disk.
@@ -82,7 +87,7 @@ impl Sizes {
         let macs = |matrix: &MatrixSize| matrix.rows as f64 * matrix.cols as f64;
         let of_layers: f64 = self.layers.iter().flatten().map(macs).sum();
         Work {
-            bytes: self.pass_bytes() as f64 + kv_bytes as f64,
+            bytes: (self.pass_bytes() + self.vector_bytes) as f64 + kv_bytes as f64,
             macs: tokens as f64 * of_layers + logits as f64 * macs(&self.output),
         }
     }

@@ -128,7 +128,7 @@ impl Weights {
 
     /// The sizes of all matrices, as a plan and a roofline need them.
     pub fn sizes(&self) -> Sizes {
-        self.tensors.sizes(self.gguf.file_bytes())
+        self.tensors.sizes(&self.gguf)
     }
 
     /// The model's files.

@@ -2,7 +2,7 @@
 //! are small: they are kept decoded.
 
 use super::{Layer, Linear};
-use crate::arch::{Architecture, Group, Hyperparameters, Presence, Role, TensorSpec};
+use crate::arch::{self, Architecture, Group, Hyperparameters, Presence, Role, TensorSpec};
 use crate::error::{Error, Result, quoted};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::roofline::{MatrixSize, Sizes};
@@ -111,8 +111,8 @@ impl Tensors {
         self.layers[0].linear(Role::FfnGate).1.weight.ty
     }
 
-    /// The sizes of all matrices, of a model whose files have `file_bytes`.
-    pub fn sizes(&self, file_bytes: u64) -> Sizes {
+    /// The sizes of all matrices.
+    pub fn sizes(&self, gguf: &Gguf) -> Sizes {
         let size = |tensor: &TensorInfo, spec: Option<&TensorSpec>| MatrixSize {
             rows: tensor.rows(),
             cols: tensor.cols(),
@@ -120,7 +120,15 @@ impl Tensors {
             group: spec.map_or(Group::Model, |spec| spec.group),
         };
         let layer = |layer: &LayerTensors| layer.linears.iter().map(|(spec, l)| size(&l.weight, Some(spec))).collect();
-        Sizes { layers: self.layers.iter().map(layer).collect(), output: size(&self.output.weight, None), file_bytes }
+        let is_vector = |tensor: &&TensorInfo| {
+            tensor.dims.len() < 2 && arch::named(&tensor.name).is_some_and(|n| n.layer.is_some())
+        };
+        Sizes {
+            layers: self.layers.iter().map(layer).collect(),
+            output: size(&self.output.weight, None),
+            vector_bytes: gguf.tensors().iter().filter(is_vector).map(|tensor| tensor.bytes).sum(),
+            file_bytes: gguf.file_bytes(),
+        }
     }
 }
 
