@@ -80,8 +80,5 @@ extern crate self as strata;
 
 // Tests that look behind the library's doors.
 #[cfg(test)]
-#[path = "../tests/inside/predicted.rs"]
-mod predicted_tests;
-#[cfg(test)]
-#[path = "../tests/inside/streaming.rs"]
-mod streaming_tests;
+#[path = "../tests/inside/mod.rs"]
+mod inside;

@@ -356,7 +356,7 @@ fn what_is_no_model_is_named() {
 fn tiny_gguf() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
-    convert(&Input::open(&checkpoint()).unwrap(), &[target(&path)], &Options::default(), &Quiet).unwrap();
+    convert(&Input::open(checkpoint()).unwrap(), &[target(&path)], &Options::default(), &Quiet).unwrap();
     fs::read(path).unwrap()
 }
 
@@ -405,7 +405,7 @@ fn overrides_are_readable_or_refused() {
         ("tokenizer.ggml.tokens", "a".into(), &["tokenizer.ggml.tokens", "must be a list"]),
         (&long, 1u32.into(), &["65536 bytes"]),
     ];
-    for input in [Input::open(&checkpoint()).unwrap(), Input::open(&path("source.gguf")).unwrap()] {
+    for input in [Input::open(checkpoint()).unwrap(), Input::open(path("source.gguf")).unwrap()] {
         for (key, value, words) in refused {
             let error =
                 make(&input, &[(key, value.clone())]).err().unwrap_or_else(|| panic!("{key} {value:?}")).to_string();

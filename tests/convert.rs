@@ -36,7 +36,7 @@ fn several_outputs_are_those_of_several_runs() {
     let types = [GgmlType::Q4_0, GgmlType::BF16, GgmlType::F32, GgmlType::Q8_0];
     let targets = types.map(|ty| Target::new(out.path().join(ty.name()), Recipe::pure(ty).unwrap()));
     let options = Options { name: Some("fixture".to_owned()), ..Options::default() };
-    let reports = strata::convert::convert(&Input::open(&tiny()).unwrap(), &targets, &options, &Quiet).unwrap();
+    let reports = strata::convert::convert(&Input::open(tiny()).unwrap(), &targets, &options, &Quiet).unwrap();
     assert_eq!(fs::read_dir(out.path()).unwrap().count(), types.len());
     for ((ty, target), report) in types.into_iter().zip(&targets).zip(reports) {
         assert_eq!(report.path, target.path);
@@ -46,7 +46,7 @@ fn several_outputs_are_those_of_several_runs() {
         [(["a", "a"], "two outputs"), (["a", "./a"], "two outputs"), (["a", "a.partial"], "two outputs")]
     {
         let targets = paths.map(|name| Target::new(out.path().join(name), Recipe::pure(GgmlType::F16).unwrap()));
-        let result = strata::convert::convert(&Input::open(&tiny()).unwrap(), &targets, &options, &Quiet);
+        let result = strata::convert::convert(&Input::open(tiny()).unwrap(), &targets, &options, &Quiet);
         check_error(result.map(|mut reports| reports.remove(0)), &[words]);
     }
     assert_eq!(fs::read_dir(out.path()).unwrap().count(), types.len());
@@ -82,7 +82,7 @@ fn a_gguf_file_is_a_source_like_the_checkpoint() {
     assert!(tensors(&q8) == tensors(&copy));
     let options = Options { requantize: true, ..Options::default() };
     let target = Target::new(path("q4.gguf"), Recipe::pure(GgmlType::Q4_0).unwrap());
-    strata::convert::convert(&Input::open(&path("q8.gguf")).unwrap(), &[target], &options, &Quiet).unwrap();
+    strata::convert::convert(&Input::open(path("q8.gguf")).unwrap(), &[target], &options, &Quiet).unwrap();
     strata::verify::model(&Gguf::open(path("q4.gguf")).unwrap(), None, &Quiet).unwrap();
 }
 

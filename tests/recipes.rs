@@ -153,5 +153,5 @@ fn models_without_rules_are_refused() {
     ] {
         refused(&Input::open(&path).unwrap(), &target, &words);
     }
-    make(&Input::open(&file("d", &[("general.architecture", "llama")], 0)).unwrap(), &target).unwrap();
+    make(&Input::open(file("d", &[("general.architecture", "llama")], 0)).unwrap(), &target).unwrap();
 }

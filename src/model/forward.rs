@@ -53,7 +53,7 @@ impl Sequences<'_, '_> {
         &mut self,
         h: &mut [f32],
         hidden: usize,
-        f: &mut dyn FnMut(&mut [f32], &mut [Segment<'_>]) -> Result<()>,
+        mut f: impl FnMut(&mut [f32], &mut [Segment<'_>]) -> Result<()>,
     ) -> Result<()> {
         match self {
             Sequences::Cached(segments) => f(h, segments),
@@ -124,7 +124,7 @@ impl Lane<'_, '_> {
         let Lane { model, derive, h, sequences, scratch, hook } = self;
         let derived = derive.as_deref_mut().map(|derive| derive.derive(i, w)).transpose()?;
         let w = derived.as_ref().unwrap_or(w);
-        sequences.for_each_group(h, model.hyperparameters.hidden, &mut |h, segments| {
+        sequences.for_each_group(h, model.hyperparameters.hidden, |h, segments| {
             progress.check()?;
             let passed = model.layer(i, w, h, segments, scratch, hook.as_deref_mut());
             passed.map_err(|stage| model.not_finite(Some(i), stage, progress))?;

@@ -1,13 +1,13 @@
 //! Models larger than the memory: a budget that is kept, a plan, and weights that come from disk while the pass is under way.
 //!
-//! * [`budget`]: the memory of the machine and the budget of a model;
-//! * [`plan`]: which weights stay in memory, which are read in every pass, and how long a pass takes;
-//! * [`files`]: the files and the layout of reads;
-//! * [`memory`], [`backend`], [`queue`]: buffers, reads in flight, the order of reads;
-//! * [`ring`]: prefetch of the next layers;
-//! * [`probe`]: the fastest strategy to read;
-//! * [`rates`]: measured rates of drives, memory and processor;
-//! * [`pressure`]: memory pressure by other programs.
+//! * `budget.rs`: the memory of the machine and the budget of a model;
+//! * `plan.rs`: which weights stay in memory, which are read in every pass, and how long a pass takes;
+//! * `files.rs`: the files and the layout of reads;
+//! * `memory.rs`, `backend.rs`, `queue.rs`: buffers, reads in flight, the order of reads;
+//! * `ring.rs`: prefetch of the next layers;
+//! * `probe.rs`: the fastest strategy to read;
+//! * `rates.rs`: measured rates of drives, memory and processor;
+//! * `pressure.rs`: memory pressure by other programs.
 
 pub(crate) mod backend;
 pub(crate) mod budget;

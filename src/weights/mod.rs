@@ -1,8 +1,8 @@
 //! Where a pass gets the weights of a layer from.
 //!
 //! * [`LayerSource`]: hands out one layer after the other; `layers.rs` has the two that there are, over a map and over a ring;
-//! * [`tensors`]: the tensors of a model, found and checked once;
-//! * [`streamed`]: the weights of a model that does not fit into its budget; [`pinned`]: what of them stays, until others need the memory.
+//! * `tensors.rs`: the tensors of a model, found and checked once;
+//! * `streamed.rs`: the weights of a model that does not fit into its budget; `pinned.rs`: what of them stays, until others need the memory.
 //!
 //! Mapped, pinned and streamed weights are the bytes that lie in the file. That file may be a safetensors file as well as a GGUF file: the
 //! only difference is the order of the rows of query and key matrices ([`Linear::head_dim`]).

@@ -30,7 +30,7 @@ pub fn checkpoint() -> PathBuf {
 
 /// The checkpoint, to be converted.
 pub fn input() -> Input {
-    Input::open(&checkpoint()).unwrap()
+    Input::open(checkpoint()).unwrap()
 }
 
 /// llama-imatrix's importance matrix of the model in BF16 over 40 chunks of `valid.txt`.

@@ -64,7 +64,7 @@ pub fn tokenizer_json(data: &[u8]) -> bool {
 impl Folder {
     /// Converts the checkpoint if a plan accepts it: then the model's tokenizer must be readable.
     fn convert_if_accepted(&self) -> bool {
-        let Ok(input) = Input::open(&self.path().join("checkpoint")) else { return false };
+        let Ok(input) = Input::open(self.path().join("checkpoint")) else { return false };
         let target = Target::new(self.path().join("m.gguf"), common::pure(GgmlType::Q8_0));
         let options = options();
         if plan(&input, &target, &options).is_err() || convert(&input, &[target], &options, &Quiet).is_err() {
@@ -140,7 +140,7 @@ impl Folder {
     /// Makes `m.gguf` of `source.gguf`, from the start or from where an earlier run has stopped.
     fn quantize(&self, restart: bool, progress: &dyn Progress) -> strata::Result<()> {
         let target = Target::new(self.path().join("m.gguf"), common::pure(GgmlType::Q8_0));
-        let input = Input::open(&self.path().join("source.gguf"))?;
+        let input = Input::open(self.path().join("source.gguf"))?;
         convert(&input, &[target], &Options { restart, ..options() }, progress).map(drop)
     }
 }

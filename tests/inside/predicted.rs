@@ -1,14 +1,11 @@
 //! The predicted time of a streamed pass against a drive of a fixed rate. The reads are real; their time is that of a virtual clock, on
 //! which the drive brings so many bytes a second and the processor multiplies so many weights: nothing here depends on the machine.
 
-#[path = "../common/mod.rs"]
-mod common;
-
+use super::common::{TOKENS, logits, model_file, pure, streamed_with};
 use crate::roofline::MatrixSize;
 use crate::stream::backend::{Backend, Done, Read};
 use crate::stream::{Bound, Contention};
 use crate::stream::{Rates, ReadOptions};
-use common::{TOKENS, logits, model_file, pure, streamed_with};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,7 @@
 //! Models larger than their budget: the same bits as resident, for every type and budget; and what happens to the files meanwhile is an
 //! error that says where, or does not matter.
 
-#[path = "../common/mod.rs"]
-mod common;
-
+use super::common::{TOKENS, bits, mix, model_file, open, pure, streamed_with, write_model};
 use crate::eval::calibrate::{self, calibrate};
 use crate::eval::perplexity::perplexity;
 use crate::gguf::Gguf;
@@ -15,7 +13,6 @@ use crate::stream::Memory;
 use crate::stream::backend::{Backend, Done, Read};
 use crate::stream::{Budget, Plan, ReadOptions, Reader};
 use crate::{Cpu, Error, GgmlType, Isa, Result};
-use common::{TOKENS, bits, mix, model_file, open, pure, streamed_with, write_model};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -49,7 +46,7 @@ fn plan(model: &Model) -> &Plan {
 
 /// The bits of the logits after every token `(tokens, vocab)`, in passes of `piece` tokens.
 fn logits(model: &Model, piece: usize) -> Result<Vec<u32>> {
-    common::logits(model, PROMPT, piece).map(|logits| bits(&logits))
+    super::common::logits(model, PROMPT, piece).map(|logits| bits(&logits))
 }
 
 #[test]

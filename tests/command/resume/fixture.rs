@@ -142,7 +142,7 @@ impl Fixture {
     }
 
     pub fn run(&self, targets: &[Target], progress: &dyn Progress) -> strata::Result<()> {
-        convert(&Input::open(&self.checkpoint())?, targets, &Options::default(), progress).map(drop)
+        convert(&Input::open(self.checkpoint())?, targets, &Options::default(), progress).map(drop)
     }
 }
 
