@@ -23,6 +23,6 @@ pub(crate) mod ring;
 mod uring;
 
 pub use budget::{Budget, Memory, Ram, memory};
-pub use plan::{Bound, BudgetParts, Contention, Estimate, Plan, Rates, plan};
+pub use plan::{Bound, BudgetParts, Contention, Estimate, Plan, Rates, least_bytes, plan};
 pub use probe::{Drives, ReadOptions, ReadStrategy, Reader};
 pub use rates::{PROBE_BYTES, Streams, macs_per_second, memory_bytes_per_second, some_memory};
