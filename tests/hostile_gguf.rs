@@ -524,7 +524,7 @@ fn no_structured_file_panics() {
         for fault in &faults {
             match *fault {
                 // The header: what follows is data.
-                Fault::Byte(i, byte) => bytes[i % 512] = byte,
+                Fault::Byte(i, byte) => bytes.get_mut(i % 512).into_iter().for_each(|at| *at = byte),
                 Fault::Cut(i) => bytes.truncate(i),
                 _ => {}
             }
