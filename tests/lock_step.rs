@@ -5,7 +5,7 @@ mod common;
 use common::{TOKENS, assert_same_bits, checkpoint, mix, model_file, open, pure};
 use strata::convert::open_model;
 use strata::model::forward::{Feed, Lane, Sequences, WholeSequences, forward};
-use strata::model::{KvCache, MemoryNeed, Model, Scratch, Segment};
+use strata::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
 use strata::progress::Quiet;
 use strata::stream::{Budget, ReadOptions};
 use strata::{Cpu, GgmlType, Isa};
@@ -41,7 +41,11 @@ fn models_in_lock_step_do_not_disturb_each_other() {
     });
     let mut cache = KvCache::new(folder.hyperparameters(), TOKENS.len()).unwrap();
     let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
-    let whole = || Sequences::Whole(WholeSequences::new(folder.hyperparameters(), &TOKENS, TOKENS.len()).unwrap());
+    let whole = || {
+        Sequences::Whole(
+            WholeSequences::new(folder.hyperparameters(), &TOKENS, TOKENS.len(), CacheTypes::default()).unwrap(),
+        )
+    };
     let sequences = [whole(), whole(), Sequences::Cached(&mut segments)];
     let parts = models.into_iter().zip(&mut states).zip(&mut scratch).zip(sequences);
     let mut lanes: Vec<_> = parts

@@ -40,6 +40,33 @@ impl<'a> Matrix<'a> {
         self.cols
     }
 
+    /// The type of the blocks.
+    pub fn ty(&self) -> GgmlType {
+        self.format.ty
+    }
+
+    /// The blocks of row `r`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, r: usize) -> &'a [u8] {
+        let head = self.head.len() / self.row_bytes.max(1);
+        let (part, r) = if r < head { (self.head, r) } else { (self.tail, r - head) };
+        &part[r * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// The rows `range` as a matrix of their own.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn rows_in(&self, range: Range<usize>) -> Matrix<'a> {
+        let cut = self.head.len() / self.row_bytes.max(1);
+        let part = |bytes: &'a [u8], first: usize, end: usize| &bytes[first * self.row_bytes..end * self.row_bytes];
+        let head = part(self.head, range.start.min(cut), range.end.min(cut));
+        let tail = part(self.tail, range.start.max(cut) - cut, range.end.max(cut) - cut);
+        Matrix { head, tail, rows: range.len(), ..*self }
+    }
+
     /// Decodes row `r` to `(cols)` values.
     pub fn decode_row(&self, r: usize, values: &mut [f32]) {
         for (_, job) in self.jobs(r..r + 1) {

@@ -4,4 +4,5 @@
 //! * [`calibrate`]: which columns of its weights the text needs most.
 
 pub mod calibrate;
+pub mod compare;
 pub mod perplexity;

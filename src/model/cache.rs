@@ -61,12 +61,12 @@ impl KvCache {
         KvCache::with_layers(of, of.layers, capacity, types)
     }
 
-    /// Allocates a cache for `capacity` tokens of one layer in F16: every layer overwrites the entries of the previous one.
+    /// Allocates a cache for `capacity` tokens of one layer: every layer overwrites the entries of the previous one.
     ///
     /// # Errors
     /// If the memory for it cannot be had.
-    pub(crate) fn one_layer(of: &Hyperparameters, capacity: usize) -> Result<KvCache> {
-        KvCache::with_layers(of, 1, capacity, CacheTypes::default())
+    pub(crate) fn one_layer(of: &Hyperparameters, capacity: usize, types: CacheTypes) -> Result<KvCache> {
+        KvCache::with_layers(of, 1, capacity, types)
     }
 
     fn with_layers(of: &Hyperparameters, layers: usize, capacity: usize, types: CacheTypes) -> Result<KvCache> {

@@ -2,7 +2,7 @@
 //! of them before any next layer, so that only one layer of each must be in memory.
 
 use super::layer::{Hook, SUB_BATCH, Scratch, Segment};
-use super::{KvCache, Model};
+use super::{CacheTypes, KvCache, Model};
 use crate::arch::Hyperparameters;
 use crate::error::Result;
 use crate::progress::{Progress, three_digits};
@@ -26,12 +26,18 @@ pub struct WholeSequences<'a> {
 }
 
 impl<'a> WholeSequences<'a> {
-    /// Sequences of `context` tokens each, at least 1: `tokens (sequences, context)`.
+    /// Sequences of `context` tokens each, at least 1: `tokens (sequences, context)`. `types` are those of the KV cache.
     ///
     /// # Errors
     /// If the memory for the keys and values of a group cannot be had.
-    pub fn new(of: &Hyperparameters, tokens: &'a [u32], context: usize) -> Result<WholeSequences<'a>> {
-        let caches = (0..Self::group(context)).map(|_| KvCache::one_layer(of, context)).collect::<Result<_>>()?;
+    pub fn new(
+        of: &Hyperparameters,
+        tokens: &'a [u32],
+        context: usize,
+        types: CacheTypes,
+    ) -> Result<WholeSequences<'a>> {
+        let cache = |_| KvCache::one_layer(of, context, types);
+        let caches = (0..Self::group(context)).map(cache).collect::<Result<_>>()?;
         Ok(WholeSequences { tokens, context, caches })
     }
 

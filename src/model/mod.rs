@@ -84,6 +84,16 @@ impl Model {
         Ok(model)
     }
 
+    /// Streams the weights of a mapped model within as many bytes for the weights alone.
+    ///
+    /// # Errors
+    /// As [`Model::within`].
+    pub fn stream_within(&mut self, bytes: u64, options: &ReadOptions, progress: &dyn Progress) -> Result<()> {
+        let parts = BudgetParts { budget: bytes, ..BudgetParts::default() };
+        self.plan = Some(self.weights.fit(parts, &self.cpu, options, progress)?);
+        Ok(())
+    }
+
     /// What stays in memory and what is read in every pass; `None` without a budget.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()

@@ -11,7 +11,7 @@
 use super::finite::{Stage, finite};
 use super::forward::{Feed, Lane, Sequences, WholeSequences, forward};
 use super::layer::{Hook, SUB_BATCH};
-use super::{Model, Scratch, Segment};
+use super::{CacheTypes, Model, Scratch, Segment};
 use crate::arch::{MatrixInput, Role};
 use crate::error::{Allocation, Error, Result};
 use crate::progress::Progress;
@@ -57,8 +57,7 @@ impl<'a> Hidden<'a> {
         let h = &states[rows.start * of.hidden..rows.end * of.hidden];
         let normed = model.cpu.rms_norm(h, model.weights.output_norm(), of.norm_eps, x.reset(rows.len(), of.hidden));
         let [logits] = model.linears([model.weights.output()], x, [logits]);
-        let all = finite(normed, Stage::OutputNorm).and_then(|()| finite(all_finite(logits), Stage::Output));
-        all.map_err(|stage| model.not_finite(None, stage, progress))?;
+        model.check_logits(normed, logits, progress)?;
         Ok(logits)
     }
 }
@@ -112,7 +111,7 @@ impl Model {
         let of = &self.hyperparameters;
         let mut h = Vec::new(); // (tokens, hidden)
         self.embed(tokens.iter(), tokens.len(), &mut h)?;
-        let sequences = Sequences::Whole(WholeSequences::new(of, tokens, context)?);
+        let sequences = Sequences::Whole(WholeSequences::new(of, tokens, context, CacheTypes::default())?);
         let mut layers = self.weights.layers();
         let mut see = |i: usize, input: MatrixInput, x: &Activations| hook(i, input, x);
         let lane = Lane { model: self, derive: None, h: &mut h, sequences, scratch, hook: Some(&mut see) };
@@ -128,6 +127,15 @@ impl Model {
             hook(of.layers, MatrixInput::Output, x);
         }
         Ok(())
+    }
+
+    /// Checks logits, and that the norm before them was finite.
+    ///
+    /// # Errors
+    /// If one is not finite: then the weights are searched for the cause, of which `progress` hears.
+    pub(crate) fn check_logits(&self, normed: bool, logits: &[f32], progress: &dyn Progress) -> Result<()> {
+        let all = finite(normed, Stage::OutputNorm).and_then(|()| finite(all_finite(logits), Stage::Output));
+        all.map_err(|stage| self.not_finite(None, stage, progress))
     }
 
     /// All layers over one lane.

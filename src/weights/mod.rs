@@ -15,7 +15,7 @@ pub(crate) mod tensors;
 pub use layers::Layers;
 pub use streamed::Streamed;
 
-use crate::arch::{Architecture, Hyperparameters};
+use crate::arch::{Architecture, Hyperparameters, Role};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::progress::Progress;
@@ -58,6 +58,44 @@ pub struct Layer<'a> {
     pub up: Linear<'a>,
     /// The feed-forward network's values to the hidden state.
     pub down: Linear<'a>,
+}
+
+impl<'a> Layer<'a> {
+    /// The matrices with their roles, in the order of a pass.
+    pub fn linears(&self) -> [(Role, &Linear<'a>); 7] {
+        [
+            (Role::AttnQ, &self.q),
+            (Role::AttnK, &self.k),
+            (Role::AttnV, &self.v),
+            (Role::AttnOutput, &self.o),
+            (Role::FfnGate, &self.gate),
+            (Role::FfnUp, &self.up),
+            (Role::FfnDown, &self.down),
+        ]
+    }
+
+    /// The same layer with the matrices that `matrix` makes of their places in [`Layer::linears`].
+    pub fn with_matrices<'b>(&self, matrix: impl Fn(usize, &Linear<'a>) -> Matrix<'b>) -> Layer<'b>
+    where
+        'a: 'b,
+    {
+        let linear = |m: usize, linear: &Linear<'a>| Linear {
+            weight: matrix(m, linear),
+            bias: linear.bias,
+            head_dim: linear.head_dim,
+        };
+        Layer {
+            attn_norm: self.attn_norm,
+            q: linear(0, &self.q),
+            k: linear(1, &self.k),
+            v: linear(2, &self.v),
+            o: linear(3, &self.o),
+            ffn_norm: self.ffn_norm,
+            gate: linear(4, &self.gate),
+            up: linear(5, &self.up),
+            down: linear(6, &self.down),
+        }
+    }
 }
 
 /// Hands out the layers of a model, in their order.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod compare;
 mod convert;
 mod demo;
 mod info;
@@ -28,6 +29,7 @@ pub enum Command {
     Quantize(quantize::Args),
     Run(run::Args),
     Perplexity(perplexity::Args),
+    Compare(compare::Args),
     Plan(plan::Args),
     Calibrate(calibrate::Args),
     Split(split::Args),
@@ -47,6 +49,7 @@ impl Command {
             Command::Quantize(args) => args.run(),
             Command::Run(args) => args.run(),
             Command::Perplexity(args) => args.run(),
+            Command::Compare(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Calibrate(args) => args.run(),
             Command::Split(args) => args.run(),

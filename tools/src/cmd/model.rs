@@ -12,7 +12,7 @@ use strata::limits;
 use strata::model::{CacheTypes, KvCache, MemoryNeed, Model};
 use strata::size::Ram;
 use strata::stream::{self, ReadOptions, Reader};
-use strata::{Cpu, GgmlType, Isa};
+use strata::{Cpu, Error, GgmlType, Isa};
 
 /// The model to run, and where.
 #[derive(clap::Args)]
@@ -124,6 +124,36 @@ impl RamArgs {
             say(&model);
         }
         room_to_run(need).map(|()| model)
+    }
+
+    /// Loads the models of open files for work that is one pass over all of them: mapped if all fit into the budget, else each within the
+    /// least that it can be streamed in. `need` is the memory beside the weights.
+    pub fn load_for_one_pass(
+        &self,
+        files: Vec<Gguf>,
+        cpu: impl Fn() -> Result<Cpu>,
+        need: MemoryNeed,
+    ) -> Result<Vec<Model>> {
+        let budget = self.ram.unwrap_or_default().budget()?;
+        let all: u64 = files.iter().map(Gguf::file_bytes).sum();
+        let beside = need.kv.saturating_add(need.scratch);
+        let streamed = budget.filter(|budget| budget.fixed.saturating_add(beside).saturating_add(all) > budget.bytes);
+        let mut models = files.into_iter().map(|file| Ok(Model::new(file, cpu()?)?)).collect::<Result<Vec<_>>>()?;
+        let Some(budget) = streamed else { return Ok(models) };
+        let least: Vec<u64> = models.iter().map(|model| stream::least_bytes(&model.weights().sizes())).collect();
+        let (pinned, program) = (least.iter().sum(), budget.fixed);
+        let total = beside.saturating_add(pinned).saturating_add(program);
+        if total > budget.bytes {
+            let (budget, kv, activations) = (budget.bytes, need.kv, need.scratch);
+            return Err(Error::BudgetTooSmall { budget, need: total, kv, activations, pinned, ring: 0, program }.into());
+        }
+        let options = ReadOptions { single_pass: true, ..self.options() };
+        for (model, &bytes) in models.iter_mut().zip(&least) {
+            model.stream_within(bytes, &options, &Shown::new(Unit::Bytes))?;
+        }
+        let bytes = output::bytes(total);
+        output::say(&format!("{} models within {bytes}: each layer is read once", models.len()));
+        room_to_run(need).map(|()| models)
     }
 
     /// The settings for reading streamed weights.

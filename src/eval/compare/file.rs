@@ -1,0 +1,192 @@
+//! The file of an exact result: what a machine makes of its part of the chunks, for [`Comparison::merge`].
+//!
+//! ```text
+//! "STRATACR"   bytes of the header u64   header: JSON
+//! for each mode: nll of the reference f64 x tokens; for each candidate: nll f64 x tokens, kld f64 x tokens, same_top u8 x tokens,
+//!                common_top u8 x tokens                                                            all little-endian
+//! SHA-256 of all that, 64 hexadecimal digits
+//! ```
+
+use super::Mode;
+use super::result::{CandidateFacts, Comparison, ModeScores};
+use super::scores::{CandidateScores, ReferenceScores, TOP};
+use crate::error::{Error, Result};
+use crate::io::file::read_regular;
+use crate::io::hash::Digest;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::path::Path;
+
+const MAGIC: &[u8; 8] = b"STRATACR";
+
+/// The most bytes of a file: that of ten thousand chunks of 8,192 tokens with fifty candidates.
+const MAX_BYTES: u64 = 64 << 30;
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    text: String,
+    tokens_sha256: Digest,
+    context: usize,
+    chunks: Vec<Range<usize>>,
+    chunk_numbers: Vec<usize>,
+    reference: Facts,
+    candidates: Vec<Facts>,
+    modes: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    name: String,
+    path: Option<String>,
+    bytes: u64,
+    weights: u64,
+}
+
+impl Comparison {
+    /// The file of this result.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let facts = |facts: &CandidateFacts| {
+            let CandidateFacts { name, path, bytes, weights } = facts.clone();
+            Facts { name, path, bytes, weights }
+        };
+        let header = Header {
+            text: self.text.clone(),
+            tokens_sha256: self.tokens_sha256,
+            context: self.context,
+            chunks: self.chunks.clone(),
+            chunk_numbers: self.chunk_numbers.clone(),
+            reference: facts(&self.reference),
+            candidates: self.candidates.iter().map(facts).collect(),
+            modes: self.modes.iter().map(|mode| mode.mode.name().to_owned()).collect(),
+        };
+        let header = serde_json::to_vec(&header).expect("a header has text keys and numbers only");
+        let mut file = MAGIC.to_vec();
+        file.extend((header.len() as u64).to_le_bytes());
+        file.extend(header);
+        let put = |file: &mut Vec<u8>, values: &[f64]| file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        for mode in &self.modes {
+            put(&mut file, &mode.reference.nll);
+            for candidate in &mode.candidates {
+                put(&mut file, &candidate.nll);
+                put(&mut file, &candidate.kld);
+                file.extend(candidate.same_top.iter().map(|&same| u8::from(same)));
+                file.extend(&candidate.common_top);
+            }
+        }
+        let digest = Digest::of(&file).to_string();
+        file.extend(digest.as_bytes());
+        file
+    }
+
+    /// Reads the file of a result.
+    ///
+    /// # Errors
+    /// If it is not one, or damaged.
+    pub fn open(path: &Path) -> Result<Comparison> {
+        let bytes = read_regular(path, MAX_BYTES)?;
+        parse(&bytes).ok_or_else(|| {
+            let problem = "is not a result of strata compare, or is damaged";
+            Error::invalid(path, "file", problem, "make the part again")
+        })
+    }
+}
+
+/// What is in a file, if all of it is as it must be.
+fn parse(file: &[u8]) -> Option<Comparison> {
+    let (body, digest) = file.split_at_checked(file.len().checked_sub(Digest::LEN)?)?;
+    if digest != Digest::of(body).to_string().as_bytes() {
+        return None;
+    }
+    let (len, rest) = body.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
+    let (header, mut rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+    let header: Header = serde_json::from_slice(header).ok()?;
+    let tokens = header.chunks.last().map_or(0, |chunk| chunk.end);
+    let follow = |chunks: &[Range<usize>]| chunks.windows(2).all(|pair| pair[0].end == pair[1].start);
+    let in_order = header.chunks.iter().all(|chunk| chunk.start < chunk.end) && follow(&header.chunks);
+    if !in_order || header.chunks.first()?.start != 0 || header.chunk_numbers.len() != header.chunks.len() {
+        return None;
+    }
+    let mut take = |bytes: usize| {
+        let (taken, others) = rest.split_at_checked(bytes.checked_mul(tokens)?)?;
+        rest = others;
+        Some(taken)
+    };
+    let floats = |bytes: &[u8]| -> Option<Vec<f64>> {
+        let values: Vec<f64> = bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+        values.iter().all(|value| value.is_finite()).then_some(values)
+    };
+    let mut modes = Vec::new();
+    for name in &header.modes {
+        let mode = [Mode::AsRun, Mode::WeightsOnly].into_iter().find(|mode| mode.name() == name)?;
+        let reference = ReferenceScores { nll: floats(take(8)?)? };
+        let mut candidates = Vec::new();
+        for _ in &header.candidates {
+            let (nll, kld) = (floats(take(8)?)?, floats(take(8)?)?);
+            let same_top = take(1)?.iter().map(|&same| same == 1).collect();
+            let common_top = take(1)?.to_vec();
+            if common_top.iter().any(|&n| usize::from(n) > TOP) {
+                return None;
+            }
+            candidates.push(CandidateScores { nll, kld, same_top, common_top });
+        }
+        modes.push(ModeScores { mode, reference, candidates });
+    }
+    let facts = |Facts { name, path, bytes, weights }| CandidateFacts { name, path, bytes, weights };
+    rest.is_empty().then(|| Comparison {
+        text: header.text,
+        tokens_sha256: header.tokens_sha256,
+        context: header.context,
+        chunks: header.chunks,
+        chunk_numbers: header.chunk_numbers,
+        reference: facts(header.reference),
+        candidates: header.candidates.into_iter().map(facts).collect(),
+        modes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> Comparison {
+        let facts = |name: &str| CandidateFacts { name: name.to_owned(), path: None, bytes: 17, weights: 4 };
+        let scores = |x: f64| CandidateScores {
+            nll: vec![x, 0.1 + 0.2, 1e-300],
+            kld: vec![0.0, x, 2.5],
+            same_top: vec![true, false, true],
+            common_top: vec![5, 0, 3],
+        };
+        Comparison {
+            text: "t".to_owned(),
+            tokens_sha256: Digest::of(b"t"),
+            context: 8,
+            chunks: vec![0..2, 2..3],
+            chunk_numbers: vec![0, 4],
+            reference: facts("r"),
+            candidates: vec![facts("a"), facts("b")],
+            modes: vec![ModeScores {
+                mode: Mode::WeightsOnly,
+                reference: ReferenceScores { nll: vec![1.0 / 3.0, 2.0, 3.0] },
+                candidates: vec![scores(0.7), scores(1.0 / 7.0)],
+            }],
+        }
+    }
+
+    #[test]
+    fn a_result_is_read_as_it_was_written_and_a_damaged_one_is_not() {
+        let (result, file) = (small(), small().to_bytes());
+        assert_eq!(parse(&file), Some(result));
+        for i in 0..file.len() {
+            let mut damaged = file.clone();
+            damaged[i] ^= 1;
+            assert!(parse(&damaged).is_none(), "byte {i}");
+            assert!(parse(&file[..i]).is_none(), "cut at {i}");
+        }
+        // Sound by its hash, and still no result.
+        let mut header = small();
+        header.chunks = vec![0..2, 1..3];
+        assert!(parse(&header.to_bytes()).is_none());
+        header.chunks = vec![0..2, 2..4];
+        assert!(parse(&header.to_bytes()).is_none());
+    }
+}

@@ -1,0 +1,281 @@
+//! What a quantization costs: candidates beside their reference, on the same tokens.
+//!
+//! * [`text`]: the tokens, in chunks, and which of them are scored;
+//! * `derive.rs`: candidates that have no file, and the weights of any as F32;
+//! * `lock_step.rs`: all chunks through each layer of all models before the next; `state.rs`: what of that is on disk;
+//! * [`scores`]: what a candidate makes of a token; [`summary`]: of all of them, with intervals;
+//! * [`result`]: the exact result, which several machines make parts of; `file.rs`: its file.
+
+mod derive;
+mod file;
+mod lock_step;
+pub mod result;
+pub mod scores;
+mod state;
+pub mod summary;
+pub mod text;
+
+pub use derive::Transform;
+pub use result::{CandidateFacts, Comparison, ModeScores};
+pub use text::Text;
+
+use crate::arch::Hyperparameters;
+use crate::error::{Error, Result};
+use crate::io::hash::{Digest, Hasher};
+use crate::model::{CacheTypes, MemoryNeed, Model};
+use crate::progress::Progress;
+use derive::Head;
+use lock_step::{LaneSpec, hidden_states};
+use scores::{CandidateScores, Distributions, ReferenceScores};
+use state::StateFile;
+use std::path::PathBuf;
+use std::sync::Arc;
+use strata_quant::GgmlType;
+
+/// How matrices are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As a run multiplies them: quantized weights with 8-bit activations. What the user gets.
+    AsRun,
+    /// Decoded weights with activations, keys and values in F32. What the file is.
+    WeightsOnly,
+}
+
+impl Mode {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::AsRun => "as run",
+            Mode::WeightsOnly => "weights only",
+        }
+    }
+}
+
+/// A candidate.
+pub struct Candidate {
+    /// Its name in reports: the file's, or the type's.
+    pub name: String,
+    /// Its model; `None` if it is made of the reference's.
+    pub model: Option<Arc<Model>>,
+    /// What becomes of the matrices of that model, or of the reference's.
+    pub transform: Transform,
+}
+
+/// Settings of a comparison.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The modes to compare in.
+    pub modes: Vec<Mode>,
+    /// The types of the KV cache in [`Mode::AsRun`].
+    pub cache: CacheTypes,
+    /// The part of the chunks to compute, `(i, n)` with `i` from 0: every `n`-th.
+    pub shard: (usize, usize),
+    /// The file that keeps the state of an interrupted comparison, or the folder that it is made in; `None` keeps none.
+    pub state: Option<PathBuf>,
+}
+
+/// The rows of logits in memory at a time, of the reference and of one candidate.
+const LOGIT_ROWS: usize = 64;
+
+/// The same where a part of the output matrix is decoded for all of them.
+const DECODED_LOGIT_ROWS: usize = 512;
+
+/// The memory beside the weights that comparing in so many lanes takes.
+///
+/// # Errors
+/// If a cache cannot be of these types.
+pub fn need(
+    of: &Hyperparameters,
+    tokens: usize,
+    context: usize,
+    settings: &Settings,
+    lanes: usize,
+) -> Result<MemoryNeed> {
+    let lane = MemoryNeed::layer_by_layer(of, tokens, context)?;
+    let rows = if settings.modes.contains(&Mode::WeightsOnly) { DECODED_LOGIT_ROWS } else { LOGIT_ROWS };
+    // Logits of the reference and a candidate in F32, exponentials in F64.
+    let logits = (16 * rows as u64).saturating_mul(of.vocab as u64);
+    let scratch = lane.scratch.saturating_mul(lanes as u64).saturating_add(logits);
+    Ok(MemoryNeed { kv: lane.kv.saturating_mul(2 * lanes as u64), scratch })
+}
+
+/// Compares candidates with a reference on a text. `progress` counts tokens times layers times lanes, then scored tokens times lanes.
+///
+/// # Errors
+/// If a candidate has another vocabulary or number of layers, weights cannot be read, a number is not finite, the memory cannot be had, or
+/// the user stopped.
+pub fn compare(
+    reference: &Arc<Model>,
+    candidates: &[Candidate],
+    text: &Text,
+    settings: &Settings,
+    progress: &dyn Progress,
+) -> Result<Comparison> {
+    let files = candidates.iter().filter_map(|candidate| Some((candidate, candidate.model.as_ref()?)));
+    files.into_iter().try_for_each(|(candidate, model)| comparable(reference, candidate, model))?;
+    let text = text.shard(settings.shard);
+    let transforms = Transforms::of(candidates);
+    let Lanes { models, specs, owners } = Lanes::of(reference, candidates, &transforms, settings);
+    let values = (text.tokens.len() * reference.hyperparameters().hidden) as u64;
+    let state = StateFile::new(settings.state.clone(), identify(&models, candidates, &text, settings), values);
+    let layers = reference.hyperparameters().layers;
+    progress.begin("comparing", (text.tokens.len() * layers * specs.len()) as u64);
+    let states = hidden_states(&models, &specs, &text.tokens, text.context, &state, progress)?;
+    progress.end();
+    progress.begin("scoring", (text.scored() * specs.len()) as u64);
+    let mut modes = Vec::new();
+    for (at, &mode) in settings.modes.iter().enumerate() {
+        let lane = |candidate| {
+            let lane = owners.iter().position(|owner| *owner == (at, candidate));
+            let lane = lane.expect("every candidate has a lane in every mode");
+            (models[specs[lane].model], specs[lane].transform, states[lane].as_slice())
+        };
+        let lanes: Vec<_> = [None].into_iter().chain((0..candidates.len()).map(Some)).map(lane).collect();
+        let rows = if mode == Mode::AsRun { LOGIT_ROWS } else { DECODED_LOGIT_ROWS };
+        let (reference, candidates) = score(&lanes, &text, rows, progress)?;
+        modes.push(ModeScores { mode, reference, candidates });
+    }
+    progress.end();
+    state.remove();
+    Ok(Comparison {
+        text: text.name.clone(),
+        tokens_sha256: text.digest,
+        context: text.context,
+        chunks: text.chunks.clone(),
+        chunk_numbers: text.numbers.clone(),
+        reference: CandidateFacts::of_model(reference),
+        candidates: candidates.iter().map(|candidate| CandidateFacts::of(candidate, reference)).collect(),
+        modes,
+    })
+}
+
+/// What becomes of matrices in [`Mode::WeightsOnly`], and of those of the reference in [`Mode::AsRun`].
+struct Transforms {
+    identity: Transform,
+    decoded: Transform,
+    of_candidates: Vec<Transform>,
+}
+
+impl Transforms {
+    fn of(candidates: &[Candidate]) -> Transforms {
+        let of_candidates = candidates.iter().map(|candidate| candidate.transform.clone().and_decode()).collect();
+        Transforms { identity: Transform::default(), decoded: Transform::decoded(), of_candidates }
+    }
+}
+
+/// All lanes: the reference and every candidate in every mode, in the order of their models.
+struct Lanes<'a> {
+    models: Vec<&'a Model>, // the reference, then those of candidates that have one
+    specs: Vec<LaneSpec<'a>>,
+    owners: Vec<(usize, Option<usize>)>, // the mode and the candidate of each lane
+}
+
+impl<'a> Lanes<'a> {
+    fn of(
+        reference: &'a Model,
+        candidates: &'a [Candidate],
+        transforms: &'a Transforms,
+        settings: &Settings,
+    ) -> Lanes<'a> {
+        let mut lanes = Lanes { models: vec![reference], specs: Vec::new(), owners: Vec::new() };
+        lanes.add(0, None, [&transforms.identity, &transforms.decoded], settings);
+        let of = |c: usize| [&candidates[c].transform, &transforms.of_candidates[c]];
+        let all = 0..candidates.len();
+        let (with, without): (Vec<usize>, Vec<usize>) = all.partition(|&c| candidates[c].model.is_some());
+        without.into_iter().for_each(|c| lanes.add(0, Some(c), of(c), settings));
+        for c in with {
+            lanes.models.extend(candidates[c].model.as_deref());
+            lanes.add(lanes.models.len() - 1, Some(c), of(c), settings);
+        }
+        lanes
+    }
+
+    /// The lanes of a candidate in all modes, whose matrices become this as run, and that for weights only.
+    fn add(
+        &mut self,
+        model: usize,
+        candidate: Option<usize>,
+        [as_run, decoded]: [&'a Transform; 2],
+        settings: &Settings,
+    ) {
+        for (at, mode) in settings.modes.iter().enumerate() {
+            let (transform, cache) = match mode {
+                Mode::AsRun => (as_run, settings.cache),
+                Mode::WeightsOnly => (decoded, CacheTypes::both(GgmlType::F32)),
+            };
+            self.specs.push(LaneSpec { model, transform, cache });
+            self.owners.push((at, candidate));
+        }
+    }
+}
+
+/// Scores all lanes of a mode, the reference first, each with its transform and its hidden states `(tokens, hidden)`.
+fn score(
+    lanes: &[(&Model, &Transform, &[f32])],
+    text: &Text,
+    rows: usize,
+    progress: &dyn Progress,
+) -> Result<(ReferenceScores, Vec<CandidateScores>)> {
+    let vocab = lanes[0].0.hyperparameters().vocab;
+    let mut heads: Vec<Head<'_>> = lanes.iter().map(|(model, transform, _)| Head::new(model, transform)).collect();
+    let (mut reference, mut candidates) =
+        (ReferenceScores::default(), vec![CandidateScores::default(); lanes.len() - 1]);
+    let (mut h, mut logits) = (Vec::new(), Vec::new());
+    for scored in text.positions.chunks(rows) {
+        let targets: Vec<u32> = scored.iter().map(|&(_, target)| target).collect();
+        let mut distributions: Option<Distributions> = None;
+        for (lane, ((model, _, states), head)) in lanes.iter().zip(&mut heads).enumerate() {
+            progress.check()?;
+            let d = model.hyperparameters().hidden;
+            h.clear();
+            scored.iter().for_each(|&(row, _)| h.extend_from_slice(&states[row * d..(row + 1) * d]));
+            head.logits(&h, &mut logits, progress)?;
+            match &distributions {
+                None => distributions = Some(Distributions::of(logits.clone(), vocab, &targets, &mut reference)),
+                Some(reference) => reference.compare(&logits, &targets, &mut candidates[lane - 1]),
+            }
+            progress.advance(scored.len() as u64);
+        }
+    }
+    Ok((reference, candidates))
+}
+
+/// An error if a candidate cannot be compared with the reference token by token and layer by layer.
+fn comparable(reference: &Model, candidate: &Candidate, model: &Model) -> Result<()> {
+    let ([a, b], path) = ([reference, model].map(Model::hyperparameters), model.gguf().path());
+    let differ = |what: &str, a: usize, b: usize| {
+        let problem = format!("has {b} {what}, the reference {a}");
+        Error::invalid(path, format!("candidate {}", candidate.name), problem, "compare models of one checkpoint")
+    };
+    if a.vocab != b.vocab {
+        return Err(differ("tokens in its vocabulary", a.vocab, b.vocab));
+    }
+    if a.layers != b.layers {
+        return Err(differ("layers", a.layers, b.layers));
+    }
+    let tokens =
+        |model: &Model| model.gguf().array("tokenizer.ggml.tokens").ok().flatten().map(|tokens| tokens.to_owned());
+    if tokens(reference) != tokens(model) {
+        let problem = "has other tokens than the reference: their numbers mean different texts";
+        let place = format!("candidate {}", candidate.name);
+        return Err(Error::invalid(path, place, problem, "compare models of one checkpoint"));
+    }
+    Ok(())
+}
+
+/// A hash of everything that decides the hidden states.
+fn identify(models: &[&Model], candidates: &[Candidate], text: &Text, settings: &Settings) -> Digest {
+    let mut hasher = Hasher::default();
+    for model in models {
+        for file in model.gguf().files() {
+            hasher.update(format!("{} {:?}\n", file.path().display(), file.stamp()).as_bytes());
+        }
+    }
+    for candidate in candidates {
+        hasher.update(format!("{} {}\n", candidate.name, candidate.transform.identify()).as_bytes());
+    }
+    hasher
+        .update(format!("{:?} {:?} {} {:?}", settings.modes, settings.cache, text.context, settings.shard).as_bytes());
+    text.tokens.iter().for_each(|token| hasher.update(&token.to_le_bytes()));
+    hasher.digest()
+}

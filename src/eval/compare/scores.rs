@@ -1,0 +1,168 @@
+//! What a candidate makes of each scored token, beside its reference: from the logits of both, over the whole vocabulary, in double
+//! precision.
+//!
+//! ```text
+//! p = softmax(b), q = softmax(c)          b, c: logits of the reference and of the candidate
+//! nll = -ln q[token]
+//! kld = sum_v p[v] (ln p[v] - ln q[v]) = sum_v p[v] (b[v] - c[v]) + lse(c) - lse(b)        (Kullback and Leibler 1951)
+//! ```
+
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// The number of most likely tokens that are compared as a set.
+pub const TOP: usize = 5;
+
+/// Scores of the tokens of a text, in their order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReferenceScores {
+    /// `-ln p` of each token, in nats.
+    pub nll: Vec<f64>,
+}
+
+/// Scores of a candidate on the same tokens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CandidateScores {
+    /// `-ln q` of each token, in nats.
+    pub nll: Vec<f64>,
+    /// Kullback-Leibler divergence of the candidate's distribution from the reference's, in nats.
+    pub kld: Vec<f64>,
+    /// True where both have the same most likely token.
+    pub same_top: Vec<bool>,
+    /// How many of the [`TOP`] most likely tokens both have.
+    pub common_top: Vec<u8>,
+}
+
+impl CandidateScores {
+    /// Appends the scores of some of another's tokens.
+    pub fn append(&mut self, other: &CandidateScores, range: Range<usize>) {
+        self.nll.extend_from_slice(&other.nll[range.clone()]);
+        self.kld.extend_from_slice(&other.kld[range.clone()]);
+        self.same_top.extend_from_slice(&other.same_top[range.clone()]);
+        self.common_top.extend_from_slice(&other.common_top[range]);
+    }
+}
+
+/// The distributions of the reference for some tokens.
+pub struct Distributions {
+    vocab: usize,
+    logits: Vec<f32>,   // (rows, vocab)
+    weights: Vec<f64>,  // (rows, vocab): exp(b - max)
+    rows: Vec<Softmax>, // (rows)
+}
+
+/// The softmax of a row of logits.
+struct Softmax {
+    log_sum: f64, // ln sum exp
+    sum: f64,     // of exp(b - max)
+    top: [u32; TOP],
+}
+
+impl Distributions {
+    /// Of logits `(rows, vocab)`; adds the scores of the tokens that follow them, `targets (rows)`.
+    pub fn of(logits: Vec<f32>, vocab: usize, targets: &[u32], scores: &mut ReferenceScores) -> Distributions {
+        let mut weights = vec![0.0; logits.len()];
+        let rows = logits.par_chunks_exact(vocab).zip(weights.par_chunks_exact_mut(vocab));
+        let rows: Vec<Softmax> = rows.map(|(logits, weights)| softmax(logits, Some(weights))).collect();
+        let nll = rows.iter().zip(targets).zip(logits.chunks_exact(vocab));
+        scores.nll.extend(nll.map(|((row, &t), logits)| row.log_sum - logits[t as usize] as f64));
+        Distributions { vocab, logits, weights, rows }
+    }
+
+    /// Adds the scores of a candidate with logits `(rows, vocab)` for the same tokens.
+    pub fn compare(&self, logits: &[f32], targets: &[u32], scores: &mut CandidateScores) {
+        let vocab = self.vocab;
+        let rows = logits.par_chunks_exact(vocab).zip(self.logits.par_chunks_exact(vocab));
+        let rows = rows.zip(self.weights.par_chunks_exact(vocab)).zip(&self.rows).zip(targets);
+        let scored: Vec<_> = rows
+            .map(|((((c, b), weights), of_b), &target)| {
+                let of_c = softmax(c, None);
+                let difference: f64 =
+                    weights.iter().zip(b.iter().zip(c)).map(|(w, (b, c))| w * (*b as f64 - *c as f64)).sum();
+                // Rounding may leave a little less than nothing of equal distributions.
+                let kld = (difference / of_b.sum + of_c.log_sum - of_b.log_sum).max(0.0);
+                let common = of_c.top.iter().filter(|token| of_b.top.contains(token)).count() as u8;
+                (of_c.log_sum - c[target as usize] as f64, kld, of_c.top[0] == of_b.top[0], common)
+            })
+            .collect();
+        for (nll, kld, same_top, common_top) in scored {
+            scores.nll.push(nll);
+            scores.kld.push(kld);
+            scores.same_top.push(same_top);
+            scores.common_top.push(common_top);
+        }
+    }
+}
+
+/// The softmax of `logits (vocab)`, and into `weights` its unnormed exponentials.
+fn softmax(logits: &[f32], mut weights: Option<&mut [f64]>) -> Softmax {
+    let top = top(logits);
+    let max = logits[top[0] as usize] as f64;
+    let mut sum = 0.0;
+    for (v, &logit) in logits.iter().enumerate() {
+        let weight = libm::exp(logit as f64 - max);
+        sum += weight;
+        if let Some(weights) = &mut weights {
+            weights[v] = weight;
+        }
+    }
+    Softmax { log_sum: max + libm::log(sum), sum, top }
+}
+
+/// The tokens with the largest logits, the largest first; of equals the lower number first. Numbers beyond a smaller vocabulary are
+/// `u32::MAX`.
+fn top(logits: &[f32]) -> [u32; TOP] {
+    let (mut top, mut values) = ([u32::MAX; TOP], [f32::NEG_INFINITY; TOP]);
+    for (v, &logit) in logits.iter().enumerate() {
+        if logit <= values[TOP - 1] && top[TOP - 1] != u32::MAX {
+            continue;
+        }
+        let place = values.iter().zip(&top).position(|(&value, &token)| logit > value || token == u32::MAX);
+        let Some(place) = place else { continue };
+        values[place..].rotate_right(1);
+        top[place..].rotate_right(1);
+        (values[place], top[place]) = (logit, v as u32);
+    }
+    top
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scores(b: &[f32], c: &[f32], target: u32) -> (f64, CandidateScores) {
+        let (mut reference, mut candidate) = (ReferenceScores::default(), CandidateScores::default());
+        let distributions = Distributions::of(b.to_vec(), b.len(), &[target], &mut reference);
+        distributions.compare(c, &[target], &mut candidate);
+        (reference.nll[0], candidate)
+    }
+
+    #[test]
+    fn two_coins() {
+        // p = (1/2, 1/2), q = (4/5, 1/5).
+        let (nll, candidate) = scores(&[0.0, 0.0], &[4f32.ln(), 0.0], 1);
+        assert!((nll - 2f64.ln()).abs() < 1e-12);
+        assert!((candidate.nll[0] - 5f64.ln()).abs() < 1e-7);
+        let expected = 0.5 * (0.5f64 / 0.8).ln() + 0.5 * (0.5f64 / 0.2).ln();
+        assert!((candidate.kld[0] - expected).abs() < 1e-7, "{} {expected}", candidate.kld[0]);
+        assert!(candidate.same_top[0]);
+    }
+
+    #[test]
+    fn equals_do_not_diverge_and_shifts_do_not_matter() {
+        let b: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1000) as f32 / 100.0).collect();
+        let shifted: Vec<f32> = b.iter().map(|b| b + 32.0).collect();
+        for c in [&b, &shifted] {
+            let (nll, candidate) = scores(&b, c, 3);
+            assert!(candidate.kld[0] < 1e-6 && (candidate.nll[0] - nll).abs() < 1e-5);
+            assert_eq!((candidate.same_top[0], candidate.common_top[0]), (true, TOP as u8));
+        }
+    }
+
+    #[test]
+    fn the_largest_come_first_and_of_equals_the_lower() {
+        assert_eq!(top(&[1.0, 5.0, 2.0, 5.0, 4.0, 3.0, 0.0]), [1, 3, 4, 5, 2]);
+        assert_eq!(top(&[0.0; 7]), [0, 1, 2, 3, 4]);
+        assert_eq!(top(&[f32::MIN, 1.0]), [1, 0, u32::MAX, u32::MAX, u32::MAX]);
+    }
+}

@@ -1,0 +1,113 @@
+//! `strata compare` on the small model: what programs are promised, parts that are merged, and what is refused.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::{checkpoint, mix, model_file};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn strata(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_strata")).arg("compare").args(args).output().unwrap()
+}
+
+/// Its stdout, if it went well.
+fn ok(args: &[&str]) -> String {
+    let output = strata(args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn valid() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap().join("tests/data/valid.txt")
+}
+
+/// The arguments for three chunks of 64 tokens, with the state in `dir`.
+fn args<'a>(reference: &'a str, candidates: &[&'a str], text: &'a str, dir: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec![reference];
+    args.extend(candidates);
+    args.extend(["-f", text, "-c", "64", "--chunks", "3", "--state", dir]);
+    args.extend(more);
+    args
+}
+
+#[test]
+fn json_has_the_promised_fields_and_parts_give_the_whole() {
+    let (dir, path) = model_file(mix("q4_0"));
+    let (reference, text) = (checkpoint().display().to_string(), valid().display().to_string());
+    let (file, folder) = (path.display().to_string(), dir.path().display().to_string());
+    let all = |more: &[&str]| ok(&args(&reference, &[&file, "q8_0"], &text, &folder, more));
+    let whole = all(&["--json", "--both"]);
+    let json: Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!((json["chunks"].as_u64(), json["tokens_scored"].as_u64()), (Some(3), Some(3 * 31)));
+    assert_eq!(
+        (json["mode"].as_str(), json["other_modes"][0]["mode"].as_str()),
+        (Some("as run"), Some("weights only"))
+    );
+    for candidate in json["candidates"].as_array().unwrap() {
+        for key in ["file", "bytes", "bits_per_weight", "perplexity", "mean_kld", "se_kld", "same_top", "rms_dp"] {
+            assert!(!candidate[key].is_null(), "{key}");
+        }
+        assert!(candidate["kld_percentiles"]["99.9"].as_f64() >= candidate["kld_percentiles"]["50"].as_f64());
+        let (low, high) = (&candidate["intervals"]["mean_kld"]["low"], &candidate["intervals"]["mean_kld"]["high"]);
+        assert!(low.as_f64() < candidate["mean_kld"].as_f64() && candidate["mean_kld"].as_f64() < high.as_f64());
+    }
+    let pair = &json["pairs"][0];
+    assert!(pair["difference"].as_f64().unwrap() > 0.0 && pair["low"].is_number() && pair["high"].is_number());
+    let part = |i: usize| {
+        let (shard, result) = (format!("{i}/2"), dir.path().join(format!("part{i}")).display().to_string());
+        assert!(all(&["--both", "--shard", &shard, "-o", &result]).is_empty());
+        result
+    };
+    assert_eq!(ok(&["--merge", &part(2), &part(1), "--json"]), whole);
+    let markdown = all(&["--markdown"]);
+    assert!(
+        markdown.contains("KLD") && markdown.contains("99.9 % KLD") && markdown.contains("Same Top P"),
+        "{markdown}"
+    );
+    assert!(all(&[]).contains("q8_0 is better than model.gguf"));
+    assert_eq!(all(&["--csv"]).lines().count(), 3);
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let (dir, path) = model_file(mix("q4_0"));
+    let (reference, text) = (checkpoint().display().to_string(), valid().display().to_string());
+    let (file, folder) = (path.display().to_string(), dir.path().display().to_string());
+    let empty = dir.path().join("empty").display().to_string();
+    std::fs::write(&empty, "").unwrap();
+    let part = dir.path().join("part").display().to_string();
+    std::fs::write(&part, "STRATACR and so on").unwrap();
+    let missing = dir.path().join("missing.gguf").display().to_string();
+    let of = |candidates: &[&'static str], more: &[&'static str]| (candidates.to_vec(), more.to_vec());
+    for ((candidates, more), code, words) in [
+        (of(&["q4_0", "q4_0"], &[]), 1, "given twice"),
+        (of(&["q9_z"], &[]), 1, "there is no type"),
+        (of(&["q4_k_m+imatrix"], &[]), 1, "--imatrix"),
+        (of(&["q2_k_s"], &[]), 1, "importance matrix"),
+        (of(&["q4_0"], &["--shard", "3/2"]), 2, "from 1"),
+        (of(&["q4_0"], &["--shard", "1/2"]), 2, "--output"),
+        (of(&[], &[]), 2, "CANDIDATE"),
+    ] {
+        let output = strata(&args(&reference, &candidates, &text, &folder, &more));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{candidates:?} {more:?}: {said}");
+        assert!(said.contains(words) && output.stdout.is_empty(), "{candidates:?} {more:?}: {said}");
+    }
+    for (arguments, words) in [
+        (args(&reference, &["q4_0"], &empty, &folder, &[]), "1 tokens and a chunk takes 64"),
+        (args(&reference, &[&empty], &text, &folder, &[]), "is empty"),
+        (args(&missing, &["q4_0"], &text, &folder, &[]), "missing.gguf"),
+        (args(&reference, &["q4_0"], &text, &file, &[]), "is not the state of this comparison"),
+        (vec!["--merge", &part], "is not a result of strata compare"),
+    ] {
+        let output = strata(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.code() == Some(1) && said.contains(words) && output.stdout.is_empty(),
+            "{arguments:?}: {said}"
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! Comparisons with the reference: the figures of an independent program, and the same bits however they are computed.
+
+mod common;
+
+use common::{checkpoint, mix, model_file, pure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use strata::arch::Hyperparameters;
+use strata::convert::open_model;
+use strata::eval::compare::summary::{Resamples, Summary, pair, summarize};
+use strata::eval::compare::{Candidate, Comparison, Mode, Settings, Text, Transform, compare};
+use strata::model::{CacheTypes, Model};
+use strata::progress::{Progress, Quiet};
+use strata::recipe::Mix;
+use strata::stream::{ReadOptions, least_bytes};
+use strata::tokenizer::{EncodeOptions, Tokenizer};
+use strata::{Cpu, Error, GgmlType, Isa};
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+fn model(path: &Path, threads: usize) -> Arc<Model> {
+    Arc::new(Model::new(open_model(path, &Quiet).unwrap(), Cpu::new(Isa::best(), threads)).unwrap())
+}
+
+/// The same in the least memory, each layer read once.
+fn streamed(path: &Path) -> Arc<Model> {
+    let mut model = Model::new(open_model(path, &Quiet).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
+    let bytes = least_bytes(&model.weights().sizes());
+    let options = ReadOptions { single_pass: true, ..ReadOptions::default() };
+    model.stream_within(bytes, &options, &Quiet).unwrap();
+    assert!(model.plan().unwrap().streamed_bytes > 0);
+    Arc::new(model)
+}
+
+/// The first chunks of a text that the model has not seen.
+fn text(model: &Model, context: usize, chunks: usize) -> Text {
+    let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();
+    let options = EncodeOptions { add_special: true, parse_special: false };
+    let tokens = tokenizer.encode(&std::fs::read_to_string(data("valid.txt")).unwrap(), options).unwrap();
+    Text::raw("valid.txt", &tokens, context, Some(chunks), tokenizer.bos()).unwrap()
+}
+
+fn settings(modes: &[Mode]) -> Settings {
+    Settings { modes: modes.to_vec(), cache: CacheTypes::default(), shard: (0, 1), state: None }
+}
+
+/// A candidate that is made of the reference.
+fn ty(reference: &Model, name: &str) -> Candidate {
+    let of = Hyperparameters::read(reference.gguf()).unwrap();
+    let recipe = strata::recipe::Recipe::new(Mix::from_name(name).unwrap());
+    let transform = Transform::quantized(reference.gguf(), &of, &recipe, None, false).unwrap();
+    Candidate { name: name.to_owned(), model: None, transform }
+}
+
+fn file(path: &Path, threads: usize) -> Candidate {
+    Candidate { name: "file".to_owned(), model: Some(model(path, threads)), transform: Transform::default() }
+}
+
+/// The scores of all candidates, as bits.
+fn all_bits(comparison: &Comparison) -> Vec<u64> {
+    let modes = comparison.modes.iter();
+    let scores = modes.flat_map(|mode| {
+        let of = mode.candidates.iter().flat_map(|c| c.nll.iter().chain(&c.kld));
+        mode.reference.nll.iter().chain(of).map(|score| score.to_bits()).collect::<Vec<_>>()
+    });
+    scores.collect()
+}
+
+/// What the Python package gguf and transformers say of llama-quantize's files: `tests/data/tiny-rustdoc/kld.json`.
+#[test]
+fn weights_only_is_what_transformers_says() {
+    let golden: Value = serde_json::from_slice(&std::fs::read(data("tiny-rustdoc/kld.json")).unwrap()).unwrap();
+    let reference = model(&checkpoint(), 2);
+    let of_type = |result: &Value| -> Option<(String, Value)> {
+        let file = result["file"].as_str()?.strip_prefix("tiny-rustdoc-")?.strip_suffix(".gguf")?.to_owned();
+        Mix::from_name(&file).ok().map(|_| (file, result.clone()))
+    };
+    let golden: BTreeMap<String, Value> = golden["results"].as_array().unwrap().iter().filter_map(of_type).collect();
+    assert!(golden.len() >= 5, "{:?}", golden.keys());
+    let candidates: Vec<Candidate> = golden.keys().map(|name| ty(&reference, name)).collect();
+    let text = text(&reference, 512, 16);
+    let result = compare(&reference, &candidates, &text, &settings(&[Mode::WeightsOnly]), &Quiet).unwrap();
+    let (mode, resamples) = (&result.modes[0], Resamples::new(result.chunks.len()));
+    for ((name, golden), scores) in golden.iter().zip(&mode.candidates) {
+        let summary = summarize(&mode.reference, scores, &result.chunks, &resamples);
+        let Summary { perplexity, mean_kld, kld_percentiles, same_top, rms_dp, max_kld, .. } = summary;
+        for (key, value, tolerance) in [
+            ("perplexity", perplexity.value, 0.005),
+            ("mean_kld", mean_kld.value, 0.005),
+            ("median_kld", kld_percentiles[0].value, 0.005),
+            ("p99_kld", kld_percentiles[3].value, 0.01),
+            ("max_kld", max_kld, 0.02),
+            ("same_top", same_top.value, 0.002),
+            ("rms_dp", rms_dp.value, 0.005),
+        ] {
+            let expected = golden[key].as_f64().unwrap();
+            assert!((value / expected - 1.0).abs() < tolerance, "{name} {key}: {value} instead of {expected}");
+        }
+    }
+}
+
+#[test]
+fn one_result_however_it_is_computed() {
+    let both = settings(&[Mode::AsRun, Mode::WeightsOnly]);
+    let reference = model(&checkpoint(), 2);
+    let text = text(&reference, 64, 5);
+    let (_dir, path) = model_file(mix("q4_k_m"));
+    let of = |reference: &Arc<Model>, candidates: &[Candidate], settings: &Settings| {
+        compare(reference, candidates, &text, settings, &Quiet).unwrap()
+    };
+    let whole = of(&reference, &[ty(&reference, "q4_k_m"), ty(&reference, "q8_0")], &both);
+    let expected = all_bits(&whole);
+    assert!(whole.modes[0] != whole.modes[1] && whole.modes[0].candidates[0].kld != whole.modes[0].candidates[1].kld);
+    // The file of a type is the type, on any number of threads.
+    let one = model(&checkpoint(), 1);
+    assert!(all_bits(&of(&one, &[file(&path, 1), ty(&one, "q8_0")], &both)) == expected, "a file, one thread");
+    // Streamed.
+    let slow = streamed(&checkpoint());
+    let candidate =
+        Candidate { name: "file".to_owned(), model: Some(streamed(&path)), transform: Transform::default() };
+    assert!(all_bits(&of(&slow, &[candidate, ty(&slow, "q8_0")], &both)) == expected, "streamed");
+    // In parts.
+    let part = |i| {
+        let reference = model(&checkpoint(), 2);
+        let candidates = [ty(&reference, "q4_k_m"), ty(&reference, "q8_0")];
+        of(&reference, &candidates, &Settings { shard: (i, 3), ..both.clone() })
+    };
+    let parts = [part(2), part(0), part(1)];
+    let merged = Comparison::merge(&parts).unwrap();
+    assert!(merged == whole);
+    assert!(Comparison::merge(&[parts[0].clone(), parts[0].clone()]).is_err());
+}
+
+/// Stops after so many looks.
+struct StopsAfter(AtomicUsize);
+
+impl Progress for StopsAfter {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
+    }
+}
+
+#[test]
+fn what_was_stopped_is_resumed() {
+    let reference = model(&checkpoint(), 2);
+    let text = text(&reference, 64, 3);
+    let candidates = || [ty(&reference, "q4_0"), ty(&reference, "q6_k")];
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let with_state = Settings { state: Some(state.clone()), ..settings(&[Mode::AsRun]) };
+    let expected = compare(&reference, &candidates(), &text, &settings(&[Mode::AsRun]), &Quiet).unwrap();
+    let mut resumed = 0;
+    for looks in [5, 12, 20, 30, 40] {
+        let stops = StopsAfter(looks.into());
+        match compare(&reference, &candidates(), &text, &with_state, &stops) {
+            Err(Error::Cancelled) => resumed += usize::from(state.exists()),
+            other => assert!(other.unwrap() == expected),
+        }
+        assert!(compare(&reference, &candidates(), &text, &with_state, &Quiet).unwrap() == expected, "after {looks}");
+        assert!(!state.exists());
+    }
+    assert!(resumed > 1);
+    // The state of another comparison is none of this one.
+    let stops = StopsAfter(20.into());
+    compare(&reference, &candidates()[..1], &text, &with_state, &stops).unwrap_err();
+    let bytes = std::fs::read(&state).unwrap();
+    let error = compare(&reference, &candidates(), &text, &with_state, &Quiet).unwrap_err();
+    assert!(error.to_string().contains("is not the state of this comparison"), "{error}");
+    assert!(std::fs::read(&state).unwrap() == bytes);
+    // In a folder every comparison has its own.
+    let with_folder = Settings { state: Some(dir.path().to_owned()), ..with_state };
+    assert!(compare(&reference, &candidates(), &text, &with_folder, &Quiet).unwrap() == expected);
+}
+
+#[test]
+fn a_model_does_not_diverge_from_itself_and_better_is_better() {
+    let reference = model(&checkpoint(), 2);
+    let text = text(&reference, 128, 12);
+    let candidates = ["bf16", "q8_0", "q6_k", "q4_0"].map(|name| ty(&reference, name));
+    let result = compare(&reference, &candidates, &text, &settings(&[Mode::WeightsOnly]), &Quiet).unwrap();
+    let (all, resamples) = (&result.modes[0].candidates, Resamples::new(result.chunks.len()));
+    assert!(all[0].kld.iter().all(|&kld| kld == 0.0) && all[0].nll == result.modes[0].reference.nll);
+    assert!(all[0].same_top.iter().all(|&same| same) && all[0].common_top.iter().all(|&n| n == 5));
+    for worse in 1..all.len() {
+        let pair = pair(&all[worse - 1], &all[worse], &result.chunks, &resamples);
+        assert!(pair.difference.high < 0.0 && pair.chunks_to_decide.is_none(), "{worse}: {pair:?}");
+    }
+    let bits = result.candidates.iter().map(|candidate| candidate.bits_per_weight());
+    assert!(bits.is_sorted_by(|a, b| a > b));
+}
+
+#[test]
+fn other_models_are_refused() {
+    let reference = model(&checkpoint(), 1);
+    let text = text(&reference, 64, 1);
+    let preset = strata::synthetic::Preset::llama_3("other", 2, (256, 512), (4, 2), true).with_vocab(300);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("other.gguf");
+    strata::synthetic::Synthetic { preset, recipe: pure(GgmlType::Q8_0), seed: 1 }.write(&path, &Quiet).unwrap();
+    let error = compare(&reference, &[file(&path, 1)], &text, &settings(&[Mode::AsRun]), &Quiet).unwrap_err();
+    assert!(error.to_string().contains("vocabulary"), "{error}");
+}
