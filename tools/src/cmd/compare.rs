@@ -188,9 +188,11 @@ impl Args {
                 output::print(&format!("{}:\n", mode.mode.name()))?;
             }
             let rows = mode.rows(comparison);
-            output::print_lines(&if self.csv { csv(&rows) } else { format!("{}\n", table(&rows, self.markdown)) })?;
+            output::print_lines(&if self.csv { csv(&rows) } else { format!("{}\n", table(&rows)) })?;
             if !self.csv {
-                output::print_lines(&mode.pairs_text(comparison))?;
+                let pairs = mode.pairs_text(comparison);
+                let list = || pairs.lines().map(|line| format!("- {line}\n")).collect::<String>();
+                output::print_lines(&if self.markdown { list() } else { pairs.clone() })?;
             }
         }
         Ok(())
@@ -290,10 +292,9 @@ fn interval(figure: &Figure, digits: usize, scale: f64) -> String {
     if figure.low.is_finite() { format!("{value} [{low}, {high}]") } else { value }
 }
 
-fn table(rows: &[Vec<String>], markdown: bool) -> Table {
+fn table(rows: &[Vec<String>]) -> Table {
     let mut table = Table::new();
-    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::ASCII_MARKDOWN });
-    table.set_header(&rows[0]);
+    table.load_style(presets::ASCII_MARKDOWN).set_header(&rows[0]);
     for i in 1..rows[0].len() {
         if let Some(column) = table.column_mut(i) {
             column.set_cell_alignment(CellAlignment::Right);
