@@ -105,7 +105,7 @@ impl Resamples {
 
 /// The 97.5 % quantile of Student's t with `n` degrees of freedom (Cornish-Fisher expansion, Abramowitz and Stegun 26.7.5).
 fn student_t(n: usize) -> f64 {
-    const EXACT: [f64; 4] = [12.706, 4.303, 3.182, 2.776];
+    const EXACT: [f64; 8] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306];
     if let Some(t) = EXACT.get(n - 1) {
         return *t;
     }
