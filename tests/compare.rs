@@ -2,18 +2,17 @@
 
 mod common;
 
-use common::{checkpoint, mix, model_file, pure};
+use common::{StopsAfter, checkpoint, mix, model_file, pure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use strata::arch::Hyperparameters;
 use strata::convert::open_model;
 use strata::eval::compare::summary::{Resamples, Summary, pair, summarize};
 use strata::eval::compare::{Candidate, Comparison, Mode, Settings, Text, Transform, compare};
 use strata::model::{CacheTypes, Model};
-use strata::progress::{Progress, Quiet};
+use strata::progress::Quiet;
 use strata::recipe::Mix;
 use strata::stream::{ReadOptions, least_bytes};
 use strata::tokenizer::{EncodeOptions, Tokenizer};
@@ -134,18 +133,6 @@ fn one_result_however_it_is_computed() {
     let merged = Comparison::merge(&parts).unwrap();
     assert!(merged == whole);
     assert!(Comparison::merge(&[parts[0].clone(), parts[0].clone()]).is_err());
-}
-
-/// Stops after so many looks.
-struct StopsAfter(AtomicUsize);
-
-impl Progress for StopsAfter {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-    fn cancelled(&self) -> bool {
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
-    }
 }
 
 #[test]

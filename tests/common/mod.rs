@@ -3,11 +3,12 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use strata::convert::{Input, Options, Target, convert};
 use strata::gguf::Gguf;
 use strata::imatrix::Imatrix;
 use strata::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
-use strata::progress::Quiet;
+use strata::progress::{Progress, Quiet};
 use strata::recipe::{Mix, Recipe};
 use strata::stream::{Budget, ReadOptions};
 use strata::{Cpu, GgmlType, Isa, Result};
@@ -16,6 +17,18 @@ use tempfile::TempDir;
 /// A prompt in the model's tokens; the first begins a text.
 pub const TOKENS: [u32; 21] =
     [3840, 533, 1381, 1375, 260, 317, 303, 348, 603, 616, 2138, 271, 1381, 1375, 260, 11, 794, 554, 471, 198, 403];
+
+/// Stops after so many looks.
+pub struct StopsAfter(pub AtomicUsize);
+
+impl Progress for StopsAfter {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
+    }
+}
 
 /// A file of the repository, from any of its packages.
 fn repository(path: &str) -> PathBuf {

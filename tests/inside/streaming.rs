@@ -1,7 +1,7 @@
 //! Models larger than their budget: the same bits as resident, for every type and budget; and what happens to the files meanwhile is an
 //! error that says where, or does not matter.
 
-use super::common::{TOKENS, bits, mix, model_file, open, pure, streamed_with, write_model};
+use super::common::{StopsAfter, TOKENS, bits, mix, model_file, open, pure, streamed_with, write_model};
 use crate::eval::calibrate::{self, calibrate};
 use crate::eval::perplexity::perplexity;
 use crate::gguf::Gguf;
@@ -159,18 +159,6 @@ fn evaluations_read_the_same() {
     assert_eq!(nll(&resident), nll(&streamed));
     let sums = |model| calibrate(model, &tokens, None, &options, &Quiet).unwrap().entries;
     assert!(sums(&resident) == sums(&streamed));
-}
-
-/// Stops after so many looks.
-struct StopsAfter(AtomicUsize);
-
-impl Progress for StopsAfter {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-    fn cancelled(&self) -> bool {
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
-    }
 }
 
 #[test]
