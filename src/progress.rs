@@ -1,6 +1,7 @@
 //! How long work reports where it is and learns that the user wants it to stop, without knowing of terminals or signals.
 
 use crate::error::{Error, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Watches a piece of long work.
 pub trait Progress: Sync {
@@ -36,6 +37,48 @@ impl Progress for Quiet {
     fn end(&self) {}
     fn cancelled(&self) -> bool {
         false
+    }
+}
+
+/// The progress of work within other work, which has its own units and its own beginning and end.
+pub(crate) struct Within<'a> {
+    outer: &'a dyn Progress,
+    inner_units: Option<u64>, // in one unit of the work around it; `None` counts nothing there
+    passed: AtomicU64,        // inner units
+}
+
+impl<'a> Within<'a> {
+    /// Whose units somebody else counts, or nobody.
+    pub(crate) fn uncounted(outer: &'a dyn Progress) -> Within<'a> {
+        Within { outer, inner_units: None, passed: AtomicU64::new(0) }
+    }
+
+    /// Of which `inner_units` are one unit of the work around it.
+    pub(crate) fn counted(outer: &'a dyn Progress, inner_units: u64) -> Within<'a> {
+        Within { outer, inner_units: Some(inner_units), passed: AtomicU64::new(0) }
+    }
+}
+
+impl Progress for Within<'_> {
+    fn begin(&self, _: &str, _: u64) {}
+    fn end(&self) {}
+    fn advance(&self, units: u64) {
+        if let Some(inner_units) = self.inner_units {
+            let before = self.passed.fetch_add(units, Ordering::Relaxed);
+            self.outer.advance((before + units) / inner_units - before / inner_units);
+        }
+    }
+    fn step(&self, what: &str) {
+        self.outer.step(what);
+    }
+    fn step_left(&self, what: &str, left: f64) {
+        self.outer.step_left(what, left);
+    }
+    fn warn(&self, what: &str) {
+        self.outer.warn(what);
+    }
+    fn cancelled(&self) -> bool {
+        self.outer.cancelled()
     }
 }
 

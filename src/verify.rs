@@ -8,7 +8,7 @@ use crate::gguf::keys::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
 use crate::gguf::{ArrayRef, Gguf, TensorInfo};
 use crate::io::file::{Mapped, read_at};
 use crate::io::hash::{Digest, Hasher};
-use crate::progress::Progress;
+use crate::progress::{Progress, Within};
 use rayon::prelude::*;
 use strata_quant::{Format, GgmlType};
 
@@ -77,22 +77,10 @@ pub(crate) fn weights(gguf: &Gguf, first: &str, progress: &dyn Progress) -> Resu
     let (near, far): (Vec<_>, Vec<_>) = gguf.tensors().iter().partition(|tensor| tensor.name.starts_with(first));
     for tensor in near.into_iter().chain(far) {
         progress.step(&format!("looking for a weight that is not finite: {}", quoted(&tensor.name)));
-        let progress = &Unmeasured(progress);
+        let progress = &Within::uncounted(progress);
         Check { gguf, tensor, format: tensor.ty.format(), hasher: None, at: 0, progress }.tensor(&files)?;
     }
     Ok(())
-}
-
-/// The progress of work whose units are not those of the work around it.
-struct Unmeasured<'a>(&'a dyn Progress);
-
-impl Progress for Unmeasured<'_> {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
-    }
 }
 
 /// The error of a weight that is not finite, at this row and column.

@@ -14,11 +14,10 @@ use super::layer::{Hook, SUB_BATCH};
 use super::{CacheTypes, Model, Scratch, Segment};
 use crate::arch::{MatrixInput, Role};
 use crate::error::{Allocation, Error, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Within};
 use crate::verify;
 use crate::weights::LayerSource;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use strata_quant::Activations;
 use strata_quant::float::all_finite;
 
@@ -81,7 +80,7 @@ impl Model {
         let mut layers = self.weights.layers();
         let sequences = Sequences::Cached(segments);
         let lane = Lane { model: self, derive: None, h: &mut h, sequences, scratch, hook: None };
-        self.forward(&mut layers, lane, &Uncounted(progress))?;
+        self.forward(&mut layers, lane, &Within::uncounted(progress))?;
         drop(layers);
         self.check()?;
         for segment in segments.iter_mut() {
@@ -115,7 +114,7 @@ impl Model {
         let mut layers = self.weights.layers();
         let mut see = |i: usize, input: MatrixInput, x: &Activations| hook(i, input, x);
         let lane = Lane { model: self, derive: None, h: &mut h, sequences, scratch, hook: Some(&mut see) };
-        let progress_of_layers = WholeTokens { progress, layers: of.layers as u64, passed: AtomicU64::new(0) };
+        let progress_of_layers = Within::counted(progress, of.layers as u64);
         self.forward(&mut layers, lane, &progress_of_layers)?;
         drop(layers);
         self.check()?;
@@ -165,55 +164,6 @@ impl Model {
             }
         }
         Ok(())
-    }
-}
-
-/// The progress of one pass of many, whose tokens somebody else counts.
-struct Uncounted<'a>(&'a dyn Progress);
-
-impl Progress for Uncounted<'_> {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-    fn step(&self, what: &str) {
-        self.0.step(what);
-    }
-    fn step_left(&self, what: &str, left: f64) {
-        self.0.step_left(what, left);
-    }
-    fn warn(&self, what: &str) {
-        self.0.warn(what);
-    }
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
-    }
-}
-
-/// The progress of work that counts a token when it has passed all layers.
-struct WholeTokens<'a> {
-    progress: &'a dyn Progress,
-    layers: u64,
-    passed: AtomicU64, // tokens times layers
-}
-
-impl Progress for WholeTokens<'_> {
-    fn begin(&self, _: &str, _: u64) {}
-    fn end(&self) {}
-    fn advance(&self, units: u64) {
-        let before = self.passed.fetch_add(units, Ordering::Relaxed);
-        self.progress.advance((before + units) / self.layers - before / self.layers);
-    }
-    fn step(&self, what: &str) {
-        self.progress.step(what);
-    }
-    fn step_left(&self, what: &str, left: f64) {
-        self.progress.step_left(what, left);
-    }
-    fn warn(&self, what: &str) {
-        self.progress.warn(what);
-    }
-    fn cancelled(&self) -> bool {
-        self.progress.cancelled()
     }
 }
 
