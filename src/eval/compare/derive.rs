@@ -26,7 +26,6 @@ pub struct Transform {
     importance: BTreeMap<String, Vec<f32>>,
     /// Decodes the result to F32.
     decode: bool,
-    isa: Option<Isa>, // the best
 }
 
 impl Transform {
@@ -53,7 +52,7 @@ impl Transform {
         let facts: Vec<_> = facts.collect();
         let types = recipe.types(of, &facts, importance.is_some());
         let types = facts.iter().zip(types).map(|(fact, ty)| (fact.name.to_owned(), ty)).collect();
-        Ok(Transform { types: Some(types), importance: importance.unwrap_or_default(), decode, isa: None })
+        Ok(Transform { types: Some(types), importance: importance.unwrap_or_default(), decode })
     }
 
     /// The same, with the result decoded to F32.
@@ -113,7 +112,7 @@ impl Transform {
     ) {
         values.resize(source.cols(), 0.0);
         source.decode_row(r, values);
-        let isa = self.isa.unwrap_or_else(Isa::best);
+        let isa = Isa::best();
         if stored != source.ty() {
             if stored == kernel {
                 return isa.encode(stored, values, importance, out);
@@ -134,7 +133,7 @@ impl Transform {
         if stored != ty {
             let mut blocks = vec![0; stored.row_bytes(values.len()).unwrap_or(0)];
             let importance = self.importance.get(name).map(Vec::as_slice);
-            self.isa.unwrap_or_else(Isa::best).encode(stored, values, importance, &mut blocks);
+            Isa::best().encode(stored, values, importance, &mut blocks);
             let format = stored.format().expect("a recipe gives types that can be written");
             (format.decode)(&blocks, values);
         }

@@ -143,7 +143,7 @@ pub fn compare(
         context: text.context,
         chunks: text.chunks.clone(),
         chunk_numbers: text.numbers.clone(),
-        reference: CandidateFacts::of_model(reference),
+        reference: CandidateFacts::of_reference(reference),
         candidates: candidates.iter().map(|candidate| CandidateFacts::of(candidate, reference)).collect(),
         modes,
     })
@@ -231,7 +231,10 @@ fn score(
             scored.iter().for_each(|&(row, _)| h.extend_from_slice(&states[row * d..(row + 1) * d]));
             head.logits(&h, &mut logits, progress)?;
             match &distributions {
-                None => distributions = Some(Distributions::of(logits.clone(), vocab, &targets, &mut reference)),
+                None => {
+                    let logits = std::mem::take(&mut logits);
+                    distributions = Some(Distributions::of(logits, vocab, &targets, &mut reference));
+                }
                 Some(reference) => reference.compare(&logits, &targets, &mut candidates[lane - 1]),
             }
             progress.advance(scored.len() as u64);

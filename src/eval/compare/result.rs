@@ -2,12 +2,11 @@
 //! made, bit for bit.
 
 use super::scores::{CandidateScores, ReferenceScores};
-use super::{Candidate, Mode};
+use super::{Candidate, Mode, Transform};
 use crate::error::{Error, Result};
 use crate::io::hash::Digest;
 use crate::model::Model;
 use std::ops::Range;
-use strata_quant::GgmlType;
 
 /// What is known of a model without running it.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,29 +30,30 @@ impl CandidateFacts {
     /// Of a candidate.
     pub fn of(candidate: &Candidate, reference: &Model) -> CandidateFacts {
         let model = candidate.model.as_deref().unwrap_or(reference);
-        let (mut bytes, mut weights) = (0, 0u64);
-        for tensor in model.gguf().tensors() {
-            let values: u64 = tensor.dims.iter().product();
-            let ty: GgmlType = candidate.transform.stored_type(&tensor.name, tensor.ty);
-            bytes += values / ty.block_len() as u64 * ty.block_bytes() as u64;
-            weights += values;
-        }
+        let (bytes, weights) = sizes(model, &candidate.transform);
         let path = candidate.model.as_ref().map(|model| model.gguf().path().display().to_string());
         CandidateFacts { name: candidate.name.clone(), path, bytes, weights }
     }
 
     /// Of the reference.
-    pub fn of_model(model: &Model) -> CandidateFacts {
-        let bytes = model.gguf().tensors().iter().map(|tensor| tensor.bytes).sum();
-        let weights: u64 = model.gguf().tensors().iter().map(|tensor| tensor.dims.iter().product::<u64>()).sum();
+    pub fn of_reference(model: &Model) -> CandidateFacts {
+        let (bytes, weights) = sizes(model, &Transform::default());
         let path = model.gguf().path();
-        CandidateFacts {
-            name: path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-            path: Some(path.display().to_string()),
-            bytes,
-            weights,
-        }
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        CandidateFacts { name, path: Some(path.display().to_string()), bytes, weights }
     }
+}
+
+/// The bytes of tensor data of a model whose matrices are transformed, and its weights.
+fn sizes(model: &Model, transform: &Transform) -> (u64, u64) {
+    let (mut bytes, mut weights) = (0, 0);
+    for tensor in model.gguf().tensors() {
+        let values: u64 = tensor.dims.iter().product();
+        let ty = transform.stored_type(&tensor.name, tensor.ty);
+        bytes += values / ty.block_len() as u64 * ty.block_bytes() as u64;
+        weights += values;
+    }
+    (bytes, weights)
 }
 
 /// The scores of all tokens in one mode.
