@@ -122,6 +122,13 @@ pub enum Error {
         /// Its length in tokens.
         context: usize,
     },
+    /// A window moves by no token, or by more than it has.
+    StrideOutOfRange {
+        /// Tokens that it moves by.
+        stride: usize,
+        /// Tokens that it has.
+        context: usize,
+    },
     /// Only one token was scored, which has no standard error.
     TooFewScored,
     /// A perplexity is too large for a float.
@@ -375,6 +382,9 @@ impl Error {
             Error::TextTooShort { tokens, chunk } => {
                 write!(f, "the text has {tokens} tokens and a chunk takes {chunk}")
             }
+            Error::StrideOutOfRange { stride, context } => {
+                write!(f, "a window of {context} tokens cannot move by {stride} tokens")
+            }
             Error::ContextTooSmall { context } => write!(f, "a context of {context} tokens is too small to score"),
             Error::TooFewScored => f.write_str("one token is too little to measure an error by"),
             Error::PerplexityOverflow { mean_nll } => write!(
@@ -451,6 +461,7 @@ mod tests {
             Error::NoCandidate,
             Error::TextTooShort { tokens: 1, chunk: 2 },
             Error::ContextTooSmall { context: 1 },
+            Error::StrideOutOfRange { stride: 2, context: 1 },
             Error::TooFewScored,
             Error::PerplexityOverflow { mean_nll: 800.0 },
             Error::ImportanceMissing { mix: "Q2_K_S" },

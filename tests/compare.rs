@@ -10,6 +10,7 @@ use std::sync::Arc;
 use strata::arch::Hyperparameters;
 use strata::convert::open_model;
 use strata::eval::compare::summary::{Resamples, Summary, pair, summarize};
+use strata::eval::compare::text::{Chunk, Cut};
 use strata::eval::compare::{Candidate, Comparison, Mode, Settings, Text, Transform, compare};
 use strata::model::{CacheTypes, Model};
 use strata::progress::Quiet;
@@ -36,16 +37,22 @@ fn streamed(path: &Path) -> Arc<Model> {
     Arc::new(model)
 }
 
-/// The first chunks of a text that the model has not seen.
-fn text(model: &Model, context: usize, chunks: usize) -> Text {
-    let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();
+/// A text that the model has not seen.
+fn tokens(model: &Model) -> Vec<u32> {
     let options = EncodeOptions { add_special: true, parse_special: false };
-    let tokens = tokenizer.encode(&std::fs::read_to_string(data("valid.txt")).unwrap(), options).unwrap();
-    Text::raw("valid.txt", &tokens, context, Some(chunks), tokenizer.bos()).unwrap()
+    let text = std::fs::read_to_string(data("valid.txt")).unwrap();
+    Tokenizer::from_gguf(model.gguf()).unwrap().encode(&text, options).unwrap()
+}
+
+/// The first chunks of it.
+fn text(model: &Model, context: usize, chunks: usize) -> Text {
+    let bos = Tokenizer::from_gguf(model.gguf()).unwrap().bos();
+    let cut = Cut { context, stride: None, max_chunks: Some(chunks) };
+    Text::raw("valid.txt", &tokens(model), cut, bos).unwrap()
 }
 
 fn settings(modes: &[Mode]) -> Settings {
-    Settings { modes: modes.to_vec(), cache: CacheTypes::default(), shard: (0, 1), state: None }
+    Settings { modes: modes.to_vec(), cache: CacheTypes::default(), shard: (0, 1), state: None, spill: None }
 }
 
 /// A candidate that is made of the reference.
@@ -53,11 +60,16 @@ fn ty(reference: &Model, name: &str) -> Candidate {
     let of = Hyperparameters::read(reference.gguf()).unwrap();
     let recipe = strata::recipe::Recipe::new(Mix::from_name(name).unwrap());
     let transform = Transform::quantized(reference.gguf(), &of, &recipe, None, false).unwrap();
-    Candidate { name: name.to_owned(), model: None, transform }
+    Candidate { name: name.to_owned(), model: None, transform, cache: None }
 }
 
 fn file(path: &Path, threads: usize) -> Candidate {
-    Candidate { name: "file".to_owned(), model: Some(model(path, threads)), transform: Transform::default() }
+    Candidate {
+        name: "file".to_owned(),
+        model: Some(model(path, threads)),
+        transform: Transform::default(),
+        cache: None,
+    }
 }
 
 /// The scores of all candidates, as bits.
@@ -84,9 +96,9 @@ fn weights_only_is_what_transformers_says() {
     let candidates: Vec<Candidate> = golden.keys().map(|name| ty(&reference, name)).collect();
     let text = text(&reference, 512, 16);
     let result = compare(&reference, &candidates, &text, &settings(&[Mode::WeightsOnly]), &Quiet).unwrap();
-    let (mode, resamples) = (&result.modes[0], Resamples::new(result.chunks.len()));
+    let (mode, resamples) = (&result.modes[0], Resamples::new(result.text.chunks.len()));
     for ((name, golden), scores) in golden.iter().zip(&mode.candidates) {
-        let summary = summarize(&mode.reference, scores, &result.chunks, &resamples);
+        let summary = summarize(&mode.reference, scores, &result.ranges(), &resamples);
         let Summary { perplexity, mean_kld, kld_percentiles, same_top, rms_dp, max_kld, .. } = summary;
         for (key, value, tolerance) in [
             ("perplexity", perplexity.value, 0.005),
@@ -120,9 +132,18 @@ fn one_result_however_it_is_computed() {
     assert!(all_bits(&of(&one, &[file(&path, 1), ty(&one, "q8_0")], &both)) == expected, "a file, one thread");
     // Streamed.
     let slow = streamed(&checkpoint());
-    let candidate =
-        Candidate { name: "file".to_owned(), model: Some(streamed(&path)), transform: Transform::default() };
+    let candidate = Candidate {
+        name: "file".to_owned(),
+        model: Some(streamed(&path)),
+        transform: Transform::default(),
+        cache: None,
+    };
     assert!(all_bits(&of(&slow, &[candidate, ty(&slow, "q8_0")], &both)) == expected, "streamed");
+    // With the hidden states in files.
+    let folder = tempfile::tempdir().unwrap();
+    let spill = Settings { spill: Some(folder.path().to_owned()), ..both.clone() };
+    assert!(of(&reference, &[ty(&reference, "q4_k_m"), ty(&reference, "q8_0")], &spill) == whole, "in files");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     // In parts.
     let part = |i| {
         let reference = model(&checkpoint(), 2);
@@ -173,15 +194,70 @@ fn a_model_does_not_diverge_from_itself_and_better_is_better() {
     let text = text(&reference, 128, 12);
     let candidates = ["bf16", "q8_0", "q6_k", "q4_0"].map(|name| ty(&reference, name));
     let result = compare(&reference, &candidates, &text, &settings(&[Mode::WeightsOnly]), &Quiet).unwrap();
-    let (all, resamples) = (&result.modes[0].candidates, Resamples::new(result.chunks.len()));
+    let (all, resamples) = (&result.modes[0].candidates, Resamples::new(result.text.chunks.len()));
     assert!(all[0].kld.iter().all(|&kld| kld == 0.0) && all[0].nll == result.modes[0].reference.nll);
     assert!(all[0].same_top.iter().all(|&same| same) && all[0].common_top.iter().all(|&n| n == 5));
     for worse in 1..all.len() {
-        let pair = pair(&all[worse - 1], &all[worse], &result.chunks, &resamples);
+        let pair = pair(&all[worse - 1], &all[worse], &result.ranges(), &resamples);
         assert!(pair.difference.high < 0.0 && pair.chunks_to_decide.is_none(), "{worse}: {pair:?}");
     }
     let bits = result.candidates.iter().map(|candidate| candidate.bits_per_weight());
     assert!(bits.is_sorted_by(|a, b| a > b));
+}
+
+/// A chunk's scores are its own: of any length, beside any others, in any text.
+#[test]
+fn chunks_of_any_length_do_not_disturb_each_other() {
+    let reference = model(&checkpoint(), 2);
+    let tokens = tokens(&reference);
+    let chunk = |first: usize, len: usize, scored: Vec<std::ops::Range<usize>>| Chunk {
+        number: 0,
+        tokens: tokens[first..first + len].to_vec(),
+        scored,
+    };
+    let chunks = vec![
+        chunk(0, 700, vec![10..20, 600..699]),
+        chunk(100, 2, vec![0..1]),
+        chunk(7, 60, vec![0..59]),
+        chunk(900, 512, vec![511 - 3..511]),
+        chunk(300, 33, vec![1..2, 4..8]),
+    ];
+    let candidates = || [ty(&reference, "q4_k_m")];
+    let of = |text: &Text| compare(&reference, &candidates(), text, &settings(&[Mode::AsRun]), &Quiet).unwrap();
+    let (mut all, mut alone) = (Text::default(), Vec::new());
+    for chunk in chunks {
+        let text = Text::of_chunks("one", vec![chunk]);
+        alone.push(of(&text));
+        all.append(text);
+    }
+    let together = of(&all);
+    assert_eq!(together.ranges().last().unwrap().end, 10 + 99 + 1 + 59 + 3 + 1 + 4);
+    for ((alone, scores), (i, text)) in
+        alone.iter().zip(together.ranges()).zip(together.chunks_of_texts().iter().enumerate())
+    {
+        let (alone, together) = (&alone.modes[0], &together.modes[0]);
+        assert!(alone.reference.nll == together.reference.nll[scores.clone()], "chunk {i}");
+        assert!(alone.candidates[0].kld == together.candidates[0].kld[scores], "chunk {i}");
+        assert_eq!(*text, i..i + 1);
+    }
+}
+
+/// A candidate's own KV cache is what it is with that cache for all, and costs something.
+#[test]
+fn a_cache_has_its_own_cost() {
+    let reference = model(&checkpoint(), 2);
+    let text = text(&reference, 64, 3);
+    let q8_0 = CacheTypes::both(GgmlType::Q8_0);
+    let own = Candidate { cache: Some(q8_0), ..ty(&reference, "bf16") };
+    let of = |candidates: &[Candidate], cache| {
+        let settings = Settings { cache, ..settings(&[Mode::AsRun]) };
+        compare(&reference, candidates, &text, &settings, &Quiet).unwrap()
+    };
+    let result = of(&[own, ty(&reference, "bf16")], CacheTypes::default());
+    let all = of(&[ty(&reference, "bf16")], q8_0);
+    let [own, usual] = &result.modes[0].candidates[..] else { panic!() };
+    assert!(own.nll == all.modes[0].reference.nll && own.nll != usual.nll);
+    assert!(own.kld.iter().sum::<f64>() > 0.0 && usual.kld.iter().all(|&kld| kld == 0.0));
 }
 
 #[test]

@@ -441,11 +441,11 @@ fn rotations_are_the_same_bits_everywhere_and_right() {
     let x = random.values(tokens * heads * head_dim);
     let frequencies: Vec<f64> = (0..pairs).map(|i| 500_000f64.powf(-(i as f64) / 10.0)).collect();
     let mut rotation = Rotation::default();
-    rotation.set((0..tokens).map(|t| t * 1000), &frequencies, f64::sin_cos);
+    rotation.set((0..tokens).rev().map(|t| t * 1000), &frequencies, f64::sin_cos);
     let mut expected: Option<Vec<f32>> = None;
     for isa in Isa::available() {
         let mut y = x.clone();
-        Cpu::new(isa, 2).rope(&mut y, heads, head_dim, &rotation, 0);
+        Cpu::new(isa, 2).rope(&mut y, heads, head_dim, &rotation, &[4, 3, 2, 1, 0]);
         for i in 0..x.len() {
             let (token, at) = (i / (heads * head_dim), i % head_dim);
             let truth = if at / 2 < pairs {

@@ -4,8 +4,8 @@ mod common;
 
 use common::{TOKENS, assert_same_bits, checkpoint, mix, model_file, open, pure};
 use strata::convert::open_model;
-use strata::model::forward::{Feed, Lane, Sequences, WholeSequences, forward};
-use strata::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
+use strata::model::forward::{Feed, Lane, forward};
+use strata::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment, Sequences, States, WholeSequences};
 use strata::progress::Quiet;
 use strata::stream::{Budget, ReadOptions};
 use strata::{Cpu, GgmlType, Isa};
@@ -33,23 +33,30 @@ fn models_in_lock_step_do_not_disturb_each_other() {
 
     let models = [&resident, &streamed, &folder];
     let mut layers = models.map(|model| model.weights().layers());
-    let mut scratch: [Scratch; 3] = Default::default();
     let mut states = models.map(|model| {
         let mut h = Vec::new();
         model.embed(TOKENS.iter(), TOKENS.len(), &mut h).unwrap();
-        h
+        States::in_memory(h, model.hyperparameters().hidden)
     });
+    let lengths = [TOKENS.len()];
     let mut cache = KvCache::new(folder.hyperparameters(), TOKENS.len()).unwrap();
     let mut segments = [Segment { tokens: &TOKENS, cache: &mut cache }];
     let whole = || {
         Sequences::Whole(
-            WholeSequences::new(folder.hyperparameters(), &TOKENS, TOKENS.len(), CacheTypes::default()).unwrap(),
+            WholeSequences::new(folder.hyperparameters(), &TOKENS, &lengths, CacheTypes::default()).unwrap(),
         )
     };
     let sequences = [whole(), whole(), Sequences::Cached(&mut segments)];
-    let parts = models.into_iter().zip(&mut states).zip(&mut scratch).zip(sequences);
+    let parts = models.into_iter().zip(&mut states).zip(sequences);
     let mut lanes: Vec<_> = parts
-        .map(|(((model, h), scratch), sequences)| Lane { model, derive: None, h, sequences, scratch, hook: None })
+        .map(|((model, h), sequences)| Lane {
+            model,
+            derive: None,
+            h,
+            sequences,
+            rotation: Default::default(),
+            hook: None,
+        })
         .collect();
     let feeds = layers.iter_mut().zip(lanes.chunks_mut(1)).map(|(layers, lanes)| Feed { layers, lanes });
     let mut done = 0;
@@ -58,11 +65,12 @@ fn models_in_lock_step_do_not_disturb_each_other() {
         done += 1;
         Ok(())
     };
-    forward(&mut feeds.collect::<Vec<_>>(), 0..folder.hyperparameters().layers, &Quiet, count).unwrap();
+    forward(&mut feeds.collect::<Vec<_>>(), &mut Scratch::default(), 0..folder.hyperparameters().layers, &Quiet, count)
+        .unwrap();
     assert_eq!(done, folder.hyperparameters().layers);
     drop(lanes);
     drop(layers);
-    for (model, states) in models.into_iter().zip(&states) {
-        assert_same_bits(states, &alone(model), "hidden states");
+    for (model, states) in models.into_iter().zip(states) {
+        assert_same_bits(&states.into_memory(), &alone(model), "hidden states");
     }
 }

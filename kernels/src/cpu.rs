@@ -227,11 +227,11 @@ impl Cpu {
         })
     }
 
-    /// Rotates the heads of every token, `x (tokens, heads, head_dim)`, in place. `first` is the first token's place in `rotation`.
-    pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, rotation: &Rotation, first: usize) {
+    /// Rotates the heads of every token, `x (tokens, heads, head_dim)`, in place. `places (tokens)` are those of their positions in `rotation`.
+    pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, rotation: &Rotation, places: &[usize]) {
         let d = heads * head_dim;
         self.rows_mut(x, d, |token, x| {
-            let (cos, sin) = rotation.token(first + token);
+            let (cos, sin) = rotation.angles(places[token]);
             assert!(cos.len() * 2 <= head_dim);
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().rope)(x, head_dim, cos, sin) }

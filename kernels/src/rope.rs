@@ -1,7 +1,7 @@
 //! Rotary position embedding (Su et al., 2021), in the interleaved form of Llama's GGUF files: values `2i` and `2i + 1` of a head are a
 //! point in the plane, rotated by `position * frequency_i`.
 
-/// The sines and cosines for the tokens of a batch: `(tokens, pairs)` each.
+/// The sines and cosines for the positions of a batch: `(positions, pairs)` each.
 #[derive(Default)]
 pub struct Rotation {
     pairs: usize,
@@ -25,9 +25,9 @@ impl Rotation {
         }
     }
 
-    /// `(cos, sin)` of token `t`, `(pairs)` each.
-    pub(crate) fn token(&self, t: usize) -> (&[f32], &[f32]) {
-        let range = t * self.pairs..(t + 1) * self.pairs;
+    /// `(cos, sin)` of the position at `place`, `(pairs)` each.
+    pub(crate) fn angles(&self, place: usize) -> (&[f32], &[f32]) {
+        let range = place * self.pairs..(place + 1) * self.pairs;
         (&self.cos[range.clone()], &self.sin[range])
     }
 }

@@ -14,7 +14,7 @@ use strata_quant::Activations;
 use crate::arch::{Hyperparameters, MatrixInput};
 use crate::error::{Error, Result};
 use crate::imatrix::{Entry, Imatrix};
-use crate::model::{MemoryNeed, Model, Scratch};
+use crate::model::{CacheTypes, MemoryNeed, Model, Scratch};
 use crate::progress::Progress;
 
 /// The columns that a thread sums together: their sums stay in the first cache.
@@ -39,7 +39,7 @@ pub struct Options {
 /// As [`MemoryNeed::layer_by_layer`].
 pub fn need(of: &Hyperparameters, tokens: usize, options: &Options) -> Result<MemoryNeed> {
     let chunks = tokens.checked_div(options.context).unwrap_or(0).min(options.max_chunks.unwrap_or(usize::MAX));
-    MemoryNeed::layer_by_layer(of, chunks * options.context, options.context)
+    MemoryNeed::layer_by_layer(of, &vec![options.context; chunks], CacheTypes::default())
 }
 
 /// The importance matrix of `tokens`. `bos` replaces the first token of each chunk. The same bits with any number of
@@ -68,7 +68,7 @@ pub fn calibrate(
     let mut sums: BTreeMap<(usize, MatrixInput), Vec<f32>> = BTreeMap::new(); // (columns)
     progress.begin("calibrating", tokens.len() as u64);
     let mut scratch = Scratch::default();
-    model.forward_with_hook(&mut scratch, &tokens, context, progress, &mut |layer, input, x| {
+    model.forward_with_hook(&mut scratch, &tokens, &vec![context; chunks], progress, &mut |layer, input, x| {
         add_squares(sums.entry((layer, input)).or_insert_with(|| vec![0.0; x.cols()]), x);
     })?;
     progress.end();

@@ -1,80 +1,16 @@
 //! The one loop over layers. A pass, calibration and every evaluation go through it: one model, or several in lock step, each layer of each
 //! of them before any next layer, so that only one layer of each must be in memory.
 
-use super::layer::{Hook, SUB_BATCH, Scratch, Segment};
-use super::{CacheTypes, KvCache, Model};
-use crate::arch::Hyperparameters;
+use super::Model;
+use super::layer::{Hook, Scratch};
+use super::sequences::Sequences;
+use super::states::States;
 use crate::error::Result;
 use crate::progress::{Progress, three_digits};
 use crate::weights::{Layer, LayerSource};
 use std::ops::Range;
 use std::time::{Duration, Instant};
-
-/// The sequences that a batch of tokens belongs to.
-pub enum Sequences<'a, 's> {
-    /// They continue what their caches hold.
-    Cached(&'a mut [Segment<'s>]),
-    /// They begin and end in this batch: groups of them take turns in caches of one layer.
-    Whole(WholeSequences<'a>),
-}
-
-/// Sequences of equal length whose keys and values are kept in one layer at a time.
-pub struct WholeSequences<'a> {
-    tokens: &'a [u32], // (sequences, context)
-    context: usize,
-    caches: Vec<KvCache>, // of a group
-}
-
-impl<'a> WholeSequences<'a> {
-    /// Sequences of `context` tokens each, at least 1: `tokens (sequences, context)`. `types` are those of the KV cache.
-    ///
-    /// # Errors
-    /// If the memory for the keys and values of a group cannot be had.
-    pub fn new(
-        of: &Hyperparameters,
-        tokens: &'a [u32],
-        context: usize,
-        types: CacheTypes,
-    ) -> Result<WholeSequences<'a>> {
-        let cache = |_| KvCache::one_layer(of, context, types);
-        let caches = (0..Self::group(context)).map(cache).collect::<Result<_>>()?;
-        Ok(WholeSequences { tokens, context, caches })
-    }
-
-    /// Sequences that go through a layer together.
-    pub(super) fn group(context: usize) -> usize {
-        (SUB_BATCH / context.max(1)).max(1)
-    }
-
-    /// The positions of the tokens of a group.
-    fn positions(&self) -> impl Iterator<Item = usize> + use<> {
-        let context = self.context;
-        (0..self.caches.len() * context).map(move |t| t % context)
-    }
-}
-
-impl Sequences<'_, '_> {
-    /// Calls `f` for each group of sequences that goes through a layer together, with its rows of `h (tokens, hidden)`.
-    fn for_each_group(
-        &mut self,
-        h: &mut [f32],
-        hidden: usize,
-        mut f: impl FnMut(&mut [f32], &mut [Segment<'_>]) -> Result<()>,
-    ) -> Result<()> {
-        match self {
-            Sequences::Cached(segments) => f(h, segments),
-            Sequences::Whole(WholeSequences { tokens, context, caches }) => {
-                let group = caches.len() * *context;
-                for (tokens, h) in tokens.chunks(group).zip(h.chunks_mut(group * hidden)) {
-                    let sequences = tokens.chunks(*context).zip(&mut *caches);
-                    let mut segments: Vec<_> = sequences.map(|(tokens, cache)| Segment { tokens, cache }).collect();
-                    f(h, &mut segments)?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
+use strata_kernels::Rotation;
 
 /// Makes a layer's weights of those that a source hands out: the same matrices in another type.
 pub trait Derive {
@@ -92,11 +28,11 @@ pub struct Lane<'a, 's> {
     /// What becomes of the source's layers; `None` if they are taken as they are.
     pub derive: Option<&'a mut dyn Derive>,
     /// `(tokens, hidden)`: the hidden states, at first the embeddings of the tokens.
-    pub h: &'a mut [f32],
+    pub h: &'a mut States,
     /// The sequences of the tokens.
     pub sequences: Sequences<'a, 's>,
-    /// Buffers.
-    pub scratch: &'a mut Scratch,
+    /// The angles of its positions, computed here; of another batch before.
+    pub rotation: Rotation,
     /// Sees what the matrices read.
     pub hook: Option<&'a mut Hook<'a>>,
 }
@@ -110,29 +46,20 @@ pub struct Feed<'f, 'a, 's> {
 }
 
 impl Lane<'_, '_> {
-    /// Computes the angles of all tokens that go through a layer together.
+    /// Computes the angles of all positions.
     fn rotate(&mut self) {
-        let (frequencies, rotation) = (&self.model.frequencies, &mut self.scratch.rotation);
-        match &self.sequences {
-            Sequences::Cached(segments) => {
-                let of = |segment: &Segment<'_>| {
-                    let first = segment.cache.len();
-                    first..first + segment.tokens.len()
-                };
-                rotation.set(segments.iter().flat_map(of), frequencies, libm::sincos);
-            }
-            Sequences::Whole(whole) => rotation.set(whole.positions(), frequencies, libm::sincos),
-        }
+        let positions = self.sequences.positions().into_iter();
+        self.rotation.set(positions, &self.model.frequencies, libm::sincos);
     }
 
     /// Layer `i` of this model, of which the source has `w`.
-    fn layer(&mut self, i: usize, w: &Layer<'_>, progress: &dyn Progress) -> Result<()> {
-        let Lane { model, derive, h, sequences, scratch, hook } = self;
+    fn layer(&mut self, i: usize, w: &Layer<'_>, scratch: &mut Scratch, progress: &dyn Progress) -> Result<()> {
+        let Lane { model, derive, h, sequences, rotation, hook } = self;
         let derived = derive.as_deref_mut().map(|derive| derive.derive(i, w)).transpose()?;
         let w = derived.as_ref().unwrap_or(w);
-        sequences.for_each_group(h, model.hyperparameters.hidden, |h, segments| {
+        sequences.for_each_group(h, scratch, |h, segments, scratch| {
             progress.check()?;
-            let passed = model.layer(i, w, h, segments, scratch, hook.as_deref_mut());
+            let passed = model.layer(i, w, h, segments, (&mut *scratch, &*rotation), hook.as_deref_mut());
             passed.map_err(|stage| model.not_finite(Some(i), stage, progress))?;
             progress.advance((h.len() / model.hyperparameters.hidden) as u64);
             Ok(())
@@ -141,13 +68,14 @@ impl Lane<'_, '_> {
 }
 
 /// Sends every lane through the layers `range`, layer by layer in lock step: each layer of every lane before any next layer. The sources
-/// stand before the first of them. `progress` counts tokens times layers, can stop the work between layers, and hears where it is if it
+/// stand before the first of them; all lanes share the buffers. `progress` counts tokens times layers, can stop the work between layers, and hears where it is if it
 /// takes long. `done` is called after each layer of all lanes.
 ///
 /// # Errors
 /// If weights cannot be read, a number is not finite, or the user stopped; or the error of `done`.
 pub fn forward(
     feeds: &mut [Feed<'_, '_, '_>],
+    scratch: &mut Scratch,
     range: Range<usize>,
     progress: &dyn Progress,
     done: &mut dyn FnMut(usize, &mut [Feed<'_, '_, '_>]) -> Result<()>,
@@ -158,7 +86,7 @@ pub fn forward(
         pace.say(i, feeds.iter().map(|feed| feed.layers.streamed_bytes()).sum(), progress);
         for Feed { layers, lanes } in &mut *feeds {
             let w = layers.next_layer(progress)?;
-            lanes.iter_mut().try_for_each(|lane| lane.layer(i, &w, progress))?;
+            lanes.iter_mut().try_for_each(|lane| lane.layer(i, &w, scratch, progress))?;
         }
         done(i, feeds)?;
     }

@@ -34,7 +34,8 @@ pub type Hook<'a> = dyn FnMut(usize, MatrixInput, &Activations) + 'a;
 pub struct Scratch {
     pub(super) h: Vec<f32>,        // (tokens, hidden): the hidden states of a pass
     pub(super) logits: Vec<f32>,   // (rows, vocab)
-    pub(super) rotation: Rotation, // of all tokens of the batch
+    pub(super) rotation: Rotation, // of the positions of a pass
+    pub(super) places: Vec<usize>, // (tokens): of each token's position in the rotation
     pub(super) x: Activations,     // (sub-batch, hidden or q width or ffn): what the next matrix reads
     chunks: Vec<SequenceChunk>,    // of the sub-batch
     q: Vec<f32>,                   // (sub-batch, heads, head_dim)
@@ -48,7 +49,7 @@ pub struct Scratch {
 
 impl Model {
     /// Layer `i`, whose weights are `w`, over the tokens of all segments: `h (tokens, hidden)` in place. Appends their keys and values to
-    /// the caches, whose lengths stay. The angles of the tokens are in `scratch`.
+    /// the caches, whose lengths stay. The tokens' places in `rotation` are in `scratch`.
     ///
     /// # Errors
     /// The operation whose results are not finite.
@@ -58,7 +59,7 @@ impl Model {
         w: &Layer<'_>,
         h: &mut [f32],
         segments: &mut [Segment<'_>],
-        scratch: &mut Scratch,
+        (scratch, rotation): (&mut Scratch, &Rotation),
         mut hook: Option<&mut Hook<'_>>,
     ) -> Result<(), Stage> {
         let hidden = self.hyperparameters.hidden;
@@ -71,7 +72,7 @@ impl Model {
                     hook(i, input, x);
                 }
             };
-            self.attention(i, w, h, range, segments, scratch, &mut see)?;
+            self.attention(i, w, h, range, segments, (&mut *scratch, rotation), &mut see)?;
             self.feed_forward(w, h, scratch, &mut see)?;
         }
         Ok(())
@@ -88,19 +89,19 @@ impl Model {
         h: &mut [f32],
         range: Range<usize>,
         segments: &mut [Segment<'_>],
-        scratch: &mut Scratch,
+        (scratch, rotation): (&mut Scratch, &Rotation),
         see: &mut impl FnMut(MatrixInput, &Activations),
     ) -> Result<(), Stage> {
         let (of, cpu, n) = (&self.hyperparameters, &self.cpu, range.len());
         let Norm::Rms = self.architecture.norm;
         let Rope::Interleaved = self.architecture.rope;
-        let Scratch { rotation, x, q, k, v, y, chunks, attention, .. } = scratch;
+        let Scratch { places, x, q, k, v, y, chunks, attention, .. } = scratch;
 
         finite(cpu.rms_norm(h, w.attn_norm, of.norm_eps, x.reset(n, of.hidden)), Stage::AttentionNorm)?;
         see(MatrixInput::Attention, x);
         let [q, k, v] = self.linears([w.q, w.k, w.v], x, [q, k, v]);
-        cpu.rope(q, of.heads, of.head_dim, rotation, range.start);
-        cpu.rope(k, of.kv_heads, of.head_dim, rotation, range.start);
+        cpu.rope(q, of.heads, of.head_dim, rotation, &places[range.clone()]);
+        cpu.rope(k, of.kv_heads, of.head_dim, rotation, &places[range.clone()]);
 
         chunks_of(segments, range, chunks);
         let (mut keys, mut values) = (&*k, &*v);

@@ -3,6 +3,7 @@
 //! * [`pass`]: tokens in, hidden states and logits out;
 //! * [`forward`]: the one loop over layers, for any number of models in lock step;
 //! * [`layer`]: what a layer computes;
+//! * [`sequences`]: whose tokens go through a layer together; [`states`]: their hidden states between layers;
 //! * [`cache`]: the keys and values of a sequence;
 //! * [`need`]: the memory beside the weights;
 //! * `finite.rs`: why numbers are not finite, where they are not.
@@ -13,11 +14,15 @@ pub mod forward;
 pub mod layer;
 pub mod need;
 pub mod pass;
+pub mod sequences;
+pub mod states;
 
 pub use cache::{CacheTypes, KvCache};
 pub use layer::{Scratch, Segment};
 pub use need::MemoryNeed;
 pub use pass::Hidden;
+pub use sequences::{Sequences, WholeSequences};
+pub use states::States;
 
 use crate::arch::{Architecture, Hyperparameters, rope};
 use crate::convert::open_model;

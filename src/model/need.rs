@@ -1,8 +1,7 @@
 //! The memory that a model needs beside its weights: the KV cache, and activations.
 
-use super::forward::WholeSequences;
 use super::layer::SUB_BATCH;
-use super::{CacheTypes, KvCache};
+use super::{CacheTypes, WholeSequences};
 use crate::arch::Hyperparameters;
 use crate::error::Result;
 
@@ -21,29 +20,43 @@ impl MemoryNeed {
         MemoryNeed { kv, scratch: scratch(of, tokens.max(1), rows) }
     }
 
-    /// All `tokens` in every layer before the next, in sequences of `context` tokens, as [`super::Model::forward_with_hook`] does.
+    /// All tokens of sequences of so many each in every layer before the next, as [`super::Model::forward_with_hook`] does.
     ///
     /// # Errors
-    /// None: the caches are of the usual types.
-    pub fn layer_by_layer(of: &Hyperparameters, tokens: usize, context: usize) -> Result<MemoryNeed> {
-        let sequences = WholeSequences::group(context) as u64;
-        let one = KvCache::bytes(of, context, CacheTypes::default())? / of.layers as u64;
-        Ok(MemoryNeed { kv: one.saturating_mul(sequences), scratch: scratch(of, tokens, 0) })
+    /// If a cache cannot be of these types.
+    pub fn layer_by_layer(of: &Hyperparameters, lengths: &[usize], types: CacheTypes) -> Result<MemoryNeed> {
+        let kv = WholeSequences::kv_bytes(of, lengths, types)?;
+        Ok(MemoryNeed { kv, scratch: scratch(of, lengths.iter().sum(), 0) })
+    }
+
+    /// The buffers of a sub-batch of sequences of so many tokens each: what several models in lock step share.
+    pub fn sub_batch(of: &Hyperparameters, lengths: &[usize]) -> u64 {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        batch(of, lengths.iter().sum()).saturating_add(product([4, of.head_dim, longest]))
+    }
+
+    /// The hidden states of so many tokens.
+    pub fn states(of: &Hyperparameters, tokens: usize) -> u64 {
+        product([4, of.hidden, tokens])
     }
 }
 
 /// The hidden states of all `tokens` of a pass, their angles, the buffers of a sub-batch of them, and rows of logits.
 fn scratch(of: &Hyperparameters, tokens: usize, rows: usize) -> u64 {
+    let states = product([4, of.hidden + of.head_dim, tokens]);
+    // The sampler sorts one row.
+    let logits = product([4, of.vocab, rows + 4]);
+    batch(of, tokens).saturating_add(states).saturating_add(logits)
+}
+
+/// The buffers of a sub-batch of so many tokens.
+fn batch(of: &Hyperparameters, tokens: usize) -> u64 {
     let widest = of.hidden.max(of.q_width()).max(of.ffn);
     // A value as it is takes 4 bytes; in either 8-bit form, by rows and by tiles with and without a bias, 1 and its part of scales and
     // sums: below 1.5.
     let x = 13 * widest;
     let others = 4 * (of.q_width() + 2 * of.kv_width() + 2 * of.ffn + of.hidden);
-    let batch = product([x + others, tokens.min(SUB_BATCH)]);
-    let states = product([4, of.hidden + of.head_dim, tokens]);
-    // The sampler sorts one row.
-    let logits = product([4, of.vocab, rows + 4]);
-    batch.saturating_add(states).saturating_add(logits)
+    product([x + others, tokens.min(SUB_BATCH)])
 }
 
 fn product<const N: usize>(factors: [usize; N]) -> u64 {

@@ -9,8 +9,10 @@
 //! once a pass.
 
 use super::finite::{Stage, finite};
-use super::forward::{Feed, Lane, Sequences, WholeSequences, forward};
+use super::forward::{Feed, Lane, forward};
 use super::layer::{Hook, SUB_BATCH};
+use super::sequences::{Sequences, WholeSequences};
+use super::states::States;
 use super::{CacheTypes, Model, Scratch, Segment};
 use crate::arch::{MatrixInput, Role};
 use crate::error::{Allocation, Error, Result};
@@ -18,6 +20,7 @@ use crate::progress::{Progress, Within};
 use crate::verify;
 use crate::weights::LayerSource;
 use std::ops::Range;
+use strata_kernels::Rotation;
 use strata_quant::Activations;
 use strata_quant::float::all_finite;
 
@@ -75,24 +78,25 @@ impl Model {
         progress: &dyn Progress,
     ) -> Result<Hidden<'a>> {
         let n = room(segments)?;
-        let mut h = std::mem::take(&mut scratch.h); // (tokens, hidden)
+        let (mut h, rotation) = (std::mem::take(&mut scratch.h), std::mem::take(&mut scratch.rotation));
         self.embed(segments.iter().flat_map(|segment| segment.tokens), n, &mut h)?;
+        let mut h = States::in_memory(h, self.hyperparameters.hidden);
         let mut layers = self.weights.layers();
         let sequences = Sequences::Cached(segments);
-        let lane = Lane { model: self, derive: None, h: &mut h, sequences, scratch, hook: None };
-        self.forward(&mut layers, lane, &Within::uncounted(progress))?;
+        let lane = Lane { model: self, derive: None, h: &mut h, sequences, rotation, hook: None };
+        let rotation = self.forward(&mut layers, lane, scratch, &Within::uncounted(progress))?;
         drop(layers);
         self.check()?;
         for segment in segments.iter_mut() {
             segment.cache.grow(segment.tokens.len());
         }
-        scratch.h = h;
+        (scratch.h, scratch.rotation) = (h.into_memory(), rotation);
         Ok(Hidden { model: self, states: &scratch.h, x: &mut scratch.x, logits: &mut scratch.logits })
     }
 
-    /// Sends sequences of `context` tokens each, at least 1, `tokens (sequences, context)`, through all layers with a hook, which sees what
-    /// the matrices of each layer read, in the order of the tokens, a number of tokens at a time; last what the output matrix would read,
-    /// as that of layer `layers`. `progress` counts tokens.
+    /// Sends sequences of so many tokens each, at least 1, whose `tokens` follow each other, through all layers with a hook, which sees
+    /// what the matrices of each layer read, in the order of the tokens, a number of tokens at a time; last what the output matrix would
+    /// read, as that of layer `layers`. `progress` counts tokens.
     ///
     /// Every weight is read once, however many sequences there are. Memory: `4 * hidden` bytes for each token; keys and values only of the
     /// sequences that go through a layer together, in one layer.
@@ -103,22 +107,23 @@ impl Model {
         &self,
         scratch: &mut Scratch,
         tokens: &[u32],
-        context: usize,
+        lengths: &[usize],
         progress: &dyn Progress,
         hook: &mut Hook<'_>,
     ) -> Result<()> {
         let of = &self.hyperparameters;
         let mut h = Vec::new(); // (tokens, hidden)
         self.embed(tokens.iter(), tokens.len(), &mut h)?;
-        let sequences = Sequences::Whole(WholeSequences::new(of, tokens, context, CacheTypes::default())?);
+        let mut h = States::in_memory(h, of.hidden);
+        let sequences = Sequences::Whole(WholeSequences::new(of, tokens, lengths, CacheTypes::default())?);
         let mut layers = self.weights.layers();
         let mut see = |i: usize, input: MatrixInput, x: &Activations| hook(i, input, x);
-        let lane = Lane { model: self, derive: None, h: &mut h, sequences, scratch, hook: Some(&mut see) };
-        let progress_of_layers = Within::counted(progress, of.layers as u64);
-        self.forward(&mut layers, lane, &progress_of_layers)?;
+        let rotation = std::mem::take(&mut scratch.rotation);
+        let lane = Lane { model: self, derive: None, h: &mut h, sequences, rotation, hook: Some(&mut see) };
+        self.forward(&mut layers, lane, scratch, &Within::counted(progress, of.layers as u64))?;
         drop(layers);
         self.check()?;
-        for h in h.chunks(SUB_BATCH * of.hidden) {
+        for h in h.into_memory().chunks(SUB_BATCH * of.hidden) {
             let x = &mut scratch.x;
             let (rows, norm) = (h.len() / of.hidden, self.weights.output_norm());
             let normed = self.cpu.rms_norm(h, norm, of.norm_eps, x.reset(rows, of.hidden));
@@ -137,10 +142,17 @@ impl Model {
         all.map_err(|stage| self.not_finite(None, stage, progress))
     }
 
-    /// All layers over one lane.
-    fn forward(&self, layers: &mut dyn LayerSource, lane: Lane<'_, '_>, progress: &dyn Progress) -> Result<()> {
-        let feed = Feed { layers, lanes: &mut [lane] };
-        forward(&mut [feed], 0..self.hyperparameters.layers, progress, &mut |_, _| Ok(()))
+    /// All layers over one lane, whose rotation it returns.
+    fn forward(
+        &self,
+        layers: &mut dyn LayerSource,
+        mut lane: Lane<'_, '_>,
+        scratch: &mut Scratch,
+        progress: &dyn Progress,
+    ) -> Result<Rotation> {
+        let feed = Feed { layers, lanes: std::slice::from_mut(&mut lane) };
+        forward(&mut [feed], scratch, 0..self.hyperparameters.layers, progress, &mut |_, _| Ok(()))?;
+        Ok(lane.rotation)
     }
 
     /// The hidden states before the first layer, `(n, hidden)`, of `n` tokens.

@@ -69,6 +69,26 @@ fn json_has_the_promised_fields_and_parts_give_the_whole() {
     );
     assert!(all(&[]).contains("q8_0 is better than model.gguf"));
     assert_eq!(all(&["--csv"]).lines().count(), 3);
+    // A second text, and a cache of its own.
+    let other = dir.path().join("other.txt");
+    std::fs::write(&other, std::fs::read_to_string(valid()).unwrap().split_off(20_000)).unwrap();
+    let (other, more) = (other.display().to_string(), "q8_0+kv=f16/q8_0");
+    let several: Value = serde_json::from_str(&ok(&args(
+        &reference,
+        &["q8_0", more],
+        &text,
+        &folder,
+        &["-f", &other, "--stride", "32", "--json"],
+    )))
+    .unwrap();
+    assert_eq!((several["chunks"].as_u64(), several["tokens_scored"].as_u64()), (Some(6), Some(6 * 32)));
+    let [first, second] = [0, 1].map(|text| several["by_text"][text]["candidates"][0]["mean_kld"].as_f64().unwrap());
+    let both = several["candidates"][0]["mean_kld"].as_f64().unwrap();
+    assert!(first != second && ((first + second) / 2.0 - both).abs() < 1e-12);
+    assert_ne!(several["candidates"][0]["mean_kld"], several["candidates"][1]["mean_kld"]);
+    assert_eq!(several["candidates"][1]["name"], more);
+    let side_by_side = ok(&args(&reference, &["q8_0"], &text, &folder, &["-f", &other]));
+    assert!(side_by_side.contains("by text:") && side_by_side.contains("other.txt"), "{side_by_side}");
 }
 
 #[test]
@@ -87,6 +107,8 @@ fn what_cannot_be_compared_is_refused() {
         (of(&["q9_z"], &[]), 1, "there is no type"),
         (of(&["q4_k_m+imatrix"], &[]), 1, "--imatrix"),
         (of(&["q2_k_s"], &[]), 1, "importance matrix"),
+        (of(&["q4_0+kv=q4_0"], &[]), 1, "no type of a KV cache"),
+        (of(&["q4_0"], &["--stride", "65"]), 1, "a window of 64 tokens cannot move by 65"),
         (of(&["q4_0"], &["--shard", "3/2"]), 2, "from 1"),
         (of(&["q4_0"], &["--shard", "1/2"]), 2, "--output"),
         (of(&[], &[]), 2, "CANDIDATE"),

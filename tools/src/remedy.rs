@@ -50,6 +50,7 @@ fn of_library(error: &Error) -> Option<&'static str> {
         Error::NoCandidate => "choose a --min-p below 1 and a --top-p above 0",
         Error::TextTooShort { .. } => "use a longer text, a smaller -c, or --chunks of at least 1",
         Error::ContextTooSmall { .. } => "choose -c 512",
+        Error::StrideOutOfRange { .. } => "choose a --stride from 1 to the tokens of -c",
         Error::TooFewScored => "use a longer text, a larger -c or more --chunks",
         Error::ImportanceMissing { .. } => "give --imatrix FILE (strata calibrate makes one), or choose Q2_K",
         Error::MetadataRefused { .. } => "leave out this --override-kv",

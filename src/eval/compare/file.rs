@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! "STRATACR"   bytes of the header u64   header: JSON
-//! for each mode: nll of the reference f64 x tokens; for each candidate: nll f64 x tokens, kld f64 x tokens, same_top u8 x tokens,
-//!                common_top u8 x tokens                                                            all little-endian
+//! tokens of all chunks u32
+//! for each mode, of all scored tokens: nll of the reference f64; for each candidate: nll f64, kld f64, same_top u8,
+//!                common_top u8                                                            all little-endian
 //! SHA-256 of all that, 64 hexadecimal digits
 //! ```
 
-use super::Mode;
 use super::result::{CandidateFacts, Comparison, ModeScores};
 use super::scores::{CandidateScores, ReferenceScores, TOP};
+use super::text::{Chunk, TextFacts};
+use super::{Mode, Text};
 use crate::error::{Error, Result};
 use crate::io::file::read_regular;
 use crate::io::hash::Digest;
@@ -24,14 +26,25 @@ const MAX_BYTES: u64 = 64 << 30;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
-    text: String,
-    tokens_sha256: Digest,
-    context: usize,
-    chunks: Vec<Range<usize>>,
-    chunk_numbers: Vec<usize>,
+    texts: Vec<TextHeader>,
+    chunks: Vec<ChunkHeader>,
     reference: Facts,
     candidates: Vec<Facts>,
     modes: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TextHeader {
+    name: String,
+    tokens_sha256: Digest,
+    chunks: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChunkHeader {
+    number: usize,
+    tokens: usize,
+    scored: Vec<Range<usize>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,12 +62,16 @@ impl Comparison {
             let CandidateFacts { name, path, bytes, weights } = facts.clone();
             Facts { name, path, bytes, weights }
         };
+        let texts = self.text.texts.iter().cloned();
+        let texts = texts.map(|TextFacts { name, tokens_sha256, chunks }| TextHeader { name, tokens_sha256, chunks });
+        let chunks = self.text.chunks.iter().map(|Chunk { number, tokens, scored }| ChunkHeader {
+            number: *number,
+            tokens: tokens.len(),
+            scored: scored.clone(),
+        });
         let header = Header {
-            text: self.text.clone(),
-            tokens_sha256: self.tokens_sha256,
-            context: self.context,
-            chunks: self.chunks.clone(),
-            chunk_numbers: self.chunk_numbers.clone(),
+            texts: texts.collect(),
+            chunks: chunks.collect(),
             reference: facts(&self.reference),
             candidates: self.candidates.iter().map(facts).collect(),
             modes: self.modes.iter().map(|mode| mode.mode.name().to_owned()).collect(),
@@ -63,6 +80,7 @@ impl Comparison {
         let mut file = MAGIC.to_vec();
         file.extend((header.len() as u64).to_le_bytes());
         file.extend(header);
+        file.extend(self.text.tokens().iter().flat_map(|token| token.to_le_bytes()));
         let put = |file: &mut Vec<u8>, values: &[f64]| file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         for mode in &self.modes {
             put(&mut file, &mode.reference.nll);
@@ -98,16 +116,12 @@ fn parse(file: &[u8]) -> Option<Comparison> {
         return None;
     }
     let (len, rest) = body.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
-    let (header, mut rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+    let (header, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
     let header: Header = serde_json::from_slice(header).ok()?;
-    let tokens = header.chunks.last().map_or(0, |chunk| chunk.end);
-    let follow = |chunks: &[Range<usize>]| chunks.windows(2).all(|pair| pair[0].end == pair[1].start);
-    let in_order = header.chunks.iter().all(|chunk| chunk.start < chunk.end) && follow(&header.chunks);
-    if !in_order || header.chunks.first()?.start != 0 || header.chunk_numbers.len() != header.chunks.len() {
-        return None;
-    }
+    let (text, mut rest) = text(header.texts, header.chunks, rest)?;
+    let scores = text.scores();
     let mut take = |bytes: usize| {
-        let (taken, others) = rest.split_at_checked(bytes.checked_mul(tokens)?)?;
+        let (taken, others) = rest.split_at_checked(bytes.checked_mul(scores)?)?;
         rest = others;
         Some(taken)
     };
@@ -133,15 +147,34 @@ fn parse(file: &[u8]) -> Option<Comparison> {
     }
     let facts = |Facts { name, path, bytes, weights }| CandidateFacts { name, path, bytes, weights };
     rest.is_empty().then(|| Comparison {
-        text: header.text,
-        tokens_sha256: header.tokens_sha256,
-        context: header.context,
-        chunks: header.chunks,
-        chunk_numbers: header.chunk_numbers,
+        text,
         reference: facts(header.reference),
         candidates: header.candidates.into_iter().map(facts).collect(),
         modes,
     })
+}
+
+/// The texts and chunks, and what follows their tokens in `bytes`.
+fn text(texts: Vec<TextHeader>, chunks: Vec<ChunkHeader>, bytes: &[u8]) -> Option<(Text, &[u8])> {
+    let all = texts.iter().try_fold(0usize, |all, text| all.checked_add(text.chunks))?;
+    let numbers: Vec<usize> = chunks.iter().map(|chunk| chunk.number).collect();
+    if !numbers.is_sorted_by(|a, b| a < b) || *numbers.last()? >= all {
+        return None;
+    }
+    let of = |TextHeader { name, tokens_sha256, chunks }| TextFacts { name, tokens_sha256, chunks };
+    let mut text = Text { texts: texts.into_iter().map(of).collect(), chunks: Vec::new() };
+    let mut rest = bytes;
+    for ChunkHeader { number, tokens, scored } in chunks {
+        let (taken, others) = rest.split_at_checked(tokens.checked_mul(4)?)?;
+        let apart = scored.is_sorted_by(|a, b| a.end <= b.start) && scored.iter().all(|span| span.start < span.end);
+        if !apart || scored.last()?.end >= tokens {
+            return None;
+        }
+        let tokens = taken.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+        text.chunks.push(Chunk { number, tokens, scored });
+        rest = others;
+    }
+    Some((text, rest))
 }
 
 #[cfg(test)]
@@ -157,11 +190,13 @@ mod tests {
             common_top: vec![5, 0, 3],
         };
         Comparison {
-            text: "t".to_owned(),
-            tokens_sha256: Digest::of(b"t"),
-            context: 8,
-            chunks: vec![0..2, 2..3],
-            chunk_numbers: vec![0, 4],
+            text: Text {
+                texts: vec![TextFacts { name: "t".to_owned(), tokens_sha256: Digest::of(b"t"), chunks: 5 }],
+                chunks: vec![
+                    Chunk { number: 0, tokens: vec![1, 2, 3, 4], scored: vec![0..1, 2..3] },
+                    Chunk { number: 4, tokens: vec![5, 6], scored: vec![0..1] },
+                ],
+            },
             reference: facts("r"),
             candidates: vec![facts("a"), facts("b")],
             modes: vec![ModeScores {
@@ -183,10 +218,22 @@ mod tests {
             assert!(parse(&file[..i]).is_none(), "cut at {i}");
         }
         // Sound by its hash, and still no result.
-        let mut header = small();
-        header.chunks = vec![0..2, 1..3];
-        assert!(parse(&header.to_bytes()).is_none());
-        header.chunks = vec![0..2, 2..4];
-        assert!(parse(&header.to_bytes()).is_none());
+        type Damage = fn(&mut Text);
+        let damages: [Damage; 5] = [
+            |text| text.chunks[1].number = 0,
+            |text| text.chunks[1].number = 5,
+            |text| text.chunks[0].scored = vec![0..2, 1..2],
+            |text| text.chunks[0].scored = vec![0..1, 3..4],
+            |text| text.texts[0].chunks = usize::MAX,
+        ];
+        for (i, damage) in damages.into_iter().enumerate() {
+            let mut result = small();
+            damage(&mut result.text);
+            assert_eq!(parse(&result.to_bytes()).is_none(), i < 4, "{i}");
+        }
+        let mut result = small();
+        result.text.texts.push(result.text.texts[0].clone());
+        result.text.texts[0].chunks = usize::MAX;
+        assert!(parse(&result.to_bytes()).is_none());
     }
 }

@@ -3,11 +3,13 @@
 
 use super::derive::{Derived, Transform};
 use super::state::StateFile;
+use super::text::Text;
 use crate::arch::Role;
 use crate::error::Result;
-use crate::model::forward::{Derive, Feed, Lane, Sequences, WholeSequences, forward};
-use crate::model::{CacheTypes, Model, Scratch};
+use crate::model::forward::{Derive, Feed, Lane, forward};
+use crate::model::{CacheTypes, Model, Scratch, Sequences, States, WholeSequences};
 use crate::progress::Progress;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The reference or a candidate, in one mode.
@@ -24,37 +26,44 @@ pub struct LaneSpec<'t> {
 /// tenth.
 const WORK_PER_SAVE: u32 = 10;
 
-/// The hidden states `(tokens, hidden)` after the last layer of every lane. `tokens (sequences, context)`; lanes are in the order of their
-/// models. Starts after the layer that `state` was saved after. `progress` counts tokens times layers times lanes.
+/// The hidden states `(tokens, hidden)` after the last layer of every lane; in memory, or in files in the folder `spill`. Lanes are in the
+/// order of their models. Starts after the layer that `state` was saved after. `progress` counts tokens times layers times lanes.
 ///
 /// # Errors
-/// If the memory cannot be had, weights cannot be read, a number is not finite, or the user stopped.
+/// If the memory cannot be had, weights or states cannot be read, a number is not finite, or the user stopped.
 pub fn hidden_states(
     models: &[&Model],
     lanes: &[LaneSpec<'_>],
-    tokens: &[u32],
-    context: usize,
+    text: &Text,
+    spill: Option<&Path>,
     state: &StateFile,
     progress: &dyn Progress,
-) -> Result<Vec<Vec<f32>>> {
-    let layers = models[0].hyperparameters().layers;
-    let (first, mut states) = match state.load(lanes.len())? {
-        Some((layer, states)) => (layer + 1, states),
-        None => (0, lanes.iter().map(|lane| embed(models[lane.model], lane.transform, tokens)).collect::<Result<_>>()?),
+) -> Result<Vec<States>> {
+    let (layers, tokens, lengths) = (models[0].hyperparameters().layers, text.tokens(), text.lengths());
+    let empty = |lane: &LaneSpec<'_>| {
+        let hidden = models[lane.model].hyperparameters().hidden;
+        spill.map_or_else(|| Ok(States::in_memory(Vec::new(), hidden)), |folder| States::in_file(folder, hidden))
+    };
+    let mut states: Vec<States> = lanes.iter().map(empty).collect::<Result<_>>()?;
+    let first = match state.load(&mut states)? {
+        Some(layer) => layer + 1,
+        None => {
+            let lanes = lanes.iter().zip(&mut states);
+            lanes.into_iter().try_for_each(|(lane, h)| embed(models[lane.model], lane.transform, &tokens, h))?;
+            0
+        }
     };
     progress.advance((first * tokens.len() * lanes.len()) as u64);
     let mut sources: Vec<_> = models.iter().map(|model| model.weights().layers_from(first)).collect();
-    let mut scratch: Vec<Scratch> = lanes.iter().map(|_| Scratch::default()).collect();
     let mut derived: Vec<Derived<'_>> =
         lanes.iter().map(|lane| Derived::new(lane.transform, models[lane.model].architecture())).collect();
-    let parts = lanes.iter().zip(&mut states).zip(&mut scratch).zip(&mut derived);
-    let lane = |(((spec, h), scratch), derived)| -> Result<Lane<'_, '_>> {
-        let (spec, h, model): (&LaneSpec<'_>, &mut Vec<f32>, &Model) = (spec, h, models[spec.model]);
+    let lane = |((spec, h), derived)| -> Result<Lane<'_, '_>> {
+        let (spec, h, model): (&LaneSpec<'_>, &mut States, &Model) = (spec, h, models[spec.model]);
         let derive = (!spec.transform.is_identity()).then_some(derived as &mut dyn Derive);
-        let whole = WholeSequences::new(model.hyperparameters(), tokens, context, spec.cache)?;
-        Ok(Lane { model, derive, h, sequences: Sequences::Whole(whole), scratch, hook: None })
+        let whole = WholeSequences::new(model.hyperparameters(), &tokens, &lengths, spec.cache)?;
+        Ok(Lane { model, derive, h, sequences: Sequences::Whole(whole), rotation: Default::default(), hook: None })
     };
-    let mut all = parts.map(lane).collect::<Result<Vec<_>>>()?;
+    let mut all = lanes.iter().zip(&mut states).zip(&mut derived).map(lane).collect::<Result<Vec<_>>>()?;
     let (mut rest, mut feeds) = (&mut all[..], Vec::new());
     for (m, source) in sources.iter_mut().enumerate() {
         let (own, others) = rest.split_at_mut(lanes.iter().filter(|lane| lane.model == m).count());
@@ -62,10 +71,11 @@ pub fn hidden_states(
         rest = others;
     }
     let (mut saved, mut took) = (Instant::now(), Duration::ZERO);
-    forward(&mut feeds, first..layers, progress, &mut |i, feeds| {
+    forward(&mut feeds, &mut Scratch::default(), first..layers, progress, &mut |i, feeds| {
         if i + 1 < layers && saved.elapsed() >= WORK_PER_SAVE * took {
             let begin = Instant::now();
-            state.save(i, feeds.iter().flat_map(|feed| feed.lanes.iter().map(|lane| &*lane.h)))?;
+            state
+                .save(i, feeds.iter_mut().flat_map(|feed| feed.lanes.iter_mut().map(|lane| &mut *lane.h)).collect())?;
             (saved, took) = (Instant::now(), begin.elapsed());
         }
         Ok(())
@@ -77,12 +87,18 @@ pub fn hidden_states(
     Ok(states)
 }
 
-/// The embeddings `(tokens, hidden)` of a lane.
-fn embed(model: &Model, transform: &Transform, tokens: &[u32]) -> Result<Vec<f32>> {
+/// Tokens that are embedded together.
+const EMBEDDED: usize = 512;
+
+/// The embeddings `(tokens, hidden)` of a lane into `states`.
+fn embed(model: &Model, transform: &Transform, tokens: &[u32], states: &mut States) -> Result<()> {
     let mut h = Vec::new();
-    model.embed(tokens.iter(), tokens.len(), &mut h)?;
     let name = model.architecture().spec(Role::TokenEmbedding).name(None);
     let ty = model.gguf().required_tensor(&name)?.ty;
-    h.chunks_exact_mut(model.hyperparameters().hidden).for_each(|h| transform.embedding(&name, ty, h));
-    Ok(h)
+    for (i, tokens) in tokens.chunks(EMBEDDED).enumerate() {
+        model.embed(tokens.iter(), tokens.len(), &mut h)?;
+        h.chunks_exact_mut(model.hyperparameters().hidden).for_each(|h| transform.embedding(&name, ty, h));
+        states.set(i * EMBEDDED, &h)?;
+    }
+    Ok(())
 }

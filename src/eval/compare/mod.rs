@@ -22,7 +22,7 @@ pub use text::Text;
 use crate::arch::Hyperparameters;
 use crate::error::{Error, Result};
 use crate::io::hash::{Digest, Hasher};
-use crate::model::{CacheTypes, MemoryNeed, Model};
+use crate::model::{CacheTypes, MemoryNeed, Model, States, WholeSequences};
 use crate::progress::Progress;
 use derive::Head;
 use lock_step::{LaneSpec, hidden_states};
@@ -59,6 +59,8 @@ pub struct Candidate {
     pub model: Option<Arc<Model>>,
     /// What becomes of the matrices of that model, or of the reference's.
     pub transform: Transform,
+    /// The types of its KV cache; `None` takes those of the mode.
+    pub cache: Option<CacheTypes>,
 }
 
 /// Settings of a comparison.
@@ -72,6 +74,8 @@ pub struct Settings {
     pub shard: (usize, usize),
     /// The file that keeps the state of an interrupted comparison, or the folder that it is made in; `None` keeps none.
     pub state: Option<PathBuf>,
+    /// The folder of files that keep the hidden states between layers; `None` keeps them in memory.
+    pub spill: Option<PathBuf>,
 }
 
 /// The rows of logits in memory at a time, of the reference and of one candidate.
@@ -80,23 +84,21 @@ const LOGIT_ROWS: usize = 64;
 /// The same where a part of the output matrix is decoded for all of them.
 const DECODED_LOGIT_ROWS: usize = 512;
 
-/// The memory beside the weights that comparing in so many lanes takes.
+/// The memory beside the weights that comparing so many candidates takes.
 ///
 /// # Errors
 /// If a cache cannot be of these types.
-pub fn need(
-    of: &Hyperparameters,
-    tokens: usize,
-    context: usize,
-    settings: &Settings,
-    lanes: usize,
-) -> Result<MemoryNeed> {
-    let lane = MemoryNeed::layer_by_layer(of, tokens, context)?;
+pub fn need(of: &Hyperparameters, text: &Text, settings: &Settings, candidates: usize) -> Result<MemoryNeed> {
+    let (lengths, lanes) = (text.lengths(), (settings.modes.len() * (1 + candidates)) as u64);
+    let kv = WholeSequences::kv_bytes(of, &lengths, CacheTypes::both(GgmlType::F32))?.saturating_mul(lanes);
     let rows = if settings.modes.contains(&Mode::WeightsOnly) { DECODED_LOGIT_ROWS } else { LOGIT_ROWS };
     // Logits of the reference and a candidate in F32, exponentials in F64.
     let logits = (16 * rows as u64).saturating_mul(of.vocab as u64);
-    let scratch = lane.scratch.saturating_mul(lanes as u64).saturating_add(logits);
-    Ok(MemoryNeed { kv: lane.kv.saturating_mul(2 * lanes as u64), scratch })
+    // Of states in files, a group of each lane is in memory, as values and as bytes.
+    let tokens =
+        if settings.spill.is_some() { 2 * WholeSequences::most_tokens(&lengths) } else { lengths.iter().sum() };
+    let states = MemoryNeed::states(of, tokens).saturating_mul(lanes);
+    Ok(MemoryNeed { kv, scratch: MemoryNeed::sub_batch(of, &lengths).saturating_add(logits).saturating_add(states) })
 }
 
 /// Compares candidates with a reference on a text. `progress` counts tokens times layers times lanes, then scored tokens times lanes.
@@ -116,33 +118,31 @@ pub fn compare(
     let text = text.shard(settings.shard);
     let transforms = Transforms::of(candidates);
     let Lanes { models, specs, owners } = Lanes::of(reference, candidates, &transforms, settings);
-    let values = (text.tokens.len() * reference.hyperparameters().hidden) as u64;
-    let state = StateFile::new(settings.state.clone(), identify(&models, candidates, &text, settings), values);
-    let layers = reference.hyperparameters().layers;
-    progress.begin("comparing", (text.tokens.len() * layers * specs.len()) as u64);
-    let states = hidden_states(&models, &specs, &text.tokens, text.context, &state, progress)?;
+    let of = reference.hyperparameters();
+    let tokens: usize = text.lengths().iter().sum();
+    let id = identify(&models, candidates, &text, settings);
+    let state = StateFile::new(settings.state.clone(), id, [tokens, of.hidden]);
+    progress.begin("comparing", (tokens * of.layers * specs.len()) as u64);
+    let mut states = hidden_states(&models, &specs, &text, settings.spill.as_deref(), &state, progress)?;
     progress.end();
-    progress.begin("scoring", (text.scored() * specs.len()) as u64);
+    progress.begin("scoring", (text.scores() * specs.len()) as u64);
     let mut modes = Vec::new();
     for (at, &mode) in settings.modes.iter().enumerate() {
         let lane = |candidate| {
             let lane = owners.iter().position(|owner| *owner == (at, candidate));
-            let lane = lane.expect("every candidate has a lane in every mode");
-            (models[specs[lane].model], specs[lane].transform, states[lane].as_slice())
+            lane.expect("every candidate has a lane in every mode")
         };
-        let lanes: Vec<_> = [None].into_iter().chain((0..candidates.len()).map(Some)).map(lane).collect();
+        let lanes: Vec<usize> = [None].into_iter().chain((0..candidates.len()).map(Some)).map(lane).collect();
+        let heads = lanes.iter().map(|&lane| Head::new(models[specs[lane].model], specs[lane].transform));
         let rows = if mode == Mode::AsRun { LOGIT_ROWS } else { DECODED_LOGIT_ROWS };
-        let (reference, candidates) = score(&lanes, &text, rows, progress)?;
+        let (reference, candidates) =
+            score(heads.zip(lanes.iter().copied()).collect(), &mut states, &text, rows, progress)?;
         modes.push(ModeScores { mode, reference, candidates });
     }
     progress.end();
     state.remove();
     Ok(Comparison {
-        text: text.name.clone(),
-        tokens_sha256: text.digest,
-        context: text.context,
-        chunks: text.chunks.clone(),
-        chunk_numbers: text.numbers.clone(),
+        text,
         reference: CandidateFacts::of_reference(reference),
         candidates: candidates.iter().map(|candidate| CandidateFacts::of(candidate, reference)).collect(),
         modes,
@@ -178,14 +178,14 @@ impl<'a> Lanes<'a> {
         settings: &Settings,
     ) -> Lanes<'a> {
         let mut lanes = Lanes { models: vec![reference], specs: Vec::new(), owners: Vec::new() };
-        lanes.add(0, None, [&transforms.identity, &transforms.decoded], settings);
+        lanes.add(0, None, [&transforms.identity, &transforms.decoded], None, settings);
         let of = |c: usize| [&candidates[c].transform, &transforms.of_candidates[c]];
         let all = 0..candidates.len();
         let (with, without): (Vec<usize>, Vec<usize>) = all.partition(|&c| candidates[c].model.is_some());
-        without.into_iter().for_each(|c| lanes.add(0, Some(c), of(c), settings));
+        without.into_iter().for_each(|c| lanes.add(0, Some(c), of(c), candidates[c].cache, settings));
         for c in with {
             lanes.models.extend(candidates[c].model.as_deref());
-            lanes.add(lanes.models.len() - 1, Some(c), of(c), settings);
+            lanes.add(lanes.models.len() - 1, Some(c), of(c), candidates[c].cache, settings);
         }
         lanes
     }
@@ -196,6 +196,7 @@ impl<'a> Lanes<'a> {
         model: usize,
         candidate: Option<usize>,
         [as_run, decoded]: [&'a Transform; 2],
+        own_cache: Option<CacheTypes>,
         settings: &Settings,
     ) {
         for (at, mode) in settings.modes.iter().enumerate() {
@@ -203,37 +204,37 @@ impl<'a> Lanes<'a> {
                 Mode::AsRun => (as_run, settings.cache),
                 Mode::WeightsOnly => (decoded, CacheTypes::both(GgmlType::F32)),
             };
-            self.specs.push(LaneSpec { model, transform, cache });
+            self.specs.push(LaneSpec { model, transform, cache: own_cache.unwrap_or(cache) });
             self.owners.push((at, candidate));
         }
     }
 }
 
-/// Scores all lanes of a mode, the reference first, each with its transform and its hidden states `(tokens, hidden)`.
+/// Scores the lanes of a mode, the reference first: their heads, and the places of their hidden states `(tokens, hidden)`.
 fn score(
-    lanes: &[(&Model, &Transform, &[f32])],
+    mut lanes: Vec<(Head<'_>, usize)>,
+    states: &mut [States],
     text: &Text,
     rows: usize,
     progress: &dyn Progress,
 ) -> Result<(ReferenceScores, Vec<CandidateScores>)> {
-    let vocab = lanes[0].0.hyperparameters().vocab;
-    let mut heads: Vec<Head<'_>> = lanes.iter().map(|(model, transform, _)| Head::new(model, transform)).collect();
     let (mut reference, mut candidates) =
         (ReferenceScores::default(), vec![CandidateScores::default(); lanes.len() - 1]);
     let (mut h, mut logits) = (Vec::new(), Vec::new());
-    for scored in text.positions.chunks(rows) {
+    for scored in text.positions().chunks(rows) {
         let targets: Vec<u32> = scored.iter().map(|&(_, target)| target).collect();
         let mut distributions: Option<Distributions> = None;
-        for (lane, ((model, _, states), head)) in lanes.iter().zip(&mut heads).enumerate() {
+        for (lane, (head, state)) in lanes.iter_mut().enumerate() {
             progress.check()?;
-            let d = model.hyperparameters().hidden;
             h.clear();
-            scored.iter().for_each(|&(row, _)| h.extend_from_slice(&states[row * d..(row + 1) * d]));
+            for &(row, _) in scored {
+                h.extend_from_slice(states[*state].rows(row..row + 1)?);
+            }
             head.logits(&h, &mut logits, progress)?;
             match &distributions {
                 None => {
                     let logits = std::mem::take(&mut logits);
-                    distributions = Some(Distributions::of(logits, vocab, &targets, &mut reference));
+                    distributions = Some(Distributions::of(logits, &targets, &mut reference));
                 }
                 Some(reference) => reference.compare(&logits, &targets, &mut candidates[lane - 1]),
             }
@@ -275,10 +276,11 @@ fn identify(models: &[&Model], candidates: &[Candidate], text: &Text, settings: 
         }
     }
     for candidate in candidates {
-        hasher.update(format!("{} {}\n", candidate.name, candidate.transform.identify()).as_bytes());
+        let Candidate { name, transform, cache, .. } = candidate;
+        hasher.update(format!("{name} {} {cache:?}\n", transform.identify()).as_bytes());
     }
-    hasher
-        .update(format!("{:?} {:?} {} {:?}", settings.modes, settings.cache, text.context, settings.shard).as_bytes());
-    text.tokens.iter().for_each(|token| hasher.update(&token.to_le_bytes()));
+    let Settings { modes, cache, shard, .. } = settings;
+    hasher.update(format!("{modes:?} {cache:?} {shard:?} {:?}", text.lengths()).as_bytes());
+    text.tokens().iter().for_each(|token| hasher.update(&token.to_le_bytes()));
     hasher.digest()
 }

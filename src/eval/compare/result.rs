@@ -2,9 +2,9 @@
 //! made, bit for bit.
 
 use super::scores::{CandidateScores, ReferenceScores};
-use super::{Candidate, Mode, Transform};
+use super::text::Chunk;
+use super::{Candidate, Mode, Text, Transform};
 use crate::error::{Error, Result};
-use crate::io::hash::Digest;
 use crate::model::Model;
 use std::ops::Range;
 
@@ -70,68 +70,77 @@ pub struct ModeScores {
 /// The result of a comparison, or of a part of the chunks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// The name of the text.
-    pub text: String,
-    /// The SHA-256 of its tokens.
-    pub tokens_sha256: Digest,
-    /// Tokens of a chunk.
-    pub context: usize,
-    /// The scored tokens of each chunk, as ranges of the scores.
-    pub chunks: Vec<Range<usize>>,
-    /// The number of each chunk in the whole text.
-    pub chunk_numbers: Vec<usize>,
+    /// The tokens, and which of them were scored.
+    pub text: Text,
     /// The reference.
     pub reference: CandidateFacts,
     /// The candidates.
     pub candidates: Vec<CandidateFacts>,
-    /// The scores in each mode.
+    /// The scores in each mode, of all scored tokens in the order of the text.
     pub modes: Vec<ModeScores>,
 }
 
 impl Comparison {
+    /// The scores of each chunk, as ranges of those of all.
+    pub fn ranges(&self) -> Vec<Range<usize>> {
+        let mut end = 0;
+        let mut next = |chunk: &Chunk| {
+            end += chunk.scores();
+            end - chunk.scores()..end
+        };
+        self.text.chunks.iter().map(&mut next).collect()
+    }
+
+    /// The places in `text.chunks` of the chunks of each text; a part of a comparison may have none of one.
+    pub fn chunks_of_texts(&self) -> Vec<Range<usize>> {
+        let mut first = 0;
+        let place = |number: usize| self.text.chunks.partition_point(|chunk| chunk.number < number);
+        let texts = self.text.texts.iter().map(|text| {
+            first += text.chunks;
+            place(first - text.chunks)..place(first)
+        });
+        texts.collect()
+    }
+
     /// Merges the parts of a comparison; their chunks are put in order.
     ///
     /// # Errors
     /// If there is none, they are of different comparisons, or a chunk is in two of them.
     pub fn merge(parts: &[Comparison]) -> Result<Comparison> {
         let Some(first) = parts.first() else { return Err(Error::argument("parts to merge", "there is none")) };
-        let alike = |part: &Comparison| {
-            let modes = |c: &Comparison| c.modes.iter().map(|mode| mode.mode).collect::<Vec<_>>();
-            (part.tokens_sha256, part.context) == (first.tokens_sha256, first.context)
-                && part.candidates == first.candidates
-                && part.reference == first.reference
-                && modes(part) == modes(first)
+        let of = |part: &Comparison| {
+            let modes: Vec<Mode> = part.modes.iter().map(|mode| mode.mode).collect();
+            (part.text.texts.clone(), part.reference.clone(), part.candidates.clone(), modes)
         };
-        if let Some(other) = parts.iter().find(|part| !alike(part)) {
-            let what = format!("a part on {}", other.text);
+        if let Some(other) = parts.iter().find(|part| of(part) != of(first)) {
+            let names: Vec<&str> = other.text.texts.iter().map(|text| text.name.as_str()).collect();
+            let what = format!("a part on {}", names.join(", "));
             return Err(Error::argument(what, "is of another text, other models or other modes than the first part"));
         }
-        let places = parts
-            .iter()
-            .enumerate()
-            .flat_map(|(p, part)| part.chunk_numbers.iter().enumerate().map(move |(i, n)| (*n, p, i)));
-        let mut places: Vec<(usize, usize, usize)> = places.collect();
+        let ranges: Vec<_> = parts.iter().map(Comparison::ranges).collect();
+        let of_part = |(p, part): (usize, &Comparison)| {
+            let numbers = part.text.chunks.iter().map(|chunk| chunk.number);
+            numbers.enumerate().map(|(i, number)| (number, p, i)).collect::<Vec<_>>()
+        };
+        let mut places: Vec<(usize, usize, usize)> = parts.iter().enumerate().flat_map(of_part).collect();
         places.sort_unstable();
         if let Some(twice) = places.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Error::argument(format!("chunk {}", twice[0].0), "is in two of the parts"));
         }
-        let mut merged = Comparison { chunks: Vec::new(), chunk_numbers: Vec::new(), ..first.clone() };
         let empty = |mode: &ModeScores| ModeScores {
             mode: mode.mode,
             reference: ReferenceScores::default(),
             candidates: vec![CandidateScores::default(); mode.candidates.len()],
         };
-        merged.modes = first.modes.iter().map(empty).collect();
-        let mut scored = 0;
-        for (number, part, place) in places {
-            let chunk = parts[part].chunks[place].clone();
-            merged.chunks.push(scored..scored + chunk.len());
-            merged.chunk_numbers.push(number);
-            scored += chunk.len();
+        let text = Text { chunks: Vec::with_capacity(places.len()), ..first.text.clone() };
+        let mut merged = Comparison { text, modes: first.modes.iter().map(empty).collect(), ..first.clone() };
+        for (_, part, place) in places {
+            merged.text.chunks.push(parts[part].text.chunks[place].clone());
+            let scores = ranges[part][place].clone();
             for (to, from) in merged.modes.iter_mut().zip(&parts[part].modes) {
-                to.reference.nll.extend_from_slice(&from.reference.nll[chunk.clone()]);
+                to.reference.nll.extend_from_slice(&from.reference.nll[scores.clone()]);
                 for (to, from) in to.candidates.iter_mut().zip(&from.candidates) {
-                    to.append(from, chunk.clone());
+                    to.append(from, scores.clone());
                 }
             }
         }

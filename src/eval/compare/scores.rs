@@ -60,7 +60,8 @@ struct Softmax {
 
 impl Distributions {
     /// Of logits `(rows, vocab)`; adds the scores of the tokens that follow them, `targets (rows)`.
-    pub fn of(logits: Vec<f32>, vocab: usize, targets: &[u32], scores: &mut ReferenceScores) -> Distributions {
+    pub fn of(logits: Vec<f32>, targets: &[u32], scores: &mut ReferenceScores) -> Distributions {
+        let vocab = logits.len() / targets.len();
         let mut weights = vec![0.0; logits.len()];
         let rows = logits.par_chunks_exact(vocab).zip(weights.par_chunks_exact_mut(vocab));
         let rows: Vec<Softmax> = rows.map(|(logits, weights)| softmax(logits, Some(weights))).collect();
@@ -132,7 +133,7 @@ mod tests {
 
     fn scores(b: &[f32], c: &[f32], target: u32) -> (f64, CandidateScores) {
         let (mut reference, mut candidate) = (ReferenceScores::default(), CandidateScores::default());
-        let distributions = Distributions::of(b.to_vec(), b.len(), &[target], &mut reference);
+        let distributions = Distributions::of(b.to_vec(), &[target], &mut reference);
         distributions.compare(c, &[target], &mut candidate);
         (reference.nll[0], candidate)
     }

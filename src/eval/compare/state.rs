@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! "STRATACS"   SHA-256 of what was asked for, 64 hexadecimal digits   layer u64   lanes u64
-//! lanes times: values u64, values x f32         all little-endian
+//! lanes times: tokens x hidden x f32         all little-endian
 //! SHA-256 of all that
 //! ```
 
@@ -12,8 +12,10 @@ use crate::io::file::open_regular;
 use crate::io::hash::{Digest, Hasher};
 use crate::io::inputs::Inputs;
 use crate::io::outputs::Outputs;
+use crate::model::States;
 use std::fs;
 use std::io::{BufReader, Read};
+use std::ops::Range;
 use std::path::PathBuf;
 
 const MAGIC: &[u8; 8] = b"STRATACS";
@@ -22,25 +24,28 @@ const MAGIC: &[u8; 8] = b"STRATACS";
 pub struct StateFile {
     path: Option<PathBuf>, // nowhere
     of: Digest,
-    values: u64, // of a lane
+    tokens: usize,
+    hidden: usize,
 }
+
+/// Rows of a state that are written and read together.
+const ROWS: usize = 64;
 
 impl StateFile {
     /// At `path`, in a file named by `of` in the folder `path`, or nowhere. `of` is a hash of everything that decides the states, each of
-    /// which has `values` values.
-    pub fn new(path: Option<PathBuf>, of: Digest, values: u64) -> StateFile {
+    /// which is `(tokens, hidden)`.
+    pub fn new(path: Option<PathBuf>, of: Digest, [tokens, hidden]: [usize; 2]) -> StateFile {
         let name = format!("strata-compare-{}.state", &of.to_string()[..16]);
         let path = path.map(|path| if path.is_dir() { path.join(name) } else { path });
-        StateFile { path, of, values }
+        StateFile { path, of, tokens, hidden }
     }
 
     /// Saves the states after layer `layer`.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn save<'h>(&self, layer: usize, lanes: impl Iterator<Item = &'h [f32]>) -> Result<()> {
+    pub fn save(&self, layer: usize, mut lanes: Vec<&mut States>) -> Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let lanes: Vec<&[f32]> = lanes.collect();
         let (mut file, mut hasher) = (Outputs::single("compare", path, &Inputs::default())?, Hasher::default());
         let mut put = |bytes: &[u8]| {
             hasher.update(bytes);
@@ -50,73 +55,70 @@ impl StateFile {
         put(self.of.to_string().as_bytes())?;
         put(&(layer as u64).to_le_bytes())?;
         put(&(lanes.len() as u64).to_le_bytes())?;
-        for lane in lanes {
-            put(&(lane.len() as u64).to_le_bytes())?;
-            for part in lane.chunks(1 << 16) {
-                put(&part.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
+        for lane in &mut lanes {
+            for rows in self.blocks() {
+                put(&lane.rows(rows)?.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
             }
         }
         file.write_all(hasher.digest().to_string().as_bytes())?;
         file.commit()
     }
 
-    /// The layer that the states were saved after, and the states; `None` if there are none.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let tokens = self.tokens;
+        (0..tokens).step_by(ROWS).map(move |first| first..(first + ROWS).min(tokens))
+    }
+
+    /// The layer that the states were saved after, which `lanes` then have; `None` if there are none.
     ///
     /// # Errors
-    /// If the file cannot be read, or is something else: it would be overwritten.
-    pub fn load(&self, lanes: usize) -> Result<Option<(usize, Vec<Vec<f32>>)>> {
+    /// If a file cannot be read, or is something else: it would be overwritten.
+    pub fn load(&self, lanes: &mut [States]) -> Result<Option<usize>> {
         let Some(path) = &self.path else { return Ok(None) };
         if !path.exists() {
             return Ok(None);
         }
         let (file, stamp) = open_regular(path)?;
-        let wanted = 8 + 2 * Digest::LEN as u64 + 16 + lanes as u64 * (8 + 4 * self.values);
-        let whole = stamp.bytes == wanted;
-        let state = if whole { self.parse(BufReader::with_capacity(1 << 20, file), lanes) } else { None };
-        state.map(Some).ok_or_else(|| {
+        let state = 4 * (self.tokens as u64).saturating_mul(self.hidden as u64);
+        let whole = stamp.bytes == 8 + 2 * Digest::LEN as u64 + 16 + lanes.len() as u64 * state;
+        let layer = if whole { self.parse(BufReader::with_capacity(1 << 20, file), lanes)? } else { None };
+        layer.map(Some).ok_or_else(|| {
             let problem = "is not the state of this comparison, which would overwrite it";
             Error::invalid(path, "state", problem, "remove it, or name another file for the state")
         })
     }
 
-    fn parse(&self, mut file: impl Read, lanes: usize) -> Option<(usize, Vec<Vec<f32>>)> {
+    fn parse(&self, mut file: impl Read, lanes: &mut [States]) -> Result<Option<usize>> {
         let mut hasher = Hasher::default();
         let mut get = |bytes: &mut [u8]| -> Option<()> {
             file.read_exact(bytes).ok()?;
             hasher.update(bytes);
             Some(())
         };
-        let (mut magic, mut of, mut number) = ([0; 8], [0; Digest::LEN], [0; 8]);
-        get(&mut magic)?;
-        get(&mut of)?;
-        if &magic != MAGIC || of != *self.of.to_string().as_bytes() {
-            return None;
+        let mut header = [0; 8 + Digest::LEN + 16];
+        let read = get(&mut header);
+        let (magic, rest) = header.split_at(8);
+        let (of, numbers) = rest.split_at(Digest::LEN);
+        let [layer, count] = [0, 1].map(|i| u64::from_le_bytes(numbers.as_chunks().0[i]));
+        if read.is_none() || magic != MAGIC || of != self.of.to_string().as_bytes() || count != lanes.len() as u64 {
+            return Ok(None);
         }
-        get(&mut number)?;
-        let layer = u64::from_le_bytes(number) as usize;
-        get(&mut number)?;
-        if u64::from_le_bytes(number) != lanes as u64 {
-            return None;
-        }
-        let mut states = Vec::with_capacity(lanes);
-        for _ in 0..lanes {
-            get(&mut number)?;
-            if u64::from_le_bytes(number) != self.values {
-                return None;
+        let (mut bytes, mut values) = (Vec::new(), Vec::new());
+        for lane in lanes {
+            for rows in self.blocks() {
+                bytes.resize(4 * rows.len() * self.hidden, 0);
+                if get(&mut bytes).is_none() {
+                    return Ok(None);
+                }
+                values.clear();
+                values.extend(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+                lane.set(rows.start, &values)?;
             }
-            let mut state = vec![0.0; self.values as usize];
-            let mut bytes = vec![0; 4 << 16];
-            for part in state.chunks_mut(1 << 16) {
-                let bytes = &mut bytes[..4 * part.len()];
-                get(bytes)?;
-                part.iter_mut().zip(bytes.as_chunks().0).for_each(|(value, bytes)| *value = f32::from_le_bytes(*bytes));
-            }
-            states.push(state);
         }
         let digest = hasher.digest().to_string();
         let mut recorded = vec![0; Digest::LEN];
-        file.read_exact(&mut recorded).ok()?;
-        (recorded == digest.as_bytes()).then_some((layer, states))
+        let whole = file.read_exact(&mut recorded).is_ok() && recorded == digest.as_bytes();
+        Ok(whole.then_some(layer as usize))
     }
 
     /// Removes the file of a comparison that is finished.

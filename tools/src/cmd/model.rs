@@ -77,7 +77,8 @@ impl CacheArgs {
     }
 }
 
-fn cache_type(name: &str) -> Result<GgmlType> {
+/// The type of keys or values of this name.
+pub fn cache_type(name: &str) -> Result<GgmlType> {
     GgmlType::from_name(name).filter(|ty| CacheTypes::ALL.contains(ty)).context("choose f32, f16 or q8_0")
 }
 
@@ -127,33 +128,37 @@ impl RamArgs {
     }
 
     /// Loads the models of open files for work that is one pass over all of them: mapped if all fit into the budget, else each within the
-    /// least that it can be streamed in. `need` is the memory beside the weights.
+    /// least that it can be streamed in. Beside the weights the work takes the first of the `needs` that fits, whose place is returned.
     pub fn load_for_one_pass(
         &self,
         files: Vec<Gguf>,
         cpu: impl Fn() -> Result<Cpu>,
-        need: MemoryNeed,
-    ) -> Result<Vec<Model>> {
-        let budget = self.ram.unwrap_or_default().budget()?;
-        let all: u64 = files.iter().map(Gguf::file_bytes).sum();
-        let beside = need.kv.saturating_add(need.scratch);
-        let streamed = budget.filter(|budget| budget.fixed.saturating_add(beside).saturating_add(all) > budget.bytes);
+        needs: &[MemoryNeed],
+    ) -> Result<(Vec<Model>, usize)> {
         let mut models = files.into_iter().map(|file| Ok(Model::new(file, cpu()?)?)).collect::<Result<Vec<_>>>()?;
-        let Some(budget) = streamed else { return Ok(models) };
+        let Some(budget) = self.ram.unwrap_or_default().budget()? else { return Ok((models, 0)) };
         let least: Vec<u64> = models.iter().map(|model| stream::least_bytes(&model.weights().sizes())).collect();
-        let (pinned, program) = (least.iter().sum(), budget.fixed);
-        let total = beside.saturating_add(pinned).saturating_add(program);
-        if total > budget.bytes {
-            let (budget, kv, activations) = (budget.bytes, need.kv, need.scratch);
-            return Err(Error::BudgetTooSmall { budget, need: total, kv, activations, pinned, ring: 0, program }.into());
+        let (pinned, all) = (least.iter().sum(), models.iter().map(|model| model.gguf().file_bytes()).sum::<u64>());
+        let program = budget.fixed;
+        let with = |weights: u64, need: MemoryNeed| {
+            program.saturating_add(weights).saturating_add(need.kv).saturating_add(need.scratch)
+        };
+        let place = needs.iter().position(|&need| with(pinned, need) <= budget.bytes);
+        let need = needs[place.unwrap_or(needs.len() - 1)];
+        let Some(place) = place else {
+            let MemoryNeed { kv, scratch: activations } = need;
+            let (budget, need) = (budget.bytes, with(pinned, need));
+            return Err(Error::BudgetTooSmall { budget, need, kv, activations, pinned, ring: 0, program }.into());
+        };
+        if with(all, need) > budget.bytes {
+            let options = ReadOptions { single_pass: true, ..self.options() };
+            for (model, &bytes) in models.iter_mut().zip(&least) {
+                model.stream_within(bytes, &options, &Shown::new(Unit::Bytes))?;
+            }
+            let bytes = output::bytes(with(pinned, need));
+            output::say(&format!("{} models within {bytes}: each layer is read once", models.len()));
         }
-        let options = ReadOptions { single_pass: true, ..self.options() };
-        for (model, &bytes) in models.iter_mut().zip(&least) {
-            model.stream_within(bytes, &options, &Shown::new(Unit::Bytes))?;
-        }
-        let bytes = output::bytes(total);
-        output::say(&format!("{} models within {bytes}: each layer is read once", models.len()));
-        room_to_run(need).map(|()| models)
+        room_to_run(need).map(|()| (models, place))
     }
 
     /// The settings for reading streamed weights.

@@ -1,0 +1,164 @@
+//! `strata compare`: what quantizations cost, beside their reference.
+//!
+//! * `open.rs`: the reference and the candidates that the arguments name;
+//! * `report.rs`: the figures of all candidates; `table.rs` and `json.rs` write them.
+
+mod json;
+mod open;
+mod report;
+mod table;
+
+use super::model::{CacheArgs, CpuArgs, RamArgs, open};
+use crate::progress::{Shown, Unit};
+use crate::{output, text};
+use anyhow::{Context, Result, bail};
+use report::Report;
+use std::path::PathBuf;
+use strata::eval::compare::text::Cut;
+use strata::eval::compare::{Comparison, Mode, Settings, Text, compare};
+use strata::gguf::Gguf;
+use strata::io::inputs::Inputs;
+use strata::io::outputs::Outputs;
+use strata::tokenizer::EncodeOptions;
+
+/// Compare quantizations with the model that they were made of
+///
+/// The reference is a GGUF file or the folder of a checkpoint. A candidate is a GGUF file, or a type (q4_k_m; q4_k_m+imatrix with --imatrix)
+/// that is made of the reference as it is needed, without a file; +kv=q8_0, or +kv=q8_0/f16 for keys and values, gives it a KV cache of its
+/// own type (bf16+kv=q8_0 is what the cache alone costs). All chunks of the text go through each layer of all models before the
+/// next: no file is read twice, and none needs to fit into memory. Every figure has a 95 % interval, from resampled chunks.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Reference: a GGUF file, of a split one any part, or the folder of a Hugging Face checkpoint
+    #[arg(value_name = "REFERENCE", required_unless_present = "merge")]
+    reference: Option<PathBuf>,
+    /// Candidates: GGUF files, or types as q4_k_m and q4_k_m+imatrix; both also with +kv=TYPE
+    #[arg(value_name = "CANDIDATE", required_unless_present = "merge")]
+    candidates: Vec<String>,
+    /// Text, UTF-8: a file or a pipe; - is standard input. Several are reported side by side
+    #[arg(short = 'f', long = "file", value_name = "TEXT", required_unless_present = "merge")]
+    texts: Vec<PathBuf>,
+    /// Tokens in a chunk; the second half of each is scored
+    #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT", default_value_t = 512)]
+    context: usize,
+    /// Move a window of -c tokens by so many, and score its last so many, instead of cutting chunks (llama-perplexity's --ppl-stride S with
+    /// -c C is --stride S with -c C + S/2)
+    #[arg(long, value_name = "TOKENS")]
+    stride: Option<usize>,
+    /// Most chunks of each text to score
+    #[arg(long, value_name = "N")]
+    chunks: Option<usize>,
+    /// Importance matrix of candidates named TYPE+imatrix
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Decode the weights and compute in F32: what the files are, without the 8-bit activations of a run
+    #[arg(long, conflicts_with = "both")]
+    weights_only: bool,
+    /// Compare both as run and weights only
+    #[arg(long)]
+    both: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    cpu: CpuArgs,
+    #[command(flatten)]
+    ram: RamArgs,
+    /// File that keeps the state of an interrupted comparison, which the same command resumes, or a folder for it [default: the folder of
+    /// temporary files]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Compute part I of N, as 1/4: every N-th chunk. Needs --output, and --merge later
+    #[arg(long, value_name = "I/N", value_parser = shard, requires = "output")]
+    shard: Option<(usize, usize)>,
+    /// Write the exact result, the scores of every token, to this file
+    #[arg(short = 'o', long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Merge the results of all parts instead: bit for bit the figures of one run
+    #[arg(long, value_name = "RESULT", num_args = 1.., conflicts_with_all = ["reference", "candidates", "texts", "shard"])]
+    merge: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print a table in Markdown, to be pasted
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+    /// Print comma-separated values
+    #[arg(long, conflicts_with_all = ["json", "markdown"])]
+    csv: bool,
+}
+
+impl Args {
+    /// Compares them.
+    pub fn run(self) -> Result<()> {
+        if !self.merge.is_empty() {
+            let parts = self.merge.iter().map(|path| Comparison::open(path)).collect::<strata::Result<Vec<_>>>()?;
+            return self.report(&Comparison::merge(&parts)?);
+        }
+        let Some(reference) = &self.reference else { bail!("name a reference") };
+        let reference = open(reference)?;
+        let text = self.text(&reference)?;
+        let (reference, candidates, settings) = self.open(reference, &text)?;
+        let comparison = compare(&reference, &candidates, &text, &settings, &Shown::new(Unit::Tokens))?;
+        if let Some(path) = &self.output {
+            let mut inputs = Inputs::default();
+            self.texts.iter().for_each(|file| inputs.add(file, "the text"));
+            let models = candidates.iter().filter_map(|candidate| candidate.model.as_ref()).chain([&reference]);
+            models.for_each(|model| inputs.add_model(model.gguf()));
+            let mut out = Outputs::single("compare", path, &inputs)?;
+            out.write_all(&comparison.to_bytes())?;
+            out.commit()?;
+        }
+        if self.shard.is_some() { Ok(()) } else { self.report(&comparison) }
+    }
+
+    /// The tokens of all texts.
+    fn text(&self, reference: &Gguf) -> Result<Text> {
+        let tokenizer = text::tokenizer(reference)?;
+        let options = EncodeOptions { add_special: true, parse_special: false };
+        let cut = Cut { context: self.context, stride: self.stride, max_chunks: self.chunks };
+        let mut all = Text::default();
+        for file in &self.texts {
+            let tokens = text::tokens(&tokenizer, &text::read(file)?, options)?;
+            let text = Text::raw(output::path(file), &tokens, cut, tokenizer.bos());
+            all.append(text.with_context(|| format!("text {}", output::path(file)))?);
+        }
+        Ok(all)
+    }
+
+    fn settings(&self) -> Settings {
+        let modes = match (self.both, self.weights_only) {
+            (true, _) => vec![Mode::AsRun, Mode::WeightsOnly],
+            (_, true) => vec![Mode::WeightsOnly],
+            _ => vec![Mode::AsRun],
+        };
+        Settings {
+            modes,
+            cache: self.cache.types(),
+            shard: self.shard.unwrap_or((0, 1)),
+            state: Some(self.state.clone().unwrap_or_else(std::env::temp_dir)),
+            spill: None,
+        }
+    }
+
+    fn report(&self, comparison: &Comparison) -> Result<()> {
+        let (have, all) = (comparison.text.chunks.len(), comparison.text.texts.iter().map(|text| text.chunks).sum());
+        if have < all {
+            output::warn(&format!("{have} of {all} chunks are here: other parts are missing"));
+        }
+        let report = Report::of(comparison);
+        match (self.json, self.csv) {
+            (true, _) => output::print_json(&json::json(&report)),
+            (_, true) => output::print_lines(&table::csv(&report)),
+            _ => output::print_lines(&table::tables(&report, self.markdown)),
+        }
+    }
+}
+
+/// Part `I/N`, from 0.
+fn shard(text: &str) -> Result<(usize, usize), &'static str> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse::<usize>().ok()?, n.parse::<usize>().ok()?)));
+    match parts {
+        Some((i, n)) if (1..=n).contains(&i) => Ok((i - 1, n)),
+        _ => Err("give the part and the number of parts, from 1, as 2/8"),
+    }
+}
