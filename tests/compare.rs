@@ -260,6 +260,56 @@ fn a_cache_has_its_own_cost() {
     assert!(own.kld.iter().sum::<f64>() > 0.0 && usual.kld.iter().all(|&kld| kld == 0.0));
 }
 
+/// The 95 % interval of twenty chunks holds what a long text says, about as often as it promises.
+#[test]
+fn intervals_hold_what_the_long_text_says() {
+    let reference = model(&checkpoint(), 2);
+    let text = text(&reference, 128, 1000);
+    let result = compare(&reference, &[ty(&reference, "q4_k_m")], &text, &settings(&[Mode::AsRun]), &Quiet).unwrap();
+    let (mode, ranges) = (&result.modes[0], result.ranges());
+    let (few, trials) = (20, 200);
+    assert!(ranges.len() > 10 * few, "{} chunks", ranges.len());
+    let of = |chunks: &[std::ops::Range<usize>]| {
+        let s = summarize(&mode.reference, &mode.candidates[0], chunks, &Resamples::new(chunks.len()));
+        let [p50, p90, p95, p99, p999] = s.kld_percentiles;
+        [
+            ("perplexity", s.perplexity),
+            ("ratio", s.perplexity_ratio),
+            ("correlation", s.correlation),
+            ("mean", s.mean_kld),
+            ("median", p50),
+            ("90 %", p90),
+            ("95 %", p95),
+            ("99 %", p99),
+            ("99.9 %", p999),
+            ("same top", s.same_top),
+            ("common top", s.common_top),
+            ("mean dp", s.mean_dp),
+            ("rms dp", s.rms_dp),
+        ]
+    };
+    let truth = of(&ranges);
+    let mut held = vec![0; truth.len()];
+    let mut state = 1u64;
+    let mut draw = |_| {
+        // Knuth's generator, MMIX.
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ranges[(state >> 33) as usize % ranges.len()].clone()
+    };
+    for _ in 0..trials {
+        let drawn = (0..few).map(&mut draw);
+        let figures = of(&drawn.collect::<Vec<_>>());
+        for ((held, (_, figure)), (_, truth)) in held.iter_mut().zip(figures).zip(&truth) {
+            *held += usize::from(figure.low <= truth.value && truth.value <= figure.high);
+        }
+    }
+    for (held, (name, _)) in held.into_iter().zip(&truth) {
+        // Of twenty chunks, one or two tokens are beyond the last percentile: its interval is open above, and errs to the safe side.
+        let most = if *name == "99.9 %" { trials } else { trials * 99 / 100 };
+        assert!((trials * 9 / 10..=most).contains(&held), "{name}: {held} of {trials}");
+    }
+}
+
 #[test]
 fn other_models_are_refused() {
     let reference = model(&checkpoint(), 1);

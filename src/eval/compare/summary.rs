@@ -4,7 +4,11 @@
 //! resamples for every candidate, so that the difference of two is measured on the same text. The percentiles of resampled figures are
 //! widened by `t / z * sqrt(n / (n - 1))`, without which intervals of few chunks are too narrow (Hesterberg 2015, "What teachers should know
 //! about the bootstrap", 5.3).
+//!
+//! Resampling fails for percentiles near the maximum: no resample has a larger one. Their intervals come from the number of tokens beyond them
+//! (Woodruff 1952), whose variance is that between chunks: see `beyond.rs`.
 
+use super::beyond;
 use super::scores::{CandidateScores, ReferenceScores, TOP};
 use crate::random::uniform;
 use rayon::prelude::*;
@@ -21,7 +25,7 @@ pub const PERCENTILES: [f64; 5] = [50.0, 90.0, 95.0, 99.0, 99.9];
 pub struct Figure {
     /// The figure of all tokens.
     pub value: f64,
-    /// The ends of the interval; infinite where one chunk tells nothing.
+    /// The ends of the interval; infinite where the tokens tell nothing.
     pub low: f64,
     /// See `low`.
     pub high: f64,
@@ -124,24 +128,6 @@ pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
     sorted[below] * (1.0 - share) + sorted[above] * share
 }
 
-/// The percentile of sorted values that count so often each.
-fn weighted_percentile(sorted: &[(f64, usize)], counts: &[u32], total: u64, percent: f64) -> f64 {
-    let place = percent / 100.0 * (total - 1) as f64;
-    let (below, share) = (place.floor() as u64, place.fract());
-    let (mut before, mut first) = (0, None);
-    for (value, chunk) in sorted {
-        before += u64::from(counts[*chunk]);
-        if first.is_none() && before > below {
-            first = Some(*value);
-        }
-        if before > below + 1 || (share == 0.0 && first.is_some()) {
-            let low = first.unwrap_or(*value);
-            return if before > below + 1 { low * (1.0 - share) + value * share } else { low };
-        }
-    }
-    first.unwrap_or(0.0)
-}
-
 /// Sums of chunks: `(chunks)` for each figure that is a function of sums.
 struct Sums {
     n: Vec<f64>,
@@ -195,31 +181,40 @@ impl Sums {
 /// Summarizes a candidate's scores; `chunks` are the scored tokens of each chunk.
 pub fn summarize(b: &ReferenceScores, c: &CandidateScores, chunks: &[Range<usize>], resamples: &Resamples) -> Summary {
     let sums = Sums::of(b, c, chunks);
-    let numbered = chunks.iter().enumerate().flat_map(|(i, chunk)| chunk.clone().map(move |t| (t, i)));
-    let mut sorted: Vec<(f64, usize)> = numbered.map(|(t, i)| (c.kld[t], i)).collect();
+    let mut sorted: Vec<f64> = chunks.iter().cloned().flat_map(|chunk| &c.kld[chunk]).copied().collect();
+    sorted.sort_by(f64::total_cmp);
+    let ranges = chunks;
     let chunks = chunks.len();
     let mean = |values: &[f64]| resamples.figure(chunks, |counts| sums.mean(values, counts));
-    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let at = |percent| {
-        resamples.figure(chunks, |counts| {
-            let total = sums.n.iter().zip(counts).map(|(n, &count)| *n as u64 * u64::from(count)).sum();
-            weighted_percentile(&sorted, counts, total, percent)
-        })
-    };
     Summary {
         perplexity: resamples.figure(chunks, |counts| libm::exp(sums.mean(&sums.c, counts))),
         perplexity_ratio: resamples
             .figure(chunks, |counts| libm::exp(sums.mean(&sums.c, counts) - sums.mean(&sums.b, counts))),
         correlation: resamples.figure(chunks, |counts| sums.correlation(counts)),
         mean_kld: mean(&sums.kld),
-        kld_percentiles: PERCENTILES.map(at),
-        max_kld: sorted.last().map_or(0.0, |(kld, _)| *kld),
+        kld_percentiles: PERCENTILES.map(|percent| percentile_figure(&sorted, percent, &c.kld, ranges)),
+        max_kld: sorted.last().copied().unwrap_or(0.0),
         same_top: mean(&sums.same),
         common_top: mean(&sums.common),
         mean_dp: mean(&sums.dp),
         rms_dp: resamples.figure(chunks, |counts| sums.mean(&sums.dp2, counts).sqrt()),
         se_kld: standard_error(&sums.kld, &sums.n),
     }
+}
+
+/// A percentile of all `values` of these chunks, `sorted`, and its interval.
+fn percentile_figure(sorted: &[f64], percent: f64, values: &[f64], chunks: &[Range<usize>]) -> Figure {
+    let value = percentile(sorted, percent);
+    let beyond = |chunk: &Range<usize>| chunk.clone().filter(|&t| values[t] > value).count() as f64;
+    let (beyond, n): (Vec<f64>, Vec<f64>) = chunks.iter().map(|chunk| (beyond(chunk), chunk.len() as f64)).unzip();
+    let (all, mean) = (sorted.len(), sorted.len() as f64 * (1.0 - percent / 100.0));
+    let error = standard_error(&beyond, &n) * all as f64;
+    let t = if chunks.len() > 1 { student_t(chunks.len() - 1) } else { f64::INFINITY };
+    let (least, most) = beyond::interval(mean, error * error, t);
+    // With so many values beyond the true percentile, it lies between these two.
+    let low = most.and_then(|most| all.checked_sub(most + 1)).map_or(f64::NEG_INFINITY, |at| sorted[at]);
+    let high = if least > 0 { sorted[all - least] } else { f64::INFINITY };
+    Figure { value, low: low.min(value), high: high.max(value) }
 }
 
 /// The standard error of the mean of chunks' sums over their numbers of tokens.
@@ -252,21 +247,6 @@ mod tests {
         let sorted = [1.0, 2.0, 4.0, 8.0];
         for (percent, value) in [(0.0, 1.0), (50.0, 3.0), (90.0, 6.8), (100.0, 8.0)] {
             assert!((percentile(&sorted, percent) - value).abs() < 1e-12, "{percent}");
-        }
-    }
-
-    #[test]
-    fn weights_are_repetitions() {
-        let sorted = [(1.0, 0), (2.0, 1), (4.0, 0), (8.0, 1)];
-        for counts in [[1, 1], [2, 1], [0, 3], [3, 0], [2, 5]] {
-            let mut repeated: Vec<f64> =
-                sorted.iter().flat_map(|(v, chunk)| vec![*v; counts[*chunk] as usize]).collect();
-            repeated.sort_by(f64::total_cmp);
-            for percent in [0.0, 10.0, 50.0, 90.0, 99.9, 100.0] {
-                let total = repeated.len() as u64;
-                let weighted = weighted_percentile(&sorted, &counts, total, percent);
-                assert!((weighted - percentile(&repeated, percent)).abs() < 1e-12, "{counts:?} {percent}");
-            }
         }
     }
 

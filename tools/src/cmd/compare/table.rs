@@ -118,7 +118,11 @@ fn pairs(comparison: &Comparison, section: &Section) -> Vec<String> {
 /// `0.0313 [0.0301, 0.0326]`, in units of `1 / scale`.
 fn interval(figure: &Figure, digits: usize, scale: f64) -> String {
     let [value, low, high] = [figure.value, figure.low, figure.high].map(|x| format!("{:.digits$}", x * scale));
-    if figure.low.is_finite() { format!("{value} [{low}, {high}]") } else { value }
+    match (figure.low.is_finite(), figure.high.is_finite()) {
+        (true, true) => format!("{value} [{low}, {high}]"),
+        (true, false) => format!("{value} [{low}, ∞)"),
+        _ => value,
+    }
 }
 
 fn table(rows: &[Vec<String>]) -> Table {
