@@ -79,9 +79,9 @@ base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eva
 reference = [log_probabilities(base, chunk) for chunk in tokens]
 targets = tokens[:, CONTEXT // 2 + 1:]
 results = []
+model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
 for file in files:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     missing, unexpected = model.load_state_dict(state(file, model.config), strict=False)
     assert not missing and not unexpected, (missing, unexpected)
     scores = {name: [] for name in ("kld", "nll", "base_nll", "same", "dp")}
