@@ -131,6 +131,13 @@ pub enum Error {
     },
     /// Only one token was scored, which has no standard error.
     TooFewScored,
+    /// Statistics of so few tokens would tell nothing.
+    TooFewForStatistics {
+        /// Scored tokens.
+        tokens: usize,
+        /// The fewest that are enough.
+        fewest: usize,
+    },
     /// A perplexity is too large for a float.
     PerplexityOverflow {
         /// The mean negative log-likelihood of a token in nats.
@@ -387,6 +394,9 @@ impl Error {
             }
             Error::ContextTooSmall { context } => write!(f, "a context of {context} tokens is too small to score"),
             Error::TooFewScored => f.write_str("one token is too little to measure an error by"),
+            Error::TooFewForStatistics { tokens, fewest } => {
+                write!(f, "{tokens} scored tokens are too few for statistics, which take {fewest} at least")
+            }
             Error::PerplexityOverflow { mean_nll } => write!(
                 f,
                 "the perplexity is too large for a number: a token costs {mean_nll:.1} nats on average; this is no working model of \
@@ -463,6 +473,7 @@ mod tests {
             Error::ContextTooSmall { context: 1 },
             Error::StrideOutOfRange { stride: 2, context: 1 },
             Error::TooFewScored,
+            Error::TooFewForStatistics { tokens: 7, fewest: 100 },
             Error::PerplexityOverflow { mean_nll: 800.0 },
             Error::ImportanceMissing { mix: "Q2_K_S" },
             Error::FilesWithoutTensors { tensors: 1, files: 2, used: 1 },

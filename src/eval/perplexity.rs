@@ -3,14 +3,16 @@
 
 use crate::arch::Hyperparameters;
 use crate::error::{Error, Result};
-use crate::model::{CacheTypes, Hidden, KvCache, MemoryNeed, Model, Scratch, Segment};
+use crate::eval::base_file::BaseWriter;
+use crate::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
 use crate::progress::Progress;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The number of chunks in one pass.
 const CHUNKS_PER_PASS: usize = 8;
 /// The number of rows of logits in memory at a time.
-const LOGIT_ROWS: usize = 64;
+pub(super) const LOGIT_ROWS: usize = 64;
 
 /// The perplexity of a model on a text.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,40 @@ pub fn need(
     Ok(MemoryNeed::passes(of, kv, sequences.saturating_mul(context), LOGIT_ROWS))
 }
 
+/// A text in chunks of equal length.
+pub struct Chunks<'a> {
+    tokens: &'a [u32], // (chunks, context)
+    context: usize,
+    bos: Option<u32>,
+}
+
+impl<'a> Chunks<'a> {
+    /// Cuts `tokens` into chunks of `context`, at most `max_chunks`. `bos` replaces the first token of each in a pass. What does not fill
+    /// a chunk is left out.
+    ///
+    /// # Errors
+    /// If the tokens do not fill one chunk, or the context is too small.
+    pub fn cut(tokens: &'a [u32], context: usize, max_chunks: Option<usize>, bos: Option<u32>) -> Result<Chunks<'a>> {
+        if context < 4 {
+            return Err(Error::ContextTooSmall { context });
+        }
+        match (tokens.len() / context).min(max_chunks.unwrap_or(usize::MAX)) {
+            0 => Err(Error::TextTooShort { tokens: tokens.len(), chunk: context }),
+            chunks => Ok(Chunks { tokens: &tokens[..chunks * context], context, bos }),
+        }
+    }
+
+    /// The tokens of all chunks, as they are in the text.
+    pub fn tokens(&self) -> &'a [u32] {
+        self.tokens
+    }
+
+    /// The number of chunks.
+    pub fn count(&self) -> usize {
+        self.tokens.len() / self.context
+    }
+}
+
 /// Scores `tokens` in chunks of `context`, at most `max_chunks` of them. `bos` replaces the first token of each chunk;
 /// `types` are those of the cache.
 ///
@@ -59,18 +95,63 @@ pub fn perplexity(
     types: CacheTypes,
     progress: &dyn Progress,
 ) -> Result<Perplexity> {
-    if context < 4 {
-        return Err(Error::ContextTooSmall { context });
-    }
-    let chunks = (tokens.len() / context).min(max_chunks.unwrap_or(usize::MAX));
-    if chunks == 0 {
-        return Err(Error::TextTooShort { tokens: tokens.len(), chunk: context });
-    }
-    progress.begin("perplexity", (chunks * context) as u64);
-    let (mut scratch, mut scores) = (Scratch::default(), Scores::default());
+    score(model, &Chunks::cut(tokens, context, max_chunks, bos)?, types, None, progress)
+}
+
+/// Scores chunks, and writes their distributions to a base file of them, if there is one. `progress` counts tokens.
+///
+/// # Errors
+/// As [`perplexity`], or if the file cannot be written.
+pub fn score(
+    model: &Model,
+    chunks: &Chunks<'_>,
+    types: CacheTypes,
+    mut base: Option<BaseWriter>,
+    progress: &dyn Progress,
+) -> Result<Perplexity> {
+    let mut scores = Scores::default();
+    progress.begin("perplexity", chunks.tokens.len() as u64);
+    for_each_scored(model, chunks, types, progress, &mut |&Scored { logits, targets, .. }| {
+        let vocab = logits.len() / targets.len();
+        let nlls: Vec<f64> = logits.par_chunks_exact(vocab).zip(targets).map(|(l, t)| nll(l, *t)).collect();
+        nlls.into_iter().for_each(|nll| scores.add(nll));
+        base.as_mut().map_or(Ok(()), |base| base.rows(logits))
+    })?;
+    progress.end();
+    let result = scores.finish(chunks.count())?;
+    base.map_or(Ok(()), BaseWriter::finish)?;
+    Ok(result)
+}
+
+/// The logits after some scored tokens of a chunk.
+pub(super) struct Scored<'a> {
+    /// The chunk.
+    pub chunk: usize,
+    /// Places of these among the scored tokens of the chunk.
+    pub rows: Range<usize>,
+    /// `(rows, vocab)`
+    pub logits: &'a [f32],
+    /// `(rows)`: the tokens that follow.
+    pub targets: &'a [u32],
+}
+
+/// Calls `each` for positions `context / 2 .. context - 1` of all chunks in order, some rows at a time. `progress` counts tokens.
+///
+/// # Errors
+/// If a number of a pass is not finite, weights cannot be read, or the user stopped; or the error of `each`.
+pub(super) fn for_each_scored(
+    model: &Model,
+    chunks: &Chunks<'_>,
+    types: CacheTypes,
+    progress: &dyn Progress,
+    each: &mut dyn FnMut(&Scored<'_>) -> Result<()>,
+) -> Result<()> {
+    let &Chunks { tokens, context, bos } = chunks;
+    let mut scratch = Scratch::default();
     let cache = |_| KvCache::with_types(model.hyperparameters(), context, types);
-    let mut caches: Vec<KvCache> = (0..CHUNKS_PER_PASS.min(chunks)).map(cache).collect::<Result<_>>()?;
-    for group in tokens[..chunks * context].chunks(CHUNKS_PER_PASS * context) {
+    let mut caches: Vec<KvCache> = (0..CHUNKS_PER_PASS.min(chunks.count())).map(cache).collect::<Result<_>>()?;
+    let scored = context / 2..context - 1;
+    for (group_number, group) in tokens.chunks(CHUNKS_PER_PASS * context).enumerate() {
         progress.check()?;
         let texts: Vec<Vec<u32>> = group
             .chunks_exact(context)
@@ -84,32 +165,17 @@ pub fn perplexity(
             .collect();
         let mut hidden = model.pass(&mut scratch, &mut segments, progress)?;
         for (i, tokens) in texts.iter().enumerate() {
-            score_chunk(&mut hidden, i * context, tokens, &mut scores, progress)?;
+            for start in scored.clone().step_by(LOGIT_ROWS) {
+                progress.check()?;
+                let rows = start..(start + LOGIT_ROWS).min(scored.end);
+                let targets = &tokens[rows.start + 1..rows.end + 1];
+                let logits = hidden.logits(i * context + rows.start..i * context + rows.end, progress)?;
+                let (chunk, rows) = (group_number * CHUNKS_PER_PASS + i, start - scored.start..rows.end - scored.start);
+                each(&Scored { chunk, rows, logits, targets })?;
+            }
             progress.advance(context as u64);
         }
         model.check()?;
-    }
-    progress.end();
-    scores.finish(chunks)
-}
-
-/// Scores positions `context / 2 .. context - 1` of one chunk, whose first token is the pass's `first`th, against the tokens that follow
-/// them.
-fn score_chunk(
-    hidden: &mut Hidden<'_>,
-    first: usize,
-    tokens: &[u32],
-    scores: &mut Scores,
-    progress: &dyn Progress,
-) -> Result<()> {
-    let end = tokens.len() - 1;
-    for start in (tokens.len() / 2..end).step_by(LOGIT_ROWS) {
-        let rows = start..(start + LOGIT_ROWS).min(end);
-        let targets = &tokens[rows.start + 1..rows.end + 1];
-        let logits = hidden.logits(first + rows.start..first + rows.end, progress)?; // (rows, vocab)
-        let vocab = logits.len() / rows.len();
-        let nlls: Vec<f64> = logits.par_chunks_exact(vocab).zip(targets).map(|(l, t)| nll(l, *t)).collect();
-        nlls.into_iter().for_each(|nll| scores.add(nll));
     }
     Ok(())
 }

@@ -47,6 +47,14 @@ pub fn read(path: &Path, limit: u64, progress: &dyn Progress) -> Result<String> 
     decode(&source.name, bytes, progress)
 }
 
+/// Reads the bytes of a text, or of a file that may come from a pipe as texts do.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(path: &Path, limit: u64, progress: &dyn Progress) -> Result<Vec<u8>> {
+    TextFile::open(path)?.read(limit, progress)
+}
+
 /// An open text.
 struct TextFile {
     name: PathBuf, // the path, or "standard input"

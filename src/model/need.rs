@@ -20,6 +20,11 @@ impl MemoryNeed {
         MemoryNeed { kv, scratch: scratch(of, tokens.max(1), rows) }
     }
 
+    /// The same and so many bytes more.
+    pub fn and_bytes(self, bytes: u64) -> MemoryNeed {
+        MemoryNeed { scratch: self.scratch.saturating_add(bytes), ..self }
+    }
+
     /// All tokens of sequences of so many each in every layer before the next, as [`super::Model::forward_with_hook`] does.
     ///
     /// # Errors

@@ -52,6 +52,7 @@ fn of_library(error: &Error) -> Option<&'static str> {
         Error::ContextTooSmall { .. } => "choose -c 512",
         Error::StrideOutOfRange { .. } => "choose a --stride from 1 to the tokens of -c",
         Error::TooFewScored => "use a longer text, a larger -c or more --chunks",
+        Error::TooFewForStatistics { .. } => "take more chunks: a longer text for the base file, or more --chunks",
         Error::ImportanceMissing { .. } => "give --imatrix FILE (strata calibrate makes one), or choose Q2_K",
         Error::MetadataRefused { .. } => "leave out this --override-kv",
         Error::FilesWithoutTensors { .. } => "choose no more (--drives)",

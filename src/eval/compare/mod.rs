@@ -16,6 +16,7 @@ mod state;
 pub mod summary;
 pub mod text;
 
+pub(super) use derive::Head;
 pub use derive::Transform;
 pub use result::{CandidateFacts, Comparison, ModeScores};
 pub use text::Text;
@@ -25,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::io::hash::{Digest, Hasher};
 use crate::model::{CacheTypes, MemoryNeed, Model, States, WholeSequences};
 use crate::progress::Progress;
-use derive::Head;
+
 use lock_step::{LaneSpec, hidden_states};
 use scores::{CandidateScores, Distributions, ReferenceScores};
 use state::StateFile;

@@ -87,6 +87,7 @@ pub fn long_name(arg: OsString) -> OsString {
     match arg.to_str() {
         Some("-ctk") => "--cache-type-k".into(),
         Some("-ctv") => "--cache-type-v".into(),
+        Some("-bf") => "--binary-file".into(),
         _ => arg,
     }
 }
