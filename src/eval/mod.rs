@@ -7,5 +7,6 @@
 pub mod base_file;
 pub mod calibrate;
 pub mod compare;
+pub mod passes;
 pub mod perplexity;
 pub mod tasks;

@@ -2,6 +2,8 @@
 
 use super::{HEADER, MAGIC, Shape};
 use crate::error::{Allocation, Error, Result};
+use crate::eval::compare::Text;
+use crate::eval::compare::text::Cut;
 use crate::io::file::{open_regular, read_at};
 use crate::io::stamp::Stamp;
 use rayon::prelude::*;
@@ -129,18 +131,26 @@ impl BaseFile {
         (rows * (self.shape.row_bytes() + 4 * self.shape.vocab)) as u64
     }
 
-    /// The log-probabilities after some of the scored tokens of a chunk into `log_p (rows, vocab)`. `bytes` is a buffer.
+    /// The text of its chunks, at most `max_chunks` of them, whose first token becomes `bos`.
+    ///
+    /// # Errors
+    /// If there is to be no chunk.
+    pub fn text(&self, max_chunks: Option<usize>, bos: Option<u32>) -> Result<Text> {
+        let cut = Cut { context: self.shape.context, stride: None, max_chunks };
+        Text::raw(self.path.to_string_lossy(), &self.tokens, cut, bos)
+    }
+
+    /// The log-probabilities after some of the scored tokens, counted through all chunks, into `log_p (rows, vocab)`. `bytes` is a buffer.
     ///
     /// # Errors
     /// If they cannot be read, or are none.
     ///
     /// # Panics
-    /// If the chunk is missing or has fewer tokens.
-    pub fn read_rows(&self, chunk: usize, rows: Range<usize>, bytes: &mut Vec<u8>, log_p: &mut [f32]) -> Result<()> {
+    /// If the file has no chunk with them.
+    pub fn read_rows(&self, rows: Range<usize>, bytes: &mut Vec<u8>, log_p: &mut [f32]) -> Result<()> {
         let (shape, row_bytes) = (self.shape, self.shape.row_bytes());
-        assert!(chunk < self.whole && rows.end <= shape.scored());
-        let first = chunk * shape.scored() + rows.start;
-        let offset = shape.prefix_bytes() as u64 + first as u64 * row_bytes as u64;
+        assert!(rows.end <= self.whole * shape.scored());
+        let offset = shape.prefix_bytes() as u64 + rows.start as u64 * row_bytes as u64;
         bytes.resize(rows.len() * row_bytes, 0);
         self.read(bytes, offset)?;
         let decoded = bytes.par_chunks(row_bytes).zip(log_p.par_chunks_mut(shape.vocab)).enumerate();

@@ -11,7 +11,8 @@
 use super::{BaseFile, RANGE};
 use crate::arch::Hyperparameters;
 use crate::error::{Error, Result};
-use crate::eval::perplexity::{self, Chunks, LOGIT_ROWS, for_each_scored};
+use crate::eval::compare::Text;
+use crate::eval::passes::{self, LOGIT_ROWS, for_each_scored};
 use crate::model::{CacheTypes, MemoryNeed, Model};
 use crate::progress::Progress;
 use rayon::prelude::*;
@@ -74,37 +75,36 @@ pub struct Statistics {
     pub dp: Vec<f32>,
 }
 
-/// Compares a model with the first chunks of a base file, at most `max_chunks`. `bos` replaces the first token of each chunk; `types` are
-/// those of the cache. `progress` counts tokens.
+/// Compares a model with a base file on its text, [`BaseFile::text`]. `types` are those of the cache; `progress` counts tokens.
 ///
 /// # Errors
-/// If there is no chunk or too few tokens for statistics, the file is damaged or changes, a number of the pass is not finite, or the user
-/// stopped.
+/// If there are too few tokens for statistics, the file is damaged or changes, a number of the pass is not finite, or the user stopped.
 pub fn kl_divergence(
     model: &Model,
     base: &BaseFile,
-    max_chunks: Option<usize>,
-    bos: Option<u32>,
+    text: &Text,
     types: CacheTypes,
     progress: &dyn Progress,
 ) -> Result<Statistics> {
-    let chunks = Chunks::cut(base.tokens(), base.shape().context, max_chunks, bos)?;
-    let tokens = chunks.count() * base.shape().scored();
+    let tokens = text.scores();
     if tokens < FEWEST {
         return Err(Error::TooFewForStatistics { tokens, fewest: FEWEST });
     }
-    let (mut sums, mut running) = (Sums::default(), Vec::new());
+    let shape = base.shape();
+    let (mut sums, mut running, mut first) = (Sums::default(), Vec::new(), 0);
     let (mut bytes, mut log_p) = (Vec::new(), Vec::new());
-    progress.begin("KL divergence", chunks.tokens().len() as u64);
-    for_each_scored(model, &chunks, types, progress, &mut |scored| {
-        log_p.resize(scored.logits.len(), 0.0);
-        base.read_rows(scored.chunk, scored.rows.clone(), &mut bytes, &mut log_p)?;
-        let vocab = base.shape().vocab;
-        let rows = scored.logits.par_chunks(vocab).zip(log_p.par_chunks(vocab)).zip(scored.targets);
+    progress.begin("KL divergence", text.lengths().iter().sum::<usize>() as u64);
+    for_each_scored(model, text, types, progress, &mut |logits, targets| {
+        log_p.resize(logits.len(), 0.0);
+        base.read_rows(first..first + targets.len(), &mut bytes, &mut log_p)?;
+        let rows = logits.par_chunks(shape.vocab).zip(log_p.par_chunks(shape.vocab)).zip(targets);
         let scores: Vec<Score> = rows.map(|((logits, log_p), &token)| score(logits, log_p, token as usize)).collect();
-        scores.iter().for_each(|score| sums.add(score));
-        if scored.rows.end == base.shape().scored() {
-            running.push(sums.estimates());
+        for score in &scores {
+            sums.add(score);
+            first += 1;
+            if first % shape.scored() == 0 {
+                running.push(sums.estimates());
+            }
         }
         Ok(())
     })?;
@@ -121,12 +121,10 @@ pub fn kl_divergence(
 ///
 /// # Errors
 /// If a cache cannot be of these types.
-pub fn need(of: &Hyperparameters, base: &BaseFile, max_chunks: Option<usize>, types: CacheTypes) -> Result<MemoryNeed> {
-    let (tokens, shape) = (base.tokens().len(), base.shape());
-    let pass = perplexity::need(of, tokens, shape.context, max_chunks, types)?;
-    // Tokens, and two scores in single precision of no more than half of them, in vectors that double.
-    let kept = 4 * tokens as u64 + 8 * tokens as u64;
-    Ok(pass.and_bytes(base.row_memory(LOGIT_ROWS).saturating_add(kept)))
+pub fn need(of: &Hyperparameters, base: &BaseFile, text: &Text, types: CacheTypes) -> Result<MemoryNeed> {
+    // Two scores of each token in single precision, in vectors that double.
+    let kept = 16 * text.scores() as u64;
+    Ok(passes::need(of, text, types)?.and_bytes(base.row_memory(LOGIT_ROWS).saturating_add(kept)))
 }
 
 /// What a model makes of one token.

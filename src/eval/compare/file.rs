@@ -26,18 +26,11 @@ const MAX_BYTES: u64 = 64 << 30;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
-    texts: Vec<TextHeader>,
+    texts: Vec<TextFacts>,
     chunks: Vec<ChunkHeader>,
     reference: Facts,
     candidates: Vec<Facts>,
     modes: Vec<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct TextHeader {
-    name: String,
-    tokens_sha256: Digest,
-    chunks: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,15 +55,13 @@ impl Comparison {
             let CandidateFacts { name, path, bytes, weights } = facts.clone();
             Facts { name, path, bytes, weights }
         };
-        let texts = self.text.texts.iter().cloned();
-        let texts = texts.map(|TextFacts { name, tokens_sha256, chunks }| TextHeader { name, tokens_sha256, chunks });
         let chunks = self.text.chunks.iter().map(|Chunk { number, tokens, scored }| ChunkHeader {
             number: *number,
             tokens: tokens.len(),
             scored: scored.clone(),
         });
         let header = Header {
-            texts: texts.collect(),
+            texts: self.text.texts.clone(),
             chunks: chunks.collect(),
             reference: facts(&self.reference),
             candidates: self.candidates.iter().map(facts).collect(),
@@ -155,19 +146,18 @@ fn parse(file: &[u8]) -> Option<Comparison> {
 }
 
 /// The texts and chunks, and what follows their tokens in `bytes`.
-fn text(texts: Vec<TextHeader>, chunks: Vec<ChunkHeader>, bytes: &[u8]) -> Option<(Text, &[u8])> {
+fn text(texts: Vec<TextFacts>, chunks: Vec<ChunkHeader>, bytes: &[u8]) -> Option<(Text, &[u8])> {
     let all = texts.iter().try_fold(0usize, |all, text| all.checked_add(text.chunks))?;
     let numbers: Vec<usize> = chunks.iter().map(|chunk| chunk.number).collect();
     if !numbers.is_sorted_by(|a, b| a < b) || *numbers.last()? >= all {
         return None;
     }
-    let of = |TextHeader { name, tokens_sha256, chunks }| TextFacts { name, tokens_sha256, chunks };
-    let mut text = Text { texts: texts.into_iter().map(of).collect(), chunks: Vec::new() };
+    let mut text = Text { texts, chunks: Vec::new() };
     let mut rest = bytes;
     for ChunkHeader { number, tokens, scored } in chunks {
         let (taken, others) = rest.split_at_checked(tokens.checked_mul(4)?)?;
         let apart = scored.is_sorted_by(|a, b| a.end <= b.start) && scored.iter().all(|span| span.start < span.end);
-        if !apart || scored.last()?.end >= tokens {
+        if !apart || scored.last().is_some_and(|span| span.end >= tokens) {
             return None;
         }
         let tokens = taken.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
@@ -191,7 +181,12 @@ mod tests {
         };
         Comparison {
             text: Text {
-                texts: vec![TextFacts { name: "t".to_owned(), tokens_sha256: Digest::of(b"t"), chunks: 5 }],
+                texts: vec![TextFacts {
+                    name: "t".to_owned(),
+                    tokens_sha256: Digest::of(b"t"),
+                    chunks: 5,
+                    tasks: None,
+                }],
                 chunks: vec![
                     Chunk { number: 0, tokens: vec![1, 2, 3, 4], scored: vec![0..1, 2..3] },
                     Chunk { number: 4, tokens: vec![5, 6], scored: vec![0..1] },

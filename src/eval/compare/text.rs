@@ -1,7 +1,9 @@
 //! The tokens of a comparison: chunks, which are sequences that do not know of each other, and which of their tokens are scored.
 
 use crate::error::{Error, Result};
+use crate::eval::tasks::Tasks;
 use crate::io::hash::{Digest, Hasher};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Tokens that a model reads as one sequence.
@@ -16,7 +18,7 @@ pub struct Chunk {
 }
 
 /// One of the texts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextFacts {
     /// Its name in reports.
     pub name: String,
@@ -24,6 +26,9 @@ pub struct TextFacts {
     pub tokens_sha256: Digest,
     /// The number of its chunks. They follow those of the text before.
     pub chunks: usize,
+    /// If its chunks are the sequences of tasks, what the answers are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<Tasks>,
 }
 
 /// Texts in chunks.
@@ -95,7 +100,7 @@ impl Text {
             chunk.number = number;
             chunk.tokens.iter().for_each(|token| hasher.update(&token.to_le_bytes()));
         }
-        let facts = TextFacts { name: name.into(), tokens_sha256: hasher.digest(), chunks: chunks.len() };
+        let facts = TextFacts { name: name.into(), tokens_sha256: hasher.digest(), chunks: chunks.len(), tasks: None };
         Text { texts: vec![facts], chunks }
     }
 

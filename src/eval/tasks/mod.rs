@@ -15,15 +15,19 @@ mod winogrande;
 
 pub use scoring::{Flips, Share};
 
+use super::compare::Text;
+use super::compare::text::Chunk;
 use crate::error::{Error, Result};
 use crate::io::text;
 use crate::progress::Progress;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::path::Path;
 
 /// The file format and the rules of a set of tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The most likely of four endings of a text (Zellers et al. 2019).
     HellaSwag,
@@ -49,30 +53,21 @@ impl Kind {
     }
 }
 
-/// Tokens that go through a model together, and those of them that are scored.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sequence {
-    /// Token ids.
-    pub tokens: Vec<u32>,
-    /// Places in `tokens`, and the token that is scored as what follows there.
-    pub scored: Vec<(usize, u32)>,
-}
-
-/// A question and its answers.
-#[derive(Clone, Debug, PartialEq)]
+/// What the scored tokens of a question with each of its answers mean.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// Its place in the file.
     pub place: String,
-    /// The question with each answer.
-    pub sequences: Vec<Sequence>,
-    /// For each answer the scored tokens that it is judged by, at least one, counted through all sequences.
-    pub answers: Vec<Vec<usize>>,
+    /// The number of its sequences.
+    pub sequences: usize,
+    /// The scored tokens that each answer is judged by, at least one, counted through all sequences of the task.
+    pub answers: Vec<Range<usize>>,
     /// Whether each answer is right.
     pub right: Vec<bool>,
 }
 
-/// Tasks from a file.
-#[derive(Clone, Debug)]
+/// Tasks, whose sequences are the chunks of a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tasks {
     /// Their kind.
     pub kind: Kind,
@@ -84,8 +79,8 @@ pub struct Tasks {
 
 /// A task before its text is cut into tokens.
 trait Item: Sync {
-    /// Cuts it.
-    fn task(&self, encode: &Encode<'_>) -> Result<Task>;
+    /// Cuts it: the task and its sequences.
+    fn task(&self, encode: &Encode<'_>) -> Result<(Task, Vec<Chunk>)>;
 }
 
 /// Cuts texts of tasks into tokens, as llama-perplexity does: BOS in front, control tokens as text.
@@ -97,72 +92,71 @@ impl Encode<'_> {
     }
 }
 
-impl Tasks {
-    /// Reads the tasks of a file, or as many of them as llama.cpp's random choice, and cuts them into tokens. A sequence has at most
-    /// `context` tokens.
-    ///
-    /// # Errors
-    /// Names the first line or byte that is not as it must be, or the first task that is too long.
-    pub fn open(
-        kind: Kind,
-        path: &Path,
-        at_most: Option<usize>,
-        tokenizer: &Tokenizer,
-        context: usize,
-        progress: &dyn Progress,
-    ) -> Result<Tasks> {
-        let file = text::read_bytes(path, text::largest(), progress)?;
-        let encode = Encode(tokenizer);
-        let (tasks, in_file) = match kind {
-            Kind::HellaSwag => {
-                let items = hellaswag::parse(path, &file)?;
-                let chosen = choice::drawn(items.len(), at_most.unwrap_or(items.len()));
-                cut(&items, &chosen, &encode, progress)?
-            }
-            Kind::Winogrande => {
-                let items = winogrande::parse(path, &file, progress)?;
-                cut(&items, &choice::chosen(items.len(), at_most), &encode, progress)?
-            }
-            Kind::MultipleChoice => {
-                let (items, in_file) = multiple_choice::parse(path, &file, at_most)?;
-                let all: Vec<usize> = (0..items.len()).collect();
-                (cut(&items, &all, &encode, progress)?.0, in_file)
-            }
-        };
-        for task in &tasks {
-            if task.answers.iter().any(Vec::is_empty) {
-                let problem = "an answer has no token to judge it by";
-                return Err(Error::invalid(path, &task.place, problem, "leave the task out"));
-            }
-            let longest = task.sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(0);
-            if longest > context {
-                let problem = format!("the task takes {longest} tokens, and the context is {context}");
-                return Err(Error::invalid(path, &task.place, problem, "leave the task out, or take a longer context"));
-            }
+/// Reads the tasks of a file, or as many of them as llama.cpp's random choice, as a text with [`TextFacts::tasks`]. A sequence has at most
+/// `context` tokens.
+///
+/// # Errors
+/// Names the first line or byte that is not as it must be, or the first task that is too long.
+///
+/// [`TextFacts::tasks`]: super::compare::text::TextFacts::tasks
+pub fn open(
+    kind: Kind,
+    path: &Path,
+    at_most: Option<usize>,
+    tokenizer: &Tokenizer,
+    context: usize,
+    progress: &dyn Progress,
+) -> Result<Text> {
+    let file = text::read_bytes(path, text::largest(), progress)?;
+    let cut = Cut { encode: Encode(tokenizer), path, context, progress };
+    let (tasks, in_file) = match kind {
+        Kind::HellaSwag => {
+            let items = hellaswag::parse(path, &file)?;
+            let chosen = choice::drawn(items.len(), at_most.unwrap_or(items.len()));
+            (cut.all(&items, &chosen)?, items.len())
         }
-        Ok(Tasks { kind, tasks, in_file })
-    }
-
-    /// All sequences of all tasks, in their order.
-    pub fn sequences(&self) -> impl Iterator<Item = &Sequence> {
-        self.tasks.iter().flat_map(|task| &task.sequences)
-    }
-
-    /// The number of scored tokens.
-    pub fn scored(&self) -> usize {
-        self.sequences().map(|sequence| sequence.scored.len()).sum()
-    }
+        Kind::Winogrande => {
+            let items = winogrande::parse(path, &file, progress)?;
+            (cut.all(&items, &choice::chosen(items.len(), at_most))?, items.len())
+        }
+        Kind::MultipleChoice => {
+            let (items, in_file) = multiple_choice::parse(path, &file, at_most)?;
+            (cut.all(&items, &(0..items.len()).collect::<Vec<_>>())?, in_file)
+        }
+    };
+    let (tasks, sequences): (Vec<Task>, Vec<Vec<Chunk>>) = tasks.into_iter().unzip();
+    let mut text = Text::of_chunks(path.to_string_lossy(), sequences.into_iter().flatten().collect());
+    text.texts.iter_mut().for_each(|text| text.tasks = Some(Tasks { kind, tasks: tasks.clone(), in_file }));
+    Ok(text)
 }
 
-/// The chosen items as tasks, and the number of all.
-fn cut(
-    items: &[impl Item],
-    chosen: &[usize],
-    encode: &Encode<'_>,
-    progress: &dyn Progress,
-) -> Result<(Vec<Task>, usize)> {
-    let one = |&i: &usize| progress.check().and_then(|()| items[i].task(encode));
-    Ok((chosen.par_iter().map(one).collect::<Result<_>>()?, items.len()))
+/// What tasks are cut with.
+struct Cut<'a> {
+    encode: Encode<'a>,
+    path: &'a Path,
+    context: usize,
+    progress: &'a dyn Progress,
+}
+
+impl Cut<'_> {
+    /// The chosen items as tasks and their sequences.
+    fn all(&self, items: &[impl Item], chosen: &[usize]) -> Result<Vec<(Task, Vec<Chunk>)>> {
+        chosen.par_iter().map(|&i| self.one(&items[i])).collect()
+    }
+
+    fn one(&self, item: &impl Item) -> Result<(Task, Vec<Chunk>)> {
+        self.progress.check()?;
+        let (task, sequences) = item.task(&self.encode)?;
+        let longest = sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(0);
+        let problem = match () {
+            () if task.answers.iter().any(Range::is_empty) => "an answer has no token to judge it by".to_owned(),
+            () if longest > self.context => {
+                format!("the task takes {longest} tokens, and the context is {}", self.context)
+            }
+            () => return Ok((task, sequences)),
+        };
+        Err(Error::invalid(self.path, task.place, problem, "leave the task out"))
+    }
 }
 
 /// A question that each of its answers continues: all HellaSwag tasks and multiple choices.
@@ -175,19 +169,19 @@ struct Question<'f> {
 
 impl Item for Question<'_> {
     /// An answer is judged by its tokens from the first that differs between answers: what all have in common tells nothing.
-    fn task(&self, encode: &Encode<'_>) -> Result<Task> {
+    fn task(&self, encode: &Encode<'_>) -> Result<(Task, Vec<Chunk>)> {
         let tokens = self.answers.iter().map(|answer| encode.tokens(&format!("{} {answer}", self.text)));
         let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_>>()?;
-        let first = common_prefix(&tokens);
-        let mut scored = 0;
+        let (first, mut scored) = (common_prefix(&tokens), 0);
         let (mut sequences, mut answers) = (Vec::new(), Vec::new());
         for tokens in tokens {
-            answers.push((scored..scored + tokens.len().saturating_sub(first)).collect());
-            let sequence = Sequence { scored: followed(&tokens, first..tokens.len()), tokens };
-            scored += sequence.scored.len();
+            let sequence = sequence(tokens, |n| first..n);
+            answers.push(scored..scored + sequence.scores());
+            scored += sequence.scores();
             sequences.push(sequence);
         }
-        Ok(Task { place: self.place.clone(), sequences, answers, right: self.right.clone() })
+        let (place, right) = (self.place.clone(), self.right.clone());
+        Ok((Task { place, sequences: sequences.len(), answers, right }, sequences))
     }
 }
 
@@ -198,9 +192,10 @@ fn common_prefix(all: &[Vec<u32>]) -> usize {
     (0..shortest).find(differs).unwrap_or(shortest).min(shortest.saturating_sub(1)).max(1)
 }
 
-/// The tokens at these places of a sequence, each with the place before it.
-fn followed(tokens: &[u32], places: std::ops::Range<usize>) -> Vec<(usize, u32)> {
-    places.map(|place| (place - 1, tokens[place])).collect()
+/// A sequence of which these tokens are scored, none of them the first; `scored` gets the number of all.
+fn sequence(tokens: Vec<u32>, scored: impl FnOnce(usize) -> Range<usize>) -> Chunk {
+    let Range { start, end } = scored(tokens.len());
+    Chunk { number: 0, tokens, scored: vec![start - 1..end.max(start) - 1] }
 }
 
 /// A part of a file as text.

@@ -1,6 +1,6 @@
 //! From log-probabilities of scored tokens to answers, and from answers to figures.
 
-use super::{Kind, Task, Tasks};
+use super::{Chunk, Kind, Tasks};
 
 /// The 97.5 % quantile of the normal distribution.
 const Z: f64 = 1.959_963_984_54;
@@ -41,22 +41,23 @@ pub struct Flips {
 }
 
 impl Answers {
-    /// Of tasks whose scored tokens cost `nll`, in their order, in nats.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    pub fn of(tasks: &Tasks, nll: &[f64]) -> Answers {
-        let (mut first, mut answers) = (0, Answers { chosen: Vec::new(), right: Vec::new(), scores: Vec::new() });
+    /// Of tasks with these sequences, whose scored tokens cost `nll`, in their order, in nats. `None` if sequences are missing, or are not
+    /// those of the tasks.
+    pub fn of(tasks: &Tasks, sequences: &[Chunk], nll: &[f64]) -> Option<Answers> {
+        let (mut sequences, mut nll) = (sequences, nll);
+        let mut answers = Answers { chosen: Vec::new(), right: Vec::new(), scores: Vec::new() };
         for task in &tasks.tasks {
-            let own = task.sequences.iter().map(|sequence| sequence.scored.len()).sum::<usize>();
-            let scores = scores(task, &nll[first..first + own]);
-            let chosen = choose(tasks.kind, &scores);
+            let (own, others) = sequences.split_at_checked(task.sequences)?;
+            let (of_task, rest) = nll.split_at_checked(own.iter().map(Chunk::scores).sum())?;
+            let scores = task.answers.iter().map(|scored| mean(of_task.get(scored.clone())?));
+            let scores = scores.collect::<Option<Vec<f64>>>()?;
+            let chosen = choose(tasks.kind, &scores)?;
+            answers.right.push(*task.right.get(chosen)?);
             answers.chosen.push(chosen);
-            answers.right.push(task.right[chosen]);
             answers.scores.push(scores);
-            first += own;
+            (sequences, nll) = (others, rest);
         }
-        answers
+        (sequences.is_empty() && nll.is_empty() && !answers.chosen.is_empty()).then_some(answers)
     }
 
     /// The share of right answers.
@@ -77,16 +78,15 @@ impl Answers {
     }
 }
 
-/// The mean log-probability of the tokens of each answer.
-fn scores(task: &Task, nll: &[f64]) -> Vec<f64> {
-    let mean = |scored: &Vec<usize>| -scored.iter().map(|&i| nll[i]).sum::<f64>() / scored.len() as f64;
-    task.answers.iter().map(mean).collect()
+/// The mean log-probability of the tokens of an answer.
+fn mean(nll: &[f64]) -> Option<f64> {
+    (!nll.is_empty()).then(|| -nll.iter().sum::<f64>() / nll.len() as f64)
 }
 
 /// The answer with the greatest score; of equals the first, but the second choice of Winogrande, as llama.cpp has it.
-fn choose(kind: Kind, scores: &[f64]) -> usize {
+fn choose(kind: Kind, scores: &[f64]) -> Option<usize> {
     let better = |a: f64, b: f64| if kind == Kind::Winogrande { a >= b } else { a > b };
-    (1..scores.len()).fold(0, |best, i| if better(scores[i], scores[best]) { i } else { best })
+    (0..scores.len()).reduce(|best, i| if better(scores[i], scores[best]) { i } else { best })
 }
 
 fn count(flags: &[bool]) -> usize {
@@ -116,6 +116,7 @@ fn difference(gained: usize, lost: usize, n: usize) -> Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::tasks::Task;
 
     fn near(share: Share, value: f64, low: f64, high: f64) {
         let Share { value: v, low: l, high: h } = share;
@@ -136,17 +137,23 @@ mod tests {
 
     #[test]
     fn answers_are_means_and_equals_fall_as_in_llama_cpp() {
-        let task = Task {
-            place: String::new(),
-            sequences: Vec::new(),
-            answers: vec![vec![0, 1], vec![2], vec![3, 4]],
-            right: vec![false, true, false],
-        };
-        assert_eq!(scores(&task, &[1.0, 3.0, 2.0, 0.5, 0.5]), [-2.0, -2.0, -0.5]);
-        for (kind, best) in [(Kind::HellaSwag, 0), (Kind::MultipleChoice, 0), (Kind::Winogrande, 1)] {
-            assert_eq!(choose(kind, &[-2.0, -2.0]), best);
+        let sequence = |n: usize| Chunk { number: 0, tokens: vec![0; n + 1], scored: vec![0..n] };
+        let sequences = [sequence(2), sequence(3)];
+        let right = vec![false, true, false];
+        let task = Task { place: String::new(), sequences: 2, answers: vec![0..2, 2..3, 3..5], right };
+        let tasks = Tasks { kind: Kind::HellaSwag, tasks: vec![task], in_file: 1 };
+        let nll = [1.0, 3.0, 2.0, 0.5, 0.5];
+        let answers = Answers::of(&tasks, &sequences, &nll).unwrap();
+        assert_eq!(answers.scores, [[-2.0, -2.0, -0.5]]);
+        assert_eq!((&answers.chosen[..], &answers.right[..]), (&[2][..], &[false][..]));
+        for (sequences, nll) in [(&sequences[..1], &nll[..2]), (&sequences, &nll[..4]), (&sequences[..0], &[])] {
+            assert!(Answers::of(&tasks, sequences, nll).is_none());
         }
-        assert_eq!(choose(Kind::HellaSwag, &[-2.0, -1.0, -3.0, -0.5]), 3);
+        for (kind, best) in [(Kind::HellaSwag, 0), (Kind::MultipleChoice, 0), (Kind::Winogrande, 1)] {
+            assert_eq!(choose(kind, &[-2.0, -2.0]), Some(best));
+        }
+        assert_eq!(choose(Kind::HellaSwag, &[-2.0, -1.0, -3.0, -0.5]), Some(3));
+        assert_eq!(choose(Kind::HellaSwag, &[]), None);
     }
 
     #[test]

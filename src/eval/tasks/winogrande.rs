@@ -5,7 +5,7 @@
 //! taken. llama.cpp then reads the first token of the second choice from behind the last token of the first sentence, which is no place
 //! that it follows. Its figures are what others publish, so this is done here as well.
 
-use super::{Encode, Item, Sequence, Task, common_prefix, followed, utf8};
+use super::{Chunk, Encode, Item, Task, common_prefix, sequence, utf8};
 use crate::error::{Error, Result, quoted};
 use crate::progress::Progress;
 use std::path::Path;
@@ -74,7 +74,7 @@ fn gap<'f>(path: &Path, number: usize, line: &'f [u8]) -> Result<Gap<'f>> {
 }
 
 impl Item for Gap<'_> {
-    fn task(&self, encode: &Encode<'_>) -> Result<Task> {
+    fn task(&self, encode: &Encode<'_>) -> Result<(Task, Vec<Chunk>)> {
         let Gap { before, after, choices, .. } = self;
         let tokens = choices.map(|choice| encode.tokens(&format!("{before}{choice}{after}")));
         let tokens: Vec<Vec<u32>> = tokens.into_iter().collect::<Result<_>>()?;
@@ -84,24 +84,25 @@ impl Item for Gap<'_> {
         let much = tokens.iter().all(|tokens| tokens.len().saturating_sub(common) > FEW);
         // Where nothing follows the choice, llama.cpp divides by zero.
         let skips_choice = much && tokens.iter().zip(&behind).all(|(tokens, first)| *first < tokens.len());
-        let mut sequences: Vec<Sequence> = tokens
-            .into_iter()
-            .zip(&behind)
-            .map(|(tokens, &behind)| {
+        let scored = |behind: usize| {
+            move |n: usize| {
                 let first = if skips_choice { behind.max(1) } else { common };
-                let end = tokens.len() - usize::from(tokens.len().saturating_sub(first) > 1);
-                Sequence { scored: followed(&tokens, first..end), tokens }
-            })
-            .collect();
+                first..n - usize::from(n.saturating_sub(first) > 1)
+            }
+        };
+        let sequences = tokens.into_iter().zip(behind).map(|(tokens, behind)| sequence(tokens, scored(behind)));
+        let mut sequences: Vec<Chunk> = sequences.collect();
         let [first, second] = &mut sequences[..] else { return Err(Error::Internal("a gap has two choices")) };
-        let own = first.scored.len();
-        if !skips_choice && !second.scored.is_empty() {
-            let (_, target) = second.scored.remove(0);
-            first.scored.push((first.tokens.len() - 1, target));
+        let own = first.scores();
+        if !skips_choice && second.scores() > 0 {
+            // The token is scored where it would follow the first sentence.
+            second.scored[0].start += 1;
+            second.scored.retain(|scored| !scored.is_empty());
+            first.scored.push(first.tokens.len() - 1..first.tokens.len());
+            first.tokens.push(second.tokens[common]);
         }
-        let all = first.scored.len() + second.scored.len();
-        let answers = vec![(0..own).collect(), (own..all).collect()];
+        let all = first.scores() + second.scores();
         let right = (0..2).map(|choice| choice == self.right).collect();
-        Ok(Task { place: self.place.clone(), sequences, answers, right })
+        Ok((Task { place: self.place.clone(), sequences: 2, answers: vec![0..own, own..all], right }, sequences))
     }
 }

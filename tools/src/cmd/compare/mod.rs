@@ -1,12 +1,14 @@
 //! `strata compare`: what quantizations cost, beside their reference.
 //!
 //! * `open.rs`: the reference and the candidates that the arguments name;
-//! * `report.rs`: the figures of all candidates; `table.rs` and `json.rs` write them.
+//! * `report.rs`: the figures of all candidates; `table.rs` and `json.rs` write them;
+//! * `tasks.rs`: the answers of all to tasks.
 
 mod json;
 mod open;
 mod report;
 mod table;
+mod tasks;
 
 use super::model::{CacheArgs, CpuArgs, RamArgs, open};
 use crate::progress::{Shown, Unit};
@@ -14,6 +16,7 @@ use crate::{output, text};
 use anyhow::{Context, Result, bail};
 use report::Report;
 use std::path::PathBuf;
+use strata::arch::Hyperparameters;
 use strata::eval::compare::text::Cut;
 use strata::eval::compare::{Comparison, Mode, Settings, Text, compare};
 use strata::gguf::Gguf;
@@ -36,8 +39,10 @@ pub struct Args {
     #[arg(value_name = "CANDIDATE", required_unless_present = "merge")]
     candidates: Vec<String>,
     /// Text, UTF-8: a file or a pipe; - is standard input. Several are reported side by side
-    #[arg(short = 'f', long = "file", value_name = "TEXT", required_unless_present = "merge")]
+    #[arg(short = 'f', long = "file", value_name = "TEXT", required_unless_present_any = ["merge", "hellaswag", "winogrande", "multiple_choice"])]
     texts: Vec<PathBuf>,
+    #[command(flatten)]
+    tasks: tasks::TaskArgs,
     /// Tokens in a chunk; the second half of each is scored
     #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT", default_value_t = 512)]
     context: usize,
@@ -74,7 +79,7 @@ pub struct Args {
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Merge the results of all parts instead: bit for bit the figures of one run
-    #[arg(long, value_name = "RESULT", num_args = 1.., conflicts_with_all = ["reference", "candidates", "texts", "shard"])]
+    #[arg(long, value_name = "RESULT", num_args = 1.., conflicts_with_all = ["reference", "candidates", "texts", "shard", "hellaswag", "winogrande", "multiple_choice"])]
     merge: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -102,6 +107,7 @@ impl Args {
         if let Some(path) = &self.output {
             let mut inputs = Inputs::default();
             self.texts.iter().for_each(|file| inputs.add(file, "the text"));
+            self.tasks.files().for_each(|file| inputs.add(file, "the tasks"));
             let models = candidates.iter().filter_map(|candidate| candidate.model.as_ref()).chain([&reference]);
             models.for_each(|model| inputs.add_model(model.gguf()));
             let mut out = Outputs::single("compare", path, &inputs)?;
@@ -114,6 +120,9 @@ impl Args {
     /// The tokens of all texts.
     fn text(&self, reference: &Gguf) -> Result<Text> {
         let tokenizer = text::tokenizer(reference)?;
+        if let Some(tasks) = self.tasks.text(&tokenizer, &Hyperparameters::read(reference)?)? {
+            return Ok(tasks);
+        }
         let options = EncodeOptions { add_special: true, parse_special: false };
         let cut = Cut { context: self.context, stride: self.stride, max_chunks: self.chunks };
         let mut all = Text::default();
@@ -144,6 +153,9 @@ impl Args {
         let (have, all) = (comparison.text.chunks.len(), comparison.text.texts.iter().map(|text| text.chunks).sum());
         if have < all {
             output::warn(&format!("{have} of {all} chunks are here: other parts are missing"));
+        }
+        if comparison.text.texts.iter().any(|text| text.tasks.is_some()) {
+            return self.report_tasks(comparison);
         }
         let report = Report::of(comparison);
         match (self.json, self.csv) {

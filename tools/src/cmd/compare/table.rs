@@ -37,10 +37,15 @@ pub fn csv(report: &Report<'_>) -> String {
             }));
         }
     }
+    comma_separated(&all)
+}
+
+/// Rows as comma-separated values (RFC 4180).
+pub fn comma_separated(rows: &[Vec<String>]) -> String {
     let quoted = |cell: &String| {
         if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.clone() }
     };
-    all.iter().map(|row| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n").collect()
+    rows.iter().map(|row| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n").collect()
 }
 
 /// The header and a row for each candidate.
@@ -125,7 +130,8 @@ fn interval(figure: &Figure, digits: usize, scale: f64) -> String {
     }
 }
 
-fn table(rows: &[Vec<String>]) -> Table {
+/// Rows as a table, which is Markdown as well; the first is its header.
+pub fn table(rows: &[Vec<String>]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header(&rows[0]);
     for i in 1..rows[0].len() {

@@ -39,10 +39,9 @@ impl Args {
         }
         tell_limits();
         let types = self.cache.types();
-        let need = need(&of, &base, self.chunks, types)?;
-        let model = self.model.load(gguf, need)?;
-        let shown = Shown::new(Unit::Tokens);
-        let statistics = kl_divergence(&model, &base, self.chunks, tokenizer.bos(), types, &shown)?;
+        let text = base.text(self.chunks, tokenizer.bos())?;
+        let model = self.model.load(gguf, need(&of, &base, &text, types)?)?;
+        let statistics = kl_divergence(&model, &base, &text, types, &Shown::new(Unit::Tokens))?;
         if self.json {
             output::print_json(&json(&statistics, shape.context))
         } else {

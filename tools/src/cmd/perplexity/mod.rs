@@ -11,7 +11,10 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use strata::arch::Hyperparameters;
 use strata::eval::base_file::{BaseWriter, Shape};
-use strata::eval::perplexity::{Chunks, Perplexity, need, score};
+use strata::eval::compare::Text;
+use strata::eval::compare::text::Cut;
+use strata::eval::passes::need;
+use strata::eval::perplexity::{Perplexity, score};
 use strata::gguf::Gguf;
 use strata::io::inputs::Inputs;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
@@ -102,19 +105,20 @@ impl Args {
     fn score(&self, gguf: Gguf, tokenizer: &Tokenizer, file: &Path) -> Result<()> {
         let options = EncodeOptions { add_special: true, parse_special: false };
         let tokens = text::tokens(tokenizer, &text::read(file)?, options)?;
-        let (types, shown, context) = (self.cache.types(), Shown::new(Unit::Tokens), self.context.unwrap_or(CONTEXT));
-        let chunks = Chunks::cut(&tokens, context, self.chunks, tokenizer.bos())?;
+        let (types, context) = (self.cache.types(), self.context.unwrap_or(CONTEXT));
+        let cut = Cut { context, stride: None, max_chunks: self.chunks };
+        let text = Text::raw(output::path(file), &tokens, cut, tokenizer.bos())?;
         let of = Hyperparameters::read(&gguf)?;
         let mut inputs = Inputs::default();
         inputs.add(file, "the text");
         inputs.add_model(&gguf);
-        let model = self.model.load(gguf, need(&of, tokens.len(), context, self.chunks, types)?)?;
+        let model = self.model.load(gguf, need(&of, &text, types)?)?;
         let base = self.kl_divergence_base.as_ref().map(|path| {
             base_file::tell_limits();
-            let shape = Shape { context, vocab: of.vocab, chunks: chunks.count() };
-            BaseWriter::create(path, &inputs, shape, chunks.tokens())
+            let shape = Shape { context, vocab: of.vocab, chunks: text.chunks.len() };
+            BaseWriter::create(path, &inputs, shape, &tokens[..context * shape.chunks])
         });
-        let result = score(&model, &chunks, types, base.transpose()?, &shown)?;
+        let result = score(&model, &text, types, base.transpose()?, &Shown::new(Unit::Tokens))?;
         self.print(&result, context)
     }
 

@@ -3,13 +3,14 @@
 use super::Args;
 use crate::output;
 use crate::progress::{Shown, Unit};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use std::path::Path;
 use strata::arch::Hyperparameters;
-use strata::eval::tasks::answer::{answer, need};
+use strata::eval::passes::need;
+use strata::eval::tasks::answer::answer;
 use strata::eval::tasks::scoring::{self, Answers};
-use strata::eval::tasks::{Share, Tasks};
+use strata::eval::tasks::{Share, Tasks, open};
 use strata::gguf::Gguf;
 use strata::tokenizer::Tokenizer;
 
@@ -29,10 +30,11 @@ impl Args {
         let (types, shown) = (self.cache.types(), Shown::new(Unit::Tokens));
         let at_most = at_most.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let context = self.context.unwrap_or(of.context);
-        let tasks = Tasks::open(kind, file, at_most, tokenizer, context, &shown)?;
-        let model = self.model.load(gguf, need(&of, &tasks, types)?)?;
-        let answers = answer(&model, &tasks, types, &shown)?;
-        if self.json { output::print_json(&json(&tasks, &answers)) } else { output::print(&words(&tasks, &answers)) }
+        let text = open(kind, file, at_most, tokenizer, context, &shown)?;
+        let Some(tasks) = text.texts.iter().find_map(|text| text.tasks.as_ref()) else { bail!("there are no tasks") };
+        let model = self.model.load(gguf, need(&of, &text, types)?)?;
+        let answers = answer(&model, tasks, &text, types, &shown)?;
+        if self.json { output::print_json(&json(tasks, &answers)) } else { output::print(&words(tasks, &answers)) }
     }
 }
 
@@ -73,7 +75,7 @@ fn words(tasks: &Tasks, answers: &Answers) -> String {
 }
 
 /// The share of right answers that guessing would give, one right answer a task.
-fn chance(tasks: &Tasks) -> f64 {
+pub(in crate::cmd) fn chance(tasks: &Tasks) -> f64 {
     tasks.tasks.len() as f64 / tasks.tasks.iter().map(|task| task.answers.len()).sum::<usize>() as f64
 }
 
