@@ -2,6 +2,7 @@
 //!
 //! * [`perplexity`]: how well it predicts the text;
 //! * [`tasks`]: which answers it chooses; [`base_file`]: llama.cpp's file of the distributions of a base model;
+//! * [`passes`]: its chunks through one model, for the three before;
 //! * [`calibrate`]: which columns of its weights the text needs most.
 
 pub mod base_file;

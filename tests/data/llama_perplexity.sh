@@ -11,10 +11,11 @@ run() { # file, type, what the output must have, arguments
         "$llama" -nr -t 2 -m "$models/tiny-rustdoc-$2.gguf" $4 > "$1" 2> /dev/null
     done
 }
-"$llama" -nr -t 2 -m "$models/tiny-rustdoc-F16.gguf" -f "$data/valid.txt" -c 32 -b 32 --chunks 7 --kl-divergence-base "$out/base-F16.bin"
-for ty in F32 Q8_0 Q4_0; do
-    run "$out/kl-$ty.txt" $ty "Same top p:" "-c 32 -b 32 --kl-divergence-base $out/base-F16.bin --kl-divergence"
-done
+base=$out/base-Q4_0.bin
+"$llama" -nr -t 2 -m "$models/tiny-rustdoc-Q4_0.gguf" -f "$data/valid.txt" -c 32 -b 32 --chunks 7 --kl-divergence-base "$base"
+# Both compute the F32 model in F32: the figures must be equal.
+run "$out/kl-F32.txt" F32 "Same top p:" "-c 32 -b 32 -fa off -ctk f32 -ctv f32 --kl-divergence-base $base --kl-divergence"
+run "$out/kl-Q8_0.txt" Q8_0 "Same top p:" "-c 32 -b 32 --kl-divergence-base $base --kl-divergence"
 for ty in F16 Q4_0; do
     run "$out/hellaswag-$ty.txt" $ty ^16 "--hellaswag -f $tasks/hellaswag.txt"
     run "$out/hellaswag-10-$ty.txt" $ty ^10 "--hellaswag -f $tasks/hellaswag.txt --hellaswag-tasks 10"

@@ -77,18 +77,22 @@ pub struct Tasks {
     pub in_file: usize,
 }
 
+/// The most bytes of a file, some ten times those of the largest sets: the shortest tasks take twenty times their bytes in memory.
+const LARGEST: u64 = 64 << 20;
+
 /// A task before its text is cut into tokens.
 trait Item: Sync {
     /// Cuts it: the task and its sequences.
     fn task(&self, encode: &Encode<'_>) -> Result<(Task, Vec<Chunk>)>;
 }
 
-/// Cuts texts of tasks into tokens, as llama-perplexity does: BOS in front, control tokens as text.
+/// Cuts texts of tasks into tokens, as llama-perplexity does: BOS in front, nothing behind, control tokens as text.
 struct Encode<'t>(&'t Tokenizer);
 
 impl Encode<'_> {
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        self.0.encode(text, EncodeOptions { add_special: true, parse_special: false })
+        let tokens = self.0.encode(text, EncodeOptions::default())?;
+        Ok(self.0.bos().into_iter().chain(tokens).collect())
     }
 }
 
@@ -107,7 +111,7 @@ pub fn open(
     context: usize,
     progress: &dyn Progress,
 ) -> Result<Text> {
-    let file = text::read_bytes(path, text::largest(), progress)?;
+    let file = text::read_bytes(path, LARGEST, progress)?;
     let cut = Cut { encode: Encode(tokenizer), path, context, progress };
     let (tasks, in_file) = match kind {
         Kind::HellaSwag => {
@@ -141,7 +145,8 @@ struct Cut<'a> {
 impl Cut<'_> {
     /// The chosen items as tasks and their sequences.
     fn all(&self, items: &[impl Item], chosen: &[usize]) -> Result<Vec<(Task, Vec<Chunk>)>> {
-        chosen.par_iter().map(|&i| self.one(&items[i])).collect()
+        let all: Vec<Result<_>> = chosen.par_iter().map(|&i| self.one(&items[i])).collect();
+        all.into_iter().collect()
     }
 
     fn one(&self, item: &impl Item) -> Result<(Task, Vec<Chunk>)> {
@@ -175,7 +180,7 @@ impl Item for Question<'_> {
         let (first, mut scored) = (common_prefix(&tokens), 0);
         let (mut sequences, mut answers) = (Vec::new(), Vec::new());
         for tokens in tokens {
-            let sequence = sequence(tokens, |n| first..n);
+            let sequence = sequence(tokens, first, 0);
             answers.push(scored..scored + sequence.scores());
             scored += sequence.scores();
             sequences.push(sequence);
@@ -192,10 +197,10 @@ fn common_prefix(all: &[Vec<u32>]) -> usize {
     (0..shortest).find(differs).unwrap_or(shortest).min(shortest.saturating_sub(1)).max(1)
 }
 
-/// A sequence of which these tokens are scored, none of them the first; `scored` gets the number of all.
-fn sequence(tokens: Vec<u32>, scored: impl FnOnce(usize) -> Range<usize>) -> Chunk {
-    let Range { start, end } = scored(tokens.len());
-    Chunk { number: 0, tokens, scored: vec![start - 1..end.max(start) - 1] }
+/// A sequence of which the tokens from `first` on are scored, which is not 0, but for the last few.
+fn sequence(tokens: Vec<u32>, first: usize, without_last: usize) -> Chunk {
+    let end = (tokens.len() - without_last).max(first);
+    Chunk { number: 0, tokens, scored: vec![first - 1..end - 1] }
 }
 
 /// A part of a file as text.

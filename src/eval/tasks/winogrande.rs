@@ -84,13 +84,11 @@ impl Item for Gap<'_> {
         let much = tokens.iter().all(|tokens| tokens.len().saturating_sub(common) > FEW);
         // Where nothing follows the choice, llama.cpp divides by zero.
         let skips_choice = much && tokens.iter().zip(&behind).all(|(tokens, first)| *first < tokens.len());
-        let scored = |behind: usize| {
-            move |n: usize| {
-                let first = if skips_choice { behind.max(1) } else { common };
-                first..n - usize::from(n.saturating_sub(first) > 1)
-            }
-        };
-        let sequences = tokens.into_iter().zip(behind).map(|(tokens, behind)| sequence(tokens, scored(behind)));
+        let sequences = tokens.into_iter().zip(behind).map(|(tokens, behind)| {
+            let first = if skips_choice { behind.max(1) } else { common };
+            let without_last = usize::from(tokens.len() > first + 1);
+            sequence(tokens, first, without_last)
+        });
         let mut sequences: Vec<Chunk> = sequences.collect();
         let [first, second] = &mut sequences[..] else { return Err(Error::Internal("a gap has two choices")) };
         let own = first.scores();
