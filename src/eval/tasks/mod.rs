@@ -210,3 +210,63 @@ fn utf8<'f>(path: &Path, place: impl FnOnce() -> String, bytes: &'f [u8]) -> Res
         Error::invalid(path, place(), problem, "convert the file to UTF-8")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Quiet;
+
+    /// The number of tasks that a format finds in a file.
+    fn parse(kind: Kind, file: &[u8], at_most: Option<usize>) -> Result<usize> {
+        let path = Path::new("tasks");
+        match kind {
+            Kind::HellaSwag => hellaswag::parse(path, file).map(|tasks| tasks.len()),
+            Kind::Winogrande => winogrande::parse(path, file, &Quiet).map(|tasks| tasks.len()),
+            Kind::MultipleChoice => multiple_choice::parse(path, file, at_most).map(|(tasks, _)| tasks.len()),
+        }
+    }
+
+    /// Every file that is cut off or has one wrong byte is parsed or refused, by a message that names the file.
+    #[test]
+    fn damaged_files_do_no_harm() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny-rustdoc/tasks");
+        for (kind, name, count) in [
+            (Kind::HellaSwag, "hellaswag.txt", 16),
+            (Kind::Winogrande, "winogrande.csv", 15),
+            (Kind::MultipleChoice, "multiple_choice.bin", 16),
+        ] {
+            let whole = std::fs::read(folder.join(name)).unwrap();
+            assert_eq!(parse(kind, &whole, None).unwrap(), count);
+            let mut refused = 0;
+            let mut try_one = |file: &[u8]| {
+                for at_most in [None, Some(3)] {
+                    if let Err(error) = parse(kind, file, at_most) {
+                        refused += 1;
+                        assert!(error.to_string().starts_with("tasks: "), "{error}");
+                    }
+                }
+            };
+            for i in 0..whole.len() {
+                try_one(&whole[..i]);
+                for byte in [0, b'\n', b',', 0x7f, 0xff] {
+                    let mut damaged = whole.clone();
+                    damaged[i] = byte;
+                    try_one(&damaged);
+                }
+            }
+            assert!(refused > 1000, "{name}: {refused}");
+        }
+    }
+
+    #[test]
+    fn answers_are_scored_from_the_first_different_token_and_never_from_the_first() {
+        let same = |all: &[&[u32]]| common_prefix(&all.iter().map(|tokens| tokens.to_vec()).collect::<Vec<_>>());
+        assert_eq!(same(&[&[1, 2, 3, 4], &[1, 2, 5]]), 2);
+        assert_eq!(same(&[&[1, 2, 3, 4], &[1, 2, 3]]), 2); // else the second would have nothing
+        assert_eq!(same(&[&[7, 2], &[1, 2]]), 1);
+        assert_eq!((same(&[&[], &[1]]), same(&[&[1], &[2]])), (1, 1));
+        let chunk = sequence(vec![5, 6, 7, 8], 2, 1);
+        assert_eq!(chunk.positions().collect::<Vec<_>>(), [1]);
+        assert_eq!(sequence(vec![5], 1, 0).scores(), 0);
+    }
+}
