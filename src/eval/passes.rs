@@ -58,7 +58,10 @@ pub fn need(of: &Hyperparameters, text: &Text, types: CacheTypes) -> Result<Memo
     Ok(MemoryNeed::passes(of, kv, tokens.unwrap_or(0), LOGIT_ROWS))
 }
 
-/// Calls `each` with the logits `(rows, vocab)` after some scored tokens and the tokens that follow them, in the order of the text.
+/// Takes the logits `(rows, vocab)` after some scored tokens and the tokens that follow them.
+pub(super) type Each<'a> = dyn FnMut(&[f32], &[u32]) -> Result<()> + 'a;
+
+/// Calls `each` with the logits after all scored tokens, some at a time, in the order of the text.
 /// `types` are those of the cache; `progress` counts tokens.
 ///
 /// # Errors
@@ -68,7 +71,7 @@ pub(super) fn for_each_scored(
     text: &Text,
     types: CacheTypes,
     progress: &dyn Progress,
-    each: &mut dyn FnMut(&[f32], &[u32]) -> Result<()>,
+    each: &mut Each<'_>,
 ) -> Result<()> {
     let (of, identity, passes) = (model.hyperparameters(), Transform::default(), passes(text));
     let mut head = Head::new(model, &identity);
