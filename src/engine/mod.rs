@@ -1,9 +1,11 @@
 //! Models at work: what a program, a chat or a server owns.
 //!
 //! * [`Engine`]: a model with its tokenizer, shared by any number of sessions;
-//! * [`Session`]: one sequence, which is continued.
+//! * [`Session`]: one sequence, which is continued;
+//! * [`template`]: conversations as the text that a model was trained on.
 
 mod session;
+pub mod template;
 
 pub use session::{End, Session, Timings};
 

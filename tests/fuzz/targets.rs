@@ -12,6 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 use strata::convert::{Input, Options, Target, convert, plan};
+use strata::engine::template::{ChatInput, ChatTemplate};
 use strata::gguf::Gguf;
 use strata::imatrix::Imatrix;
 use strata::io::hash::Digest;
@@ -24,7 +25,7 @@ use strata::{GgmlType, Isa};
 pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const TARGETS: [FuzzTarget; 8] = [
+pub const TARGETS: [FuzzTarget; 9] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("config", config),
@@ -33,6 +34,7 @@ pub const TARGETS: [FuzzTarget; 8] = [
     ("journal", journal),
     ("tokenizer", tokenizer),
     ("quantize", quantize),
+    ("template", template),
 ];
 
 /// A GGUF file, and the tokenizer in its metadata.
@@ -260,3 +262,42 @@ pub fn quantize(data: &[u8]) -> bool {
     assert!(format.ty.block_len() == 1 || format.bad_block(blocks).is_some() || values.iter().all(|v| v.is_finite()));
     true
 }
+
+/// A chat template, rendered with a conversation, tools and documents. With marks the text is the same.
+pub fn template(data: &[u8]) -> bool {
+    let source = String::from_utf8_lossy(data);
+    let template = ChatTemplate::new(Path::new("fuzz"), "template", &source);
+    assert!(!matches!(template, Err(strata::Error::Internal(_))), "it panicked");
+    let Ok(template) = template else { return false };
+    let template = template.with_special("bos_token", "<s>").with_special("eos_token", "</s>");
+    let json: serde_json::Value = serde_json::from_str(CONVERSATION).unwrap();
+    let list = |key: &str| json[key].as_array().map(Vec::as_slice);
+    let messages = list("messages").unwrap();
+    let input = ChatInput {
+        tools: list("tools"),
+        documents: list("documents"),
+        add_generation_prompt: true,
+        ..ChatInput::of(messages)
+    };
+    let rendered = template.render(&input);
+    assert!(!matches!(rendered, Err(strata::Error::Internal(_))), "it panicked");
+    let Ok(text) = rendered else { return false };
+    if let Ok(marked) = template.render_marked(&input) {
+        assert_eq!(marked.text, text);
+        assert!(marked.answers.iter().all(|answer| text.get(answer.clone()).is_some()));
+    }
+    true
+}
+
+const CONVERSATION: &str = r#"{
+    "messages": [
+        {"role": "system", "content": "Be brief"},
+        {"role": "user", "content": "Hi é"},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": [1, 2.5, null]}}}]},
+        {"role": "tool", "content": "{}"},
+        {"role": "assistant", "content": "<think>a</think>b"},
+        {"role": "user", "content": [{"type": "text", "text": "x"}]}],
+    "tools": [{"type": "function", "function": {
+        "name": "f", "description": "d", "parameters": {"type": "object", "properties": {"x": {"type": "array"}}}}}],
+    "documents": [{"title": "t", "text": "u"}]}"#;
