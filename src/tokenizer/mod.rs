@@ -2,10 +2,11 @@
 //!
 //! `vocab.rs` holds the vocabulary as the file states it. `special.rs` splits a text at its special tokens. The text between
 //! them goes to one of two models: `bpe.rs`, byte-level BPE over the pieces of `split.rs`, or `sentencepiece.rs`.
-//! `ends.rs` has lists of known token texts. `stream.rs` decodes, one token at a time.
+//! `ends.rs` has lists of known token texts. `ends_of_tokens.rs` tells where tokens end in the text. `stream.rs` decodes, one token at a time.
 
 mod bpe;
 mod ends;
+mod ends_of_tokens;
 mod from_gguf;
 mod sentencepiece;
 mod special;

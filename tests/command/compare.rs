@@ -92,6 +92,31 @@ fn json_has_the_promised_fields_and_parts_give_the_whole() {
 }
 
 #[test]
+fn conversations_are_scored_beside_texts() {
+    let (reference, text) = (checkpoint().display().to_string(), valid().display().to_string());
+    let dir = tempfile::tempdir().unwrap();
+    let [chats, folder] =
+        [dir.path().join("chats.jsonl"), dir.path().to_owned()].map(|path| path.display().to_string());
+    let line = r#"{"messages": [{"role": "user", "content": "What is a Vec?"}, {"role": "assistant", "content": "A growable array."}]}"#;
+    std::fs::write(&chats, format!("{line}\n{}\n", line.replace("Vec", "String"))).unwrap();
+    let json = |more: &[&str]| -> Value {
+        let more = [&["--chat", chats.as_str(), "--json"], more].concat();
+        serde_json::from_str(&ok(&[&[reference.as_str(), "q4_0", "--state", &folder, "-c", "64"], &more[..]].concat()))
+            .unwrap()
+    };
+    let alone = json(&[]);
+    assert_eq!(alone["chunks"], 2);
+    let scored = alone["tokens_scored"].as_u64().unwrap();
+    assert!((6..40).contains(&scored), "{scored}");
+    let both = json(&["-f", &text, "--chunks", "2"]);
+    assert_eq!((both["chunks"].as_u64(), both["tokens_scored"].as_u64()), (Some(4), Some(scored + 2 * 31)));
+    std::fs::write(&chats, format!("{line}\n{{\n")).unwrap();
+    let output = strata(&[&reference, "q4_0", "--chat", &chats]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("chats.jsonl: line 2: is not JSON"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_compared_is_refused() {
     let (dir, path) = model_file(mix("q4_0"));
     let (reference, text) = (checkpoint().display().to_string(), valid().display().to_string());

@@ -17,6 +17,8 @@ use anyhow::{Context, Result, bail};
 use report::Report;
 use std::path::PathBuf;
 use strata::arch::Hyperparameters;
+use strata::engine::template::ChatTemplate;
+use strata::eval::compare::chat::ChatCut;
 use strata::eval::compare::text::Cut;
 use strata::eval::compare::{Comparison, Mode, Settings, Text, compare};
 use strata::gguf::Gguf;
@@ -39,8 +41,12 @@ pub struct Args {
     #[arg(value_name = "CANDIDATE", required_unless_present = "merge")]
     candidates: Vec<String>,
     /// Text, UTF-8: a file or a pipe; - is standard input. Several are reported side by side
-    #[arg(short = 'f', long = "file", value_name = "TEXT", required_unless_present_any = ["merge", "hellaswag", "winogrande", "multiple_choice"])]
+    #[arg(short = 'f', long = "file", value_name = "TEXT", required_unless_present_any = ["merge", "chats", "hellaswag", "winogrande", "multiple_choice"])]
     texts: Vec<PathBuf>,
+    /// Conversations, one a line as {"messages": [{"role": "user", "content": "..."}, ...]}, formatted by the reference's chat template and
+    /// scored on the answers only
+    #[arg(long = "chat", value_name = "FILE.jsonl")]
+    chats: Vec<PathBuf>,
     #[command(flatten)]
     tasks: tasks::TaskArgs,
     /// Tokens in a chunk; the second half of each is scored
@@ -79,7 +85,7 @@ pub struct Args {
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Merge the results of all parts instead: bit for bit the figures of one run
-    #[arg(long, value_name = "RESULT", num_args = 1.., conflicts_with_all = ["reference", "candidates", "texts", "shard", "hellaswag", "winogrande", "multiple_choice"])]
+    #[arg(long, value_name = "RESULT", num_args = 1.., conflicts_with_all = ["reference", "candidates", "texts", "chats", "shard", "hellaswag", "winogrande", "multiple_choice"])]
     merge: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -106,7 +112,7 @@ impl Args {
         let comparison = compare(&reference, &candidates, &text, &settings, &Shown::new(Unit::Tokens))?;
         if let Some(path) = &self.output {
             let mut inputs = Inputs::default();
-            self.texts.iter().for_each(|file| inputs.add(file, "the text"));
+            self.texts.iter().chain(&self.chats).for_each(|file| inputs.add(file, "the text"));
             self.tasks.files().for_each(|file| inputs.add(file, "the tasks"));
             let models = candidates.iter().filter_map(|candidate| candidate.model.as_ref()).chain([&reference]);
             models.for_each(|model| inputs.add_model(model.gguf()));
@@ -130,6 +136,20 @@ impl Args {
             let tokens = text::tokens(&tokenizer, &text::read(file)?, options)?;
             let text = Text::raw(output::path(file), &tokens, cut, tokenizer.bos());
             all.append(text.with_context(|| format!("text {}", output::path(file)))?);
+        }
+        if !self.chats.is_empty() {
+            let template = ChatTemplate::from_gguf(reference, None, false)?;
+            let tool_template = ChatTemplate::from_gguf(reference, None, true)?;
+            let cut = ChatCut {
+                template: &template,
+                tool_template: &tool_template,
+                tokenizer: &tokenizer,
+                context: self.context,
+                max_chunks: self.chunks,
+            };
+            for file in &self.chats {
+                all.append(Text::chat(file, &text::read(file)?, cut, &Shown::new(Unit::Bytes))?);
+            }
         }
         Ok(all)
     }

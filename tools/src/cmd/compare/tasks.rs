@@ -19,19 +19,19 @@ use strata::tokenizer::Tokenizer;
 #[derive(clap::Args)]
 pub struct TaskArgs {
     /// HellaSwag in place of a text: llama.cpp's file of six lines a task
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["texts", "context", "stride", "chunks"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["texts", "chats", "context", "stride", "chunks"])]
     hellaswag: Option<PathBuf>,
     /// HellaSwag tasks, chosen at random as llama.cpp chooses them
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..))]
     hellaswag_tasks: u64,
     /// Winogrande in place of a text: llama.cpp's file of comma-separated values
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["texts", "context", "stride", "chunks"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["texts", "chats", "context", "stride", "chunks"])]
     winogrande: Option<PathBuf>,
     /// Winogrande tasks, chosen at random as llama.cpp chooses them [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     winogrande_tasks: Option<u64>,
     /// Multiple choice, as MMLU, ARC, TruthfulQA, in place of a text: llama.cpp's binary file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["texts", "context", "stride", "chunks"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["texts", "chats", "context", "stride", "chunks"])]
     multiple_choice: Option<PathBuf>,
     /// Multiple choices, chosen at random as llama.cpp chooses them [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
