@@ -137,6 +137,11 @@ impl Model {
         &self.hyperparameters
     }
 
+    /// The frequencies of rotary position embedding in radians a position, `(pairs)`.
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
     /// The files.
     pub fn gguf(&self) -> &Gguf {
         self.weights.gguf()

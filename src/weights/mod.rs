@@ -199,6 +199,19 @@ impl Weights {
         Layers::new(self, first)
     }
 
+    /// Layer `i` as the file is mapped, in any order: a walk backward. What does not fit into memory is released by
+    /// [`Weights::release`].
+    pub fn mapped_layer(&self, i: usize) -> Layer<'_> {
+        self.tensors.layer(i, |_, tensor| self.tensors.mapped(&self.gguf, tensor))
+    }
+
+    /// Releases the pages of the map that were touched, unless the map serves every pass.
+    pub fn release(&self) {
+        if self.streamed.is_some() {
+            self.gguf.files().for_each(|file| file.release_pages());
+        }
+    }
+
     /// Decodes the embedding `(hidden)` of a token of the vocabulary.
     ///
     /// # Errors

@@ -60,6 +60,11 @@ impl Transform {
         Transform { decode: true, ..self }
     }
 
+    /// The same importance with other types, by the names of the tensors; the result stays as it is encoded.
+    pub(super) fn retyped(&self, types: HashMap<String, GgmlType>) -> Transform {
+        Transform { types: Some(types), importance: self.importance.clone(), decode: false }
+    }
+
     /// All of it in words, to tell transforms apart.
     pub(super) fn identify(&self) -> String {
         let mut types: Vec<_> = self.types.iter().flatten().collect();

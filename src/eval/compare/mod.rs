@@ -1,11 +1,13 @@
 //! What a quantization costs: candidates beside their reference, on the same tokens.
 //!
 //! * [`text`]: the tokens, in chunks, and which of them are scored; [`chat`]: those of conversations;
+//! * [`attribution`]: which tensor costs what;
 //! * `derive.rs`: candidates that have no file, and the weights of any as F32;
 //! * `lock_step.rs`: all chunks through each layer of all models before the next; `state.rs`: what of that is on disk;
 //! * [`scores`]: what a candidate makes of a token; [`summary`]: of all of them, with intervals (`beyond.rs`: of percentiles);
 //! * [`result`]: the exact result, which several machines make parts of; `file.rs`: its file.
 
+pub mod attribution;
 mod beyond;
 pub mod chat;
 mod derive;

@@ -1,7 +1,9 @@
 //! The report for programs.
 
 use super::report::{ModeReport, Report, Section};
+use anyhow::Result;
 use serde_json::{Map, Value, json};
+use strata::eval::compare::attribution::Attribution;
 use strata::eval::compare::summary::{Figure, PERCENTILES, Pair, Summary};
 use strata::eval::compare::{CandidateFacts, Comparison};
 
@@ -85,11 +87,14 @@ fn extend(object: &mut Value, other: Value) {
     }
 }
 
-/// The first mode at the top, as most comparisons have one; others beside it.
-pub fn json(report: &Report<'_>) -> Value {
+/// The first mode at the top, as most comparisons have one; others beside it. What tensors cost is there with each candidate.
+pub fn json(report: &Report<'_>, attributions: &[Attribution]) -> Result<Value> {
     let (comparison, text) = (report.comparison, &report.comparison.text);
     let mut modes = report.modes.iter().map(|mode| mode_json(comparison, mode));
     let mut all = modes.next().unwrap_or_default();
+    for (c, attribution) in attributions.iter().enumerate() {
+        all["candidates"][c]["tensors"] = serde_json::to_value(attribution)?;
+    }
     let texts = text
         .texts
         .iter()
@@ -102,5 +107,5 @@ pub fn json(report: &Report<'_>) -> Value {
     if !others.is_empty() {
         all["other_modes"] = others.into();
     }
-    all
+    Ok(all)
 }

@@ -2,13 +2,15 @@
 //!
 //! * `open.rs`: the reference and the candidates that the arguments name;
 //! * `report.rs`: the figures of all candidates; `table.rs` and `json.rs` write them;
-//! * `tasks.rs`: the answers of all to tasks.
+//! * `tasks.rs`: the answers of all to tasks;
+//! * `tensors.rs`: which tensor costs what.
 
 mod json;
 mod open;
 mod report;
 mod table;
 mod tasks;
+mod tensors;
 
 use super::model::{CacheArgs, CpuArgs, RamArgs, open};
 use crate::progress::{Shown, Unit};
@@ -18,6 +20,7 @@ use report::Report;
 use std::path::PathBuf;
 use strata::arch::Hyperparameters;
 use strata::engine::template::ChatTemplate;
+use strata::eval::compare::attribution::{Attribution, attribute};
 use strata::eval::compare::chat::ChatCut;
 use strata::eval::compare::text::Cut;
 use strata::eval::compare::{Comparison, Mode, Settings, Text, compare};
@@ -25,6 +28,7 @@ use strata::gguf::Gguf;
 use strata::io::inputs::Inputs;
 use strata::io::outputs::Outputs;
 use strata::tokenizer::EncodeOptions;
+use tensors::TensorArgs;
 
 /// Compare quantizations with the model that they were made of
 ///
@@ -69,6 +73,8 @@ pub struct Args {
     #[arg(long)]
     both: bool,
     #[command(flatten)]
+    tensors: TensorArgs,
+    #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
     cpu: CpuArgs,
@@ -103,7 +109,7 @@ impl Args {
     pub fn run(self) -> Result<()> {
         if !self.merge.is_empty() {
             let parts = self.merge.iter().map(|path| Comparison::open(path)).collect::<strata::Result<Vec<_>>>()?;
-            return self.report(&Comparison::merge(&parts)?);
+            return self.report(&Comparison::merge(&parts)?, &[]);
         }
         let Some(reference) = &self.reference else { bail!("name a reference") };
         let reference = open(reference)?;
@@ -120,7 +126,11 @@ impl Args {
             out.write_all(&comparison.to_bytes())?;
             out.commit()?;
         }
-        if self.shard.is_some() { Ok(()) } else { self.report(&comparison) }
+        let attributions = match self.tensors.options(settings.spill) {
+            Some(options) => attribute(&reference, &candidates, &text, &options, &Shown::new(Unit::Tokens))?,
+            None => Vec::new(),
+        };
+        if self.shard.is_some() { Ok(()) } else { self.report(&comparison, &attributions) }
     }
 
     /// The tokens of all texts.
@@ -169,7 +179,8 @@ impl Args {
         }
     }
 
-    fn report(&self, comparison: &Comparison) -> Result<()> {
+    /// Prints what was found; `attributions` of all candidates, or none.
+    fn report(&self, comparison: &Comparison, attributions: &[Attribution]) -> Result<()> {
         let (have, all) = (comparison.text.chunks.len(), comparison.text.texts.iter().map(|text| text.chunks).sum());
         if have < all {
             output::warn(&format!("{have} of {all} chunks are here: other parts are missing"));
@@ -179,9 +190,13 @@ impl Args {
         }
         let report = Report::of(comparison);
         match (self.json, self.csv) {
-            (true, _) => output::print_json(&json::json(&report)),
+            (true, _) => output::print_json(&json::json(&report, attributions)?),
+            (_, true) if !attributions.is_empty() => output::print_lines(&tensors::csv(comparison, attributions)),
             (_, true) => output::print_lines(&table::csv(&report)),
-            _ => output::print_lines(&table::tables(&report, self.markdown)),
+            _ => {
+                let tables = table::tables(&report, self.markdown) + &tensors::tables(comparison, attributions);
+                output::print_lines(&tables)
+            }
         }
     }
 }

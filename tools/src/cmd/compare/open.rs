@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strata::arch::Hyperparameters;
-use strata::eval::compare::{Candidate, Settings, Text, Transform, need};
+use strata::eval::compare::{Candidate, Settings, Text, Transform, attribution, need};
 use strata::gguf::Gguf;
 use strata::imatrix::Imatrix;
-use strata::model::{CacheTypes, Model};
+use strata::model::{CacheTypes, MemoryNeed, Model};
 use strata::recipe::{Mix, Recipe};
 
 impl Args {
@@ -38,13 +38,14 @@ impl Args {
         }
         let mut settings = self.settings();
         let spilled = Settings { spill: Some(self.spill_folder()), ..settings.clone() };
-        let needs = [&settings, &spilled].map(|settings| need(&of, text, settings, specs.len()));
+        let needs = [&settings, &spilled].map(|settings| self.need(&of, text, settings, specs.len()));
         let [in_memory, on_disk] = needs;
         let needs = [in_memory?, on_disk?];
         let (models, place) = self.ram.load_for_one_pass(files, || self.cpu.cpu(), &needs)?;
         if place == 1 {
             settings = spilled;
-            let (bytes, folder) = (output::bytes(needs[0].scratch - needs[1].scratch), self.spill_folder());
+            let (bytes, folder) =
+                (output::bytes(needs[0].scratch.saturating_sub(needs[1].scratch)), self.spill_folder());
             output::say(&format!("hidden states in files in {}, not in memory: {bytes} less", output::path(&folder)));
         }
         let mut models = models.into_iter().map(Arc::new);
@@ -55,6 +56,14 @@ impl Args {
         };
         let candidates = specs.into_iter().map(candidate).collect();
         Ok((reference, candidates, settings))
+    }
+
+    /// The memory beside the weights: of the comparison, and after it of the question which tensor costs what.
+    fn need(&self, of: &Hyperparameters, text: &Text, settings: &Settings, candidates: usize) -> Result<MemoryNeed> {
+        let compare = need(of, text, settings, candidates)?;
+        let Some(options) = self.tensors.options(settings.spill.clone()) else { return Ok(compare) };
+        let tensors = attribution::need(of, text, &options, candidates)?;
+        Ok(MemoryNeed { kv: compare.kv.max(tensors.kv), scratch: compare.scratch.max(tensors.scratch) })
     }
 
     /// The folder for hidden states: that of the state.

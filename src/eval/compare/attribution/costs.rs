@@ -1,0 +1,128 @@
+//! From the sums of all tensors to their costs.
+
+use super::matrix::MATRICES;
+use super::tally::Tally;
+use super::work::{Variant, Work};
+use crate::arch::{Architecture, Role};
+use crate::error::{Error, Result};
+
+/// Where a tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The token embedding.
+    Embedding {
+        /// True if it gives the logits as well.
+        tied: bool,
+    },
+    /// A matrix of a layer, by its place in [`crate::weights::Layer::linears`].
+    Matrix {
+        /// The layer, from 0.
+        layer: usize,
+        /// The place.
+        matrix: usize,
+    },
+    /// The output matrix.
+    Output,
+}
+
+impl Place {
+    /// What the tensor is for.
+    pub fn role(self) -> Role {
+        // In the order of `Layer::linears`.
+        const ROLES: [Role; MATRICES] =
+            [Role::AttnQ, Role::AttnK, Role::AttnV, Role::AttnOutput, Role::FfnGate, Role::FfnUp, Role::FfnDown];
+        match self {
+            Place::Embedding { .. } => Role::TokenEmbedding,
+            Place::Matrix { matrix, .. } => ROLES[matrix],
+            Place::Output => Role::Output,
+        }
+    }
+
+    /// Its layer, if it is in one.
+    pub fn layer(self) -> Option<usize> {
+        if let Place::Matrix { layer, .. } = self { Some(layer) } else { None }
+    }
+
+    /// The name of the tensor.
+    pub fn name(self, architecture: &Architecture) -> String {
+        architecture.spec(self.role()).name(self.layer())
+    }
+}
+
+/// The sums of all tensors of a variant: those of the output matrix, which changes the logits by `changes (probes, scored)`, of the
+/// embedding, and of all layers.
+pub fn tallies(
+    work: &Work<'_>,
+    variant: &Variant<'_>,
+    (output, changes): (Tally, &[f64]),
+    embedding: Tally,
+    layers: Vec<Tally>,
+) -> Result<Vec<(Place, Tally)>> {
+    let output = with_changes(work, output, changes);
+    let mut all = match variant.is_tied() {
+        true => vec![(Place::Embedding { tied: true }, output.and(&embedding))],
+        false => vec![(Place::Embedding { tied: false }, embedding), (Place::Output, output)],
+    };
+    let place = |i| Place::Matrix { layer: i / MATRICES, matrix: i % MATRICES };
+    all.extend(layers.into_iter().enumerate().map(|(i, tally)| (place(i), tally)));
+    let finite = |tally: &Tally| tally.sums.iter().all(|sum| sum.is_finite()) && tally.squares.is_finite();
+    match all.iter().find(|(_, tally)| !finite(tally)) {
+        None => Ok(all),
+        Some((place, _)) => {
+            let name = place.name(work.reference.architecture());
+            let problem = "the gradients are too large for single precision";
+            let remedy = "the weights are of no working model; get or convert it again";
+            Err(Error::invalid(work.reference.gguf().path(), name, problem, remedy))
+        }
+    }
+}
+
+/// The sums of the output matrix over the scored tokens of each chunk.
+fn with_changes(work: &Work<'_>, mut tally: Tally, changes: &[f64]) -> Tally {
+    let (scored, chunks) = (work.scored(), work.lengths.len());
+    for (probe, changes) in changes.chunks_exact(work.positions.len()).enumerate() {
+        for (chunk, tokens) in scored.iter().enumerate() {
+            for change in &changes[tokens.clone()] {
+                tally.sums[probe * chunks + chunk] += change;
+                tally.squares += change * change;
+            }
+        }
+    }
+    tally
+}
+
+/// The shares of the divergence of all tensors, in nats per scored token.
+///
+/// The square of a chunk's sum is unbiased and has one degree of freedom for each chunk and probe. The sum of the squares of tokens has many
+/// more, and leaves out that errors at several tokens add up, the more the way attention mixes them: values have half as much again. How much
+/// that is differs by role more than by layer. So the latter, brought to the former's sum over a role, is a second estimate of little noise;
+/// the two are mixed by their errors: `2 / n` of `n` degrees of freedom, and `2 / PRIOR` for what layers of a role differ.
+pub fn shares(all: &[(Place, Tally)], scored: usize) -> Vec<f64> {
+    const PRIOR: f64 = 64.0;
+    let n = all.first().map_or(0, |(_, tally)| tally.sums.len()) as f64;
+    let own = n / (n + PRIOR);
+    let whole: Vec<f64> = all.iter().map(|(_, tally)| tally.square()).collect();
+    let share = |(i, (place, tally)): (usize, &(Place, Tally))| {
+        let of_role = || all.iter().zip(&whole).filter(|((other, _), _)| other.role() == place.role());
+        let (wholes, squares) = of_role()
+            .fold((0.0, 0.0), |(wholes, squares), ((_, tally), whole)| (wholes + whole, squares + tally.squares));
+        let by_role = if squares > 0.0 { tally.squares * wholes / squares } else { 0.0 };
+        let probes = n / tally.chunks() as f64;
+        0.5 * (own * whole[i] + (1.0 - own) * by_role) / (probes * scored as f64)
+    };
+    all.iter().enumerate().map(share).collect()
+}
+
+/// The divergence of all errors together, to second order, in nats per scored token.
+pub fn joint(all: &[(Place, Tally)], scored: usize) -> f64 {
+    let Some((_, first)) = all.first() else { return 0.0 };
+    let sum = |i: usize| all.iter().map(|(_, tally)| tally.sums[i]).sum::<f64>();
+    let squares: f64 = (0..first.sums.len()).map(|i| sum(i).powi(2)).sum();
+    0.5 * squares * first.chunks() as f64 / (first.sums.len() as f64 * scored as f64)
+}
+
+/// The values of a tensor.
+pub fn values(work: &Work<'_>, place: Place) -> u64 {
+    let (rows, cols) = work.reference.architecture().spec(place.role()).shape(work.reference.hyperparameters());
+    rows as u64 * cols as u64
+}

@@ -1,0 +1,257 @@
+//! The walk of the gradients from the last layer to the first, past every matrix.
+
+use super::backward::{Angles, Gradients, Group, INPUT, Trace, Transposed};
+use super::matrix::{MATRICES, Owned, OwnedLayer};
+use super::streams::Streams;
+use super::tally::Tally;
+use super::work::{Variant, Work};
+use crate::error::Result;
+use crate::model::States;
+use crate::progress::Progress;
+
+/// Rows of gradients, tokens times probes, that go through a layer together; at least those of a chunk and a probe.
+pub const ROWS: usize = 4096;
+
+/// Tokens that go through a layer together, at least those of a chunk.
+pub const TOKENS: usize = 512;
+
+/// Probes that go through a layer together with so many tokens.
+pub fn together(tokens: usize, probes: usize) -> usize {
+    (ROWS / tokens.max(1)).clamp(1, probes)
+}
+
+/// The sums of every matrix of every variant, `(variants, layers * MATRICES)`. The gradients of all probes by the states after the last layer
+/// become those by the embeddings. `progress` counts tokens times layers.
+///
+/// # Errors
+/// If the states cannot be read or written, memory cannot be had, or the user stopped.
+pub fn gradients(
+    work: &Work<'_>,
+    variants: &[Variant<'_>],
+    streams: &mut Streams,
+    probes: &mut [States],
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<Tally>>> {
+    let (layers, n) = (work.reference.hyperparameters().layers, work.tokens.len());
+    let none = Tally::new(probes.len(), work.lengths.len());
+    let mut tallies = vec![vec![none; layers * MATRICES]; variants.len()];
+    let angles = Angles::new(work.reference, work.lengths.iter().copied().max().unwrap_or(0));
+    let (mut step, mut back) = (Step::default(), Transposed::default());
+    for i in (0..layers).rev() {
+        let of = |variant: &Variant<'_>| {
+            let w = variant.model.weights().mapped_layer(i);
+            OwnedLayer::of(&w, i, variant.model.architecture(), &variant.encoded)
+        };
+        let w = work.reference.weights().mapped_layer(i);
+        let ours = OwnedLayer::of(&w, i, work.reference.architecture(), &work.decoded);
+        let theirs: Vec<OwnedLayer> = variants.iter().map(of).collect();
+        variants.iter().for_each(|variant| variant.model.weights().release());
+        work.reference.weights().release();
+        back.set(&ours);
+        let mut tallies: Vec<_> = tallies.iter_mut().map(|all| &mut all[i * MATRICES..(i + 1) * MATRICES]).collect();
+        step.weigh(&ours, &theirs, &mut tallies);
+        for (chunks, rows) in work.groups(TOKENS) {
+            let group = Group::new(&work.lengths[chunks.clone()], &angles);
+            let h = streams.kept.rows(i * n + rows.start..i * n + rows.end)?;
+            step.trace.run(work.reference, &ours.layer(), h, &group)?;
+            for first in (0..probes.len()).step_by(together(rows.len(), probes.len())) {
+                progress.check()?;
+                let last = (first + together(rows.len(), probes.len())).min(probes.len());
+                let probes = &mut probes[first..last];
+                step.dh.clear();
+                for probe in &mut *probes {
+                    step.dh.extend_from_slice(probe.rows(rows.clone())?);
+                }
+                let Step { trace, gradients, dh, .. } = &mut step;
+                gradients.run(work.reference, (&ours.layer(), &back), h, (trace, &group), dh);
+                for (probe, dh) in probes.iter_mut().zip(dh.chunks_exact(h.len())) {
+                    probe.update(rows.clone(), |to| {
+                        to.copy_from_slice(dh);
+                        Ok(())
+                    })?;
+                }
+                step.tally(work, (&ours, &theirs), &group, (first, chunks.start), &mut tallies);
+            }
+            progress.advance(rows.len() as u64);
+        }
+    }
+    Ok(tallies)
+}
+
+/// The buffers of a group of chunks in a layer.
+#[derive(Default)]
+struct Step {
+    trace: Trace,
+    gradients: Gradients,
+    dh: Vec<f32>, // (probes, tokens, hidden)
+    e: Owned,
+    ex: Vec<f32>, // (tokens, rows of a matrix)
+}
+
+impl Step {
+    /// Adds the squares of the weights and of their errors.
+    fn weigh(&mut self, ours: &OwnedLayer, theirs: &[OwnedLayer], tallies: &mut [&mut [Tally]]) {
+        for (m, w) in ours.matrices().iter().enumerate() {
+            let weight = w.square();
+            for (theirs, tallies) in theirs.iter().zip(&mut *tallies) {
+                w.difference(&theirs.matrices()[m], &mut self.e);
+                (tallies[m].weight_error, tallies[m].weight) = (self.e.square(), weight);
+            }
+        }
+    }
+
+    /// Adds what the group of chunks from `chunk` on gives for the probes from `probe` on.
+    fn tally(
+        &mut self,
+        work: &Work<'_>,
+        (ours, theirs): (&OwnedLayer, &[OwnedLayer]),
+        group: &Group<'_>,
+        (probe, chunk): (usize, usize),
+        tallies: &mut [&mut [Tally]],
+    ) {
+        let Step { trace: Trace { inputs, products, .. }, gradients, e, ex, .. } = self;
+        for (m, w) in ours.matrices().iter().enumerate() {
+            for (theirs, tallies) in theirs.iter().zip(&mut *tallies) {
+                w.difference(&theirs.matrices()[m], e);
+                let width = e.matrix().rows();
+                ex.resize(group.tokens() * width, 0.0);
+                work.reference.cpu().matmul(e.matrix(), &mut inputs[INPUT[m]], ex);
+                let (g, y) = (gradients.by[m].values(), &products[m]);
+                tallies[m].add((probe, chunk), &group.sequences, width, g, [ex, y]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Hyperparameters;
+    use crate::convert::open_model;
+    use crate::eval::compare::lock_step::embed;
+    use crate::eval::compare::text::{Chunk, Text};
+    use crate::eval::compare::{Candidate, Transform};
+    use crate::model::{Model, Scratch};
+    use crate::progress::Quiet;
+    use crate::recipe::{Mix, Recipe};
+    use std::path::Path;
+    use std::sync::Arc;
+    use strata_kernels::{Cpu, Isa};
+
+    fn repository(path: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    }
+
+    fn small() -> Model {
+        let gguf = open_model(&repository("models/tiny-rustdoc"), &Quiet).unwrap();
+        Model::new(gguf, Cpu::new(Isa::best(), 2)).unwrap()
+    }
+
+    fn text(chunks: &[&[u32]]) -> Text {
+        let chunk = |tokens: &&[u32]| Chunk { number: 0, tokens: tokens.to_vec(), scored: vec![0..tokens.len() - 1] };
+        Text::of_chunks("t", chunks.iter().map(chunk).collect())
+    }
+
+    /// `(tokens, hidden)`: what the function multiplies the last hidden states with.
+    fn factors(tokens: usize, hidden: usize, phase: f64) -> Vec<f32> {
+        let at = |i: usize| libm::sin(0.37 * (i / hidden) as f64 + 0.11 * (i % hidden) as f64 + phase) as f32;
+        (0..tokens * hidden).map(at).collect()
+    }
+
+    fn states(work: &Work<'_>, values: &[f32]) -> States {
+        let mut states = work.states().unwrap();
+        states.set(0, values).unwrap();
+        states
+    }
+
+    /// The stream of the reference, and the function of its end for each chunk, with one matrix replaced.
+    fn run(work: &Work<'_>, other: Option<(usize, usize, &Owned)>, factors: &[f32]) -> (Streams, Vec<f64>) {
+        let (mut h, mut kept, n) = (work.states().unwrap(), work.states().unwrap(), work.tokens.len());
+        embed(work.reference, &work.decoded, &work.tokens, &mut h).unwrap();
+        for i in 0..work.reference.hyperparameters().layers {
+            super::super::streams::copy(&mut h, 0..n, &mut kept, i * n).unwrap();
+            let w = work.reference.weights().mapped_layer(i);
+            let ours = OwnedLayer::of(&w, i, work.reference.architecture(), &work.decoded);
+            let layer = match other {
+                Some((layer, m, other)) if layer == i => ours.with(m, other),
+                _ => ours.layer(),
+            };
+            let scratch = &mut Scratch::default();
+            super::super::streams::pass(work, work.reference, i, &layer, &mut h, scratch, &Quiet).unwrap();
+        }
+        let d = factors.len() / n;
+        let end = h.rows(0..n).unwrap();
+        let of = |tokens: std::ops::Range<usize>| {
+            let at = tokens.start * d..tokens.end * d;
+            end[at.clone()].iter().zip(&factors[at]).map(|(h, f)| f64::from(*h) * f64::from(*f)).sum()
+        };
+        let values = super::super::work::ranges(work.lengths.iter().copied()).into_iter().map(of).collect();
+        (Streams { kept, ends: Vec::new(), errors: Vec::new() }, values)
+    }
+
+    #[test]
+    fn finite_differences_are_the_same() {
+        let model = Arc::new(small());
+        let tokens: Vec<u32> = (0..40).map(|i| (i * 97 + 11) % 3800).collect();
+        let text = text(&[&tokens[..23], &tokens[23..]]);
+        let work = Work::new(&model, &text, None);
+        let of = Hyperparameters::read(model.gguf()).unwrap();
+        let recipe = Recipe::new(Mix::from_name("q4_0").unwrap());
+        let transform = Transform::quantized(model.gguf(), &of, &recipe, None, false).unwrap();
+        let candidate = Candidate { name: "q4_0".to_owned(), model: None, cache: None, transform };
+        let variants = [Variant::of(&candidate, &model)];
+        let factors = [0.0, 1.0].map(|phase| factors(40, of.hidden, phase));
+        let (mut streams, _) = run(&work, None, &factors[0]);
+        let mut probes = [states(&work, &factors[0]), states(&work, &factors[1])];
+        let tallies = gradients(&work, &variants, &mut streams, &mut probes, &Quiet).unwrap();
+        for (layer, m) in [(0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (1, 1), (0, 6)] {
+            let w = model.weights().mapped_layer(layer);
+            let (role, linear) = w.linears()[m];
+            let name = model.architecture().spec(role).name(Some(layer));
+            let (ours, theirs) = [&work.decoded, &variants[0].encoded].map(|t| Owned::of(&name, linear, t)).into();
+            let far = [0.25, -0.25].map(|far| ours.towards(&theirs, far));
+            for (probe, factors) in factors.iter().enumerate() {
+                let [plus, minus] = [&far[0], &far[1]].map(|w| run(&work, Some((layer, m, w)), factors).1);
+                for chunk in 0..2 {
+                    let difference = (plus[chunk] - minus[chunk]) / 0.5;
+                    let sum = tallies[0][layer * MATRICES + m].sums[probe * 2 + chunk];
+                    let tolerance = 0.01 * difference.abs() + 0.01;
+                    assert!((sum - difference).abs() < tolerance, "{name}, chunk {chunk}: {sum}, {difference}");
+                }
+            }
+        }
+    }
+
+    /// What PyTorch says: `tests/data/make_gradients.py`.
+    #[test]
+    fn gradients_are_those_of_pytorch() {
+        let golden = std::fs::read(repository("tests/data/tiny-rustdoc/gradients.json")).unwrap();
+        let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+        let tokens = [
+            3840, 533, 1381, 1375, 260, 317, 303, 348, 603, 616, 2138, 271, 1381, 1375, 260, 11, 794, 554, 471, 198,
+            403,
+        ];
+        let (model, text) = (small(), text(&[&tokens]));
+        let (work, of) = (Work::new(&model, &text, None), model.hyperparameters());
+        let (mut streams, _) = run(&work, None, &factors(21, of.hidden, 0.0));
+        let (mut dh, angles) = (factors(21, of.hidden, 0.0), Angles::new(&model, 21));
+        let (group, mut step, mut back) = (Group::new(&[21], &angles), Step::default(), Transposed::default());
+        for i in (0..of.layers).rev() {
+            let w = model.weights().mapped_layer(i);
+            let ours = OwnedLayer::of(&w, i, model.architecture(), &work.decoded);
+            back.set(&ours);
+            let h = streams.kept.rows(i * 21..(i + 1) * 21).unwrap();
+            step.trace.run(&model, &ours.layer(), h, &group).unwrap();
+            step.gradients.run(&model, (&ours.layer(), &back), h, (&step.trace, &group), &mut dh);
+            for (m, (role, _)) in w.linears().into_iter().enumerate() {
+                // `<dL/dW, W>` is the sum over tokens of `G . W x`.
+                let product = super::super::tally::dot(step.gradients.by[m].values(), &step.trace.products[m]);
+                let expected = golden["products"][model.architecture().spec(role).name(Some(i))].as_f64().unwrap();
+                assert!(
+                    (product - expected).abs() < 1e-3 * expected.abs().max(1.0),
+                    "{i} {role:?}: {product} {expected}"
+                );
+            }
+        }
+    }
+}

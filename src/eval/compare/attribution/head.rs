@@ -1,0 +1,268 @@
+//! The end of the model: probes, their gradient by the hidden states after the last layer, and what the output matrix costs.
+//!
+//! A probe of a scored token with the probabilities `p` is, with random signs `s`,
+//! ```text
+//! v_j = sqrt(p_j) s_j - p_j sum_i sqrt(p_i) s_i          mean(v v') = diag(p) - p p'
+//! ```
+//! It has the mean and covariance of a sampled label's, `v = onehot(label) - p`, and less noise: no token is rare. The vocabulary is walked
+//! in parts, twice: first for the sums over all of it, then for the probes. So neither logits nor a decoded output matrix are ever whole in
+//! memory.
+
+use super::backward::add_norm_gradient;
+use super::matrix::Owned;
+use super::tally::{Tally, dot};
+use super::work::{Variant, Work};
+use crate::error::Result;
+use crate::eval::compare::text::Chunk;
+use crate::model::States;
+use crate::progress::Progress;
+use crate::random;
+use crate::weights::Linear;
+use rayon::prelude::*;
+use std::ops::Range;
+use strata_quant::Activations;
+
+/// Where the random numbers begin.
+const SEED: u64 = 1;
+
+/// Tokens of the vocabulary in a part.
+pub const PART: usize = 2048;
+
+/// Scored tokens that are multiplied together.
+const ROWS: usize = 512;
+
+/// The sums over the vocabulary of a scored token.
+#[derive(Clone)]
+struct Sums {
+    max: f32,         // of the logits so far
+    total: f64,       // of exp(z - max)
+    signed: Vec<f64>, // of sqrt(exp(z - max)) s, for each probe
+}
+
+/// What the end of the model gives.
+pub struct HeadResult {
+    /// The gradient of each probe by the hidden states after the last layer: `(tokens, hidden)`.
+    pub dh: Vec<States>,
+    /// Of the output matrix of every variant, without its sums over chunks.
+    pub tallies: Vec<Tally>,
+    /// `v . dz` of every variant: `(probes, scored)`.
+    pub changes: Vec<Vec<f64>>,
+}
+
+/// Walks through the vocabulary at the hidden states after the last layer of the reference, `end (tokens, hidden)`. `progress` counts scored
+/// tokens times parts, twice.
+///
+/// # Errors
+/// If the states cannot be read or written, or the user stopped.
+pub fn head(
+    work: &Work<'_>,
+    variants: &[Variant<'_>],
+    end: &mut States,
+    probes: usize,
+    progress: &dyn Progress,
+) -> Result<HeadResult> {
+    let walk = Walk::new(work, end)?;
+    let (n, of, reference) = (work.positions.len(), work.reference.hyperparameters(), work.reference);
+    let sums = walk.sums(probes, progress)?;
+    let mut result = HeadResult {
+        dh: Vec::new(),
+        tallies: vec![Tally::new(probes, work.lengths.len()); variants.len()],
+        changes: vec![vec![0.0; probes * n]; variants.len()],
+    };
+    let mut dx = vec![0.0; probes * n * of.hidden]; // (probes, scored, hidden)
+    let mut randoms = walk.random();
+    let (mut back, mut e, mut v) = (Owned::default(), Owned::default(), Activations::default());
+    for part in walk.parts() {
+        let w = walk.reference(part.clone());
+        w.transpose(&mut back);
+        let theirs: Vec<Owned> = variants.iter().map(|variant| output(variant, part.clone())).collect();
+        for rows in walk.blocks() {
+            progress.check()?;
+            let (z, width) = (walk.logits(&w, part.clone(), rows.clone()), part.len());
+            let values = v.reset(probes * rows.len(), width);
+            probe(&sums[rows.clone()], &mut randoms[rows.clone()], &z, width, values);
+            let square: f64 = z.chunks_exact(width).map(|z| dot(z, z)).sum();
+            let all = theirs.iter().zip(&mut result.tallies).zip(&mut result.changes);
+            for ((theirs, tally), changes) in all {
+                w.difference(theirs, &mut e);
+                let dz = walk.product(&e, rows.clone());
+                tally.error += dz.chunks_exact(width).map(|dz| dot(dz, dz)).sum::<f64>();
+                tally.output += square;
+                for (probe, v) in v.values().chunks_exact(dz.len()).enumerate() {
+                    let changes = &mut changes[probe * n..][rows.clone()];
+                    let products = v.par_chunks_exact(width).zip(dz.par_chunks_exact(width));
+                    changes.par_iter_mut().zip(products).for_each(|(c, (v, dz))| *c += dot(v, dz));
+                }
+            }
+            let mut y = vec![0.0; v.rows() * of.hidden];
+            reference.cpu().matmul(back.matrix(), &mut v, &mut y);
+            for (probe, y) in y.chunks_exact(rows.len() * of.hidden).enumerate() {
+                let to = &mut dx[(probe * n + rows.start) * of.hidden..][..y.len()];
+                to.iter_mut().zip(y).for_each(|(to, y)| *to += y);
+            }
+            progress.advance(rows.len() as u64);
+        }
+        for (theirs, tally) in theirs.iter().zip(&mut result.tallies) {
+            w.difference(theirs, &mut e);
+            tally.weight_error += e.square();
+            tally.weight += w.square();
+        }
+    }
+    for dx in dx.chunks_exact(n * of.hidden) {
+        result.dh.push(walk.before_norm(dx)?);
+    }
+    Ok(result)
+}
+
+/// A part of the output matrix of a variant.
+fn output(variant: &Variant<'_>, part: Range<usize>) -> Owned {
+    let weight = variant.model.weights().output().weight.rows_in(part);
+    Owned::of(&variant.output, &Linear { weight, bias: None, head_dim: None }, &variant.encoded)
+}
+
+/// The scored tokens of a text, and what the output matrix reads there.
+struct Walk<'a> {
+    work: &'a Work<'a>,
+    h: Vec<f32>, // (scored, hidden)
+    x: Vec<f32>, // (scored, hidden): normed
+}
+
+impl<'a> Walk<'a> {
+    fn new(work: &'a Work<'a>, end: &mut States) -> Result<Walk<'a>> {
+        let mut h = Vec::new();
+        for &(row, _) in &work.positions {
+            h.extend_from_slice(end.rows(row..row + 1)?);
+        }
+        let (mut x, of) = (vec![0.0; h.len()], work.reference.hyperparameters());
+        // The divergence was measured before, from finite logits.
+        let _ = work.reference.cpu().rms_norm(&h, work.reference.weights().output_norm(), of.norm_eps, &mut x);
+        Ok(Walk { work, h, x })
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        blocks(self.work.reference.hyperparameters().vocab, PART)
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        blocks(self.work.positions.len(), ROWS)
+    }
+
+    /// Where the random signs of each scored token begin: at the same numbers whichever chunks are computed.
+    fn random(&self) -> Vec<u64> {
+        let chunk = |chunk: &Chunk| {
+            let mut state = SEED ^ ((chunk.number as u64) << 32);
+            (0..chunk.scores()).map(|_| random::bits(&mut state)).collect::<Vec<u64>>()
+        };
+        self.work.text.chunks.iter().flat_map(chunk).collect()
+    }
+
+    /// The sums of all scored tokens over the vocabulary.
+    fn sums(&self, probes: usize, progress: &dyn Progress) -> Result<Vec<Sums>> {
+        let none = Sums { max: f32::NEG_INFINITY, total: 0.0, signed: vec![0.0; probes] };
+        let (mut sums, mut randoms) = (vec![none; self.work.positions.len()], self.random());
+        for part in self.parts() {
+            let w = self.reference(part.clone());
+            for rows in self.blocks() {
+                progress.check()?;
+                let z = self.logits(&w, part.clone(), rows.clone());
+                let tokens = sums[rows.clone()].par_iter_mut().zip(&mut randoms[rows.clone()]);
+                tokens.zip(z.par_chunks_exact(part.len())).for_each(|((sums, random), z)| sums.add(z, random));
+                progress.advance(rows.len() as u64);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// A part of the reference's output matrix in F32.
+    fn reference(&self, part: Range<usize>) -> Owned {
+        let weight = self.work.reference.weights().output().weight.rows_in(part);
+        Owned::of("", &Linear { weight, bias: None, head_dim: None }, &self.work.decoded)
+    }
+
+    /// The products of a part of an output matrix with some scored tokens.
+    fn product(&self, w: &Owned, rows: Range<usize>) -> Vec<f32> {
+        let (reference, mut x) = (self.work.reference, Activations::default());
+        let hidden = reference.hyperparameters().hidden;
+        x.reset(rows.len(), hidden).copy_from_slice(&self.x[rows.start * hidden..rows.end * hidden]);
+        let mut y = vec![0.0; rows.len() * w.matrix().rows()];
+        reference.cpu().matmul(w.matrix(), &mut x, &mut y);
+        y
+    }
+
+    fn logits(&self, w: &Owned, part: Range<usize>, rows: Range<usize>) -> Vec<f32> {
+        let (mut z, reference) = (self.product(w, rows), self.work.reference);
+        if let Some(bias) = reference.weights().output().bias {
+            let _ = reference.cpu().add_bias(&mut z, &bias[part]);
+        }
+        z
+    }
+
+    /// From the gradient of a probe by what the output matrix reads, `dx (scored, hidden)`, to that by the hidden states of all tokens.
+    fn before_norm(&self, dx: &[f32]) -> Result<States> {
+        let (of, weights) = (self.work.reference.hyperparameters(), self.work.reference.weights());
+        let mut scored = vec![0.0; dx.len()];
+        add_norm_gradient(&self.h, weights.output_norm(), of.norm_eps, dx, &mut scored);
+        let mut dh = self.work.states()?;
+        let mut rows = self.work.positions.iter().map(|(row, _)| *row).zip(scored.chunks_exact(of.hidden)).peekable();
+        for block in blocks(self.work.tokens.len(), ROWS) {
+            let mut values = vec![0.0; block.len() * of.hidden];
+            while let Some((row, scored)) = rows.next_if(|(row, _)| *row < block.end) {
+                values[(row - block.start) * of.hidden..][..of.hidden].copy_from_slice(scored);
+            }
+            dh.set(block.start, &values)?;
+        }
+        Ok(dh)
+    }
+}
+
+/// `0..n` in blocks of `len`.
+pub fn blocks(n: usize, len: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..n).step_by(len).map(move |first| first..(first + len).min(n))
+}
+
+impl Sums {
+    /// Adds the logits of a part.
+    fn add(&mut self, z: &[f32], random: &mut u64) {
+        let max = z.iter().copied().fold(self.max, f32::max);
+        let shrink = f64::from(libm::expf((self.max - max) * 0.5));
+        self.total *= shrink * shrink;
+        self.signed.iter_mut().for_each(|signed| *signed *= shrink);
+        self.max = max;
+        for &z in z {
+            let root = f64::from(libm::expf((z - max) * 0.5));
+            self.total += root * root;
+            let bits = random::bits(random);
+            for (probe, signed) in self.signed.iter_mut().enumerate() {
+                *signed += if bits >> probe & 1 == 0 { root } else { -root };
+            }
+        }
+    }
+}
+
+/// The probes of some scored tokens for a part of the vocabulary: `v (probes, rows, width)` of the logits `z (rows, width)`.
+fn probe(sums: &[Sums], randoms: &mut [u64], z: &[f32], width: usize, v: &mut [f32]) {
+    let n = sums.len();
+    let row = |((sums, random), z): ((&Sums, &mut u64), &[f32])| {
+        let norm = sums.total.sqrt();
+        let of = |z: &f32| {
+            let root = f64::from(libm::expf((z - sums.max) * 0.5)) / norm;
+            let bits = random::bits(random);
+            (root, bits)
+        };
+        let roots: Vec<(f64, u64)> = z.iter().map(of).collect();
+        let probe = |probe: usize| {
+            let mean = sums.signed[probe] / norm;
+            let value = move |&(root, bits): &(f64, u64)| {
+                (root * (if bits >> probe & 1 == 0 { 1.0 } else { -1.0 } - root * mean)) as f32
+            };
+            roots.iter().map(value).collect::<Vec<f32>>()
+        };
+        (0..sums.signed.len()).map(probe).collect::<Vec<_>>()
+    };
+    let rows: Vec<Vec<Vec<f32>>> = sums.par_iter().zip(randoms).zip(z.par_chunks_exact(width)).map(row).collect();
+    for (row, probes) in rows.iter().enumerate() {
+        for (probe, values) in probes.iter().enumerate() {
+            v[(probe * n + row) * width..][..width].copy_from_slice(values);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The residual stream of the reference, kept before every layer, and what becomes of it in the candidates, layer by layer.
+
+use super::matrix::OwnedLayer;
+use super::result::LayerError;
+use super::work::{Variant, Work};
+use crate::error::Result;
+use crate::eval::compare::lock_step::embed;
+use crate::model::forward::{Feed, Lane, forward};
+use crate::model::{CacheTypes, Model, Scratch, Sequences, States, WholeSequences};
+use crate::progress::Progress;
+use crate::weights::{Layer, LayerSource};
+use rayon::prelude::*;
+use std::ops::Range;
+use strata_quant::GgmlType;
+
+/// The streams of all tokens.
+pub struct Streams {
+    /// Of the reference before every layer, one after the other: `(layers, tokens, hidden)`.
+    pub kept: States,
+    /// After the last layer, of the reference and of every candidate: `(tokens, hidden)` each.
+    pub ends: Vec<States>,
+    /// The errors in every layer of every candidate.
+    pub errors: Vec<Vec<LayerError>>,
+}
+
+/// Rows that are copied and compared together.
+const ROWS: usize = 512;
+
+/// Sends the text through the reference and all candidates. `progress` counts tokens times layers, and that twice for each candidate.
+///
+/// # Errors
+/// If the memory cannot be had, weights or states cannot be read, a number is not finite, or the user stopped.
+pub fn streams(work: &Work<'_>, candidates: &[Variant<'_>], progress: &dyn Progress) -> Result<Streams> {
+    let (reference, n) = (work.reference, work.tokens.len());
+    let (mut h, mut local, mut kept) = (work.states()?, work.states()?, work.states()?);
+    embed(reference, &work.decoded, &work.tokens, &mut h)?;
+    let mut ends = Vec::new();
+    for candidate in candidates {
+        let mut end = work.states()?;
+        embed(candidate.model, &candidate.decoded, &work.tokens, &mut end)?;
+        ends.push(end);
+    }
+    let mut sources: Vec<_> = candidates.iter().map(|c| c.own.then(|| c.model.weights().layers())).collect();
+    let (mut layers, mut errors) = (reference.weights().layers(), vec![Vec::new(); ends.len()]);
+    let mut scratch = Scratch::default();
+    for i in 0..reference.hyperparameters().layers {
+        let w = layers.next_layer(progress)?;
+        copy(&mut h, 0..n, &mut kept, i * n)?;
+        let ours = OwnedLayer::of(&w, i, reference.architecture(), &work.decoded);
+        pass(work, reference, i, &ours.layer(), &mut h, &mut scratch, progress)?;
+        let candidates = candidates.iter().zip(&mut sources).zip(&mut ends).zip(&mut errors);
+        for (((candidate, source), end), errors) in candidates {
+            let of = |w: &Layer<'_>| OwnedLayer::of(w, i, candidate.model.architecture(), &candidate.decoded);
+            let theirs = match source {
+                Some(source) => of(&source.next_layer(progress)?),
+                None => of(&w),
+            };
+            copy(&mut kept, i * n..(i + 1) * n, &mut local, 0)?;
+            let mut through =
+                |h: &mut States| pass(work, candidate.model, i, &theirs.layer(), h, &mut scratch, progress);
+            through(&mut local)?;
+            through(end)?;
+            let (local, accumulated) = (relative(&mut local, &mut h, n)?, relative(end, &mut h, n)?);
+            errors.push(LayerError { layer: i, local, accumulated });
+        }
+    }
+    drop((layers, sources));
+    ends.insert(0, h);
+    Ok(Streams { kept, ends, errors })
+}
+
+/// Copies some rows to those from `first` on.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn copy(from: &mut States, rows: Range<usize>, to: &mut States, first: usize) -> Result<()> {
+    for start in rows.clone().step_by(ROWS) {
+        let block = start..(start + ROWS).min(rows.end);
+        to.set(first + start - rows.start, from.rows(block)?)?;
+    }
+    Ok(())
+}
+
+/// The mean over `n` tokens of `|theirs - ours|^2 / |ours|^2`.
+fn relative(theirs: &mut States, ours: &mut States, n: usize) -> Result<f64> {
+    let mut sum = 0.0;
+    for first in (0..n).step_by(ROWS) {
+        let block = first..(first + ROWS).min(n);
+        let (theirs, ours) = (theirs.rows(block.clone())?, ours.rows(block.clone())?);
+        let d = ours.len() / block.len();
+        let of = |(theirs, ours): (&[f32], &[f32])| {
+            let (mut error, mut all) = (0.0, 0.0);
+            for (theirs, ours) in theirs.iter().zip(ours) {
+                error += (f64::from(*theirs) - f64::from(*ours)).powi(2);
+                all += f64::from(*ours).powi(2);
+            }
+            if all > 0.0 { error / all } else { 0.0 }
+        };
+        let rows: Vec<f64> = theirs.par_chunks_exact(d).zip(ours.par_chunks_exact(d)).map(of).collect();
+        sum += rows.iter().sum::<f64>();
+    }
+    Ok(sum / n as f64)
+}
+
+/// Sends all chunks through layer `i` of a model, whose weights are `w`, with keys and values in F32.
+///
+/// # Errors
+/// If the memory for keys and values cannot be had, states cannot be read, a number is not finite, or the user stopped.
+pub fn pass(
+    work: &Work<'_>,
+    model: &Model,
+    i: usize,
+    w: &Layer<'_>,
+    h: &mut States,
+    scratch: &mut Scratch,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let cache = CacheTypes::both(GgmlType::F32);
+    let whole = WholeSequences::new(model.hyperparameters(), &work.tokens, &work.lengths, cache)?;
+    let sequences = Sequences::Whole(whole);
+    let lane = Lane { model, derive: None, h, sequences, rotation: Default::default(), hook: None };
+    let feed = Feed { layers: &mut One(w), lanes: &mut [lane] };
+    forward(&mut [feed], scratch, i..i + 1, progress, &mut |_, _| Ok(()))
+}
+
+/// Hands out one layer.
+struct One<'a>(&'a Layer<'a>);
+
+impl LayerSource for One<'_> {
+    fn layers(&self) -> usize {
+        1
+    }
+
+    fn next_layer(&mut self, _: &dyn Progress) -> Result<Layer<'_>> {
+        Ok(self.0.with_matrices(|_, linear| linear.weight))
+    }
+}

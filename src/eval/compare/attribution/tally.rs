@@ -1,0 +1,98 @@
+//! What is summed up for a tensor while the gradients pass by, and its share of the divergence.
+//!
+//! With `z` the logits of the reference at a scored token and `dz` their change by an error `E` of a tensor, to second order
+//! ```text
+//! KLD = 1/2 dz' F dz,   F = diag(p) - p p'      (the Fisher information of the logits)
+//! ```
+//! A probe is a random vector `v` for every scored token, independent of those of the others, with mean 0 and `mean(v v') = F`. With `G` the
+//! gradient of the sum of all `v . z` by the tensor's results, and `c_s = G_s . (E x_s)` at token `s` of a chunk,
+//! ```text
+//! sum_s c_s = sum_t v_t . dz_t      so      mean((sum_s c_s)^2) = sum_t dz_t' F dz_t = 2 sum_t KLD_t
+//! ```
+
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// The sums of one tensor of one candidate.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    chunks: usize,
+    /// `sum_s c_s`: `(probes, chunks)`.
+    pub sums: Vec<f64>,
+    /// `sum_s c_s^2` over all tokens, chunks and probes.
+    pub squares: f64,
+    /// `|E x|^2` over all tokens.
+    pub error: f64,
+    /// `|W x|^2` over all tokens.
+    pub output: f64,
+    /// `|E|^2`
+    pub weight_error: f64,
+    /// `|W|^2`
+    pub weight: f64,
+}
+
+impl Tally {
+    /// Of so many probes and chunks.
+    pub fn new(probes: usize, chunks: usize) -> Tally {
+        Tally { chunks, sums: vec![0.0; probes * chunks], ..Tally::default() }
+    }
+
+    /// The number of chunks.
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    /// The sum of squares of [`Tally::sums`].
+    pub fn square(&self) -> f64 {
+        self.sums.iter().map(|sum| sum * sum).sum()
+    }
+
+    /// With the sums of the same tensor at another place of the model; the rest is that of this place.
+    pub fn and(mut self, other: &Tally) -> Tally {
+        self.sums.iter_mut().zip(&other.sums).for_each(|(sum, other)| *sum += other);
+        self.squares += other.squares;
+        self
+    }
+
+    /// Adds the tokens of chunks, from number `chunk` on, which are `sequences` of the rows, for probes from number `probe` on: their
+    /// gradients `g (probes, rows, width)`, and the errors and results `(rows, width)`.
+    pub fn add(
+        &mut self,
+        (probe, chunk): (usize, usize),
+        sequences: &[Range<usize>],
+        width: usize,
+        g: &[f32],
+        [e, y]: [&[f32]; 2],
+    ) {
+        let row = |row: usize| {
+            let at = row * width..(row + 1) * width;
+            let products = g.chunks_exact(e.len()).map(|g| dot(&g[at.clone()], &e[at.clone()])).collect();
+            (dot(&e[at.clone()], &e[at.clone()]), dot(&y[at.clone()], &y[at.clone()]), products)
+        };
+        let rows: Vec<(f64, f64, Vec<f64>)> = (0..e.len() / width).into_par_iter().map(row).collect();
+        for (s, tokens) in sequences.iter().enumerate() {
+            for (error, output, products) in &rows[tokens.clone()] {
+                // Once for all probes.
+                if probe == 0 {
+                    self.error += error;
+                    self.output += output;
+                }
+                for (p, c) in products.iter().enumerate() {
+                    self.sums[(probe + p) * self.chunks + chunk + s] += c;
+                    self.squares += c * c;
+                }
+            }
+        }
+    }
+}
+
+/// `a . b` in double precision, 8 lanes.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let mut lanes = [0.0; 8];
+    let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.0.iter().zip(b.0) {
+        (0..8).for_each(|i| lanes[i] += f64::from(a[i]) * f64::from(b[i]));
+    }
+    a.1.iter().zip(b.1).enumerate().for_each(|(i, (a, b))| lanes[i] += f64::from(*a) * f64::from(*b));
+    lanes.iter().sum()
+}

@@ -1,0 +1,131 @@
+//! What all steps of an attribution work on: the reference, the text, and the models that are set beside the reference.
+
+use crate::arch::Role;
+use crate::error::Result;
+use crate::eval::compare::derive::Transform;
+use crate::eval::compare::{Candidate, Text};
+use crate::model::{Model, States};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+use strata_quant::GgmlType;
+
+/// The reference and the text.
+pub struct Work<'a> {
+    /// The reference.
+    pub reference: &'a Model,
+    /// What decodes its matrices.
+    pub decoded: Transform,
+    /// The text.
+    pub text: &'a Text,
+    /// The tokens of all chunks.
+    pub tokens: Vec<u32>,
+    /// The number of tokens of each chunk.
+    pub lengths: Vec<usize>,
+    /// The scored tokens: see [`Text::positions`].
+    pub positions: Vec<(usize, u32)>,
+    spill: Option<&'a Path>,
+}
+
+impl<'a> Work<'a> {
+    /// With hidden states in files in the folder `spill`, or in memory.
+    pub fn new(reference: &'a Model, text: &'a Text, spill: Option<&'a Path>) -> Work<'a> {
+        let (tokens, lengths, positions) = (text.tokens(), text.lengths(), text.positions());
+        Work { reference, decoded: Transform::decoded(), text, tokens, lengths, positions, spill }
+    }
+
+    /// New hidden states; none yet.
+    ///
+    /// # Errors
+    /// If their file cannot be made.
+    pub fn states(&self) -> Result<States> {
+        let hidden = self.reference.hyperparameters().hidden;
+        self.spill.map_or_else(|| Ok(States::in_memory(Vec::new(), hidden)), |folder| States::in_file(folder, hidden))
+    }
+
+    /// The scored tokens of each chunk, as ranges of [`Work::positions`].
+    pub fn scored(&self) -> Vec<Range<usize>> {
+        ranges(self.text.chunks.iter().map(|chunk| chunk.scores()))
+    }
+
+    /// The chunks that go through a layer together, and their tokens: about `tokens` each time, and at least one chunk.
+    pub fn groups(&self, tokens: usize) -> Vec<(Range<usize>, Range<usize>)> {
+        let (mut groups, all) = (Vec::<(Range<usize>, Range<usize>)>::new(), ranges(self.lengths.iter().copied()));
+        for (chunk, of_chunk) in all.into_iter().enumerate() {
+            match groups.last_mut().filter(|(_, rows)| of_chunk.end - rows.start <= tokens) {
+                Some((chunks, rows)) => (chunks.end, rows.end) = (chunk + 1, of_chunk.end),
+                None => groups.push((chunk..chunk + 1, of_chunk)),
+            }
+        }
+        groups
+    }
+}
+
+/// Ranges of these lengths that follow each other.
+pub fn ranges(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut first = 0;
+    let range = |len| {
+        first += len;
+        first - len..first
+    };
+    lengths.map(range).collect()
+}
+
+/// A candidate, or the same with its tensors in larger types.
+pub struct Variant<'a> {
+    /// The model whose tensors are transformed.
+    pub model: &'a Model,
+    /// True unless that is the reference.
+    pub own: bool,
+    /// What becomes of its matrices.
+    pub encoded: Transform,
+    /// The same, decoded to F32.
+    pub decoded: Transform,
+    /// The name of the tensor that gives the logits.
+    pub output: String,
+}
+
+impl<'a> Variant<'a> {
+    /// A candidate of this reference.
+    pub fn of(candidate: &'a Candidate, reference: &'a Model) -> Variant<'a> {
+        let model = candidate.model.as_deref().unwrap_or(reference);
+        Variant {
+            model,
+            own: candidate.model.is_some(),
+            encoded: candidate.transform.clone(),
+            decoded: candidate.transform.clone().and_decode(),
+            output: output_name(model),
+        }
+    }
+
+    /// The reference's tensors in these types, with the importance of this candidate.
+    pub fn retyped<'r>(&self, reference: &'r Model, types: HashMap<String, GgmlType>) -> Variant<'r> {
+        let encoded = self.encoded.retyped(types);
+        let decoded = encoded.clone().and_decode();
+        Variant { model: reference, own: false, encoded, decoded, output: self.output.clone() }
+    }
+
+    /// True if the token embedding gives the logits.
+    pub fn is_tied(&self) -> bool {
+        self.output == embedding_name(self.model)
+    }
+
+    /// The type of a tensor.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn ty(&self, name: &str) -> Result<GgmlType> {
+        Ok(self.encoded.stored_type(name, self.model.gguf().required_tensor(name)?.ty))
+    }
+}
+
+/// The name of a model's token embedding.
+pub fn embedding_name(model: &Model) -> String {
+    model.architecture().spec(Role::TokenEmbedding).name(None)
+}
+
+/// The name of the tensor that gives a model's logits.
+fn output_name(model: &Model) -> String {
+    let own = model.architecture().spec(Role::Output).name(None);
+    if model.gguf().tensor(&own).is_some() { own } else { embedding_name(model) }
+}
