@@ -47,6 +47,11 @@ impl Metadata {
         self.pairs.is_empty()
     }
 
+    /// The bytes of the file's header.
+    pub(super) fn header(&self) -> &[u8] {
+        &self.header
+    }
+
     fn cursor(&self, at: usize) -> Cursor<'_> {
         Cursor::new(&self.header, self.wide).at(at)
     }

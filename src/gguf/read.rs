@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::keys::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS};
+use super::keys::{SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, TENSOR_HASHES};
 use super::metadata::{ArrayRef, Metadata, ValueRef};
 use super::parse::{self, CONVERT_AGAIN, GET_AGAIN, Parsed, Stop, TensorInfo};
 use super::shards::shard_ending;
@@ -12,6 +12,7 @@ use super::write::{Layout, Placed};
 use crate::error::{Error, Result, quoted};
 use crate::io::content::is_another_gguf;
 use crate::io::file::Mapped;
+use crate::io::hash::{Digest, Hasher};
 
 /// A checked GGUF model. Opening walks the metadata and the tensor table once; the data stays in the file until it is used.
 #[derive(Debug)]
@@ -125,6 +126,23 @@ impl Gguf {
         {
             mapped.prefetch(tensor.offset as usize..tensor.offset as usize + bytes);
         }
+    }
+
+    /// The SHA-256 of the header, of a split model that of its first file, and of the names, types and dimensions of all tensors. It covers
+    /// the weights if the header records hashes of them: [`Gguf::records_tensor_hashes`].
+    pub fn digest(&self) -> Digest {
+        let mut hasher = Hasher::default();
+        hasher.update(self.metadata.header());
+        for tensor in &self.tensors {
+            hasher.update(format!("{} {} {:?}\n", tensor.name, tensor.ty.name(), tensor.dims).as_bytes());
+        }
+        hasher.digest()
+    }
+
+    /// True if the header has the SHA-256 of every tensor, as the files that Strata writes.
+    pub fn records_tensor_hashes(&self) -> bool {
+        let recorded = self.metadata.get(TENSOR_HASHES).and_then(ValueRef::as_array);
+        recorded.is_some_and(|hashes| hashes.len() == self.tensors.len())
     }
 
     /// The bytes of all files of the model.

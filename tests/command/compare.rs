@@ -117,6 +117,43 @@ fn conversations_are_scored_beside_texts() {
 }
 
 #[test]
+fn a_page_says_what_the_table_says() {
+    let (dir, path) = model_file(mix("q4_0"));
+    let (reference, text) = (checkpoint().display().to_string(), valid().display().to_string());
+    let hostile = dir.path().join("<script>alert(1)<img src=x>.gguf");
+    std::fs::copy(&path, &hostile).unwrap();
+    let (file, folder) = (hostile.display().to_string(), dir.path().display().to_string());
+    let page = dir.path().join("page.html").display().to_string();
+    let json = ok(&args(&reference, &[&file, "q8_0"], &text, &folder, &["--html", &page, "--json"]));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.matches("<script").count() == 1 && html.contains("&lt;script&gt;alert(1)") && !html.contains("<img"));
+    for candidate in json["candidates"].as_array().unwrap() {
+        assert!(html.contains(&format!("data-v=\"{}\"", candidate["mean_kld"])), "{candidate}");
+    }
+    // The tokens that are astray: the worst first, each in its text.
+    let source = std::fs::read_to_string(valid()).unwrap();
+    for candidate in json["astray"].as_array().unwrap() {
+        let tokens = candidate["tokens"].as_array().unwrap();
+        assert_eq!(tokens.len(), 20, "{candidate}");
+        assert!(tokens.is_sorted_by(|a, b| a["kld"].as_f64() >= b["kld"].as_f64()));
+        let around =
+            |token: &Value| ["before", "text", "after"].map(|key| token[key].as_str().unwrap().to_owned()).concat();
+        // The first token of a chunk is the beginning of a text instead of its own.
+        let found = tokens.iter().filter(|token| source.contains(&around(token))).count();
+        assert!(found >= 10, "{found}: {}", around(&tokens[0]));
+        for token in tokens {
+            let top = token["reference"]["top"].as_array().unwrap();
+            assert!(top.len() == 5 && top.is_sorted_by(|a, b| a["p"].as_f64() >= b["p"].as_f64()), "{token}");
+        }
+    }
+    // Never over an input.
+    let before = std::fs::read(&hostile).unwrap();
+    let output = strata(&args(&reference, &[&file], &text, &folder, &["--html", &file]));
+    assert!(output.status.code() == Some(1) && std::fs::read(&hostile).unwrap() == before);
+}
+
+#[test]
 fn what_cannot_be_compared_is_refused() {
     let (dir, path) = model_file(mix("q4_0"));
     let (reference, text) = (checkpoint().display().to_string(), valid().display().to_string());

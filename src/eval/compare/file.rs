@@ -8,6 +8,7 @@
 //! SHA-256 of all that, 64 hexadecimal digits
 //! ```
 
+use super::astray::{Astray, Worst};
 use super::result::{CandidateFacts, Comparison, ModeScores};
 use super::scores::{CandidateScores, ReferenceScores, TOP};
 use super::text::{Chunk, TextFacts};
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::io::file::read_regular;
 use crate::io::hash::Digest;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -28,9 +30,11 @@ const MAX_BYTES: u64 = 64 << 30;
 struct Header {
     texts: Vec<TextFacts>,
     chunks: Vec<ChunkHeader>,
-    reference: Facts,
-    candidates: Vec<Facts>,
+    reference: CandidateFacts,
+    candidates: Vec<CandidateFacts>,
     modes: Vec<String>,
+    astray: Vec<Vec<Vec<Astray>>>, // (modes, candidates)
+    pieces: BTreeMap<u32, Vec<u8>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,32 +44,23 @@ struct ChunkHeader {
     scored: Vec<Range<usize>>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Facts {
-    name: String,
-    path: Option<String>,
-    bytes: u64,
-    weights: u64,
-}
-
 impl Comparison {
     /// The file of this result.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let facts = |facts: &CandidateFacts| {
-            let CandidateFacts { name, path, bytes, weights } = facts.clone();
-            Facts { name, path, bytes, weights }
-        };
         let chunks = self.text.chunks.iter().map(|Chunk { number, tokens, scored }| ChunkHeader {
             number: *number,
             tokens: tokens.len(),
             scored: scored.clone(),
         });
+        let astray = |candidate: &CandidateScores| candidate.astray.tokens().to_vec();
         let header = Header {
             texts: self.text.texts.clone(),
             chunks: chunks.collect(),
-            reference: facts(&self.reference),
-            candidates: self.candidates.iter().map(facts).collect(),
+            reference: self.reference.clone(),
+            candidates: self.candidates.clone(),
             modes: self.modes.iter().map(|mode| mode.mode.name().to_owned()).collect(),
+            astray: self.modes.iter().map(|mode| mode.candidates.iter().map(astray).collect()).collect(),
+            pieces: self.pieces.clone(),
         };
         let header = serde_json::to_vec(&header).expect("a header has text keys and numbers only");
         let mut file = MAGIC.to_vec();
@@ -120,28 +115,39 @@ fn parse(file: &[u8]) -> Option<Comparison> {
         let values: Vec<f64> = bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
         values.iter().all(|value| value.is_finite()).then_some(values)
     };
+    let places: Vec<(usize, usize)> = text.scored().iter().map(|token| (token.chunk, token.place)).collect();
     let mut modes = Vec::new();
-    for name in &header.modes {
+    if header.astray.len() != header.modes.len() {
+        return None;
+    }
+    for (name, astray) in header.modes.iter().zip(header.astray) {
         let mode = [Mode::AsRun, Mode::WeightsOnly].into_iter().find(|mode| mode.name() == name)?;
         let reference = ReferenceScores { nll: floats(take(8)?)? };
         let mut candidates = Vec::new();
-        for _ in &header.candidates {
+        if astray.len() != header.candidates.len() {
+            return None;
+        }
+        for astray in astray {
             let (nll, kld) = (floats(take(8)?)?, floats(take(8)?)?);
             let same_top = take(1)?.iter().map(|&same| same == 1).collect();
             let common_top = take(1)?.to_vec();
             if common_top.iter().any(|&n| usize::from(n) > TOP) {
                 return None;
             }
-            candidates.push(CandidateScores { nll, kld, same_top, common_top });
+            let astray = Worst::of(astray);
+            if !astray.tokens().iter().all(Astray::is_sound) || !astray.are_of(&kld, places.iter().copied()) {
+                return None;
+            }
+            candidates.push(CandidateScores { nll, kld, same_top, common_top, astray });
         }
         modes.push(ModeScores { mode, reference, candidates });
     }
-    let facts = |Facts { name, path, bytes, weights }| CandidateFacts { name, path, bytes, weights };
-    rest.is_empty().then(|| Comparison {
+    rest.is_empty().then_some(Comparison {
         text,
-        reference: facts(header.reference),
-        candidates: header.candidates.into_iter().map(facts).collect(),
+        reference: header.reference,
+        candidates: header.candidates,
         modes,
+        pieces: header.pieces,
     })
 }
 
@@ -169,15 +175,25 @@ fn text(texts: Vec<TextFacts>, chunks: Vec<ChunkHeader>, bytes: &[u8]) -> Option
 
 #[cfg(test)]
 mod tests {
+    use super::super::astray::tests::astray;
+    use super::super::result::{Identity, TypeShare};
     use super::*;
 
     fn small() -> Comparison {
-        let facts = |name: &str| CandidateFacts { name: name.to_owned(), path: None, bytes: 17, weights: 4 };
+        let facts = |name: &str| CandidateFacts {
+            name: name.to_owned(),
+            path: None,
+            bytes: 17,
+            weights: 4,
+            types: vec![TypeShare { ty: "Q4_0".to_owned(), tensors: 2, bytes: 17 }],
+            identity: Some(Identity { sha256: Digest::of(b"f"), covers_weights: true }),
+        };
         let scores = |x: f64| CandidateScores {
             nll: vec![x, 0.1 + 0.2, 1e-300],
             kld: vec![0.0, x, 2.5],
             same_top: vec![true, false, true],
             common_top: vec![5, 0, 3],
+            astray: Worst::of([astray(x, 0, 3), astray(2.5, 4, 1)]),
         };
         Comparison {
             text: Text {
@@ -199,6 +215,7 @@ mod tests {
                 reference: ReferenceScores { nll: vec![1.0 / 3.0, 2.0, 3.0] },
                 candidates: vec![scores(0.7), scores(1.0 / 7.0)],
             }],
+            pieces: [(3, b"\xff\0<".to_vec()), (9, Vec::new())].into(),
         }
     }
 
@@ -229,6 +246,15 @@ mod tests {
         let mut result = small();
         result.text.texts.push(result.text.texts[0].clone());
         result.text.texts[0].chunks = usize::MAX;
+        assert!(parse(&result.to_bytes()).is_none());
+        // One that is not the worst, and a probability that is no number.
+        let mut result = small();
+        result.modes[0].candidates[1].astray = Worst::of([astray(2.5, 0, 1)]);
+        assert!(parse(&result.to_bytes()).is_none());
+        let mut wrong = astray(2.5, 4, 1);
+        wrong.reference.token = f64::NAN;
+        let others = [astray(1.0 / 7.0, 0, 3)];
+        result.modes[0].candidates[1].astray = Worst::of(others.into_iter().chain([wrong]));
         assert!(parse(&result.to_bytes()).is_none());
     }
 }

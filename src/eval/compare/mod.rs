@@ -4,9 +4,11 @@
 //! * [`attribution`]: which tensor costs what;
 //! * `derive.rs`: candidates that have no file, and the weights of any as F32;
 //! * `lock_step.rs`: all chunks through each layer of all models before the next; `state.rs`: what of that is on disk;
-//! * [`scores`]: what a candidate makes of a token; [`summary`]: of all of them, with intervals (`beyond.rs`: of percentiles);
+//! * [`scores`]: what a candidate makes of a token, [`astray`]: of those where it is farthest from the reference; [`summary`]: of all of
+//!   them, with intervals (`beyond.rs`: of percentiles);
 //! * [`result`]: the exact result, which several machines make parts of; `file.rs`: its file.
 
+pub mod astray;
 pub mod attribution;
 mod beyond;
 pub mod chat;
@@ -151,6 +153,7 @@ pub fn compare(
         reference: CandidateFacts::of_reference(reference),
         candidates: candidates.iter().map(|candidate| CandidateFacts::of(candidate, reference)).collect(),
         modes,
+        pieces: Default::default(),
     })
 }
 
@@ -226,22 +229,21 @@ fn score(
     let (mut reference, mut candidates) =
         (ReferenceScores::default(), vec![CandidateScores::default(); lanes.len() - 1]);
     let (mut h, mut logits) = (Vec::new(), Vec::new());
-    for scored in text.positions().chunks(rows) {
-        let targets: Vec<u32> = scored.iter().map(|&(_, target)| target).collect();
+    for scored in text.scored().chunks(rows) {
         let mut distributions: Option<Distributions> = None;
         for (lane, (head, state)) in lanes.iter_mut().enumerate() {
             progress.check()?;
             h.clear();
-            for &(row, _) in scored {
-                h.extend_from_slice(states[*state].rows(row..row + 1)?);
+            for token in scored {
+                h.extend_from_slice(states[*state].rows(token.row..token.row + 1)?);
             }
             head.logits(&h, &mut logits, progress)?;
             match &distributions {
                 None => {
                     let logits = std::mem::take(&mut logits);
-                    distributions = Some(Distributions::of(logits, &targets, &mut reference));
+                    distributions = Some(Distributions::of(logits, scored, &mut reference));
                 }
-                Some(reference) => reference.compare(&logits, &targets, &mut candidates[lane - 1]),
+                Some(reference) => reference.compare(&logits, scored, &mut candidates[lane - 1]),
             }
             progress.advance(scored.len() as u64);
         }

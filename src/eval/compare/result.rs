@@ -1,15 +1,41 @@
 //! The exact result of a comparison: the scores of every token. Parts that several machines have made are merged to what one would have
 //! made, bit for bit.
 
+use super::astray::Worst;
 use super::scores::{CandidateScores, ReferenceScores};
 use super::text::Chunk;
 use super::{Candidate, Mode, Text, Transform};
 use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::io::hash::Digest;
 use crate::model::Model;
+use crate::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+/// The tensors of one type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TypeShare {
+    /// The type's name.
+    pub ty: String,
+    /// How many tensors are of it.
+    pub tensors: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// By what a model is known again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// [`Gguf::digest`](crate::gguf::Gguf::digest).
+    pub sha256: Digest,
+    /// True if that covers the weights.
+    pub covers_weights: bool,
+}
+
 /// What is known of a model without running it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CandidateFacts {
     /// Its name in reports.
     pub name: String,
@@ -19,6 +45,10 @@ pub struct CandidateFacts {
     pub bytes: u64,
     /// The number of its weights.
     pub weights: u64,
+    /// The types of its tensors, the one with the most bytes first.
+    pub types: Vec<TypeShare>,
+    /// By what its file is known again; `None` if it has none.
+    pub identity: Option<Identity>,
 }
 
 impl CandidateFacts {
@@ -29,31 +59,46 @@ impl CandidateFacts {
 
     /// Of a candidate.
     pub fn of(candidate: &Candidate, reference: &Model) -> CandidateFacts {
-        let model = candidate.model.as_deref().unwrap_or(reference);
-        let (bytes, weights) = sizes(model, &candidate.transform);
-        let path = candidate.model.as_ref().map(|model| model.gguf().path().display().to_string());
-        CandidateFacts { name: candidate.name.clone(), path, bytes, weights }
+        let model = candidate.model.as_deref();
+        CandidateFacts::new(candidate.name.clone(), model, model.unwrap_or(reference), &candidate.transform)
     }
 
     /// Of the reference.
     pub fn of_reference(model: &Model) -> CandidateFacts {
-        let (bytes, weights) = sizes(model, &Transform::default());
-        let path = model.gguf().path();
-        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        CandidateFacts { name, path: Some(path.display().to_string()), bytes, weights }
+        let name = model.gguf().path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        CandidateFacts::new(name, Some(model), model, &Transform::default())
+    }
+
+    /// Of a model whose matrices are transformed; `own` if it is that of its own file.
+    fn new(name: String, own: Option<&Model>, model: &Model, transform: &Transform) -> CandidateFacts {
+        let (types, weights) = types(model, transform);
+        let gguf = own.map(Model::gguf);
+        let identity = |gguf: &Gguf| Identity { sha256: gguf.digest(), covers_weights: gguf.records_tensor_hashes() };
+        CandidateFacts {
+            name,
+            path: gguf.map(|gguf| gguf.path().display().to_string()),
+            bytes: types.iter().map(|share| share.bytes).sum(),
+            weights,
+            types,
+            identity: gguf.map(identity),
+        }
     }
 }
 
-/// The bytes of tensor data of a model whose matrices are transformed, and its weights.
-fn sizes(model: &Model, transform: &Transform) -> (u64, u64) {
-    let (mut bytes, mut weights) = (0, 0);
+/// The types of the tensors of a model whose matrices are transformed, and the number of its weights.
+fn types(model: &Model, transform: &Transform) -> (Vec<TypeShare>, u64) {
+    let (mut types, mut weights) = (BTreeMap::new(), 0);
     for tensor in model.gguf().tensors() {
         let values: u64 = tensor.dims.iter().product();
         let ty = transform.stored_type(&tensor.name, tensor.ty);
-        bytes += values / ty.block_len() as u64 * ty.block_bytes() as u64;
+        let share = types.entry(ty.name()).or_insert((0, 0));
+        *share = (share.0 + 1, share.1 + values / ty.block_len() as u64 * ty.block_bytes() as u64);
         weights += values;
     }
-    (bytes, weights)
+    let share = |(ty, (tensors, bytes)): (&str, (u64, u64))| TypeShare { ty: ty.to_owned(), tensors, bytes };
+    let mut types: Vec<TypeShare> = types.into_iter().map(share).collect();
+    types.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+    (types, weights)
 }
 
 /// The scores of all tokens in one mode.
@@ -78,6 +123,8 @@ pub struct Comparison {
     pub candidates: Vec<CandidateFacts>,
     /// The scores in each mode, of all scored tokens in the order of the text.
     pub modes: Vec<ModeScores>,
+    /// The bytes of the tokens that the scores name as astray, where they are known.
+    pub pieces: BTreeMap<u32, Vec<u8>>,
 }
 
 impl Comparison {
@@ -100,6 +147,22 @@ impl Comparison {
             place(first - text.chunks)..place(first)
         });
         texts.collect()
+    }
+
+    /// Adds the bytes of the tokens that are astray, so that a report needs no model.
+    ///
+    /// # Errors
+    /// If one is not in the vocabulary.
+    pub fn name_tokens(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        let pieces = self.astray_tokens().into_iter().map(|token| Ok((token, tokenizer.token_bytes(token)?)));
+        self.pieces = pieces.collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Every token that is named as astray, or beside one.
+    fn astray_tokens(&self) -> BTreeSet<u32> {
+        let candidates = self.modes.iter().flat_map(|mode| &mode.candidates);
+        candidates.flat_map(|candidate| candidate.astray.tokens()).flat_map(|one| one.tokens(&self.text)).collect()
     }
 
     /// Merges the parts of a comparison; their chunks are put in order.
@@ -144,6 +207,15 @@ impl Comparison {
                 }
             }
         }
+        for (m, mode) in merged.modes.iter_mut().enumerate() {
+            for (c, candidate) in mode.candidates.iter_mut().enumerate() {
+                let all = parts.iter().flat_map(|part| part.modes[m].candidates[c].astray.tokens());
+                candidate.astray = Worst::of(all.cloned());
+            }
+        }
+        let named = merged.astray_tokens();
+        let pieces = parts.iter().flat_map(|part| &part.pieces).filter(|(token, _)| named.contains(token));
+        merged.pieces = pieces.map(|(token, piece)| (*token, piece.clone())).collect();
         Ok(merged)
     }
 }

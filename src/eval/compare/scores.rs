@@ -7,6 +7,7 @@
 //! kld = sum_v p[v] (ln p[v] - ln q[v]) = sum_v p[v] (b[v] - c[v]) + lse(c) - lse(b)        (Kullback and Leibler 1951)
 //! ```
 
+use super::astray::{Astray, Expected, Probability, Worst};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -31,10 +32,25 @@ pub struct CandidateScores {
     pub same_top: Vec<bool>,
     /// How many of the [`TOP`] most likely tokens both have.
     pub common_top: Vec<u8>,
+    /// The tokens with the largest divergence.
+    pub astray: Worst,
+}
+
+/// A token that is scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scored {
+    /// The place of the token before it among the tokens of all chunks.
+    pub row: usize,
+    /// The token.
+    pub token: u32,
+    /// The number of its chunk in all texts.
+    pub chunk: usize,
+    /// Its place in the chunk.
+    pub place: usize,
 }
 
 impl CandidateScores {
-    /// Appends the scores of some of another's tokens.
+    /// Appends the scores of some of another's tokens, but not those that are astray, which are of no range.
     pub fn append(&mut self, other: &CandidateScores, range: Range<usize>) {
         self.nll.extend_from_slice(&other.nll[range.clone()]);
         self.kld.extend_from_slice(&other.kld[range.clone()]);
@@ -58,39 +74,53 @@ struct Softmax {
     top: [u32; TOP],
 }
 
+impl Softmax {
+    /// What it says of the token, from the logits that it is of.
+    fn expected(&self, logits: &[f32], token: u32) -> Expected {
+        let p = |token: u32| libm::exp(logits[token as usize] as f64 - self.log_sum).min(1.0);
+        let top = self.top.iter().filter(|token| **token != u32::MAX);
+        Expected { token: p(token), top: top.map(|&token| (token, Probability(p(token)))).collect() }
+    }
+}
+
 impl Distributions {
     /// Of logits `(rows, vocab)`; adds the scores of the tokens that follow them, `targets (rows)`.
-    pub fn of(logits: Vec<f32>, targets: &[u32], scores: &mut ReferenceScores) -> Distributions {
+    pub fn of(logits: Vec<f32>, targets: &[Scored], scores: &mut ReferenceScores) -> Distributions {
         let vocab = logits.len() / targets.len();
         let mut weights = vec![0.0; logits.len()];
         let rows = logits.par_chunks_exact(vocab).zip(weights.par_chunks_exact_mut(vocab));
         let rows: Vec<Softmax> = rows.map(|(logits, weights)| softmax(logits, Some(weights))).collect();
         let nll = rows.iter().zip(targets).zip(logits.chunks_exact(vocab));
-        scores.nll.extend(nll.map(|((row, &t), logits)| row.log_sum - logits[t as usize] as f64));
+        scores.nll.extend(nll.map(|((row, t), logits)| row.log_sum - logits[t.token as usize] as f64));
         Distributions { vocab, logits, weights, rows }
     }
 
     /// Adds the scores of a candidate with logits `(rows, vocab)` for the same tokens.
-    pub fn compare(&self, logits: &[f32], targets: &[u32], scores: &mut CandidateScores) {
+    pub fn compare(&self, logits: &[f32], targets: &[Scored], scores: &mut CandidateScores) {
         let vocab = self.vocab;
         let rows = logits.par_chunks_exact(vocab).zip(self.logits.par_chunks_exact(vocab));
-        let rows = rows.zip(self.weights.par_chunks_exact(vocab)).zip(&self.rows).zip(targets);
-        let scored: Vec<_> = rows
-            .map(|((((c, b), weights), of_b), &target)| {
+        let rows = rows.zip(self.weights.par_chunks_exact(vocab)).zip(&self.rows);
+        let scored: Vec<(Softmax, f64)> = rows
+            .map(|(((c, b), weights), of_b)| {
                 let of_c = softmax(c, None);
                 let difference: f64 =
                     weights.iter().zip(b.iter().zip(c)).map(|(w, (b, c))| w * (*b as f64 - *c as f64)).sum();
                 // Rounding may leave a little less than nothing of equal distributions.
                 let kld = (difference / of_b.sum + of_c.log_sum - of_b.log_sum).max(0.0);
-                let common = of_c.top.iter().filter(|token| of_b.top.contains(token)).count() as u8;
-                (of_c.log_sum - c[target as usize] as f64, kld, of_c.top[0] == of_b.top[0], common)
+                (of_c, kld)
             })
             .collect();
-        for (nll, kld, same_top, common_top) in scored {
-            scores.nll.push(nll);
+        for (r, ((of_c, kld), (of_b, target))) in scored.into_iter().zip(self.rows.iter().zip(targets)).enumerate() {
+            let [b, c] = [&self.logits, logits].map(|logits| &logits[r * vocab..(r + 1) * vocab]);
+            scores.nll.push(of_c.log_sum - c[target.token as usize] as f64);
             scores.kld.push(kld);
-            scores.same_top.push(same_top);
-            scores.common_top.push(common_top);
+            scores.same_top.push(of_c.top[0] == of_b.top[0]);
+            scores.common_top.push(of_c.top.iter().filter(|token| of_b.top.contains(token)).count() as u8);
+            scores.astray.offer(kld, target.chunk, target.place, || {
+                let [reference, candidate] =
+                    [(of_b, b), (&of_c, c)].map(|(of, logits)| of.expected(logits, target.token));
+                Astray { kld, chunk: target.chunk, place: target.place, reference, candidate }
+            });
         }
     }
 }
@@ -133,8 +163,9 @@ mod tests {
 
     fn scores(b: &[f32], c: &[f32], target: u32) -> (f64, CandidateScores) {
         let (mut reference, mut candidate) = (ReferenceScores::default(), CandidateScores::default());
-        let distributions = Distributions::of(b.to_vec(), &[target], &mut reference);
-        distributions.compare(c, &[target], &mut candidate);
+        let targets = [Scored { row: 0, token: target, chunk: 2, place: 3 }];
+        let distributions = Distributions::of(b.to_vec(), &targets, &mut reference);
+        distributions.compare(c, &targets, &mut candidate);
         (reference.nll[0], candidate)
     }
 
@@ -147,6 +178,11 @@ mod tests {
         let expected = 0.5 * (0.5f64 / 0.8).ln() + 0.5 * (0.5f64 / 0.2).ln();
         assert!((candidate.kld[0] - expected).abs() < 1e-7, "{} {expected}", candidate.kld[0]);
         assert!(candidate.same_top[0]);
+        let [astray] = candidate.astray.tokens() else { panic!("{candidate:?}") };
+        assert_eq!((astray.kld, astray.chunk, astray.place), (candidate.kld[0], 2, 3));
+        assert_eq!(astray.reference.top, [(0, Probability(0.5)), (1, Probability(0.5))]);
+        let [(0, p), (1, q)] = astray.candidate.top[..] else { panic!("{astray:?}") };
+        assert!((p.0 - 0.8).abs() < 1e-7 && (q.0 - 0.2).abs() < 1e-7 && q.0 == astray.candidate.token);
     }
 
     #[test]

@@ -268,7 +268,13 @@ mod tests {
                 .collect();
             let n = kld.len();
             let b = ReferenceScores { nll: vec![1.0; n] };
-            let c = CandidateScores { nll: vec![1.0; n], kld, same_top: vec![true; n], common_top: vec![5; n] };
+            let c = CandidateScores {
+                nll: vec![1.0; n],
+                kld,
+                same_top: vec![true; n],
+                common_top: vec![5; n],
+                ..Default::default()
+            };
             let ranges: Vec<_> = (0..chunks).map(|i| i * chunk..(i + 1) * chunk).collect();
             let figure = summarize(&b, &c, &ranges, &Resamples::new(chunks)).mean_kld;
             let truth = (15.0 + 8.0) / 16.0;

@@ -1,5 +1,6 @@
 //! The tokens of a comparison: chunks, which are sequences that do not know of each other, and which of their tokens are scored.
 
+use super::scores::Scored;
 use crate::error::{Error, Result};
 use crate::eval::tasks::Tasks;
 use crate::io::hash::{Digest, Hasher};
@@ -131,14 +132,27 @@ impl Text {
         self.chunks.iter().map(|chunk| chunk.tokens.len()).collect()
     }
 
+    /// The scored tokens, in order.
+    pub fn scored(&self) -> Vec<Scored> {
+        let (mut scored, mut first) = (Vec::with_capacity(self.scores()), 0);
+        for chunk in &self.chunks {
+            let (number, tokens) = (chunk.number, &chunk.tokens);
+            let of = |at: usize| Scored { row: first + at, token: tokens[at + 1], chunk: number, place: at + 1 };
+            scored.extend(chunk.positions().map(of));
+            first += tokens.len();
+        }
+        scored
+    }
+
     /// The scored tokens: the place in [`Text::tokens`] of the token before each, and the token.
     pub fn positions(&self) -> Vec<(usize, u32)> {
-        let (mut positions, mut first) = (Vec::with_capacity(self.scores()), 0);
-        for chunk in &self.chunks {
-            positions.extend(chunk.positions().map(|at| (first + at, chunk.tokens[at + 1])));
-            first += chunk.tokens.len();
-        }
-        positions
+        self.scored().iter().map(|scored| (scored.row, scored.token)).collect()
+    }
+
+    /// The chunk of this number, if it is here.
+    pub fn chunk(&self, number: usize) -> Option<&Chunk> {
+        let place = self.chunks.binary_search_by_key(&number, |chunk| chunk.number);
+        place.ok().map(|place| &self.chunks[place])
     }
 }
 

@@ -3,9 +3,11 @@
 use super::report::{ModeReport, Report, Section};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
+use strata::eval::compare::astray::{Astray, Expected, Probability};
 use strata::eval::compare::attribution::Attribution;
+use strata::eval::compare::scores::CandidateScores;
 use strata::eval::compare::summary::{Figure, PERCENTILES, Pair, Summary};
-use strata::eval::compare::{CandidateFacts, Comparison};
+use strata::eval::compare::{CandidateFacts, Comparison, ModeScores};
 
 /// All figures of a candidate, for programs.
 fn candidate_json((candidate, s): (&CandidateFacts, &Summary)) -> Value {
@@ -54,6 +56,43 @@ fn pair_json(comparison: &Comparison, (i, j, pair): &(usize, usize, Pair)) -> Va
     })
 }
 
+/// The tokens where each candidate of a mode is most astray, by the candidates' names.
+fn astray_json(comparison: &Comparison, scores: &ModeScores) -> Value {
+    let candidates = comparison.candidates.iter().zip(&scores.candidates);
+    let of_candidate = |(facts, scores): (&CandidateFacts, &CandidateScores)| {
+        let tokens: Vec<Value> = scores.astray.tokens().iter().map(|one| one_astray(comparison, one)).collect();
+        json!({"name": facts.name, "tokens": tokens})
+    };
+    candidates.map(of_candidate).collect()
+}
+
+fn one_astray(comparison: &Comparison, one: &Astray) -> Value {
+    let around = one.surroundings(&comparison.text);
+    let (before, token, after) = around.map_or((&[][..], None, &[][..]), |a| (a.before, Some(a.token), a.after));
+    let top = |expected: &Expected| -> Value {
+        let one =
+            |(token, p): &(u32, Probability)| json!({"token": token, "text": piece(comparison, &[*token]), "p": p.0});
+        expected.top.iter().map(one).collect()
+    };
+    json!({
+        "kld": one.kld,
+        "chunk": one.chunk,
+        "place": one.place,
+        "token": token,
+        "before": piece(comparison, before),
+        "text": token.map(|token| piece(comparison, &[token])),
+        "after": piece(comparison, after),
+        "reference": {"p": one.reference.token, "top": top(&one.reference)},
+        "candidate": {"p": one.candidate.token, "top": top(&one.candidate)},
+    })
+}
+
+/// The text of tokens; what is not UTF-8 is replaced.
+fn piece(comparison: &Comparison, tokens: &[u32]) -> String {
+    let pieces = tokens.iter().filter_map(|token| comparison.pieces.get(token));
+    String::from_utf8_lossy(&pieces.flatten().copied().collect::<Vec<u8>>()).into_owned()
+}
+
 fn section_json(comparison: &Comparison, section: &Section) -> Value {
     json!({
         "reference": {
@@ -67,9 +106,10 @@ fn section_json(comparison: &Comparison, section: &Section) -> Value {
     })
 }
 
-fn mode_json(comparison: &Comparison, mode: &ModeReport) -> Value {
+fn mode_json(comparison: &Comparison, (mode, scores): (&ModeReport, &ModeScores)) -> Value {
     let mut all = json!({"mode": mode.mode.name()});
     extend(&mut all, section_json(comparison, &mode.all));
+    all["astray"] = astray_json(comparison, scores);
     if !mode.texts.is_empty() {
         let of_text = |section: &Section| {
             let mut of_text = json!({"text": section.text});
@@ -90,7 +130,7 @@ fn extend(object: &mut Value, other: Value) {
 /// The first mode at the top, as most comparisons have one; others beside it. What tensors cost is there with each candidate.
 pub fn json(report: &Report<'_>, attributions: &[Attribution]) -> Result<Value> {
     let (comparison, text) = (report.comparison, &report.comparison.text);
-    let mut modes = report.modes.iter().map(|mode| mode_json(comparison, mode));
+    let mut modes = report.modes.iter().zip(&comparison.modes).map(|mode| mode_json(comparison, mode));
     let mut all = modes.next().unwrap_or_default();
     for (c, attribution) in attributions.iter().enumerate() {
         all["candidates"][c]["tensors"] = serde_json::to_value(attribution)?;

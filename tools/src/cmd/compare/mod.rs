@@ -1,10 +1,11 @@
 //! `strata compare`: what quantizations cost, beside their reference.
 //!
 //! * `open.rs`: the reference and the candidates that the arguments name;
-//! * `report.rs`: the figures of all candidates; `table.rs` and `json.rs` write them;
+//! * `report.rs`: the figures of all candidates; `table.rs`, `json.rs` and `html/` write them;
 //! * `tasks.rs`: the answers of all to tasks;
 //! * `tensors.rs`: which tensor costs what.
 
+mod html;
 mod json;
 mod open;
 mod report;
@@ -14,10 +15,11 @@ mod tensors;
 
 use super::model::{CacheArgs, CpuArgs, RamArgs, open};
 use crate::progress::{Shown, Unit};
-use crate::{output, text};
+use crate::{machine, output, text};
 use anyhow::{Context, Result, bail};
+use html::Page;
 use report::Report;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use strata::arch::Hyperparameters;
 use strata::engine::template::ChatTemplate;
 use strata::eval::compare::attribution::{Attribution, attribute};
@@ -27,7 +29,7 @@ use strata::eval::compare::{Comparison, Mode, Settings, Text, compare};
 use strata::gguf::Gguf;
 use strata::io::inputs::Inputs;
 use strata::io::outputs::Outputs;
-use strata::tokenizer::EncodeOptions;
+use strata::tokenizer::{EncodeOptions, Tokenizer};
 use tensors::TensorArgs;
 
 /// Compare quantizations with the model that they were made of
@@ -93,6 +95,9 @@ pub struct Args {
     /// Merge the results of all parts instead: bit for bit the figures of one run
     #[arg(long, value_name = "RESULT", num_args = 1.., conflicts_with_all = ["reference", "candidates", "texts", "chats", "shard", "hellaswag", "winogrande", "multiple_choice"])]
     merge: Vec<PathBuf>,
+    /// Also write a report with plots to this file, a page that loads nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["shard", "hellaswag", "winogrande", "multiple_choice"])]
+    html: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -109,28 +114,29 @@ impl Args {
     pub fn run(self) -> Result<()> {
         if !self.merge.is_empty() {
             let parts = self.merge.iter().map(|path| Comparison::open(path)).collect::<strata::Result<Vec<_>>>()?;
-            return self.report(&Comparison::merge(&parts)?, &[]);
+            let mut inputs = Inputs::default();
+            self.merge.iter().for_each(|part| inputs.add(part, "a part"));
+            return self.report(&Comparison::merge(&parts)?, &[], &inputs);
         }
         let Some(reference) = &self.reference else { bail!("name a reference") };
         let reference = open(reference)?;
         let text = self.text(&reference)?;
         let (reference, candidates, settings) = self.open(reference, &text)?;
-        let comparison = compare(&reference, &candidates, &text, &settings, &Shown::new(Unit::Tokens))?;
+        let mut inputs = Inputs::default();
+        self.texts.iter().chain(&self.chats).for_each(|file| inputs.add(file, "the text"));
+        self.tasks.files().for_each(|file| inputs.add(file, "the tasks"));
+        let models = candidates.iter().filter_map(|candidate| candidate.model.as_ref()).chain([&reference]);
+        models.for_each(|model| inputs.add_model(model.gguf()));
+        let mut comparison = compare(&reference, &candidates, &text, &settings, &Shown::new(Unit::Tokens))?;
+        comparison.name_tokens(&Tokenizer::from_gguf(reference.gguf())?)?;
         if let Some(path) = &self.output {
-            let mut inputs = Inputs::default();
-            self.texts.iter().chain(&self.chats).for_each(|file| inputs.add(file, "the text"));
-            self.tasks.files().for_each(|file| inputs.add(file, "the tasks"));
-            let models = candidates.iter().filter_map(|candidate| candidate.model.as_ref()).chain([&reference]);
-            models.for_each(|model| inputs.add_model(model.gguf()));
-            let mut out = Outputs::single("compare", path, &inputs)?;
-            out.write_all(&comparison.to_bytes())?;
-            out.commit()?;
+            write(path, &comparison.to_bytes(), &inputs)?;
         }
         let attributions = match self.tensors.options(settings.spill) {
             Some(options) => attribute(&reference, &candidates, &text, &options, &Shown::new(Unit::Tokens))?,
             None => Vec::new(),
         };
-        if self.shard.is_some() { Ok(()) } else { self.report(&comparison, &attributions) }
+        if self.shard.is_some() { Ok(()) } else { self.report(&comparison, &attributions, &inputs) }
     }
 
     /// The tokens of all texts.
@@ -179,16 +185,41 @@ impl Args {
         }
     }
 
-    /// Prints what was found; `attributions` of all candidates, or none.
-    fn report(&self, comparison: &Comparison, attributions: &[Attribution]) -> Result<()> {
+    /// What a report says of how it was made, beside what the comparison itself knows.
+    fn recipe(&self) -> Vec<(String, String)> {
+        let now = time::OffsetDateTime::now_utc();
+        let date = format!("{} {:02}:{:02} UTC", now.date(), now.hour(), now.minute());
+        let mut all = vec![("Made by", format!("strata {} on {date}", env!("CARGO_PKG_VERSION")))];
+        if self.merge.is_empty() {
+            let stride = self.stride.map(|stride| ("Stride", stride.to_string()));
+            let cache = self.cache.types();
+            let cache = ("KV cache, as run", format!("keys {}, values {}", cache.k.name(), cache.v.name()));
+            let imatrix = self.imatrix.as_ref().map(|path| ("Importance matrix", output::path(path)));
+            let machine = ("Machine", format!("{}, {}", machine::cpu_name(), strata::Isa::best().name()));
+            all.extend(stride.into_iter().chain([cache]).chain(imatrix).chain([machine]));
+        } else {
+            all.push(("Merged", format!("of {} parts, which other machines may have made", self.merge.len())));
+        }
+        all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Prints what was found, with the `attributions` of all candidates or none; no output may be one of the `inputs`.
+    fn report(&self, comparison: &Comparison, attributions: &[Attribution], inputs: &Inputs) -> Result<()> {
         let (have, all) = (comparison.text.chunks.len(), comparison.text.texts.iter().map(|text| text.chunks).sum());
         if have < all {
             output::warn(&format!("{have} of {all} chunks are here: other parts are missing"));
         }
         if comparison.text.texts.iter().any(|text| text.tasks.is_some()) {
+            if self.html.is_some() {
+                bail!("these are the answers to tasks, and a page is of texts; leave out --html");
+            }
             return self.report_tasks(comparison);
         }
         let report = Report::of(comparison);
+        if let Some(path) = &self.html {
+            let page = Page::new(&report, attributions, self.recipe()).render()?;
+            write(path, page.as_bytes(), inputs)?;
+        }
         match (self.json, self.csv) {
             (true, _) => output::print_json(&json::json(&report, attributions)?),
             (_, true) if !attributions.is_empty() => output::print_lines(&tensors::csv(comparison, attributions)),
@@ -199,6 +230,13 @@ impl Args {
             }
         }
     }
+}
+
+/// Writes a whole file, which is none of the inputs.
+fn write(path: &Path, bytes: &[u8], inputs: &Inputs) -> Result<()> {
+    let mut out = Outputs::single("compare", path, inputs)?;
+    out.write_all(bytes)?;
+    Ok(out.commit()?)
 }
 
 /// Part `I/N`, from 0.
