@@ -91,7 +91,7 @@ fn common_start(names: &[&str]) -> usize {
     let Some(first) = names.first() else { return 0 };
     let ends = first.char_indices().filter(|(_, c)| "-. ".contains(*c)).map(|(i, c)| i + c.len_utf8());
     let common = |end: &usize| names.iter().all(|name| name.len() > *end && name.starts_with(&first[..*end]));
-    ends.filter(common).last().unwrap_or(0)
+    ends.rev().find(common).unwrap_or(0)
 }
 
 fn elided(name: String) -> String {
