@@ -15,7 +15,7 @@ pub struct MemoryNeed {
 }
 
 impl MemoryNeed {
-    /// `kv` bytes of caches ([`KvCache::bytes`]), and passes of up to `tokens` tokens that end in `rows` rows of logits.
+    /// `kv` bytes of caches ([`KvCache::bytes`](super::KvCache::bytes)), and passes of up to `tokens` tokens that end in `rows` rows of logits.
     pub fn passes(of: &Hyperparameters, kv: u64, tokens: usize, rows: usize) -> MemoryNeed {
         MemoryNeed { kv, scratch: scratch(of, tokens.max(1), rows) }
     }
