@@ -46,12 +46,6 @@ pub struct Feed<'f, 'a, 's> {
 }
 
 impl Lane<'_, '_> {
-    /// Computes the angles of all positions.
-    fn rotate(&mut self) {
-        let positions = self.sequences.positions().into_iter();
-        self.rotation.set(positions, &self.model.frequencies, libm::sincos);
-    }
-
     /// Layer `i` of this model, of which the source has `w`.
     fn layer(&mut self, i: usize, w: &Layer<'_>, scratch: &mut Scratch, progress: &dyn Progress) -> Result<()> {
         let Lane { model, derive, h, sequences, rotation, hook } = self;
@@ -80,7 +74,8 @@ pub fn forward(
     progress: &dyn Progress,
     done: &mut dyn FnMut(usize, &mut [Feed<'_, '_, '_>]) -> Result<()>,
 ) -> Result<()> {
-    feeds.iter_mut().flat_map(|feed| &mut *feed.lanes).for_each(Lane::rotate);
+    let lanes = feeds.iter_mut().flat_map(|feed| &mut *feed.lanes);
+    lanes.for_each(|lane| lane.sequences.rotate(&mut lane.rotation, &lane.model.frequencies));
     let mut pace = Pace::new(range.clone());
     for i in range {
         pace.say(i, feeds.iter().map(|feed| feed.layers.streamed_bytes()).sum(), progress);

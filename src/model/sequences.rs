@@ -6,6 +6,7 @@ use super::{CacheTypes, KvCache, Scratch};
 use crate::arch::Hyperparameters;
 use crate::error::Result;
 use std::ops::Range;
+use strata_kernels::Rotation;
 
 /// The sequences that a batch of tokens belongs to.
 pub enum Sequences<'a, 's> {
@@ -79,22 +80,25 @@ fn longest_of(lengths: &[usize], groups: &[Range<usize>]) -> Vec<usize> {
 }
 
 impl Sequences<'_, '_> {
-    /// The positions whose angles the tokens need. A token's place among them is in `Scratch::places`.
-    pub(super) fn positions(&self) -> Vec<usize> {
+    /// Computes the angles of the positions that the tokens need. A token's place among them is in `Scratch::places`.
+    pub(super) fn rotate(&self, rotation: &mut Rotation, frequencies: &[f64]) {
         match self {
             Sequences::Cached(segments) => {
                 let of = |segment: &Segment<'_>| {
                     let first = segment.cache.len();
                     first..first + segment.tokens.len()
                 };
-                segments.iter().flat_map(of).collect()
+                rotation.set(segments.iter().flat_map(of), frequencies, libm::sincos);
             }
-            Sequences::Whole(whole) => (0..whole.lengths.iter().copied().max().unwrap_or(0)).collect(),
+            Sequences::Whole(whole) => {
+                let longest = whole.lengths.iter().copied().max().unwrap_or(0);
+                rotation.set(0..longest, frequencies, libm::sincos);
+            }
         }
     }
 
     /// Calls `f` for each group of sequences that goes through a layer together, with its rows of `h (tokens, hidden)`, and its tokens'
-    /// places among [`Sequences::positions`] in `scratch`.
+    /// places among the positions of [`Sequences::rotate`] in `scratch`.
     pub(super) fn for_each_group(
         &mut self,
         h: &mut States,
