@@ -120,7 +120,7 @@ fn pairs(comparison: &Comparison, section: &Section) -> Vec<String> {
     section.pairs.iter().map(line).collect()
 }
 
-/// `0.0313 [0.0301, 0.0326]`, in units of `1 / scale`.
+/// `0.0313 [0.0301, 0.0326]`, or `0.0313 [0.0301, ∞)`, in units of `1 / scale`.
 fn interval(figure: &Figure, digits: usize, scale: f64) -> String {
     let [value, low, high] = [figure.value, figure.low, figure.high].map(|x| format!("{:.digits$}", x * scale));
     match (figure.low.is_finite(), figure.high.is_finite()) {

@@ -12,8 +12,14 @@ pub fn cell(figure: &Figure, scale: f64) -> Markup {
 /// The same with at least so many decimals, which are of use where the same tokens make two figures uncertain alike.
 pub fn cell_with(figure: &Figure, scale: f64, least: usize) -> Markup {
     let [value, low, high] = [figure.value, figure.low, figure.high].map(|x| x * scale);
-    if !(value.is_finite() && low.is_finite() && high.is_finite()) {
+    if !(value.is_finite() && low.is_finite()) {
         return plain_cell(value, least);
+    }
+    if !high.is_finite() {
+        let digits = decimals(value, value - low).max(least);
+        return html! {
+            td.n data-v=(value) data-low=(low) { span.v { (number(value, digits)) } span.i { "from " (number(low, digits)) } }
+        };
     }
     let digits = decimals(value, (high - low) / 2.0).max(least);
     html! {

@@ -11,10 +11,9 @@ use strata::eval::compare::summary::{Figure, Summary};
 use strata::eval::compare::{Mode, ModeScores};
 
 const FIGURES: &str = "Kullback-Leibler divergence (KLD) of each candidate's predictions from the reference's, over the whole vocabulary, \
-                       and its percentiles over tokens. Under each figure its 95 % interval, from resampled chunks. \
+                       and its percentiles over tokens. Under each figure its 95 % interval; it has no upper end where too few tokens lie beyond. \
                        A best trade is a candidate to which no other is both smaller and nearer to the reference.";
-const TRADES: &str =
-    "Lower left is better. Filled points are best trades, and the dashed line is their front. Bars are 95 % intervals.";
+const TRADES: &str = "Lower left is better. Filled points are best trades, and the dashed line is their front. Bars are 95 % intervals, where these have two ends.";
 const PAIRS: &str = "On the same tokens, chunk by chunk. Better and worse are said only where the 95 % interval of the difference \
                      excludes zero.";
 const ALONG: &str =
