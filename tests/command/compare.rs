@@ -186,6 +186,9 @@ fn what_cannot_be_compared_is_refused() {
         (args(&missing, &["q4_0"], &text, &folder, &[]), "missing.gguf"),
         (args(&reference, &["q4_0"], &text, &file, &[]), "is not the state of this comparison"),
         (vec!["--merge", &part], "is not a result of strata compare"),
+        // Before hours of work, which this state refuses.
+        (args(&reference, &["q4_0"], &text, &file, &["-o", "/dev/null/x"]), "/dev/null"),
+        (args(&reference, &["q4_0"], &text, &file, &["--html", &text]), "valid.txt"),
     ] {
         let output = strata(&arguments);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -120,15 +120,19 @@ impl Args {
         }
         let Some(reference) = &self.reference else { bail!("name a reference") };
         let reference = open(reference)?;
-        let text = self.text(&reference)?;
+        let tokenizer = text::tokenizer(&reference)?;
+        let text = self.text(&reference, &tokenizer)?;
         let (reference, candidates, settings) = self.open(reference, &text)?;
         let mut inputs = Inputs::default();
         self.texts.iter().chain(&self.chats).for_each(|file| inputs.add(file, "the text"));
         self.tasks.files().for_each(|file| inputs.add(file, "the tasks"));
         let models = candidates.iter().filter_map(|candidate| candidate.model.as_ref()).chain([&reference]);
         models.for_each(|model| inputs.add_model(model.gguf()));
+        for path in self.output.iter().chain(&self.html) {
+            Outputs::check(path, &[path], &inputs)?;
+        }
         let mut comparison = compare(&reference, &candidates, &text, &settings, &Shown::new(Unit::Tokens))?;
-        comparison.name_tokens(&Tokenizer::from_gguf(reference.gguf())?)?;
+        comparison.name_tokens(&tokenizer)?;
         if let Some(path) = &self.output {
             write(path, &comparison.to_bytes(), &inputs)?;
         }
@@ -140,16 +144,15 @@ impl Args {
     }
 
     /// The tokens of all texts.
-    fn text(&self, reference: &Gguf) -> Result<Text> {
-        let tokenizer = text::tokenizer(reference)?;
-        if let Some(tasks) = self.tasks.text(&tokenizer, &Hyperparameters::read(reference)?)? {
+    fn text(&self, reference: &Gguf, tokenizer: &Tokenizer) -> Result<Text> {
+        if let Some(tasks) = self.tasks.text(tokenizer, &Hyperparameters::read(reference)?)? {
             return Ok(tasks);
         }
         let options = EncodeOptions { add_special: true, parse_special: false };
         let cut = Cut { context: self.context, stride: self.stride, max_chunks: self.chunks };
         let mut all = Text::default();
         for file in &self.texts {
-            let tokens = text::tokens(&tokenizer, &text::read(file)?, options)?;
+            let tokens = text::tokens(tokenizer, &text::read(file)?, options)?;
             let text = Text::raw(output::path(file), &tokens, cut, tokenizer.bos());
             all.append(text.with_context(|| format!("text {}", output::path(file)))?);
         }
@@ -159,7 +162,7 @@ impl Args {
             let cut = ChatCut {
                 template: &template,
                 tool_template: &tool_template,
-                tokenizer: &tokenizer,
+                tokenizer,
                 context: self.context,
                 max_chunks: self.chunks,
             };
@@ -187,8 +190,7 @@ impl Args {
 
     /// What a report says of how it was made, beside what the comparison itself knows.
     fn recipe(&self) -> Vec<(String, String)> {
-        let now = time::OffsetDateTime::now_utc();
-        let date = format!("{} {:02}:{:02} UTC", now.date(), now.hour(), now.minute());
+        let date = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC");
         let mut all = vec![("Made by", format!("strata {} on {date}", env!("CARGO_PKG_VERSION")))];
         if self.merge.is_empty() {
             let stride = self.stride.map(|stride| ("Stride", stride.to_string()));
