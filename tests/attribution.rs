@@ -2,45 +2,14 @@
 
 mod common;
 
+use common::compared::{file, model, streamed, text, ty};
 use common::{StopsAfter, checkpoint, mix, model_file};
-use std::path::Path;
 use std::sync::Arc;
-use strata::arch::Hyperparameters;
-use strata::convert::open_model;
 use strata::eval::compare::attribution::{Attribution, Options, TensorCost, attribute};
-use strata::eval::compare::text::Cut;
-use strata::eval::compare::{Candidate, Text, Transform};
 use strata::gguf::{Gguf, Layout};
 use strata::model::Model;
 use strata::progress::{Progress, Quiet};
-use strata::recipe::{Mix, Recipe};
-use strata::stream::{ReadOptions, least_bytes};
-use strata::tokenizer::{EncodeOptions, Tokenizer};
 use strata::{Cpu, Error, GgmlType, Isa};
-
-fn model(path: &Path, threads: usize) -> Arc<Model> {
-    Arc::new(Model::new(open_model(path, &Quiet).unwrap(), Cpu::new(Isa::best(), threads)).unwrap())
-}
-
-/// The first chunks of a text that the model has not seen.
-fn text(model: &Model, context: usize, chunks: usize) -> Text {
-    let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();
-    let options = EncodeOptions { add_special: true, parse_special: false };
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/valid.txt");
-    let tokens = tokenizer.encode(&std::fs::read_to_string(path).unwrap(), options).unwrap();
-    Text::raw("valid.txt", &tokens, Cut { context, stride: None, max_chunks: Some(chunks) }, tokenizer.bos()).unwrap()
-}
-
-fn ty(reference: &Model, name: &str) -> Candidate {
-    let of = Hyperparameters::read(reference.gguf()).unwrap();
-    let recipe = Recipe::new(Mix::from_name(name).unwrap());
-    let transform = Transform::quantized(reference.gguf(), &of, &recipe, None, false).unwrap();
-    Candidate { name: name.to_owned(), model: None, cache: None, transform }
-}
-
-fn file(model: Arc<Model>) -> Candidate {
-    Candidate { name: "file".to_owned(), model: Some(model), cache: None, transform: Transform::default() }
-}
 
 fn options(probes: usize, verify: usize) -> Options {
     Options { probes: Some(probes), verify, spill: None }
@@ -148,14 +117,6 @@ fn one_result_however_it_is_computed() {
     // A file, whose rows of queries and keys are in another order than the checkpoint's; and its layers from disk.
     let (_dir, path) = model_file(mix("q4_k_m"));
     assert!(of(&reference, file(model(&path, 2)), &options(2, 2)) == whole, "a file");
-    let streamed = |path: &Path| {
-        let mut model = Model::new(open_model(path, &Quiet).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
-        let bytes = least_bytes(&model.weights().sizes());
-        let options = ReadOptions { single_pass: true, ..ReadOptions::default() };
-        model.stream_within(bytes, &options, &Quiet).unwrap();
-        assert!(model.plan().unwrap().streamed_bytes > 0);
-        Arc::new(model)
-    };
     assert!(of(&streamed(&checkpoint()), file(streamed(&path)), &options(2, 2)) == whole, "streamed");
 }
 

@@ -111,7 +111,7 @@ fn answers_are_scored_to_the_end_of_their_turn() {
     let parsed = EncodeOptions { parse_special: true, ..EncodeOptions::default() };
     let text = fixture.text(HI, 512).unwrap();
     assert_eq!(text.tokens(), fixture.tokenizer.encode(&rendered, parsed).unwrap());
-    assert_eq!(text.positions().len(), text.scores());
+    assert_eq!(text.scored().len(), text.scores());
     // ShareGPT's form and the bare list are the same conversation.
     let sharegpt =
         HI.replace("messages", "conversations").replace("\"role\"", "\"from\"").replace("\"content\"", "\"value\"");

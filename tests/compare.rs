@@ -2,74 +2,26 @@
 
 mod common;
 
+use common::compared::{file, model, streamed, text, tokens, ty};
 use common::{StopsAfter, checkpoint, mix, model_file, pure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use strata::arch::Hyperparameters;
-use strata::convert::open_model;
 use strata::eval::compare::summary::{Resamples, Summary, pair, summarize};
-use strata::eval::compare::text::{Chunk, Cut};
-use strata::eval::compare::{Candidate, Comparison, Mode, Settings, Text, Transform, compare};
+use strata::eval::compare::text::Chunk;
+use strata::eval::compare::{Candidate, Comparison, Mode, Settings, Text, compare};
 use strata::model::{CacheTypes, Model};
 use strata::progress::Quiet;
 use strata::recipe::Mix;
-use strata::stream::{ReadOptions, least_bytes};
-use strata::tokenizer::{EncodeOptions, Tokenizer};
-use strata::{Cpu, Error, GgmlType, Isa};
+use strata::{Error, GgmlType};
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-fn model(path: &Path, threads: usize) -> Arc<Model> {
-    Arc::new(Model::new(open_model(path, &Quiet).unwrap(), Cpu::new(Isa::best(), threads)).unwrap())
-}
-
-/// The same in the least memory, each layer read once.
-fn streamed(path: &Path) -> Arc<Model> {
-    let mut model = Model::new(open_model(path, &Quiet).unwrap(), Cpu::new(Isa::best(), 2)).unwrap();
-    let bytes = least_bytes(&model.weights().sizes());
-    let options = ReadOptions { single_pass: true, ..ReadOptions::default() };
-    model.stream_within(bytes, &options, &Quiet).unwrap();
-    assert!(model.plan().unwrap().streamed_bytes > 0);
-    Arc::new(model)
-}
-
-/// A text that the model has not seen.
-fn tokens(model: &Model) -> Vec<u32> {
-    let options = EncodeOptions { add_special: true, parse_special: false };
-    let text = std::fs::read_to_string(data("valid.txt")).unwrap();
-    Tokenizer::from_gguf(model.gguf()).unwrap().encode(&text, options).unwrap()
-}
-
-/// The first chunks of it.
-fn text(model: &Model, context: usize, chunks: usize) -> Text {
-    let bos = Tokenizer::from_gguf(model.gguf()).unwrap().bos();
-    let cut = Cut { context, stride: None, max_chunks: Some(chunks) };
-    Text::raw("valid.txt", &tokens(model), cut, bos).unwrap()
-}
-
 fn settings(modes: &[Mode]) -> Settings {
     Settings { modes: modes.to_vec(), cache: CacheTypes::default(), shard: (0, 1), state: None, spill: None }
-}
-
-/// A candidate that is made of the reference.
-fn ty(reference: &Model, name: &str) -> Candidate {
-    let of = Hyperparameters::read(reference.gguf()).unwrap();
-    let recipe = strata::recipe::Recipe::new(Mix::from_name(name).unwrap());
-    let transform = Transform::quantized(reference.gguf(), &of, &recipe, None, false).unwrap();
-    Candidate { name: name.to_owned(), model: None, transform, cache: None }
-}
-
-fn file(path: &Path, threads: usize) -> Candidate {
-    Candidate {
-        name: "file".to_owned(),
-        model: Some(model(path, threads)),
-        transform: Transform::default(),
-        cache: None,
-    }
 }
 
 /// The scores of all candidates, as bits.
@@ -129,16 +81,10 @@ fn one_result_however_it_is_computed() {
     assert!(whole.modes[0] != whole.modes[1] && whole.modes[0].candidates[0].kld != whole.modes[0].candidates[1].kld);
     // The file of a type is the type, on any number of threads.
     let one = model(&checkpoint(), 1);
-    assert!(all_bits(&of(&one, &[file(&path, 1), ty(&one, "q8_0")], &both)) == expected, "a file, one thread");
+    assert!(all_bits(&of(&one, &[file(model(&path, 1)), ty(&one, "q8_0")], &both)) == expected, "a file, one thread");
     // Streamed.
     let slow = streamed(&checkpoint());
-    let candidate = Candidate {
-        name: "file".to_owned(),
-        model: Some(streamed(&path)),
-        transform: Transform::default(),
-        cache: None,
-    };
-    assert!(all_bits(&of(&slow, &[candidate, ty(&slow, "q8_0")], &both)) == expected, "streamed");
+    assert!(all_bits(&of(&slow, &[file(streamed(&path)), ty(&slow, "q8_0")], &both)) == expected, "streamed");
     // With the hidden states in files.
     let folder = tempfile::tempdir().unwrap();
     let spill = Settings { spill: Some(folder.path().to_owned()), ..both.clone() };
@@ -318,6 +264,6 @@ fn other_models_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("other.gguf");
     strata::synthetic::Synthetic { preset, recipe: pure(GgmlType::Q8_0), seed: 1 }.write(&path, &Quiet).unwrap();
-    let error = compare(&reference, &[file(&path, 1)], &text, &settings(&[Mode::AsRun]), &Quiet).unwrap_err();
+    let error = compare(&reference, &[file(model(&path, 1))], &text, &settings(&[Mode::AsRun]), &Quiet).unwrap_err();
     assert!(error.to_string().contains("vocabulary"), "{error}");
 }

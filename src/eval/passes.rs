@@ -1,12 +1,14 @@
 //! The chunks of a text through one model, some of them in each pass, and the logits after every scored token: perplexity, base files and
 //! tasks alike. The memory does not grow with the text.
 
-use super::compare::text::Chunk;
+use super::compare::text::scored;
 use super::compare::{Head, Text, Transform};
 use crate::arch::Hyperparameters;
 use crate::error::Result;
+use crate::model::sequences::longest_of;
 use crate::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
 use crate::progress::Progress;
+use std::ops::Range;
 
 /// Chunks of a pass, however long they are.
 const CHUNKS: usize = 8;
@@ -17,30 +19,20 @@ const TOKENS: usize = 4096;
 /// Rows of logits in memory at a time.
 pub(super) const LOGIT_ROWS: usize = 64;
 
-/// The chunks of each pass.
-fn passes(text: &Text) -> Vec<&[Chunk]> {
-    let (mut passes, mut rest) = (Vec::new(), &text.chunks[..]);
-    while !rest.is_empty() {
+/// The chunks of each pass, of so many tokens each.
+fn passes(lengths: &[usize]) -> Vec<Range<usize>> {
+    let (mut passes, mut first) = (Vec::new(), 0);
+    while first < lengths.len() {
         let mut tokens = 0;
-        let fits = |(i, chunk): &(usize, &Chunk)| {
-            tokens += chunk.tokens.len();
+        let fits = |(i, len): &(usize, &usize)| {
+            tokens += *len;
             *i < CHUNKS || tokens <= TOKENS
         };
-        let (pass, others) = rest.split_at(rest.iter().enumerate().take_while(fits).count());
-        passes.push(pass);
-        rest = others;
+        let chunks = lengths[first..].iter().enumerate().take_while(fits).count();
+        passes.push(first..first + chunks);
+        first += chunks;
     }
     passes
-}
-
-/// The longest sequence that each KV cache must hold: that of the first chunk of each pass, of the second ...
-fn capacities(passes: &[&[Chunk]]) -> Vec<usize> {
-    let mut capacities = Vec::new();
-    for pass in passes {
-        capacities.resize(capacities.len().max(pass.len()), 0);
-        capacities.iter_mut().zip(*pass).for_each(|(most, chunk)| *most = chunk.tokens.len().max(*most));
-    }
-    capacities
 }
 
 /// The memory beside the weights that the passes take.
@@ -48,12 +40,13 @@ fn capacities(passes: &[&[Chunk]]) -> Vec<usize> {
 /// # Errors
 /// If a cache cannot be of these types.
 pub fn need(of: &Hyperparameters, text: &Text, types: CacheTypes) -> Result<MemoryNeed> {
-    let passes = passes(text);
+    let lengths = text.lengths();
+    let passes = passes(&lengths);
     // Every layer of a cache begins at a page.
     let page = 4096 * of.layers as u64;
     let cache = |tokens: usize| Ok(KvCache::bytes(of, tokens, types)?.saturating_add(page));
-    let kv = capacities(&passes).into_iter().map(cache).collect::<Result<Vec<u64>>>()?;
-    let tokens = passes.iter().map(|pass| pass.iter().map(|chunk| chunk.tokens.len()).sum()).max();
+    let kv = longest_of(&lengths, &passes).into_iter().map(cache).collect::<Result<Vec<u64>>>()?;
+    let tokens = passes.into_iter().map(|pass| lengths[pass].iter().sum()).max();
     let kv = kv.into_iter().fold(0, u64::saturating_add);
     Ok(MemoryNeed::passes(of, kv, tokens.unwrap_or(0), LOGIT_ROWS))
 }
@@ -73,30 +66,27 @@ pub(super) fn for_each_scored(
     progress: &dyn Progress,
     each: &mut Each<'_>,
 ) -> Result<()> {
-    let (of, identity, passes) = (model.hyperparameters(), Transform::default(), passes(text));
+    let (of, identity, lengths) = (model.hyperparameters(), Transform::default(), text.lengths());
+    let passes = passes(&lengths);
     let mut head = Head::new(model, &identity);
     let cache = |tokens: usize| KvCache::with_types(of, tokens, types);
-    let mut caches: Vec<KvCache> = capacities(&passes).into_iter().map(cache).collect::<Result<_>>()?;
+    let mut caches: Vec<KvCache> = longest_of(&lengths, &passes).into_iter().map(cache).collect::<Result<_>>()?;
     let (mut scratch, mut h, mut logits) = (Scratch::default(), Vec::new(), Vec::new());
     for pass in passes {
         progress.check()?;
         caches.iter_mut().for_each(|cache| cache.truncate(0));
+        let pass = &text.chunks[pass];
         let sequences = pass.iter().zip(&mut caches);
         let mut segments: Vec<_> = sequences.map(|(chunk, cache)| Segment { tokens: &chunk.tokens, cache }).collect();
         let hidden = model.pass(&mut scratch, &mut segments, progress)?;
-        let (mut first, mut scored) = (0, Vec::new());
-        for chunk in pass {
-            scored.extend(chunk.positions().map(|at| (first + at, chunk.tokens[at + 1])));
-            first += chunk.tokens.len();
-        }
-        for scored in scored.chunks(LOGIT_ROWS) {
+        for scored in scored(pass).chunks(LOGIT_ROWS) {
             progress.check()?;
             h.clear();
-            scored.iter().for_each(|(row, _)| h.extend_from_slice(&hidden.states()[row * of.hidden..][..of.hidden]));
+            scored.iter().for_each(|at| h.extend_from_slice(&hidden.states()[at.row * of.hidden..][..of.hidden]));
             head.logits(&h, &mut logits, progress)?;
-            each(&logits, &scored.iter().map(|&(_, token)| token).collect::<Vec<_>>())?;
+            each(&logits, &scored.iter().map(|scored| scored.token).collect::<Vec<_>>())?;
         }
-        progress.advance(first as u64);
+        progress.advance(pass.iter().map(|chunk| chunk.tokens.len() as u64).sum());
         model.check()?;
     }
     Ok(())
@@ -109,10 +99,8 @@ mod tests {
     #[test]
     fn passes_have_many_short_chunks_or_a_few_long_ones() {
         let of = |lengths: &[usize]| {
-            let chunk = |&n: &usize| Chunk { number: 0, tokens: vec![0; n], scored: Vec::new() };
-            let text = Text::of_chunks("t", lengths.iter().map(chunk).collect());
-            let passes = passes(&text);
-            (passes.iter().map(|pass| pass.len()).collect::<Vec<_>>(), capacities(&passes))
+            let passes = passes(lengths);
+            (passes.iter().map(|pass| pass.len()).collect::<Vec<_>>(), longest_of(lengths, &passes))
         };
         assert_eq!(of(&[4096; 20]), (vec![8, 8, 4], vec![4096; 8]));
         assert_eq!(of(&[512; 20]).0, [8, 8, 4]);

@@ -24,7 +24,7 @@ pub use pass::Hidden;
 pub use sequences::{Sequences, WholeSequences};
 pub use states::States;
 
-use crate::arch::{Architecture, Hyperparameters, rope};
+use crate::arch::{Architecture, Hyperparameters, Role, rope};
 use crate::convert::open_model;
 use crate::error::Result;
 use crate::gguf::Gguf;
@@ -130,6 +130,17 @@ impl Model {
     /// The architecture.
     pub fn architecture(&self) -> &'static Architecture {
         self.architecture
+    }
+
+    /// The name of the token embedding.
+    pub fn embedding_name(&self) -> String {
+        self.architecture.spec(Role::TokenEmbedding).name(None)
+    }
+
+    /// The name of the tensor that gives the logits: the output matrix, or the token embedding where these are tied.
+    pub fn output_name(&self) -> String {
+        let own = self.architecture.spec(Role::Output).name(None);
+        if self.gguf().tensor(&own).is_some() { own } else { self.embedding_name() }
     }
 
     /// The hyperparameters.

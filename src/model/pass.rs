@@ -14,7 +14,7 @@ use super::layer::{Hook, SUB_BATCH};
 use super::sequences::{Sequences, WholeSequences};
 use super::states::States;
 use super::{CacheTypes, Model, Scratch, Segment};
-use crate::arch::{MatrixInput, Role};
+use crate::arch::MatrixInput;
 use crate::error::{Allocation, Error, Result};
 use crate::progress::{Progress, Within};
 use crate::verify;
@@ -57,9 +57,9 @@ impl<'a> Hidden<'a> {
         let Hidden { model, states, x, logits } = self;
         let of = &model.hyperparameters;
         let h = &states[rows.start * of.hidden..rows.end * of.hidden];
-        let normed = model.cpu.rms_norm(h, model.weights.output_norm(), of.norm_eps, x.reset(rows.len(), of.hidden));
+        model.output_norm(h, x, progress)?;
         let [logits] = model.linears([model.weights.output()], x, [logits]);
-        model.check_logits(normed, logits, progress)?;
+        model.check_logits(logits, progress)?;
         Ok(logits)
     }
 }
@@ -124,22 +124,29 @@ impl Model {
         drop(layers);
         self.check()?;
         for h in h.into_memory().chunks(SUB_BATCH * of.hidden) {
-            let x = &mut scratch.x;
-            let (rows, norm) = (h.len() / of.hidden, self.weights.output_norm());
-            let normed = self.cpu.rms_norm(h, norm, of.norm_eps, x.reset(rows, of.hidden));
-            finite(normed, Stage::OutputNorm).map_err(|stage| self.not_finite(None, stage, progress))?;
-            hook(of.layers, MatrixInput::Output, x);
+            self.output_norm(h, &mut scratch.x, progress)?;
+            hook(of.layers, MatrixInput::Output, &scratch.x);
         }
         Ok(())
     }
 
-    /// Checks logits, and that the norm before them was finite.
+    /// What the output matrix reads, into `x`: the norm of hidden states `(rows, hidden)` after the last layer.
     ///
     /// # Errors
-    /// If one is not finite: then the weights are searched for the cause, of which `progress` hears.
-    pub(crate) fn check_logits(&self, normed: bool, logits: &[f32], progress: &dyn Progress) -> Result<()> {
-        let all = finite(normed, Stage::OutputNorm).and_then(|()| finite(all_finite(logits), Stage::Output));
-        all.map_err(|stage| self.not_finite(None, stage, progress))
+    /// If it is not finite: then the weights are searched for the cause, of which `progress` hears.
+    pub(crate) fn output_norm(&self, h: &[f32], x: &mut Activations, progress: &dyn Progress) -> Result<()> {
+        let of = &self.hyperparameters;
+        let x = x.reset(h.len() / of.hidden, of.hidden);
+        let normed = self.cpu.rms_norm(h, self.weights.output_norm(), of.norm_eps, x);
+        finite(normed, Stage::OutputNorm).map_err(|stage| self.not_finite(None, stage, progress))
+    }
+
+    /// Checks logits.
+    ///
+    /// # Errors
+    /// As [`Model::output_norm`].
+    pub(crate) fn check_logits(&self, logits: &[f32], progress: &dyn Progress) -> Result<()> {
+        finite(all_finite(logits), Stage::Output).map_err(|stage| self.not_finite(None, stage, progress))
     }
 
     /// All layers over one lane, whose rotation it returns.
@@ -171,8 +178,12 @@ impl Model {
             self.weights.embed(token, h)?;
             if let Some(column) = h.iter().position(|v| !v.is_finite()) {
                 self.check()?;
-                let name = self.architecture.spec(Role::TokenEmbedding).name(None);
-                return Err(verify::bad_weight(self.gguf(), &name, (token.into(), column as u64), h[column]));
+                return Err(verify::bad_weight(
+                    self.gguf(),
+                    &self.embedding_name(),
+                    (token.into(), column as u64),
+                    h[column],
+                ));
             }
         }
         Ok(())

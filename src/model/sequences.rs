@@ -35,7 +35,7 @@ impl<'a> WholeSequences<'a> {
         lengths: &'a [usize],
         types: CacheTypes,
     ) -> Result<WholeSequences<'a>> {
-        let groups = groups(lengths);
+        let groups = groups(lengths, SUB_BATCH);
         let longest = longest_of(lengths, &groups).into_iter();
         let caches = longest.map(|longest| KvCache::one_layer(of, longest, types)).collect::<Result<_>>()?;
         Ok(WholeSequences { tokens, lengths, groups, caches })
@@ -43,7 +43,7 @@ impl<'a> WholeSequences<'a> {
 
     /// The most tokens that go through a layer together.
     pub fn most_tokens(lengths: &[usize]) -> usize {
-        groups(lengths).into_iter().map(|group| lengths[group].iter().sum()).max().unwrap_or(0)
+        groups(lengths, SUB_BATCH).into_iter().map(|group| lengths[group].iter().sum()).max().unwrap_or(0)
     }
 
     /// Bytes of memory that the keys and values of a group take.
@@ -51,16 +51,16 @@ impl<'a> WholeSequences<'a> {
     /// # Errors
     /// If a cache cannot be of these types.
     pub fn kv_bytes(of: &Hyperparameters, lengths: &[usize], types: CacheTypes) -> Result<u64> {
-        let longest = longest_of(lengths, &groups(lengths)).into_iter();
+        let longest = longest_of(lengths, &groups(lengths, SUB_BATCH)).into_iter();
         longest.map(|longest| Ok(KvCache::bytes(of, longest, types)? / of.layers as u64)).sum()
     }
 }
 
-/// Sequences that go through a layer together: as many as fit into a sub-batch, and at least one.
-fn groups(lengths: &[usize]) -> Vec<Range<usize>> {
+/// Groups of sequences that follow each other: as many as have no more than `most` tokens, and at least one.
+pub(crate) fn groups(lengths: &[usize], most: usize) -> Vec<Range<usize>> {
     let (mut groups, mut start, mut tokens) = (Vec::new(), 0, 0);
     for (i, len) in lengths.iter().enumerate() {
-        if i > start && tokens + len > SUB_BATCH {
+        if i > start && tokens + len > most {
             groups.push(start..i);
             (start, tokens) = (i, 0);
         }
@@ -71,7 +71,7 @@ fn groups(lengths: &[usize]) -> Vec<Range<usize>> {
 }
 
 /// The length of the longest first, second ... sequence of any group.
-fn longest_of(lengths: &[usize], groups: &[Range<usize>]) -> Vec<usize> {
+pub(crate) fn longest_of(lengths: &[usize], groups: &[Range<usize>]) -> Vec<usize> {
     let mut longest = vec![0; groups.iter().map(Range::len).max().unwrap_or(0)];
     for group in groups {
         longest.iter_mut().zip(&lengths[group.clone()]).for_each(|(longest, len)| *longest = (*longest).max(*len));
@@ -137,9 +137,9 @@ mod tests {
     #[test]
     fn groups_fill_a_sub_batch() {
         let lengths = [100, 400, 12, 1, 600, 512, 200];
-        let groups = groups(&lengths);
+        let groups = groups(&lengths, SUB_BATCH);
         assert_eq!(groups, [0..3, 3..4, 4..5, 5..6, 6..7]);
         assert_eq!(longest_of(&lengths, &groups), [600, 400, 12]);
-        assert!(super::groups(&[]).is_empty() && longest_of(&[], &[]).is_empty());
+        assert!(super::groups(&[], 1).is_empty() && longest_of(&[], &[]).is_empty());
     }
 }

@@ -26,6 +26,17 @@ struct StatesFile {
 }
 
 impl States {
+    /// Rows of `hidden` values, none yet: in a file in the folder `spill`, or in memory.
+    ///
+    /// # Errors
+    /// If a file cannot be made there.
+    pub fn new(spill: Option<&Path>, hidden: usize) -> Result<States> {
+        match spill {
+            Some(folder) => States::in_file(folder, hidden),
+            None => Ok(States::in_memory(Vec::new(), hidden)),
+        }
+    }
+
     /// Those in memory, rows of `hidden` values.
     pub fn in_memory(h: Vec<f32>, hidden: usize) -> States {
         States { hidden, place: Place::Memory(h) }

@@ -60,18 +60,15 @@ pub struct Layer<'a> {
     pub down: Linear<'a>,
 }
 
+/// The roles of a layer's matrices, in the order of a pass.
+pub const MATRICES: [Role; 7] =
+    [Role::AttnQ, Role::AttnK, Role::AttnV, Role::AttnOutput, Role::FfnGate, Role::FfnUp, Role::FfnDown];
+
 impl<'a> Layer<'a> {
-    /// The matrices with their roles, in the order of a pass.
-    pub fn linears(&self) -> [(Role, &Linear<'a>); 7] {
-        [
-            (Role::AttnQ, &self.q),
-            (Role::AttnK, &self.k),
-            (Role::AttnV, &self.v),
-            (Role::AttnOutput, &self.o),
-            (Role::FfnGate, &self.gate),
-            (Role::FfnUp, &self.up),
-            (Role::FfnDown, &self.down),
-        ]
+    /// The matrices with their roles, in the order of [`MATRICES`].
+    pub fn linears(&self) -> [(Role, &Linear<'a>); MATRICES.len()] {
+        let all = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
+        std::array::from_fn(|m| (MATRICES[m], all[m]))
     }
 
     /// The same layer with the matrices that `matrix` makes of their places in [`Layer::linears`].

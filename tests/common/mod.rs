@@ -2,6 +2,8 @@
 // Each test file is a crate of its own that uses a part of this.
 #![allow(dead_code)]
 
+pub mod compared;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use strata::convert::{Input, Options, Target, convert};

@@ -38,7 +38,8 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 MATRICES = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
             "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
@@ -73,12 +74,12 @@ def log_probabilities(model, chunk):
 
 
 checkpoint, text, chunks, files = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
-tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-ids = tokenizer(open(text, encoding="utf-8").read())["input_ids"]
+# By tokenizer.json itself: AutoTokenizer may make another of the class that the configuration names.
+ids = Tokenizer.from_file(os.path.join(checkpoint, "tokenizer.json")).encode(open(text, encoding="utf-8").read()).ids
 tokens = torch.tensor(ids[:chunks * CONTEXT]).reshape(-1, CONTEXT)
-if ids[0] == tokenizer.bos_token_id:  # a tokenizer that adds it
-    tokens[:, 0] = tokenizer.bos_token_id
 base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+if ids[0] == base.config.bos_token_id:  # a tokenizer that adds it
+    tokens[:, 0] = ids[0]
 reference = [log_probabilities(base, chunk) for chunk in tokens]
 targets = tokens[:, CONTEXT // 2 + 1:]
 results = []

@@ -3,7 +3,7 @@
 //! A candidate type is encoded as a conversion would encode it. For a comparison of weights alone, whatever a matrix is stored as is decoded
 //! to F32: then the kernels multiply it with activations in F32.
 
-use crate::arch::{Architecture, Hyperparameters, Role};
+use crate::arch::{Architecture, Hyperparameters};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::io::hash::Digest;
@@ -191,10 +191,7 @@ const PART: usize = 2048;
 impl<'m> Head<'m> {
     /// Of a model whose matrices are transformed.
     pub fn new(model: &'m Model, transform: &'m Transform) -> Head<'m> {
-        let architecture = model.architecture();
-        let own = architecture.spec(Role::Output).name(None);
-        let tied = model.gguf().tensor(&own).is_none();
-        let name = if tied { architecture.spec(Role::TokenEmbedding).name(None) } else { own };
+        let name = model.output_name();
         let source = model.weights().output().weight;
         let output = (!transform.decode && transform.stored_type(&name, source.ty()) != source.ty()).then(|| {
             let mut bytes = Vec::new();
@@ -210,7 +207,7 @@ impl<'m> Head<'m> {
     pub fn logits(&mut self, h: &[f32], logits: &mut Vec<f32>, progress: &dyn Progress) -> Result<()> {
         let (of, cpu, weights) = (self.model.hyperparameters(), self.model.cpu(), self.model.weights());
         let rows = h.len() / of.hidden;
-        let normed = cpu.rms_norm(h, weights.output_norm(), of.norm_eps, self.x.reset(rows, of.hidden));
+        self.model.output_norm(h, &mut self.x, progress)?;
         let source = weights.output();
         logits.resize(rows * of.vocab, 0.0);
         let matrix = match &self.output {
@@ -226,7 +223,7 @@ impl<'m> Head<'m> {
             // Checked with all logits.
             let _ = cpu.add_bias(logits, bias);
         }
-        self.model.check_logits(normed, logits, progress)
+        self.model.check_logits(logits, progress)
     }
 
     /// The products with a matrix of which a part at a time is decoded to F32.

@@ -4,7 +4,6 @@
 use super::derive::{Derived, Transform};
 use super::state::StateFile;
 use super::text::Text;
-use crate::arch::Role;
 use crate::error::Result;
 use crate::model::forward::{Derive, Feed, Lane, forward};
 use crate::model::{CacheTypes, Model, Scratch, Sequences, States, WholeSequences};
@@ -40,11 +39,8 @@ pub fn hidden_states(
     progress: &dyn Progress,
 ) -> Result<Vec<States>> {
     let (layers, tokens, lengths) = (models[0].hyperparameters().layers, text.tokens(), text.lengths());
-    let empty = |lane: &LaneSpec<'_>| {
-        let hidden = models[lane.model].hyperparameters().hidden;
-        spill.map_or_else(|| Ok(States::in_memory(Vec::new(), hidden)), |folder| States::in_file(folder, hidden))
-    };
-    let mut states: Vec<States> = lanes.iter().map(empty).collect::<Result<_>>()?;
+    let empty = lanes.iter().map(|lane| States::new(spill, models[lane.model].hyperparameters().hidden));
+    let mut states: Vec<States> = empty.collect::<Result<_>>()?;
     let first = match state.load(&mut states)? {
         Some(layer) => layer + 1,
         None => {
@@ -93,7 +89,7 @@ const EMBEDDED: usize = 512;
 /// The embeddings `(tokens, hidden)` of a lane into `states`.
 pub(super) fn embed(model: &Model, transform: &Transform, tokens: &[u32], states: &mut States) -> Result<()> {
     let mut h = Vec::new();
-    let name = model.architecture().spec(Role::TokenEmbedding).name(None);
+    let name = model.embedding_name();
     let ty = model.gguf().required_tensor(&name)?.ty;
     for (i, tokens) in tokens.chunks(EMBEDDED).enumerate() {
         model.embed(tokens.iter(), tokens.len(), &mut h)?;

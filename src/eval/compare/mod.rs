@@ -15,6 +15,7 @@ pub mod chat;
 mod derive;
 mod file;
 mod lock_step;
+mod ranges;
 pub mod result;
 pub mod scores;
 mod state;
@@ -31,7 +32,6 @@ use crate::error::{Error, Result};
 use crate::io::hash::{Digest, Hasher};
 use crate::model::{CacheTypes, MemoryNeed, Model, States, WholeSequences};
 use crate::progress::Progress;
-
 use lock_step::{LaneSpec, hidden_states};
 use scores::{CandidateScores, Distributions, ReferenceScores};
 use state::StateFile;
@@ -264,9 +264,12 @@ fn comparable(reference: &Model, candidate: &Candidate, model: &Model) -> Result
     if a.layers != b.layers {
         return Err(differ("layers", a.layers, b.layers));
     }
-    let tokens =
-        |model: &Model| model.gguf().array("tokenizer.ggml.tokens").ok().flatten().map(|tokens| tokens.to_owned());
-    if tokens(reference) != tokens(model) {
+    let tokens = [reference, model].map(|model| model.gguf().array("tokenizer.ggml.tokens").ok().flatten());
+    let same = match tokens {
+        [Some(ours), Some(theirs)] => ours.iter().eq(theirs.iter()),
+        [ours, theirs] => ours.is_none() && theirs.is_none(),
+    };
+    if !same {
         let problem = "has other tokens than the reference: their numbers mean different texts";
         let place = format!("candidate {}", candidate.name);
         return Err(Error::invalid(path, place, problem, "compare models of one checkpoint"));

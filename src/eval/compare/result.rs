@@ -2,6 +2,7 @@
 //! made, bit for bit.
 
 use super::astray::Worst;
+use super::ranges::ranges;
 use super::scores::{CandidateScores, ReferenceScores};
 use super::text::Chunk;
 use super::{Candidate, Mode, Text, Transform};
@@ -130,12 +131,7 @@ pub struct Comparison {
 impl Comparison {
     /// The scores of each chunk, as ranges of those of all.
     pub fn ranges(&self) -> Vec<Range<usize>> {
-        let mut end = 0;
-        let mut next = |chunk: &Chunk| {
-            end += chunk.scores();
-            end - chunk.scores()..end
-        };
-        self.text.chunks.iter().map(&mut next).collect()
+        ranges(self.text.chunks.iter().map(Chunk::scores))
     }
 
     /// The places in `text.chunks` of the chunks of each text; a part of a comparison may have none of one.

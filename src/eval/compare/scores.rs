@@ -50,6 +50,11 @@ pub struct Scored {
 }
 
 impl CandidateScores {
+    /// The mean divergence, in nats.
+    pub fn mean_kld(&self) -> f64 {
+        self.kld.iter().sum::<f64>() / self.kld.len() as f64
+    }
+
     /// Appends the scores of some of another's tokens, but not those that are astray, which are of no range.
     pub fn append(&mut self, other: &CandidateScores, range: Range<usize>) {
         self.nll.extend_from_slice(&other.nll[range.clone()]);

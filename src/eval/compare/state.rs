@@ -7,6 +7,7 @@
 //! SHA-256 of all that
 //! ```
 
+use super::ranges::blocks;
 use crate::error::{Error, Result};
 use crate::io::file::open_regular;
 use crate::io::hash::{Digest, Hasher};
@@ -15,7 +16,6 @@ use crate::io::outputs::Outputs;
 use crate::model::States;
 use std::fs;
 use std::io::{BufReader, Read};
-use std::ops::Range;
 use std::path::PathBuf;
 
 const MAGIC: &[u8; 8] = b"STRATACS";
@@ -56,17 +56,12 @@ impl StateFile {
         put(&(layer as u64).to_le_bytes())?;
         put(&(lanes.len() as u64).to_le_bytes())?;
         for lane in &mut lanes {
-            for rows in self.blocks() {
+            for rows in blocks(self.tokens, ROWS) {
                 put(&lane.rows(rows)?.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
             }
         }
         file.write_all(hasher.digest().to_string().as_bytes())?;
         file.commit()
-    }
-
-    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let tokens = self.tokens;
-        (0..tokens).step_by(ROWS).map(move |first| first..(first + ROWS).min(tokens))
     }
 
     /// The layer that the states were saved after, which `lanes` then have; `None` if there are none.
@@ -105,7 +100,7 @@ impl StateFile {
         }
         let (mut bytes, mut values) = (Vec::new(), Vec::new());
         for lane in lanes {
-            for rows in self.blocks() {
+            for rows in blocks(self.tokens, ROWS) {
                 bytes.resize(4 * rows.len() * self.hidden, 0);
                 if get(&mut bytes).is_none() {
                     return Ok(None);

@@ -178,13 +178,12 @@ impl Sums {
     }
 }
 
-/// Summarizes a candidate's scores; `chunks` are the scored tokens of each chunk.
-pub fn summarize(b: &ReferenceScores, c: &CandidateScores, chunks: &[Range<usize>], resamples: &Resamples) -> Summary {
-    let sums = Sums::of(b, c, chunks);
-    let mut sorted: Vec<f64> = chunks.iter().cloned().flat_map(|chunk| &c.kld[chunk]).copied().collect();
+/// Summarizes a candidate's scores; `ranges` are those of each chunk.
+pub fn summarize(b: &ReferenceScores, c: &CandidateScores, ranges: &[Range<usize>], resamples: &Resamples) -> Summary {
+    let sums = Sums::of(b, c, ranges);
+    let mut sorted: Vec<f64> = ranges.iter().cloned().flat_map(|chunk| &c.kld[chunk]).copied().collect();
     sorted.sort_by(f64::total_cmp);
-    let ranges = chunks;
-    let chunks = chunks.len();
+    let chunks = ranges.len();
     let mean = |values: &[f64]| resamples.figure(chunks, |counts| sums.mean(values, counts));
     Summary {
         perplexity: resamples.figure(chunks, |counts| libm::exp(sums.mean(&sums.c, counts))),

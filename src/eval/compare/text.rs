@@ -58,11 +58,6 @@ impl Chunk {
     pub fn scores(&self) -> usize {
         self.scored.iter().map(Range::len).sum()
     }
-
-    /// The positions after which the next token is scored.
-    pub fn positions(&self) -> impl Iterator<Item = usize> {
-        self.scored.iter().cloned().flatten()
-    }
 }
 
 impl Text {
@@ -132,21 +127,9 @@ impl Text {
         self.chunks.iter().map(|chunk| chunk.tokens.len()).collect()
     }
 
-    /// The scored tokens, in order.
+    /// The scored tokens of all chunks: see [`scored`].
     pub fn scored(&self) -> Vec<Scored> {
-        let (mut scored, mut first) = (Vec::with_capacity(self.scores()), 0);
-        for chunk in &self.chunks {
-            let (number, tokens) = (chunk.number, &chunk.tokens);
-            let of = |at: usize| Scored { row: first + at, token: tokens[at + 1], chunk: number, place: at + 1 };
-            scored.extend(chunk.positions().map(of));
-            first += tokens.len();
-        }
-        scored
-    }
-
-    /// The scored tokens: the place in [`Text::tokens`] of the token before each, and the token.
-    pub fn positions(&self) -> Vec<(usize, u32)> {
-        self.scored().iter().map(|scored| (scored.row, scored.token)).collect()
+        scored(&self.chunks)
     }
 
     /// The chunk of this number, if it is here.
@@ -156,9 +139,25 @@ impl Text {
     }
 }
 
+/// The scored tokens of some chunks, in order; rows are counted through all of these.
+pub fn scored(chunks: &[Chunk]) -> Vec<Scored> {
+    let (mut scored, mut first) = (Vec::with_capacity(chunks.iter().map(Chunk::scores).sum()), 0);
+    for Chunk { number, tokens, scored: spans } in chunks {
+        let of = |at: usize| Scored { row: first + at, token: tokens[at + 1], chunk: *number, place: at + 1 };
+        scored.extend(spans.iter().cloned().flatten().map(of));
+        first += tokens.len();
+    }
+    scored
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The row before each scored token, and the token.
+    fn positions(text: &Text) -> Vec<(usize, u32)> {
+        text.scored().iter().map(|scored| (scored.row, scored.token)).collect()
+    }
 
     fn cut(context: usize, stride: Option<usize>) -> Cut {
         Cut { context, stride, max_chunks: None }
@@ -169,10 +168,10 @@ mod tests {
         let tokens: Vec<u32> = (0..20).collect();
         let text = Text::raw("t", &tokens, cut(8, None), Some(99)).unwrap();
         assert_eq!(text.tokens(), [99, 1, 2, 3, 4, 5, 6, 7, 99, 9, 10, 11, 12, 13, 14, 15]);
-        assert_eq!(text.positions(), [(4, 5), (5, 6), (6, 7), (12, 13), (13, 14), (14, 15)]);
+        assert_eq!(positions(&text), [(4, 5), (5, 6), (6, 7), (12, 13), (13, 14), (14, 15)]);
         assert_eq!((text.texts[0].chunks, text.lengths()), (2, vec![8, 8]));
         let second = text.shard((1, 2));
-        assert_eq!(second.positions(), [(4, 13), (5, 14), (6, 15)]);
+        assert_eq!(positions(&second), [(4, 13), (5, 14), (6, 15)]);
         assert!(second.chunks.len() == 1 && second.chunks[0].number == 1 && second.texts == text.texts);
         let too_short = Text::raw("t", &tokens, cut(21, None), None);
         assert!(matches!(too_short, Err(Error::TextTooShort { tokens: 20, chunk: 21 })));
@@ -185,10 +184,10 @@ mod tests {
         let tokens: Vec<u32> = (0..20).collect();
         let text = Text::raw("t", &tokens, cut(8, Some(3)), None).unwrap();
         assert_eq!(text.chunks.iter().map(|chunk| chunk.tokens[0]).collect::<Vec<_>>(), [0, 3, 6, 9, 12]);
-        let scored: Vec<u32> = text.positions().into_iter().map(|(_, token)| token).collect();
+        let scored: Vec<u32> = positions(&text).into_iter().map(|(_, token)| token).collect();
         assert_eq!(scored, (5..20).collect::<Vec<u32>>());
         // The first token of a chunk has none before it.
-        assert_eq!(Text::raw("t", &tokens, cut(8, Some(8)), None).unwrap().positions().len(), 14);
+        assert_eq!(Text::raw("t", &tokens, cut(8, Some(8)), None).unwrap().scores(), 14);
         for stride in [0, 9] {
             assert!(matches!(Text::raw("t", &tokens, cut(8, Some(stride)), None), Err(Error::StrideOutOfRange { .. })));
         }
@@ -201,7 +200,7 @@ mod tests {
         let chat = Chunk { number: 0, tokens: vec![1, 2, 3, 4, 5], scored: vec![0..1, 2..4] };
         text.append(Text::of_chunks("b", vec![chat]));
         assert_eq!(text.chunks.iter().map(|chunk| chunk.number).collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(text.positions()[6..], [(16, 2), (18, 4), (19, 5)]);
+        assert_eq!(positions(&text)[6..], [(16, 2), (18, 4), (19, 5)]);
         assert_eq!((text.scores(), text.lengths()), (9, vec![8, 8, 5]));
         assert_eq!(text.texts[1].chunks, 1);
     }

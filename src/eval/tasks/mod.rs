@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(same(&[&[7, 2], &[1, 2]]), 1);
         assert_eq!((same(&[&[], &[1]]), same(&[&[1], &[2]])), (1, 1));
         let chunk = sequence(vec![5, 6, 7, 8], 2, 1);
-        assert_eq!(chunk.positions().collect::<Vec<_>>(), [1]);
+        assert_eq!(chunk.scored, [1..2]);
         assert_eq!(sequence(vec![5], 1, 0).scores(), 0);
     }
 }

@@ -13,8 +13,8 @@
 use super::attention::{HeadInputs, HeadShape, backward};
 use super::matrix::{MATRICES, Owned, OwnedLayer};
 use super::product::dot;
-use super::work::ranges;
 use crate::error::Result;
+use crate::eval::compare::ranges::ranges;
 use crate::model::{CacheTypes, KvCache, Model};
 use crate::weights::{Layer, Linear};
 use rayon::prelude::*;

@@ -5,6 +5,7 @@ use super::tally::Tally;
 use super::work::{Variant, Work};
 use crate::arch::{Architecture, Role};
 use crate::error::{Error, Result};
+use crate::weights;
 
 /// Where a tensor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +29,9 @@ pub enum Place {
 impl Place {
     /// What the tensor is for.
     pub fn role(self) -> Role {
-        // In the order of `Layer::linears`.
-        const ROLES: [Role; MATRICES] =
-            [Role::AttnQ, Role::AttnK, Role::AttnV, Role::AttnOutput, Role::FfnGate, Role::FfnUp, Role::FfnDown];
         match self {
             Place::Embedding { .. } => Role::TokenEmbedding,
-            Place::Matrix { matrix, .. } => ROLES[matrix],
+            Place::Matrix { matrix, .. } => weights::MATRICES[matrix],
             Place::Output => Role::Output,
         }
     }
@@ -80,7 +78,7 @@ pub fn tallies(
 /// The sums of the output matrix over the scored tokens of each chunk.
 fn with_changes(work: &Work<'_>, mut tally: Tally, changes: &[f64]) -> Tally {
     let (scored, chunks) = (work.scored(), work.lengths.len());
-    for (probe, changes) in changes.chunks_exact(work.positions.len()).enumerate() {
+    for (probe, changes) in changes.chunks_exact(work.rows.len()).enumerate() {
         for (chunk, tokens) in scored.iter().enumerate() {
             for change in &changes[tokens.clone()] {
                 tally.sums[probe * chunks + chunk] += change;

@@ -185,7 +185,7 @@ mod tests {
             let at = tokens.start * d..tokens.end * d;
             end[at.clone()].iter().zip(&factors[at]).map(|(h, f)| f64::from(*h) * f64::from(*f)).sum()
         };
-        let values = super::super::work::ranges(work.lengths.iter().copied()).into_iter().map(of).collect();
+        let values = crate::eval::compare::ranges::ranges(work.lengths.iter().copied()).into_iter().map(of).collect();
         (Streams { kept, ends: Vec::new(), errors: Vec::new() }, values)
     }
 

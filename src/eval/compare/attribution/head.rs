@@ -13,6 +13,7 @@ use super::matrix::Owned;
 use super::tally::{Tally, dot};
 use super::work::{Variant, Work};
 use crate::error::Result;
+use crate::eval::compare::ranges::blocks;
 use crate::eval::compare::text::Chunk;
 use crate::model::States;
 use crate::progress::Progress;
@@ -62,7 +63,7 @@ pub fn head(
     progress: &dyn Progress,
 ) -> Result<HeadResult> {
     let walk = Walk::new(work, end)?;
-    let (n, of, reference) = (work.positions.len(), work.reference.hyperparameters(), work.reference);
+    let (n, of, reference) = (work.rows.len(), work.reference.hyperparameters(), work.reference);
     let sums = walk.sums(probes, progress)?;
     let mut result = HeadResult {
         dh: Vec::new(),
@@ -130,7 +131,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn new(work: &'a Work<'a>, end: &mut States) -> Result<Walk<'a>> {
         let mut h = Vec::new();
-        for &(row, _) in &work.positions {
+        for &row in &work.rows {
             h.extend_from_slice(end.rows(row..row + 1)?);
         }
         let (mut x, of) = (vec![0.0; h.len()], work.reference.hyperparameters());
@@ -144,7 +145,7 @@ impl<'a> Walk<'a> {
     }
 
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        blocks(self.work.positions.len(), ROWS)
+        blocks(self.work.rows.len(), ROWS)
     }
 
     /// Where the random signs of each scored token begin: at the same numbers whichever chunks are computed.
@@ -159,7 +160,7 @@ impl<'a> Walk<'a> {
     /// The sums of all scored tokens over the vocabulary.
     fn sums(&self, probes: usize, progress: &dyn Progress) -> Result<Vec<Sums>> {
         let none = Sums { max: f32::NEG_INFINITY, total: 0.0, signed: vec![0.0; probes] };
-        let (mut sums, mut randoms) = (vec![none; self.work.positions.len()], self.random());
+        let (mut sums, mut randoms) = (vec![none; self.work.rows.len()], self.random());
         for part in self.parts() {
             let w = self.reference(part.clone());
             for rows in self.blocks() {
@@ -203,7 +204,7 @@ impl<'a> Walk<'a> {
         let mut scored = vec![0.0; dx.len()];
         add_norm_gradient(&self.h, weights.output_norm(), of.norm_eps, dx, &mut scored);
         let mut dh = self.work.states()?;
-        let mut rows = self.work.positions.iter().map(|(row, _)| *row).zip(scored.chunks_exact(of.hidden)).peekable();
+        let mut rows = self.work.rows.iter().copied().zip(scored.chunks_exact(of.hidden)).peekable();
         for block in blocks(self.work.tokens.len(), ROWS) {
             let mut values = vec![0.0; block.len() * of.hidden];
             while let Some((row, scored)) = rows.next_if(|(row, _)| *row < block.end) {
@@ -213,11 +214,6 @@ impl<'a> Walk<'a> {
         }
         Ok(dh)
     }
-}
-
-/// `0..n` in blocks of `len`.
-pub fn blocks(n: usize, len: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..n).step_by(len).map(move |first| first..(first + len).min(n))
 }
 
 impl Sums {

@@ -4,13 +4,13 @@
 use super::super::derive::Transform;
 use crate::arch::Architecture;
 use crate::arch::tensors::permuted_row;
-use crate::weights::{Layer, Linear};
+use crate::weights::{self, Layer, Linear};
 use rayon::prelude::*;
 use strata_kernels::Matrix;
 use strata_quant::GgmlType;
 
-/// The matrices of a layer, in the order of [`Layer::linears`].
-pub const MATRICES: usize = 7;
+/// The number of matrices of a layer.
+pub const MATRICES: usize = weights::MATRICES.len();
 
 /// A matrix and its memory.
 pub struct Owned {

@@ -26,6 +26,8 @@ pub use result::{Attribution, LayerError, TensorCost, Upgrade};
 
 use super::derive::Head;
 use super::lock_step::embed;
+use super::ranges::ranges;
+use super::scores::CandidateScores;
 use super::{Candidate, DECODED_LOGIT_ROWS, Text, comparable, score};
 use crate::arch::Hyperparameters;
 use crate::error::{Error, Result};
@@ -39,7 +41,7 @@ use strata_quant::GgmlType;
 use streams::Streams;
 use tally::Tally;
 use verify::Task;
-use work::{Variant, Work, ranges};
+use work::{Variant, Work};
 
 /// Settings of an attribution.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +107,7 @@ pub fn attribute(
 ) -> Result<Vec<Attribution>> {
     candidates.iter().try_for_each(|candidate| same_shape(reference, candidate))?;
     let work = Work::new(reference, text, options.spill.as_deref());
-    let (layers, tokens, scored) = (reference.hyperparameters().layers, work.tokens.len(), work.positions.len());
+    let (layers, tokens, scored) = (reference.hyperparameters().layers, work.tokens.len(), work.rows.len());
     let mut variants: Vec<Variant<'_>> = candidates.iter().map(|c| Variant::of(c, reference)).collect();
     let n = variants.len();
 
@@ -162,7 +164,7 @@ fn divergences(
     let mut lanes = vec![(Head::new(work.reference, &work.decoded), 0)];
     lanes.extend(candidates.iter().enumerate().map(|(c, of)| (Head::new(of.model, &of.decoded), c + 1)));
     let (_, scores) = score(lanes, ends, work.text, DECODED_LOGIT_ROWS, progress)?;
-    Ok(scores.iter().map(|scores| scores.kld.iter().sum::<f64>() / scores.kld.len() as f64).collect())
+    Ok(scores.iter().map(CandidateScores::mean_kld).collect())
 }
 
 /// The types of all matrices of a candidate in the next larger type of their family, and of those that have none in the reference's.
@@ -196,7 +198,7 @@ fn tallies(
     probes: usize,
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<(Place, Tally)>>> {
-    let (of, scored) = (work.reference.hyperparameters(), work.positions.len());
+    let (of, scored) = (work.reference.hyperparameters(), work.rows.len());
     progress.begin("tensors: probes", 2 * (scored * of.vocab.div_ceil(head::PART)) as u64);
     let mut end = head::head(work, variants, &mut streams.ends[0], probes, progress)?;
     progress.end();
@@ -252,7 +254,7 @@ struct Costs<'a> {
 
 impl Costs<'_> {
     fn attribution(&self, measured_kld: f64, layers: Vec<LayerError>) -> Result<Attribution> {
-        let scored = self.work.positions.len();
+        let scored = self.work.rows.len();
         let shares = costs::shares(self.tallies, scored);
         let architecture = self.work.reference.architecture();
         let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
@@ -292,7 +294,7 @@ impl Costs<'_> {
     /// Where one percent more bytes would save most: `shares` are those of the larger types.
     fn upgrades(&self, types: &HashMap<String, GgmlType>, shares: &[f64]) -> Result<Vec<Upgrade>> {
         let (mut all, mut bytes) = (Vec::new(), 0);
-        let now = costs::shares(self.tallies, self.work.positions.len());
+        let now = costs::shares(self.tallies, self.work.rows.len());
         for (((place, _), now), larger) in self.tallies.iter().zip(now).zip(shares) {
             let name = place.name(self.work.reference.architecture());
             let (from, to) = (self.variant.ty(&name)?, types[&name]);

@@ -5,6 +5,7 @@ use super::result::LayerError;
 use super::work::{Variant, Work};
 use crate::error::Result;
 use crate::eval::compare::lock_step::embed;
+use crate::eval::compare::ranges::blocks;
 use crate::model::forward::{Feed, Lane, forward};
 use crate::model::{CacheTypes, Model, Scratch, Sequences, States, WholeSequences};
 use crate::progress::Progress;
@@ -84,8 +85,7 @@ pub fn copy(from: &mut States, rows: Range<usize>, to: &mut States, first: usize
 /// The mean over `n` tokens of `|theirs - ours|^2 / |ours|^2`.
 fn relative(theirs: &mut States, ours: &mut States, n: usize) -> Result<f64> {
     let mut sum = 0.0;
-    for first in (0..n).step_by(ROWS) {
-        let block = first..(first + ROWS).min(n);
+    for block in blocks(n, ROWS) {
         let (theirs, ours) = (theirs.rows(block.clone())?, ours.rows(block.clone())?);
         let d = ours.len() / block.len();
         let of = |(theirs, ours): (&[f32], &[f32])| {

@@ -8,6 +8,7 @@ use super::work::{Variant, Work};
 use crate::error::Result;
 use crate::eval::compare::derive::Head;
 use crate::eval::compare::lock_step::embed;
+use crate::eval::compare::scores::CandidateScores;
 use crate::eval::compare::{DECODED_LOGIT_ROWS, score};
 use crate::model::{Scratch, States};
 use crate::progress::Progress;
@@ -106,7 +107,7 @@ fn together(
     let scored =
         score(lanes, &mut streams.ends, work.text, DECODED_LOGIT_ROWS, &crate::progress::Within::uncounted(progress));
     streams.ends.truncate(ends);
-    Ok(scored?.1.iter().map(|scores| scores.kld.iter().sum::<f64>() / scores.kld.len() as f64).collect())
+    Ok(scored?.1.iter().map(CandidateScores::mean_kld).collect())
 }
 
 /// The matrix of a task that is in layer `i`, decoded.

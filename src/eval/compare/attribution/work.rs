@@ -1,9 +1,10 @@
 //! What all steps of an attribution work on: the reference, the text, and the models that are set beside the reference.
 
-use crate::arch::Role;
 use crate::error::Result;
 use crate::eval::compare::derive::Transform;
+use crate::eval::compare::ranges::ranges;
 use crate::eval::compare::{Candidate, Text};
+use crate::model::sequences::groups;
 use crate::model::{Model, States};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,16 +23,17 @@ pub struct Work<'a> {
     pub tokens: Vec<u32>,
     /// The number of tokens of each chunk.
     pub lengths: Vec<usize>,
-    /// The scored tokens: see [`Text::positions`].
-    pub positions: Vec<(usize, u32)>,
+    /// The place in `tokens` of the token before each scored one.
+    pub rows: Vec<usize>,
     spill: Option<&'a Path>,
 }
 
 impl<'a> Work<'a> {
     /// With hidden states in files in the folder `spill`, or in memory.
     pub fn new(reference: &'a Model, text: &'a Text, spill: Option<&'a Path>) -> Work<'a> {
-        let (tokens, lengths, positions) = (text.tokens(), text.lengths(), text.positions());
-        Work { reference, decoded: Transform::decoded(), text, tokens, lengths, positions, spill }
+        let rows = text.scored().iter().map(|scored| scored.row).collect();
+        let (tokens, lengths) = (text.tokens(), text.lengths());
+        Work { reference, decoded: Transform::decoded(), text, tokens, lengths, rows, spill }
     }
 
     /// New hidden states; none yet.
@@ -39,36 +41,23 @@ impl<'a> Work<'a> {
     /// # Errors
     /// If their file cannot be made.
     pub fn states(&self) -> Result<States> {
-        let hidden = self.reference.hyperparameters().hidden;
-        self.spill.map_or_else(|| Ok(States::in_memory(Vec::new(), hidden)), |folder| States::in_file(folder, hidden))
+        States::new(self.spill, self.reference.hyperparameters().hidden)
     }
 
-    /// The scored tokens of each chunk, as ranges of [`Work::positions`].
+    /// The scored tokens of each chunk, as ranges of [`Work::rows`].
     pub fn scored(&self) -> Vec<Range<usize>> {
         ranges(self.text.chunks.iter().map(|chunk| chunk.scores()))
     }
 
     /// The chunks that go through a layer together, and their tokens: about `tokens` each time, and at least one chunk.
     pub fn groups(&self, tokens: usize) -> Vec<(Range<usize>, Range<usize>)> {
-        let (mut groups, all) = (Vec::<(Range<usize>, Range<usize>)>::new(), ranges(self.lengths.iter().copied()));
-        for (chunk, of_chunk) in all.into_iter().enumerate() {
-            match groups.last_mut().filter(|(_, rows)| of_chunk.end - rows.start <= tokens) {
-                Some((chunks, rows)) => (chunks.end, rows.end) = (chunk + 1, of_chunk.end),
-                None => groups.push((chunk..chunk + 1, of_chunk)),
-            }
-        }
-        groups
+        let all = ranges(self.lengths.iter().copied());
+        let rows = |chunks: Range<usize>| {
+            let rows = all[chunks.start].start..all[chunks.end - 1].end;
+            (chunks, rows)
+        };
+        groups(&self.lengths, tokens).into_iter().map(rows).collect()
     }
-}
-
-/// Ranges of these lengths that follow each other.
-pub fn ranges(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let mut first = 0;
-    let range = |len| {
-        first += len;
-        first - len..first
-    };
-    lengths.map(range).collect()
 }
 
 /// A candidate, or the same with its tensors in larger types.
@@ -94,7 +83,7 @@ impl<'a> Variant<'a> {
             own: candidate.model.is_some(),
             encoded: candidate.transform.clone(),
             decoded: candidate.transform.clone().and_decode(),
-            output: output_name(model),
+            output: model.output_name(),
         }
     }
 
@@ -107,7 +96,7 @@ impl<'a> Variant<'a> {
 
     /// True if the token embedding gives the logits.
     pub fn is_tied(&self) -> bool {
-        self.output == embedding_name(self.model)
+        self.output == self.model.embedding_name()
     }
 
     /// The type of a tensor.
@@ -117,15 +106,4 @@ impl<'a> Variant<'a> {
     pub fn ty(&self, name: &str) -> Result<GgmlType> {
         Ok(self.encoded.stored_type(name, self.model.gguf().required_tensor(name)?.ty))
     }
-}
-
-/// The name of a model's token embedding.
-pub fn embedding_name(model: &Model) -> String {
-    model.architecture().spec(Role::TokenEmbedding).name(None)
-}
-
-/// The name of the tensor that gives a model's logits.
-fn output_name(model: &Model) -> String {
-    let own = model.architecture().spec(Role::Output).name(None);
-    if model.gguf().tensor(&own).is_some() { own } else { embedding_name(model) }
 }
