@@ -1,7 +1,7 @@
 //! How close every format on every instruction set comes to the machine's limits: GEMV (decoding) to reading the same bytes, GEMM (prefill)
 //! to multiplying on registers.
 //!
-//! `cargo bench -p strata-kernels --bench matmul [FORMAT ...] [--threads N] [--isa NAME] [--columns N,N]`
+//! `cargo bench -p strata-kernels --bench matmul [FORMAT ...] [--threads N] [--isa NAME] [--columns N,N] [--k N]`
 //!
 //! Medians of alternating runs; each run is compared with limits that were measured right before it.
 
@@ -10,7 +10,6 @@ use std::time::Instant;
 use strata_kernels::{Cpu, Isa, Matrix};
 use strata_quant::{Activations, GgmlType};
 
-const COLS: usize = 4096;
 /// Weights that GEMV reads: beyond all caches.
 const BYTES: usize = 1 << 30;
 /// From as many columns on arithmetic is the limit, and these are enough rows.
@@ -24,6 +23,7 @@ fn main() {
     let threads = option("--threads").map_or(2, |n| n.parse().expect("a number"));
     let columns: Vec<usize> =
         option("--columns").unwrap_or("1,2,4,8,512".into()).split(',').map(|n| n.parse().expect("numbers")).collect();
+    let k = option("--k").map_or(4096, |k| k.parse().expect("a number"));
     let cpus: Vec<Cpu> = Isa::available()
         .filter(|isa| option("--isa").map_or(isa.name() != "scalar", |name| isa.name() == name))
         .map(|isa| Cpu::new(isa, threads))
@@ -34,7 +34,7 @@ fn main() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / 16_777_216.0 - 0.5
     };
-    let some: Vec<f32> = (0..64 * COLS).map(|_| random()).collect();
+    let some: Vec<f32> = (0..64 * k).map(|_| random()).collect();
     println!(
         "{threads} threads; below {MANY} columns: GB/s of weights, share of reading; from there: billion multiply-adds/s, share of the int8 peak"
     );
@@ -43,10 +43,10 @@ fn main() {
         if !wanted && args.iter().any(|arg| GgmlType::from_name(arg).is_some()) {
             continue;
         }
-        let row_bytes = format.ty.row_bytes(COLS).expect("whole blocks");
+        let row_bytes = format.ty.row_bytes(k).expect("whole blocks");
         let rows = BYTES / row_bytes;
         let mut encoded = vec![0; 64 * row_bytes];
-        for (row, out) in some.chunks(COLS).zip(encoded.chunks_mut(row_bytes)) {
+        for (row, out) in some.chunks(k).zip(encoded.chunks_mut(row_bytes)) {
             Isa::best().encode(format.ty, row, None, out);
         }
         let data: Vec<u8> = encoded.iter().cycle().take(rows * row_bytes).copied().collect();
@@ -55,7 +55,7 @@ fn main() {
             for (cpu, speeds) in cpus.iter().zip(&mut speeds) {
                 for (&m, (speeds, shares)) in columns.iter().zip(speeds) {
                     let rows = if m < MANY { rows } else { rows.min(MANY_ROWS) };
-                    let (speed, limit) = run(cpu, format.ty, m, &some, &data[..rows * row_bytes]);
+                    let (speed, limit) = run(cpu, format.ty, [m, k], &some, &data[..rows * row_bytes]);
                     speeds.push(speed);
                     shares.push(speed / limit);
                 }
@@ -72,21 +72,21 @@ fn main() {
     }
 }
 
-/// Work a second of a product with `m` columns, bytes of weights or multiply-adds, and the machine's limit, measured right before.
-fn run(cpu: &Cpu, ty: GgmlType, m: usize, some: &[f32], data: &[u8]) -> (f64, f64) {
-    let row_bytes = ty.row_bytes(COLS).expect("whole blocks");
+/// Work a second of a product with `m` columns of `k` values, bytes of weights or multiply-adds, and the machine's limit, measured right before.
+fn run(cpu: &Cpu, ty: GgmlType, [m, k]: [usize; 2], some: &[f32], data: &[u8]) -> (f64, f64) {
+    let row_bytes = ty.row_bytes(k).expect("whole blocks");
     let rows = data.len() / row_bytes;
-    let w = Matrix::new(ty, rows, COLS, data).expect("whole rows");
+    let w = Matrix::new(ty, rows, k, data).expect("whole rows");
     let mut x = Activations::default();
-    x.reset(m, COLS).iter_mut().enumerate().for_each(|(i, x)| *x = some[i % some.len()]);
+    x.reset(m, k).iter_mut().enumerate().for_each(|(i, x)| *x = some[i % some.len()]);
     // The first product makes the 8-bit form of `x` that the next finds, and `y` is memory that has been touched.
     let mut y = vec![1.0; m * rows];
-    let first = Matrix::new(ty, 1, COLS, &data[..row_bytes]).expect("a row");
+    let first = Matrix::new(ty, 1, k, &data[..row_bytes]).expect("a row");
     cpu.matmul(first, &mut x, &mut y[..m]);
     let (work, limit) = if m < MANY {
         (data.len() as f64, cpu.read_bytes_per_second(data))
     } else {
-        ((rows * COLS * m) as f64, cpu.int8_macs_per_second())
+        ((rows * k * m) as f64, cpu.int8_macs_per_second())
     };
     let start = Instant::now();
     cpu.matmul(black_box(w), &mut x, &mut y);

@@ -4,6 +4,7 @@
 //! pair is the same whatever the tile. Its size is the instruction set's: as many accumulators as it has registers for.
 
 use crate::matmul::{Job, Out};
+use std::cell::Cell;
 use std::ops::Range;
 use strata_quant::Activations;
 use strata_quant::simd::Simd;
@@ -54,14 +55,26 @@ impl Plain for Bf16 {
 /// Columns up to which reading the weights takes longer than multiplying.
 const GEMV_COLUMNS: usize = 8;
 
-/// Row groups of a block of rows: its weights and its sums stay in the second cache while all columns pass.
-const GROUPS: usize = 16;
+/// Bytes of a panel, at most, unless a group of rows takes more: it stays in the second cache while all columns pass.
+const PANEL: usize = 1 << 20;
 
-/// Bytes of weights of such a block, at most.
-const BLOCK: usize = 512 << 10;
+/// Row groups of a panel, at most.
+const GROUPS: usize = 64;
 
-/// Values of k that a tile takes at a time, so that those of its columns stay in the first cache from one group of rows to the next.
-const KC: usize = 1024;
+/// Steps of k that a tile takes at a time, so that those of its columns stay in the first cache from one group of rows to the next.
+const KC: usize = 64;
+
+/// 16 values of a row or a column, which are a line of the cache.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line([f32; 16]);
+
+const ZERO: Line = Line([0.0; 16]);
+
+thread_local! {
+    /// The panel of a thread.
+    static PANEL_OF: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
 
 /// All rows of the job times all rows of the activations, in tiles of `R` rows by up to `C` columns.
 #[inline(always)]
@@ -95,41 +108,123 @@ fn gemv<S: Simd, P: Plain, const R: usize>(s: S, job: Job<'_>, x: &Activations, 
 }
 
 /// ```text
-/// for each block of rows, for each C columns:
-///     acc (groups, R, C) = 0
-///     for each KC block of k, for each group of R rows:  acc += w (R, KC) x (KC, C)
+/// for each block of rows:
+///     panel (groups, steps of k, R, 16) = the rows, widened once
+///     for each C columns:
+///         acc (groups, R, C) = 0
+///         for each KC steps of k, for each group of R rows:  acc += panel (KC, R, 16) x (KC, C, 16)
 /// ```
 #[inline(always)]
 fn gemm<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
-    let k = x.cols();
-    let groups = (BLOCK / (R * k * P::BYTES).max(1)).clamp(1, GROUPS);
+    let steps = x.cols().div_ceil(16);
+    let groups = (PANEL / (steps * R * size_of::<Line>()).max(1)).clamp(1, GROUPS);
+    let (mut acc, mut acc_of_one) = ([[[s.splat(0.0); R]; C]; GROUPS], [[[s.splat(0.0); R]; 1]; GROUPS]);
+    let mut panel = PANEL_OF.take();
     for block in (0..job.rows()).step_by(groups * R) {
         let groups = groups.min((job.rows() - block).div_ceil(R));
-        let place = |group: usize| move |i: usize| block + group * R + i;
+        panel.resize(panel.len().max(groups * steps * R), ZERO);
+        let panel = panel[..groups * steps * R].as_chunks_mut::<R>().0;
+        for (group, panel) in panel.chunks_exact_mut(steps).enumerate() {
+            let rows = rows::<P, R>(job, |i| block + group * R + i, 0..x.cols());
+            for (r, row) in rows.iter().enumerate() {
+                widen::<S, P>(s, row, panel.iter_mut().map(|lines| &mut lines[r]));
+            }
+        }
+        let panel = Panel { steps, lines: panel, block };
         let mut c = 0;
         while c + C <= x.rows() {
-            let mut acc = [[[s.splat(0.0); C]; R]; GROUPS];
-            for from in (0..k).step_by(KC) {
-                let slice = from..k.min(from + KC);
-                let x = columns::<C>(x, c, slice.clone());
-                for (group, acc) in acc[..groups].iter_mut().enumerate() {
-                    tile::<S, P, R, C, false>(s, rows::<P, R>(job, place(group), slice.clone()), x, acc);
-                }
-            }
-            for (group, acc) in acc[..groups].iter().enumerate() {
-                write(s, job, place(group), c, acc, out);
-            }
+            panel.times(s, (job, x, out), c, &mut acc);
             c += C;
         }
         for c in c..x.rows() {
-            for group in 0..groups {
-                let mut acc = [[s.splat(0.0)]; R];
-                let w = rows::<P, R>(job, place(group), 0..k);
-                tile::<S, P, R, 1, false>(s, w, columns(x, c, 0..k), &mut acc);
-                write(s, job, place(group), c, &acc, out);
+            panel.times(s, (job, x, out), c, &mut acc_of_one);
+        }
+    }
+    PANEL_OF.set(panel);
+}
+
+/// Widens a row into lines; beyond its end zeros.
+#[inline(always)]
+fn widen<'a, S: Simd, P: Plain>(s: S, row: &[u8], lines: impl Iterator<Item = &'a mut Line>) {
+    for (bytes, line) in row.chunks(16 * P::BYTES).zip(lines) {
+        if bytes.len() == 16 * P::BYTES {
+            s.store(P::widen(s, bytes), &mut line.0);
+        } else {
+            let mut part = [0; 64];
+            part[..bytes.len()].copy_from_slice(bytes);
+            s.store(P::widen(s, &part[..16 * P::BYTES]), &mut line.0);
+        }
+    }
+}
+
+/// The widened rows from `block` on.
+struct Panel<'a, const R: usize> {
+    steps: usize,
+    lines: &'a [[Line; R]], // (groups, steps)
+    block: usize,
+}
+
+impl<const R: usize> Panel<'_, R> {
+    /// Its rows times `C` columns from `first` on.
+    #[inline(always)]
+    fn times<S: Simd, const C: usize>(
+        &self,
+        s: S,
+        (job, x, out): (Job<'_>, &Activations, Out<'_>),
+        first: usize,
+        acc: &mut [[[S::F; R]; C]; GROUPS],
+    ) {
+        let mut tile = [[ZERO; C]; KC];
+        for from in (0..self.steps).step_by(KC) {
+            let slice = from..self.steps.min(from + KC);
+            let values = slice.start * 16..x.cols().min(slice.end * 16);
+            for (c, column) in columns::<C>(x, first, values).into_iter().enumerate() {
+                for (values, lines) in column.chunks(16).zip(&mut tile) {
+                    let values = values.as_array().map_or_else(|| s.load_part(values, 0.0), |values| s.load(values));
+                    s.store(values, &mut lines[c].0);
+                }
+            }
+            for (group, panel) in self.lines.chunks_exact(self.steps).enumerate() {
+                let sums = if from == 0 { [[s.splat(0.0); R]; C] } else { acc[group] };
+                let sums = multiply(s, &panel[slice.clone()], &tile, sums);
+                if slice.end < self.steps {
+                    acc[group] = sums;
+                    continue;
+                }
+                let row = self.block + group * R;
+                for c in 0..C {
+                    let sums = s.sums(sums[c]);
+                    match sums.get(..job.rows() - row) {
+                        Some(there) => out.set_run(first + c, row, there),
+                        None => out.set_run(first + c, row, &sums),
+                    }
+                }
             }
         }
     }
+}
+
+/// `sums + panel (steps, R, 16) x tile (steps, C, 16)`, a lane for each k modulo 16.
+#[inline(always)]
+fn multiply<S: Simd, const R: usize, const C: usize>(
+    s: S,
+    panel: &[[Line; R]],
+    tile: &[[Line; C]; KC],
+    mut sums: [[S::F; R]; C],
+) -> [[S::F; R]; C] {
+    for (w, x) in panel.iter().zip(tile) {
+        let mut columns = [s.splat(0.0); C];
+        for c in 0..C {
+            columns[c] = s.load(&x[c].0);
+        }
+        for r in 0..R {
+            let w = s.load(&w[r].0);
+            for c in 0..C {
+                sums[c][r] = s.fma(w, columns[c], sums[c][r]);
+            }
+        }
+    }
+    sums
 }
 
 /// The bytes of some values of `R` rows; past the last row the last again.

@@ -59,6 +59,11 @@ pub trait Simd: Copy {
     fn pow2_of_magic(self, t: Self::F) -> Self::F;
     /// The lanes added in halves: `i` and `i + 8`, then `i` and `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, v: Self::F) -> f32;
+    /// [`Simd::sum`] of each.
+    #[inline(always)]
+    fn sums<const N: usize>(self, v: [Self::F; N]) -> [f32; N] {
+        v.map(|v| self.sum(v))
+    }
 
     /// Prefetches the line of memory at an address, which may be any, into the second cache. Does nothing where there is no such instruction.
     #[inline(always)]

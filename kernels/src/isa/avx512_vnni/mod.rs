@@ -161,6 +161,34 @@ impl Simd for Avx512 {
     fn sum(self, v: __m512) -> f32 {
         op!(sum8(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))))
     }
+    #[inline(always)]
+    fn sums<const N: usize>(self, v: [__m512; N]) -> [f32; N] {
+        let mut sums = [0.0; N];
+        let (fours, rest) = sums.as_chunks_mut::<4>();
+        let (v_fours, v_rest) = v.as_chunks::<4>();
+        fours.iter_mut().zip(v_fours).for_each(|(sums, v)| *sums = op!(sum4(*v)));
+        rest.iter_mut().zip(v_rest).for_each(|(sum, v)| *sum = self.sum(*v));
+        sums
+    }
+}
+
+/// The sums of four vectors at once, each added in the same halves as by `sum`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn sum4([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+    // Lanes `i` and `i + 8`: 8 of each of two.
+    let eights =
+        |a, b| _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+    let (ab, cd) = (eights(a, b), eights(c, d));
+    // `i` and `i + 4`: the fours of a, b, c, d.
+    let v = _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd), _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
+    let v = _mm512_add_ps(v, _mm512_permute_ps::<0b11_10_11_10>(v));
+    let v = _mm512_add_ps(v, _mm512_permute_ps::<0b01_01_01_01>(v));
+    let first = _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), v);
+    let mut sums = [0.0; 4];
+    // SAFETY: AVX-512F by the function's features; four floats are written, which are there.
+    unsafe { _mm_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps128(first)) };
+    sums
 }
 
 instantiate!(
