@@ -20,7 +20,7 @@ use strata::imatrix::Imatrix;
 use strata::io::hash::Digest;
 use strata::progress::{Progress, Quiet};
 use strata::synthetic::{Preset, Synthetic};
-use strata::tokenizer::{EncodeOptions, Tokenizer, Vocab};
+use strata::tokenizer::{EncodeOptions, Tokenizer};
 use strata::{GgmlType, Isa};
 
 /// A target by its name, which is also that of its corpus. It returns whether the bytes are accepted.
@@ -209,21 +209,9 @@ fn check_again(lines: &mut [Vec<u8>]) {
 }
 
 static TOKENIZERS: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| {
-    let json: serde_json::Value = serde_json::from_str(include_str!("../data/sentencepiece.json")).unwrap();
-    let list = |key: &str| json[key].clone();
-    let vocab = Vocab {
-        model: "llama".to_owned(),
-        tokens: serde_json::from_value(list("pieces")).unwrap(),
-        scores: serde_json::from_value(list("scores")).unwrap(),
-        types: serde_json::from_value(list("types")).unwrap(),
-        unk: Some(0),
-        bos: Some(1),
-        eos: Some(2),
-        ..Vocab::default()
-    };
     let (_dir, tiny) = common::model_file(common::pure(GgmlType::Q8_0));
     let tiny = Tokenizer::from_gguf(&Gguf::open(tiny).unwrap()).unwrap();
-    [tiny, Tokenizer::new(vocab, Path::new("sentencepiece.json")).unwrap()]
+    [tiny, common::sentencepiece()]
 });
 
 /// Text, after a byte that chooses the tokenizer and the options. The text must come back.
