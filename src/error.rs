@@ -212,6 +212,8 @@ pub enum Setting {
     Tokens,
     /// The types of the KV cache.
     CacheTypes,
+    /// A [`BaseFile`](crate::eval::base_file::BaseFile) that a [`BaseWriter`](crate::eval::base_file::BaseWriter) has written.
+    BaseFile,
 }
 
 /// What a buffer that the system has no memory for would hold.

@@ -10,7 +10,7 @@ use strata::eval::compare::Text;
 use strata::eval::compare::chat::ChatCut;
 use strata::gguf::Gguf;
 use strata::progress::Progress;
-use strata::tokenizer::{EncodeOptions, Tokenizer, Vocab};
+use strata::tokenizer::{EncodeOptions, Tokenizer};
 use strata::{GgmlType, Result};
 
 /// Keeps warnings.
@@ -206,20 +206,7 @@ fn lines_that_are_no_conversation_are_refused_by_number() {
 
 #[test]
 fn tokens_end_where_their_text_ends() {
-    let json: serde_json::Value = serde_json::from_str(include_str!("data/sentencepiece.json")).unwrap();
-    let list = |key: &str| json[key].clone();
-    let vocab = Vocab {
-        model: "llama".to_owned(),
-        tokens: serde_json::from_value(list("pieces")).unwrap(),
-        scores: serde_json::from_value(list("scores")).unwrap(),
-        types: serde_json::from_value(list("types")).unwrap(),
-        unk: Some(0),
-        bos: Some(1),
-        eos: Some(2),
-        ..Vocab::default()
-    };
-    let sentencepiece = Tokenizer::new(vocab, Path::new("sentencepiece.json")).unwrap();
-    for tokenizer in [Fixture::new().tokenizer, sentencepiece] {
+    for tokenizer in [Fixture::new().tokenizer, common::sentencepiece()] {
         for text in ["Hello world", " two  spaces", "世界 é\n\n x", "<s>[INST] a</s>b <|eot_id|>c", "", "x</s>"] {
             let tokens = tokenizer.encode_with_ends(text, true).unwrap();
             let ids: Vec<u32> = tokens.iter().map(|&(id, _)| id).collect();

@@ -6,7 +6,7 @@ mod common;
 
 use common::{TOKENS, assert_same_bits, logits, logits_with, mix, model_file, open, pure};
 use sha2::{Digest, Sha256};
-use strata::model::{CacheTypes, KvCache, Scratch, Segment};
+use strata::model::{CacheTypes, KvCache, Scratch, Segment, WholeSequences};
 use strata::progress::Quiet;
 use strata::{GgmlType, Isa};
 
@@ -78,6 +78,35 @@ fn a_long_prompt_crosses_sub_batches_and_spans_unchanged() {
                 let what = format!("{} {k} {v}: {piece} of 700 tokens, {threads} threads", isa.name());
                 assert_same_bits(&last(isa, threads, piece), &expected, &what);
             }
+        }
+    }
+}
+
+/// A beginning that is shared is computed once: by itself, by a part of another, over spans and sub-batches of both.
+#[test]
+fn sequences_that_share_a_beginning_have_the_states_of_those_that_do_not() {
+    let (_dir, path) = model_file(pure(GgmlType::Q8_0));
+    let token = |i: usize| (i * 37 % 3840) as u32;
+    let lengths = [20, 1, 300, 7, 450, 5, 40];
+    let shared = [0, 12, 0, 299, 257, 1, 6];
+    let tokens: Vec<u32> = (0..lengths.iter().sum()).map(token).collect();
+    let model = open(&path, Isa::best(), 2);
+    let of = model.hyperparameters();
+    for types in CacheTypes::ALL.map(CacheTypes::both) {
+        let whole = |tokens: &[u32], lengths: &[usize], shared: &[usize]| {
+            let sequences = WholeSequences::sharing(of, tokens, lengths, shared, types).unwrap();
+            model.pass_whole(&mut Scratch::default(), sequences, &Quiet).unwrap().states().to_vec()
+        };
+        let states = whole(&tokens, &lengths, &shared);
+        let (mut rows, mut rest, mut sequence) = (&states[..], &tokens[..], Vec::new());
+        for (i, (len, shared)) in lengths.into_iter().zip(shared).enumerate() {
+            let (own, others) = rest.split_at(len);
+            sequence.truncate(shared);
+            sequence.extend_from_slice(own);
+            let alone = whole(&sequence, &[sequence.len()], &[]);
+            let (own, others_rows) = rows.split_at(len * of.hidden);
+            assert_same_bits(own, &alone[shared * of.hidden..], &format!("{types:?}: sequence {i}"));
+            (rows, rest) = (others_rows, others);
         }
     }
 }

@@ -13,6 +13,8 @@ use strata_quant::Activations;
 
 use crate::arch::{Hyperparameters, MatrixInput};
 use crate::error::{Error, Result};
+use crate::eval::compare::Text;
+use crate::eval::compare::text::Cut;
 use crate::imatrix::{Entry, Imatrix};
 use crate::model::{CacheTypes, MemoryNeed, Model, Scratch};
 use crate::progress::Progress;
@@ -48,7 +50,7 @@ pub fn need(of: &Hyperparameters, tokens: usize, options: &Options) -> Result<Me
 /// Memory: four bytes for each value of the hidden states of all tokens.
 ///
 /// # Errors
-/// If the tokens do not fill one chunk, a number of the pass or a sum is not finite, the memory cannot be had, or the user stopped.
+/// If the tokens do not fill one chunk, a chunk has fewer than 4, a number of the pass or a sum is not finite, the memory cannot be had, or the user stopped.
 pub fn calibrate(
     model: &Model,
     tokens: &[u32],
@@ -56,19 +58,16 @@ pub fn calibrate(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Imatrix> {
-    let context = options.context;
-    let chunks = tokens.len().checked_div(context).unwrap_or(0).min(options.max_chunks.unwrap_or(usize::MAX));
-    let (Ok(chunk_count), Ok(chunk_size), 1..) = (chunks.try_into(), context.try_into(), chunks) else {
+    let Options { context, max_chunks, .. } = *options;
+    let text = Text::raw(&*options.dataset, tokens, Cut { context, stride: None, max_chunks }, bos)?;
+    let (tokens, lengths) = (text.tokens(), text.lengths());
+    let (Ok(chunk_count), Ok(chunk_size)) = (lengths.len().try_into(), context.try_into()) else {
         return Err(Error::TextTooShort { tokens: tokens.len(), chunk: context });
     };
-    let mut tokens = tokens[..chunks * context].to_vec();
-    if let Some(bos) = bos {
-        tokens.iter_mut().step_by(context).for_each(|first| *first = bos);
-    }
     let mut sums: BTreeMap<(usize, MatrixInput), Vec<f32>> = BTreeMap::new(); // (columns)
     progress.begin("calibrating", tokens.len() as u64);
     let mut scratch = Scratch::default();
-    model.forward_with_hook(&mut scratch, &tokens, &vec![context; chunks], progress, &mut |layer, input, x| {
+    model.forward_with_hook(&mut scratch, &tokens, &lengths, progress, &mut |layer, input, x| {
         add_squares(sums.entry((layer, input)).or_insert_with(|| vec![0.0; x.cols()]), x);
     })?;
     progress.end();

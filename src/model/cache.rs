@@ -154,6 +154,13 @@ impl KvCache {
         assert!(self.len <= self.capacity);
     }
 
+    /// Copies the entries of the first `tokens` in a layer from a cache of the same types.
+    pub(crate) fn copy_beginning(&mut self, from: &KvCache, layer: usize, tokens: usize) {
+        assert_eq!(self.layout.types(), from.layout.types());
+        let bytes = self.layout.bytes(tokens).expect("both caches have room for them");
+        self.entries_mut(layer).1[..bytes].copy_from_slice(&from.entries(layer).bytes[..bytes]);
+    }
+
     /// The KV cache entries of a layer.
     pub(crate) fn entries(&self, layer: usize) -> KvEntries<'_> {
         KvEntries { layout: self.layout, bytes: &self.layers[layer % self.layers.len()] }

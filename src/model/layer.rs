@@ -36,6 +36,7 @@ pub struct Scratch {
     pub(super) logits: Vec<f32>,   // (rows, vocab)
     pub(super) rotation: Rotation, // of the positions of a pass
     pub(super) places: Vec<usize>, // (tokens): of each token's position in the rotation
+    pub(super) shared: Vec<usize>, // (segments): tokens at its beginning that are those of the segment before it
     pub(super) x: Activations,     // (sub-batch, hidden or q width or ffn): what the next matrix reads
     chunks: Vec<SequenceChunk>,    // of the sub-batch
     q: Vec<f32>,                   // (sub-batch, heads, head_dim)
@@ -49,7 +50,7 @@ pub struct Scratch {
 
 impl Model {
     /// Layer `i`, whose weights are `w`, over the tokens of all segments: `h (tokens, hidden)` in place. Appends their keys and values to
-    /// the caches, whose lengths stay. The tokens' places in `rotation` are in `scratch`.
+    /// the caches, whose lengths stay. The tokens' places in `rotation`, and what the segments share, are in `scratch`.
     ///
     /// # Errors
     /// The operation whose results are not finite.
@@ -95,7 +96,7 @@ impl Model {
         let (of, cpu, n) = (&self.hyperparameters, &self.cpu, range.len());
         let Norm::Rms = self.architecture.norm;
         let Rope::Interleaved = self.architecture.rope;
-        let Scratch { places, x, q, k, v, y, chunks, attention, .. } = scratch;
+        let Scratch { places, shared, x, q, k, v, y, chunks, attention, .. } = scratch;
 
         finite(cpu.rms_norm(h, w.attn_norm, of.norm_eps, x.reset(n, of.hidden)), Stage::AttentionNorm)?;
         see(MatrixInput::Attention, x);
@@ -106,6 +107,11 @@ impl Model {
         chunks_of(segments, range, chunks);
         let (mut keys, mut values) = (&*k, &*v);
         for chunk in &*chunks {
+            let shared = shared[chunk.sequence];
+            if shared > 0 && chunk.position == shared {
+                let (before, own) = segments.split_at_mut(chunk.sequence);
+                own[0].cache.copy_beginning(before[chunk.sequence - 1].cache, i, shared);
+            }
             let (layout, entries) = segments[chunk.sequence].cache.entries_mut(i);
             let len = chunk.tokens * of.kv_width();
             cpu.append_kv(layout, chunk.position, &keys[..len], &values[..len], entries);

@@ -78,20 +78,48 @@ impl Model {
         progress: &dyn Progress,
     ) -> Result<Hidden<'a>> {
         let n = room(segments)?;
-        let (mut h, rotation) = (std::mem::take(&mut scratch.h), std::mem::take(&mut scratch.rotation));
+        let mut h = std::mem::take(&mut scratch.h);
         self.embed(segments.iter().flat_map(|segment| segment.tokens), n, &mut h)?;
+        self.through(h, Sequences::Cached(segments), scratch, progress)?;
+        for segment in segments.iter_mut() {
+            segment.cache.grow(segment.tokens.len());
+        }
+        Ok(Hidden { model: self, states: &scratch.h, x: &mut scratch.x, logits: &mut scratch.logits })
+    }
+
+    /// Sends sequences that begin and end in it through all layers, as [`Model::pass`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pass_whole<'a>(
+        &'a self,
+        scratch: &'a mut Scratch,
+        sequences: WholeSequences<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Hidden<'a>> {
+        let (mut h, tokens) = (std::mem::take(&mut scratch.h), sequences.tokens());
+        self.embed(tokens.iter(), tokens.len(), &mut h)?;
+        self.through(h, Sequences::Whole(sequences), scratch, progress)?;
+        Ok(Hidden { model: self, states: &scratch.h, x: &mut scratch.x, logits: &mut scratch.logits })
+    }
+
+    /// The embeddings `h (tokens, hidden)` through all layers, into `scratch.h`.
+    fn through(
+        &self,
+        h: Vec<f32>,
+        sequences: Sequences<'_, '_>,
+        scratch: &mut Scratch,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let mut h = States::in_memory(h, self.hyperparameters.hidden);
+        let rotation = std::mem::take(&mut scratch.rotation);
         let mut layers = self.weights.layers();
-        let sequences = Sequences::Cached(segments);
         let lane = Lane { model: self, derive: None, h: &mut h, sequences, rotation, hook: None };
         let rotation = self.forward(&mut layers, lane, scratch, &Within::uncounted(progress))?;
         drop(layers);
         self.check()?;
-        for segment in segments.iter_mut() {
-            segment.cache.grow(segment.tokens.len());
-        }
         (scratch.h, scratch.rotation) = (h.into_memory(), rotation);
-        Ok(Hidden { model: self, states: &scratch.h, x: &mut scratch.x, logits: &mut scratch.logits })
+        Ok(())
     }
 
     /// Sends sequences of so many tokens each, at least 1, whose `tokens` follow each other, through all layers with a hook, which sees

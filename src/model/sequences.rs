@@ -16,10 +16,12 @@ pub enum Sequences<'a, 's> {
     Whole(WholeSequences<'a>),
 }
 
-/// Sequences that begin and end in a batch. Their keys and values are kept in one layer at a time.
+/// Sequences that begin and end in a batch. Their keys and values are kept in one layer at a time. A sequence may share its beginning with
+/// the one before it: then only the rest of it is computed, and it has no rows for what it shares.
 pub struct WholeSequences<'a> {
-    tokens: &'a [u32],
-    lengths: &'a [usize],
+    tokens: &'a [u32],    // of each sequence those that it does not share
+    lengths: &'a [usize], // of these
+    shared: &'a [usize],  // of each sequence, or none
     groups: Vec<Range<usize>>,
     caches: Vec<KvCache>, // of the group that goes through a layer
 }
@@ -35,32 +37,81 @@ impl<'a> WholeSequences<'a> {
         lengths: &'a [usize],
         types: CacheTypes,
     ) -> Result<WholeSequences<'a>> {
-        let groups = groups(lengths, SUB_BATCH);
-        let longest = longest_of(lengths, &groups).into_iter();
+        WholeSequences::sharing(of, tokens, lengths, &[], types)
+    }
+
+    /// The same, of which each continues the first `shared` tokens of the one before it; of the first sequence these are 0.
+    ///
+    /// # Errors
+    /// As [`WholeSequences::new`].
+    ///
+    /// # Panics
+    /// If a sequence shares more than the one before it has.
+    pub fn sharing(
+        of: &Hyperparameters,
+        tokens: &'a [u32],
+        lengths: &'a [usize],
+        shared: &'a [usize],
+        types: CacheTypes,
+    ) -> Result<WholeSequences<'a>> {
+        let whole = whole(lengths, shared);
+        assert!(shared.first().is_none_or(|shared| *shared == 0));
+        assert!(shared.iter().skip(1).zip(&whole).all(|(shared, before)| shared <= before));
+        let groups = groups(lengths, shared, SUB_BATCH);
+        let longest = longest_of(&whole, &groups).into_iter();
         let caches = longest.map(|longest| KvCache::one_layer(of, longest, types)).collect::<Result<_>>()?;
-        Ok(WholeSequences { tokens, lengths, groups, caches })
+        Ok(WholeSequences { tokens, lengths, shared, groups, caches })
+    }
+
+    /// The tokens that have rows in the batch.
+    pub(super) fn tokens(&self) -> &'a [u32] {
+        self.tokens
     }
 
     /// The most tokens that go through a layer together.
     pub fn most_tokens(lengths: &[usize]) -> usize {
-        groups(lengths, SUB_BATCH).into_iter().map(|group| lengths[group].iter().sum()).max().unwrap_or(0)
+        groups(lengths, &[], SUB_BATCH).into_iter().map(|group| lengths[group].iter().sum()).max().unwrap_or(0)
     }
 
-    /// Bytes of memory that the keys and values of a group take.
+    /// Bytes of memory that the keys and values of a group of [`WholeSequences::new`] take.
     ///
     /// # Errors
     /// If a cache cannot be of these types.
     pub fn kv_bytes(of: &Hyperparameters, lengths: &[usize], types: CacheTypes) -> Result<u64> {
-        let longest = longest_of(lengths, &groups(lengths, SUB_BATCH)).into_iter();
+        WholeSequences::kv_bytes_sharing(of, lengths, &[], types)
+    }
+
+    /// The same of [`WholeSequences::sharing`].
+    ///
+    /// # Errors
+    /// If a cache cannot be of these types.
+    pub fn kv_bytes_sharing(
+        of: &Hyperparameters,
+        lengths: &[usize],
+        shared: &[usize],
+        types: CacheTypes,
+    ) -> Result<u64> {
+        let longest = longest_of(&whole(lengths, shared), &groups(lengths, shared, SUB_BATCH)).into_iter();
         longest.map(|longest| Ok(KvCache::bytes(of, longest, types)? / of.layers as u64)).sum()
     }
 }
 
-/// Groups of sequences that follow each other: as many as have no more than `most` tokens, and at least one.
-pub(crate) fn groups(lengths: &[usize], most: usize) -> Vec<Range<usize>> {
+/// How many of the tokens of sequence `i` are those of the one before it.
+fn shared_by(shared: &[usize], i: usize) -> usize {
+    shared.get(i).copied().unwrap_or(0)
+}
+
+/// The lengths of sequences with what they share.
+fn whole(lengths: &[usize], shared: &[usize]) -> Vec<usize> {
+    lengths.iter().enumerate().map(|(i, len)| len + shared_by(shared, i)).collect()
+}
+
+/// Groups of sequences that follow each other: as many as have no more than `most` tokens of their own, and at least one with those that
+/// share its beginning.
+pub(crate) fn groups(lengths: &[usize], shared: &[usize], most: usize) -> Vec<Range<usize>> {
     let (mut groups, mut start, mut tokens) = (Vec::new(), 0, 0);
     for (i, len) in lengths.iter().enumerate() {
-        if i > start && tokens + len > most {
+        if i > start && shared_by(shared, i) == 0 && tokens + len > most {
             groups.push(start..i);
             (start, tokens) = (i, 0);
         }
@@ -71,7 +122,7 @@ pub(crate) fn groups(lengths: &[usize], most: usize) -> Vec<Range<usize>> {
 }
 
 /// The length of the longest first, second ... sequence of any group.
-pub(crate) fn longest_of(lengths: &[usize], groups: &[Range<usize>]) -> Vec<usize> {
+fn longest_of(lengths: &[usize], groups: &[Range<usize>]) -> Vec<usize> {
     let mut longest = vec![0; groups.iter().map(Range::len).max().unwrap_or(0)];
     for group in groups {
         longest.iter_mut().zip(&lengths[group.clone()]).for_each(|(longest, len)| *longest = (*longest).max(*len));
@@ -91,14 +142,14 @@ impl Sequences<'_, '_> {
                 rotation.set(segments.iter().flat_map(of), frequencies, libm::sincos);
             }
             Sequences::Whole(whole) => {
-                let longest = whole.lengths.iter().copied().max().unwrap_or(0);
+                let longest = self::whole(whole.lengths, whole.shared).into_iter().max().unwrap_or(0);
                 rotation.set(0..longest, frequencies, libm::sincos);
             }
         }
     }
 
-    /// Calls `f` for each group of sequences that goes through a layer together, with its rows of `h (tokens, hidden)`, and its tokens'
-    /// places among the positions of [`Sequences::rotate`] in `scratch`.
+    /// Calls `f` for each group of sequences that goes through a layer together, with its rows of `h (tokens, hidden)`. In `scratch` are
+    /// its tokens' places among the positions of [`Sequences::rotate`], and what each sequence shares with the one before it.
     pub(super) fn for_each_group(
         &mut self,
         h: &mut States,
@@ -109,17 +160,24 @@ impl Sequences<'_, '_> {
             Sequences::Cached(segments) => {
                 let tokens = segments.iter().map(|segment| segment.tokens.len()).sum();
                 scratch.places.clear();
+                scratch.shared.clear();
                 scratch.places.extend(0..tokens);
+                scratch.shared.resize(segments.len(), 0);
                 h.update(0..tokens, |h| f(h, segments, scratch))
             }
-            Sequences::Whole(WholeSequences { tokens, lengths, groups, caches }) => {
+            Sequences::Whole(WholeSequences { tokens, lengths, shared, groups, caches }) => {
                 let mut first = 0;
                 for group in groups {
                     let (mut segments, start) = (Vec::with_capacity(group.len()), first);
                     scratch.places.clear();
-                    for (&len, cache) in lengths[group.clone()].iter().zip(&mut *caches) {
+                    scratch.shared.clear();
+                    for (i, cache) in group.clone().zip(&mut *caches) {
+                        let (len, shared) = (lengths[i], shared_by(shared, i));
+                        cache.truncate(0);
+                        cache.grow(shared);
                         segments.push(Segment { tokens: &tokens[first..first + len], cache });
-                        scratch.places.extend(0..len);
+                        scratch.places.extend(shared..shared + len);
+                        scratch.shared.push(shared);
                         first += len;
                     }
                     h.update(start..first, |h| f(h, &mut segments, scratch))?;
@@ -137,9 +195,13 @@ mod tests {
     #[test]
     fn groups_fill_a_sub_batch() {
         let lengths = [100, 400, 12, 1, 600, 512, 200];
-        let groups = groups(&lengths, SUB_BATCH);
+        let groups = groups(&lengths, &[], SUB_BATCH);
         assert_eq!(groups, [0..3, 3..4, 4..5, 5..6, 6..7]);
         assert_eq!(longest_of(&lengths, &groups), [600, 400, 12]);
-        assert!(super::groups(&[], 1).is_empty() && longest_of(&[], &[]).is_empty());
+        assert!(super::groups(&[], &[], 1).is_empty() && longest_of(&[], &[]).is_empty());
+        // Who shares a beginning stays with who has it.
+        let shared = [0, 0, 0, 0, 90, 0, 7];
+        assert_eq!(super::groups(&lengths, &shared, SUB_BATCH), [0..3, 3..5, 5..7]);
+        assert_eq!(whole(&lengths, &shared), [100, 400, 12, 1, 690, 512, 207]);
     }
 }

@@ -13,6 +13,7 @@ use strata::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
 use strata::progress::{Progress, Quiet};
 use strata::recipe::{Mix, Recipe};
 use strata::stream::{Budget, ReadOptions};
+use strata::tokenizer::{Tokenizer, Vocab};
 use strata::{Cpu, GgmlType, Isa, Result};
 use tempfile::TempDir;
 
@@ -113,6 +114,24 @@ pub fn logits_with(model: &Model, tokens: &[u32], piece: usize, types: CacheType
         logits.extend(hidden.logits(0..tokens.len(), &Quiet)?);
     }
     Ok(logits)
+}
+
+/// The tokenizer of a SentencePiece vocabulary, `tests/data/sentencepiece.json`.
+pub fn sentencepiece() -> Tokenizer {
+    let path = repository("tests/data/sentencepiece.json");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let list = |key: &str| json[key].clone();
+    let vocab = Vocab {
+        model: "llama".to_owned(),
+        tokens: serde_json::from_value(list("pieces")).unwrap(),
+        scores: serde_json::from_value(list("scores")).unwrap(),
+        types: serde_json::from_value(list("types")).unwrap(),
+        unk: Some(0),
+        bos: Some(1),
+        eos: Some(2),
+        ..Vocab::default()
+    };
+    Tokenizer::new(vocab, &path).unwrap()
 }
 
 /// The bits of numbers: what "the same result" means.

@@ -16,13 +16,18 @@ pub struct Folder(TempDir);
 impl Folder {
     /// A valid checkpoint in the subfolder `checkpoint`.
     pub fn new() -> Folder {
-        // Files in memory, where there are such: a fuzzer writes them thousands of times a second.
-        let folder = Folder(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap());
+        let folder = Folder::empty();
         fs::create_dir(folder.path().join("checkpoint")).unwrap();
         folder
             .with("checkpoint/config.json", CONFIG)
             .with("checkpoint/tokenizer.json", TOKENIZER)
             .with("checkpoint/model.safetensors", &weights())
+    }
+
+    /// Without a file.
+    pub fn empty() -> Folder {
+        // Files in memory, where there are such: a fuzzer writes them thousands of times a second.
+        Folder(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
     }
 
     /// The path of the folder.

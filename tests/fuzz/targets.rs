@@ -13,19 +13,21 @@ use std::path::Path;
 use std::sync::LazyLock;
 use strata::convert::{Input, Options, Target, convert, plan};
 use strata::engine::template::{ChatInput, ChatTemplate};
+use strata::eval::base_file::BaseFile;
+use strata::eval::tasks::{self, Kind, scoring::Answers};
 use strata::gguf::Gguf;
 use strata::imatrix::Imatrix;
 use strata::io::hash::Digest;
 use strata::progress::{Progress, Quiet};
 use strata::synthetic::{Preset, Synthetic};
-use strata::tokenizer::{EncodeOptions, Tokenizer, Vocab};
+use strata::tokenizer::{EncodeOptions, Tokenizer};
 use strata::{GgmlType, Isa};
 
 /// A target by its name, which is also that of its corpus. It returns whether the bytes are accepted.
 pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const TARGETS: [FuzzTarget; 9] = [
+pub const TARGETS: [FuzzTarget; 13] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("config", config),
@@ -35,6 +37,10 @@ pub const TARGETS: [FuzzTarget; 9] = [
     ("tokenizer", tokenizer),
     ("quantize", quantize),
     ("template", template),
+    ("base_file", base_file),
+    ("hellaswag", hellaswag),
+    ("winogrande", winogrande),
+    ("multiple_choice", multiple_choice),
 ];
 
 /// A GGUF file, and the tokenizer in its metadata.
@@ -203,21 +209,9 @@ fn check_again(lines: &mut [Vec<u8>]) {
 }
 
 static TOKENIZERS: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| {
-    let json: serde_json::Value = serde_json::from_str(include_str!("../data/sentencepiece.json")).unwrap();
-    let list = |key: &str| json[key].clone();
-    let vocab = Vocab {
-        model: "llama".to_owned(),
-        tokens: serde_json::from_value(list("pieces")).unwrap(),
-        scores: serde_json::from_value(list("scores")).unwrap(),
-        types: serde_json::from_value(list("types")).unwrap(),
-        unk: Some(0),
-        bos: Some(1),
-        eos: Some(2),
-        ..Vocab::default()
-    };
     let (_dir, tiny) = common::model_file(common::pure(GgmlType::Q8_0));
     let tiny = Tokenizer::from_gguf(&Gguf::open(tiny).unwrap()).unwrap();
-    [tiny, Tokenizer::new(vocab, Path::new("sentencepiece.json")).unwrap()]
+    [tiny, common::sentencepiece()]
 });
 
 /// Text, after a byte that chooses the tokenizer and the options. The text must come back.
@@ -288,6 +282,66 @@ pub fn template(data: &[u8]) -> bool {
     }
     true
 }
+
+/// llama.cpp's base file of a vocabulary of 7 tokens: a row that is accepted is one of probabilities.
+pub fn base_file(data: &[u8]) -> bool {
+    const VOCAB: usize = 7;
+    let folder = Folder::empty().with("base", data);
+    let Ok(base) = BaseFile::open(&folder.path().join("base"), VOCAB) else { return false };
+    let (shape, tokens) = (base.shape(), base.tokens());
+    let chunks = tokens.len() / shape.context;
+    assert!(
+        chunks > 0 && chunks + base.missing_chunks() == shape.chunks && tokens.iter().all(|t| (*t as usize) < VOCAB)
+    );
+    let text = base.text(None, Some(1)).expect("it has a chunk");
+    assert_eq!((text.chunks.len(), text.scores()), (chunks, chunks * shape.scored()));
+    let (mut bytes, mut log_p) = (Vec::new(), [0.0; VOCAB]);
+    let mut probabilities = |row| {
+        let read = base.read_rows(row..row + 1, &mut bytes, &mut log_p);
+        assert!(read.is_err() || log_p.iter().all(|log_p| log_p.is_finite() && *log_p < 1.0), "{log_p:?}");
+        read.is_ok()
+    };
+    let accepted = (0..text.scores()).filter(|row| probabilities(*row)).count();
+    base.check().expect("nobody has changed it");
+    accepted == text.scores()
+}
+
+/// HellaSwag's tasks.
+pub fn hellaswag(data: &[u8]) -> bool {
+    tasks(Kind::HellaSwag, data)
+}
+
+/// Winogrande's tasks.
+pub fn winogrande(data: &[u8]) -> bool {
+    tasks(Kind::Winogrande, data)
+}
+
+/// Multiple choices.
+pub fn multiple_choice(data: &[u8]) -> bool {
+    tasks(Kind::MultipleChoice, data)
+}
+
+/// The file of tasks, all of them and three, cut into tokens: every answer of a task that is accepted can be judged.
+fn tasks(kind: Kind, data: &[u8]) -> bool {
+    let folder = Folder::empty().with("tasks", data);
+    let [byte_level, sentencepiece] = &*TOKENIZERS;
+    [(byte_level, None), (sentencepiece, Some(3))].map(|(tokenizer, at_most)| {
+        let Ok(text) = tasks::open(kind, &folder.path().join("tasks"), at_most, tokenizer, CONTEXT, &Quiet) else {
+            return false;
+        };
+        let tasks = text.texts[0].tasks.as_ref().expect("they are tasks");
+        assert_eq!(tasks.tasks.len(), at_most.unwrap_or(tasks.in_file).min(tasks.in_file));
+        for chunk in &text.chunks {
+            assert!(chunk.tokens.len() <= CONTEXT && chunk.scored.iter().all(|scored| scored.end < chunk.tokens.len()));
+        }
+        let answers = Answers::of(tasks, &text.chunks, &vec![1.0; text.scores()]).expect("every answer can be judged");
+        assert_eq!(answers.right.len(), tasks.tasks.len());
+        true
+    }) == [true; 2]
+}
+
+/// Tokens of a task's longest sequence.
+const CONTEXT: usize = 256;
 
 const CONVERSATION: &str = r#"{
     "messages": [

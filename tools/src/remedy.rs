@@ -23,6 +23,7 @@ fn option(setting: Setting) -> &'static str {
         Setting::Source => "leave out --source",
         Setting::Tokens => "run --tokens 1,2,3",
         Setting::CacheTypes => "--cache-type-k f32 --cache-type-v f32",
+        Setting::BaseFile => "perplexity -f TEXT --kl-divergence-base FILE",
         _ => "see --help",
     }
 }
@@ -106,6 +107,7 @@ mod tests {
             (Setting::Source, " (leave out --source)"),
             (Setting::Tokens, " (run --tokens 1,2,3)"),
             (Setting::CacheTypes, " (--cache-type-k f32 --cache-type-v f32)"),
+            (Setting::BaseFile, " (perplexity -f TEXT --kl-divergence-base FILE)"),
         ] {
             assert_eq!(after(&setting(of).into()), option);
         }

@@ -1,7 +1,7 @@
 //! Reading a base file, of which only a few rows are in memory at a time. Nothing in it is believed before it is checked.
 
 use super::{HEADER, MAGIC, Shape};
-use crate::error::{Allocation, Error, Result};
+use crate::error::{Allocation, Error, Result, Setting};
 use crate::eval::compare::Text;
 use crate::eval::compare::text::Cut;
 use crate::io::file::{open_regular, read_at};
@@ -40,8 +40,8 @@ impl BaseFile {
         read.map_err(Error::io("read", path))?;
         if !header.starts_with(MAGIC) {
             let problem = "is no base file of llama-perplexity: it does not begin with _logits_".to_owned();
-            let remedy = "make one with --kl-divergence-base and a text (-f)";
-            return Err(invalid("byte 0".to_owned(), problem, remedy));
+            let error = invalid("byte 0".to_owned(), problem, "make one of a text with the base model");
+            return Err(error.with_setting(Setting::BaseFile));
         }
         let again = "make the file again";
         let size = |at: usize| i32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);

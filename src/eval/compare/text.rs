@@ -129,7 +129,7 @@ impl Text {
 
     /// The scored tokens of all chunks: see [`scored`].
     pub fn scored(&self) -> Vec<Scored> {
-        scored(&self.chunks)
+        scored(&self.chunks, &[])
     }
 
     /// The chunk of this number, if it is here.
@@ -139,13 +139,18 @@ impl Text {
     }
 }
 
-/// The scored tokens of some chunks, in order; rows are counted through all of these.
-pub fn scored(chunks: &[Chunk]) -> Vec<Scored> {
-    let (mut scored, mut first) = (Vec::with_capacity(chunks.iter().map(Chunk::scores).sum()), 0);
-    for Chunk { number, tokens, scored: spans } in chunks {
-        let of = |at: usize| Scored { row: first + at, token: tokens[at + 1], chunk: *number, place: at + 1 };
+/// The scored tokens of some chunks, in order; rows are counted through all of these. Chunks that share a beginning with the one before them
+/// have rows for the rest alone: see [`WholeSequences::sharing`](crate::model::WholeSequences::sharing).
+pub fn scored(chunks: &[Chunk], shared: &[usize]) -> Vec<Scored> {
+    let mut scored = Vec::with_capacity(chunks.iter().map(Chunk::scores).sum());
+    let (mut rows, mut end): (Vec<usize>, usize) = (Vec::new(), 0); // of the tokens of a chunk; of all
+    for (i, Chunk { number, tokens, scored: spans }) in chunks.iter().enumerate() {
+        rows.truncate(shared.get(i).copied().unwrap_or(0));
+        let own = tokens.len() - rows.len();
+        rows.extend(end..end + own);
+        end += own;
+        let of = |at: usize| Scored { row: rows[at], token: tokens[at + 1], chunk: *number, place: at + 1 };
         scored.extend(spans.iter().cloned().flatten().map(of));
-        first += tokens.len();
     }
     scored
 }

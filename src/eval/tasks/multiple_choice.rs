@@ -45,7 +45,7 @@ struct Reader<'p, 'f> {
 
 impl<'f> Reader<'_, 'f> {
     fn invalid(&self, at: usize, problem: impl Into<String>) -> Error {
-        let remedy = "make the file again; it is the binary format of llama-perplexity --multiple-choice";
+        let remedy = "make the file again, in llama.cpp's binary format of multiple choices";
         Error::invalid(self.path, format!("byte {at}"), problem, remedy)
     }
 

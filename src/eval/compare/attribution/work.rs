@@ -56,7 +56,7 @@ impl<'a> Work<'a> {
             let rows = all[chunks.start].start..all[chunks.end - 1].end;
             (chunks, rows)
         };
-        groups(&self.lengths, tokens).into_iter().map(rows).collect()
+        groups(&self.lengths, &[], tokens).into_iter().map(rows).collect()
     }
 }
 

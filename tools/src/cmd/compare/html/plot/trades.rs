@@ -51,6 +51,8 @@ fn axes(trades: &[Trade<'_>], size: Size) -> (Axis, Axis) {
     // An interval that nearly reaches zero would take the whole logarithmic axis.
     let least = extent(trades.iter().map(|trade| trade.kld.value).filter(|kld| *kld > 0.0)).map_or(1e-6, |kld| kld.0);
     let zero = trades.iter().any(|trade| trade.kld.value <= 0.0);
+    // An arrow needs room above its point.
+    let high = if trades.iter().any(|trade| is_open(&trade.kld)) { high * (high / low).powf(0.1) } else { high };
     let low = low.max(least / 5.0) / if zero { 2.0 } else { 1.0 };
     (
         Axis::linear(bytes, 0.12, size.width as usize / 75, |bytes| output::bytes(bytes as u64)),
@@ -90,15 +92,26 @@ fn staircase(trades: &[Trade<'_>], x: &Axis, y: &Axis) -> Vec<(f64, f64)> {
     steps
 }
 
+/// True if the interval has no upper end.
+fn is_open(kld: &Figure) -> bool {
+    kld.low.is_finite() && !kld.high.is_finite()
+}
+
+/// The interval of a candidate, as far as it is on the axis, and its point. What has an end has a cap there; what has none goes on to the
+/// frame, as an arrow.
 fn draw_point(chart: &mut Chart<'_>, trade: &Trade<'_>, front: bool, x: &Axis, y: &Axis) -> Done {
     let (at, kld) = (x.at(trade.bytes as f64), &trade.kld);
-    if kld.low.is_finite() && kld.high.is_finite() {
-        let (low, high) = (y.at(kld.low), y.at(kld.high));
+    if kld.low.is_finite() {
+        let open = is_open(kld);
+        let (low, high) = (y.at(kld.low), if open { y.high() } else { y.at(kld.high) });
         chart.draw_series([PathElement::new([(at, low), (at, high)], line(INK, 13))])?;
         let caps = [(low, kld.low), (high, kld.high)].into_iter().filter(|(_, end)| y.holds(*end));
         chart.draw_series(caps.map(|(place, _)| {
             EmptyElement::at((at, place)) + PathElement::new([(-4 * SCALE, 0), (4 * SCALE, 0)], line(INK, 13))
         }))?;
+        let head = [(-4 * SCALE, 7 * SCALE), (0, 0), (4 * SCALE, 7 * SCALE)];
+        let head = open.then(|| EmptyElement::at((at, high)) + PathElement::new(head, line(INK, 13)));
+        chart.draw_series(head)?;
     }
     let ground = if front { ACCENT } else { PAPER };
     let edge = if front { ACCENT } else { INK };
@@ -129,12 +142,13 @@ fn draw_names(
         right: inside.0.end / SCALE,
         bottom: inside.1.end / SCALE,
     };
+    let end = |kld: &Figure| if is_open(kld) { f64::INFINITY } else { kld.high };
     let points: Vec<(i32, i32)> = trades.iter().map(|trade| pixel(trade.bytes, trade.kld.value)).collect();
     let names: Vec<String> = trades.iter().map(name).collect();
     let sizes: Vec<(i32, i32)> = names.iter().map(|name| (width(name, TEXT), TEXT + 3)).collect();
     let mut taken: Vec<Box> = points.iter().map(|point| Box::around(*point, 6, 6)).collect();
     taken.extend(trades.iter().filter(|trade| trade.kld.low.is_finite()).map(|trade| {
-        let ((x, bottom), (_, top)) = (pixel(trade.bytes, trade.kld.low), pixel(trade.bytes, trade.kld.high));
+        let ((x, bottom), (_, top)) = (pixel(trade.bytes, trade.kld.low), pixel(trade.bytes, end(&trade.kld)));
         Box { left: x - 5, top, right: x + 5, bottom }
     }));
     let corner = |at: &(f64, f64)| chart.backend_coord(at);
@@ -176,5 +190,33 @@ mod tests {
         let trade = |(bytes, kld)| Trade { label: "", bytes, kld: figure(kld) };
         let trades = [(10, 0.5), (20, 0.1), (15, 0.6), (20, 0.2), (20, 0.1), (30, 0.05), (40, 0.05)].map(trade);
         assert_eq!(on_front(&trades), [true, true, false, false, true, true, false]);
+    }
+
+    #[test]
+    fn an_interval_without_an_upper_end_goes_on_to_the_frame() {
+        let lines = |high: f64| -> Vec<Vec<(i32, i32)>> {
+            let figure = |value, high| Figure { value, low: 0.9 * value, high };
+            let trades = [(10, figure(0.5, 0.55)), (20, figure(0.1, high))];
+            let trades = trades.map(|(bytes, kld)| Trade { label: "a", bytes, kld });
+            let svg = draw(&trades, 100, Size { width: 600, height: 400 }, "a plot").unwrap().into_string();
+            let ink = regex::Regex::new(r##"<polyline [^>]*stroke="#1F242B"[^>]*points="([^"]*)"##).unwrap();
+            let number = |text: &str| text.parse::<i32>().unwrap();
+            let point = |text: &str| text.split_once(',').map(|(x, y)| (number(x), number(y))).unwrap();
+            ink.captures_iter(&svg).map(|line| line[1].split_whitespace().map(point).collect()).collect()
+        };
+        // Of each a bar and two caps.
+        let closed = lines(0.11);
+        assert!(closed.len() == 6 && closed.iter().all(|line| line.len() == 2), "{closed:?}");
+        // The upper axis, and the margin below it.
+        let frame = (38 + 4) * SCALE;
+        assert!(closed.iter().flatten().all(|(_, y)| *y > frame), "{closed:?}");
+        for high in [f64::INFINITY, f64::NAN] {
+            let open = lines(high);
+            let tops: Vec<_> = open.iter().filter(|line| line.iter().any(|(_, y)| *y == frame)).collect();
+            let [bar, head] = tops[..] else { panic!("{open:?}") };
+            assert!(open.len() == 6 && bar.len() == 2 && head.len() == 3, "{open:?}");
+            assert_eq!(head[1], bar[1]);
+            assert!(head[0].1 > frame && head[2].1 > frame);
+        }
     }
 }
