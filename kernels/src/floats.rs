@@ -118,7 +118,8 @@ fn gemv<S: Simd, P: Plain, const R: usize>(s: S, job: Job<'_>, x: &Activations, 
 fn gemm<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
     let steps = x.cols().div_ceil(16);
     let groups = (PANEL / (steps * R * size_of::<Line>()).max(1)).clamp(1, GROUPS);
-    let (mut acc, mut acc_of_one) = ([[[s.splat(0.0); R]; C]; GROUPS], [[[s.splat(0.0); R]; 1]; GROUPS]);
+    const { assert!(C <= GEMV_COLUMNS) };
+    let mut acc = [[[s.splat(0.0); R]; C]; GROUPS];
     let mut panel = PANEL_OF.take();
     for block in (0..job.rows()).step_by(groups * R) {
         let groups = groups.min((job.rows() - block).div_ceil(R));
@@ -131,13 +132,9 @@ fn gemm<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x
             }
         }
         let panel = Panel { steps, lines: panel, block };
-        let mut c = 0;
-        while c + C <= x.rows() {
-            panel.times(s, (job, x, out), c, &mut acc);
-            c += C;
-        }
-        for c in c..x.rows() {
-            panel.times(s, (job, x, out), c, &mut acc_of_one);
+        for c in (0..x.rows()).step_by(C) {
+            // The last columns are a whole tile as well: those that it shares with the tile before get the same results again.
+            panel.times(s, (job, x, out), c.min(x.rows() - C), &mut acc);
         }
     }
     PANEL_OF.set(panel);

@@ -23,6 +23,7 @@
 
 mod attention;
 mod cpu;
+mod divergence;
 mod exp;
 mod finite;
 mod floats;

@@ -70,6 +70,10 @@ pub struct Table {
     pub merge: unsafe fn(QueryRows, &PartialSoftmax<'_>, &mut PartialSoftmax<'_>),
     /// See `attention/span.rs`.
     pub divide: unsafe fn(&[f32], f32, &mut [f32]) -> bool,
+    /// See `divergence.rs`.
+    pub exponentials: unsafe fn(&[f32], f32, &mut [f64]) -> f64,
+    /// See `divergence.rs`.
+    pub weighted_difference: unsafe fn(&[f64], &[f32], &[f32]) -> f64,
     /// See `limits.rs`.
     pub read: unsafe fn(&[u8]) -> u64,
     /// That many rounds of the set's 8-bit multiply-adds on registers; returns the products. See `limits.rs`.
@@ -123,6 +127,25 @@ impl Isa {
     pub fn encode(self, ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
         // SAFETY: `Isa` proves the instruction set of its table.
         unsafe { (self.table().encode)(ty, values, importance, blocks) }
+    }
+
+    /// `weights[v] = exp(z[v] - max)` in double precision, `max` the largest of the finite logits `z (vocab)`; gives the sum of `weights`.
+    /// The same bits with any instructions.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn exponentials(self, z: &[f32], max: f32, weights: &mut [f64]) -> f64 {
+        // SAFETY: `Isa` proves the instruction set of its table.
+        unsafe { (self.table().exponentials)(z, max, weights) }
+    }
+
+    /// `sum_v weights[v] (b[v] - c[v])` in double precision; the same bits with any instructions.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn weighted_difference(self, weights: &[f64], b: &[f32], c: &[f32]) -> f64 {
+        // SAFETY: `Isa` proves the instruction set of its table.
+        unsafe { (self.table().weighted_difference)(weights, b, c) }
     }
 
     pub(crate) fn table(self) -> &'static Table {

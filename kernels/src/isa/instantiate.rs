@@ -77,6 +77,14 @@ macro_rules! instantiate {
                 }
             }
             $(#[$feature])?
+            fn exponentials(z: &[f32], max: f32, weights: &mut [f64]) -> f64 {
+                crate::divergence::exponentials(z, max, weights)
+            }
+            $(#[$feature])?
+            fn weighted_difference(weights: &[f64], b: &[f32], c: &[f32]) -> f64 {
+                crate::divergence::weighted_difference(weights, b, c)
+            }
+            $(#[$feature])?
             fn read(data: &[u8]) -> u64 {
                 crate::limits::read(data)
             }
@@ -97,6 +105,8 @@ macro_rules! instantiate {
                 softmax,
                 merge,
                 divide,
+                exponentials,
+                weighted_difference,
                 read,
                 multiply_add: $peak,
             };

@@ -200,6 +200,11 @@ impl<'m> Head<'m> {
         Head { model, transform, name, output, x: Activations::default(), part: Default::default() }
     }
 
+    /// The instruction set that its model runs with.
+    pub fn isa(&self) -> Isa {
+        self.model.cpu().isa()
+    }
+
     /// The logits `(rows, vocab)` of hidden states `(rows, hidden)` into `logits`.
     ///
     /// # Errors

@@ -21,9 +21,8 @@ pub struct LaneSpec<'t> {
     pub cache: CacheTypes,
 }
 
-/// A state is saved when the work since the last took so many times as long as saving: an interruption costs little, and saving less than a
-/// tenth.
-const WORK_PER_SAVE: u32 = 10;
+/// A state is saved when the work since the last took so many times as long as saving: an interruption costs little, and saving 2 %.
+const WORK_PER_SAVE: u32 = 50;
 
 /// The hidden states `(tokens, hidden)` after the last layer of every lane; in memory, or in files in the folder `spill`. Lanes are in the
 /// order of their models. Starts after the layer that `state` was saved after. `progress` counts tokens times layers times lanes.

@@ -228,9 +228,9 @@ fn score(
 ) -> Result<(ReferenceScores, Vec<CandidateScores>)> {
     let (mut reference, mut candidates) =
         (ReferenceScores::default(), vec![CandidateScores::default(); lanes.len() - 1]);
+    let mut distributions = Distributions::new(lanes[0].0.isa());
     let (mut h, mut logits) = (Vec::new(), Vec::new());
     for scored in text.scored().chunks(rows) {
-        let mut distributions: Option<Distributions> = None;
         for (lane, (head, state)) in lanes.iter_mut().enumerate() {
             progress.check()?;
             h.clear();
@@ -238,12 +238,9 @@ fn score(
                 h.extend_from_slice(states[*state].rows(token.row..token.row + 1)?);
             }
             head.logits(&h, &mut logits, progress)?;
-            match &distributions {
-                None => {
-                    let logits = std::mem::take(&mut logits);
-                    distributions = Some(Distributions::of(logits, scored, &mut reference));
-                }
-                Some(reference) => reference.compare(&logits, scored, &mut candidates[lane - 1]),
+            match lane.checked_sub(1) {
+                None => distributions.set(&mut logits, scored, &mut reference),
+                Some(candidate) => distributions.compare(&logits, scored, &mut candidates[candidate]),
             }
             progress.advance(scored.len() as u64);
         }

@@ -10,6 +10,7 @@
 use super::astray::{Astray, Expected, Probability, Worst};
 use rayon::prelude::*;
 use std::ops::Range;
+use strata_kernels::Isa;
 
 /// The number of most likely tokens that are compared as a set.
 pub const TOP: usize = 5;
@@ -66,6 +67,7 @@ impl CandidateScores {
 
 /// The distributions of the reference for some tokens.
 pub struct Distributions {
+    isa: Isa,
     vocab: usize,
     logits: Vec<f32>,   // (rows, vocab)
     weights: Vec<f64>,  // (rows, vocab): exp(b - max)
@@ -89,27 +91,34 @@ impl Softmax {
 }
 
 impl Distributions {
-    /// Of logits `(rows, vocab)`; adds the scores of the tokens that follow them, `targets (rows)`.
-    pub fn of(logits: Vec<f32>, targets: &[Scored], scores: &mut ReferenceScores) -> Distributions {
-        let vocab = logits.len() / targets.len();
-        let mut weights = vec![0.0; logits.len()];
-        let rows = logits.par_chunks_exact(vocab).zip(weights.par_chunks_exact_mut(vocab));
-        let rows: Vec<Softmax> = rows.map(|(logits, weights)| softmax(logits, Some(weights))).collect();
-        let nll = rows.iter().zip(targets).zip(logits.chunks_exact(vocab));
-        scores.nll.extend(nll.map(|((row, t), logits)| row.log_sum - logits[t.token as usize] as f64));
-        Distributions { vocab, logits, weights, rows }
+    /// None yet.
+    pub fn new(isa: Isa) -> Distributions {
+        Distributions { isa, vocab: 0, logits: Vec::new(), weights: Vec::new(), rows: Vec::new() }
     }
 
-    /// Adds the scores of a candidate with logits `(rows, vocab)` for the same tokens.
+    /// Those of finite logits `(rows, vocab)`, whose memory is exchanged for that of the last; adds the scores of the tokens that follow them,
+    /// `targets (rows)`.
+    pub fn set(&mut self, logits: &mut Vec<f32>, targets: &[Scored], scores: &mut ReferenceScores) {
+        let (isa, vocab) = (self.isa, logits.len() / targets.len());
+        self.vocab = vocab;
+        std::mem::swap(&mut self.logits, logits);
+        self.weights.resize(self.logits.len(), 0.0);
+        let rows = self.logits.par_chunks_exact(vocab).zip(self.weights.par_chunks_exact_mut(vocab));
+        rows.map(|(logits, weights)| softmax(isa, logits, weights)).collect_into_vec(&mut self.rows);
+        let nll = self.rows.iter().zip(targets).zip(self.logits.chunks_exact(vocab));
+        scores.nll.extend(nll.map(|((row, t), logits)| row.log_sum - logits[t.token as usize] as f64));
+    }
+
+    /// Adds the scores of a candidate with finite logits `(rows, vocab)` for the same tokens.
     pub fn compare(&self, logits: &[f32], targets: &[Scored], scores: &mut CandidateScores) {
         let vocab = self.vocab;
         let rows = logits.par_chunks_exact(vocab).zip(self.logits.par_chunks_exact(vocab));
         let rows = rows.zip(self.weights.par_chunks_exact(vocab)).zip(&self.rows);
         let scored: Vec<(Softmax, f64)> = rows
-            .map(|(((c, b), weights), of_b)| {
-                let of_c = softmax(c, None);
-                let difference: f64 =
-                    weights.iter().zip(b.iter().zip(c)).map(|(w, (b, c))| w * (*b as f64 - *c as f64)).sum();
+            .map_init(Vec::new, |of_candidate, (((c, b), weights), of_b)| {
+                of_candidate.resize(vocab, 0.0);
+                let of_c = softmax(self.isa, c, of_candidate);
+                let difference = self.isa.weighted_difference(weights, b, c);
                 // Rounding may leave a little less than nothing of equal distributions.
                 let kld = (difference / of_b.sum + of_c.log_sum - of_b.log_sum).max(0.0);
                 (of_c, kld)
@@ -130,19 +139,12 @@ impl Distributions {
     }
 }
 
-/// The softmax of `logits (vocab)`, and into `weights` its unnormed exponentials.
-fn softmax(logits: &[f32], mut weights: Option<&mut [f64]>) -> Softmax {
+/// The softmax of `logits (vocab)`, and into `weights (vocab)` its unnormed exponentials.
+fn softmax(isa: Isa, logits: &[f32], weights: &mut [f64]) -> Softmax {
     let top = top(logits);
-    let max = logits[top[0] as usize] as f64;
-    let mut sum = 0.0;
-    for (v, &logit) in logits.iter().enumerate() {
-        let weight = libm::exp(logit as f64 - max);
-        sum += weight;
-        if let Some(weights) = &mut weights {
-            weights[v] = weight;
-        }
-    }
-    Softmax { log_sum: max + libm::log(sum), sum, top }
+    let max = logits[top[0] as usize];
+    let sum = isa.exponentials(logits, max, weights);
+    Softmax { log_sum: f64::from(max) + libm::log(sum), sum, top }
 }
 
 /// The tokens with the largest logits, the largest first; of equals the lower number first. Numbers beyond a smaller vocabulary are
@@ -169,7 +171,8 @@ mod tests {
     fn scores(b: &[f32], c: &[f32], target: u32) -> (f64, CandidateScores) {
         let (mut reference, mut candidate) = (ReferenceScores::default(), CandidateScores::default());
         let targets = [Scored { row: 0, token: target, chunk: 2, place: 3 }];
-        let distributions = Distributions::of(b.to_vec(), &targets, &mut reference);
+        let mut distributions = Distributions::new(Isa::best());
+        distributions.set(&mut b.to_vec(), &targets, &mut reference);
         distributions.compare(c, &targets, &mut candidate);
         (reference.nll[0], candidate)
     }
