@@ -47,16 +47,14 @@ impl Place {
     }
 }
 
-/// The sums of all tensors of a variant: those of the output matrix, which changes the logits by `changes (probes, scored)`, of the
-/// embedding, and of all layers.
+/// The sums of all tensors of a variant: of the output matrix, of the embedding, and of all layers.
 pub fn tallies(
     work: &Work<'_>,
     variant: &Variant<'_>,
-    (output, changes): (Tally, &[f64]),
+    output: Tally,
     embedding: Tally,
     layers: Vec<Tally>,
 ) -> Result<Vec<(Place, Tally)>> {
-    let output = with_changes(work, output, changes);
     let mut all = match variant.is_tied() {
         true => vec![(Place::Embedding { tied: true }, output.and(&embedding))],
         false => vec![(Place::Embedding { tied: false }, embedding), (Place::Output, output)],
@@ -73,20 +71,6 @@ pub fn tallies(
             Err(Error::invalid(work.reference.gguf().path(), name, problem, remedy))
         }
     }
-}
-
-/// The sums of the output matrix over the scored tokens of each chunk.
-fn with_changes(work: &Work<'_>, mut tally: Tally, changes: &[f64]) -> Tally {
-    let (scored, chunks) = (work.scored(), work.lengths.len());
-    for (probe, changes) in changes.chunks_exact(work.rows.len()).enumerate() {
-        for (chunk, tokens) in scored.iter().enumerate() {
-            for change in &changes[tokens.clone()] {
-                tally.sums[probe * chunks + chunk] += change;
-                tally.squares += change * change;
-            }
-        }
-    }
-    tally
 }
 
 /// The shares of the divergence of all tensors, in nats per scored token.

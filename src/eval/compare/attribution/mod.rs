@@ -108,7 +108,7 @@ pub fn attribute(
     candidates.iter().try_for_each(|candidate| same_shape(reference, candidate))?;
     let work = Work::new(reference, text, options.spill.as_deref());
     let (layers, tokens, scored) = (reference.hyperparameters().layers, work.tokens.len(), work.rows.len());
-    let mut variants: Vec<Variant<'_>> = candidates.iter().map(|c| Variant::of(c, reference)).collect();
+    let variants: Vec<Variant<'_>> = candidates.iter().map(|c| Variant::of(c, reference)).collect();
     let n = variants.len();
 
     progress.begin("tensors: layer by layer", (tokens * layers * (1 + 2 * n)) as u64);
@@ -117,19 +117,19 @@ pub fn attribute(
     progress.begin("tensors: scoring", (scored * (1 + n)) as u64);
     let measured = divergences(&work, &variants, &mut streams.ends, progress)?;
     progress.end();
-    let larger: Vec<_> = variants.iter().map(|variant| larger(&work, variant)).collect::<Result<_>>()?;
-    let upgraded: Vec<_> =
-        variants.iter().zip(&larger).map(|(variant, types)| variant.retyped(reference, types.clone())).collect();
-    variants.extend(upgraded);
-    let all = tallies(&work, &variants, &mut streams, options.probes(text.chunks.len()), progress)?;
-    let mut results = Vec::new();
+    let (mut results, probes) = (Vec::new(), options.probes(text.chunks.len()));
     for (c, measured) in measured.into_iter().enumerate() {
-        let cost = Costs { work: &work, variant: &variants[c], tallies: &all[c] };
+        let variant = Variant::of(&candidates[c], reference);
+        let larger = larger(&work, &variant)?;
+        let upgraded = variant.retyped(reference, larger.clone());
+        let both = [variant, upgraded];
+        let all = walk(&work, &both, (&mut streams, c), probes, progress)?;
+        let cost = Costs { work: &work, variant: &both[0], tallies: &all[0] };
         let mut attribution = cost.attribution(measured, streams.errors[c].clone())?;
-        attribution.upgrades = cost.upgrades(&larger[c], &costs::shares(&all[n + c], scored))?;
+        attribution.upgrades = cost.upgrades(&larger, &costs::shares(&all[1], scored))?;
         results.push(attribution);
     }
-    verify_largest(&work, &variants[..n], &mut streams, &mut results, options.verify, progress)?;
+    verify_largest(&work, &variants, &mut streams, &mut results, options.verify, progress)?;
     let models = variants.iter().map(|variant| variant.model).chain([reference]);
     models.into_iter().try_for_each(|model| model.check())?;
     Ok(results)
@@ -190,25 +190,28 @@ fn places(work: &Work<'_>, variant: &Variant<'_>) -> Vec<Place> {
     places
 }
 
-/// The sums of all tensors of all variants.
-fn tallies(
+/// The sums of all tensors of candidate `c` and of what else is made of it: its walk.
+fn walk(
     work: &Work<'_>,
     variants: &[Variant<'_>],
-    streams: &mut Streams,
+    (streams, c): (&mut Streams, usize),
     probes: usize,
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<(Place, Tally)>>> {
     let (of, scored) = (work.reference.hyperparameters(), work.rows.len());
+    progress.begin("tensors: halfway", (work.tokens.len() * of.layers) as u64);
+    let mut stream = streams::stream(work, Some(&variants[0]), progress)?;
+    progress.end();
     progress.begin("tensors: probes", 2 * (scored * of.vocab.div_ceil(head::PART)) as u64);
-    let mut end = head::head(work, variants, &mut streams.ends[0], probes, progress)?;
+    let (ours, theirs) = streams.ends.split_at_mut(1);
+    let mut end = head::head(work, variants, [&mut ours[0], &mut theirs[c], &mut stream.end], probes, progress)?;
     progress.end();
     progress.begin("tensors: gradients", (work.tokens.len() * of.layers) as u64);
-    let layers = gradients::gradients(work, variants, streams, &mut end.dh, progress)?;
+    let layers = gradients::gradients(work, variants, &mut stream, &mut end.dh, progress)?;
     progress.end();
     let mut all = Vec::new();
-    for (v, (variant, layers)) in variants.iter().zip(layers).enumerate() {
+    for ((variant, layers), output) in variants.iter().zip(layers).zip(end.tallies) {
         let embedding = embedding(work, variant, &mut end.dh, progress)?;
-        let output = (end.tallies[v].clone(), end.changes[v].as_slice());
         all.push(costs::tallies(work, variant, output, embedding, layers)?);
     }
     Ok(all)

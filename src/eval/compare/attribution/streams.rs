@@ -1,8 +1,8 @@
-//! The residual stream of the reference, kept before every layer, and what becomes of it in the candidates, layer by layer.
+//! The residual stream: what becomes of it in the candidates, layer by layer, and that of one model, kept before every layer.
 
-use super::matrix::OwnedLayer;
+use super::matrix::{OwnedLayer, towards};
 use super::result::LayerError;
-use super::work::{Variant, Work};
+use super::work::{HALFWAY, Layers, Variant, Work};
 use crate::error::Result;
 use crate::eval::compare::lock_step::embed;
 use crate::eval::compare::ranges::blocks;
@@ -14,10 +14,8 @@ use rayon::prelude::*;
 use std::ops::Range;
 use strata_quant::GgmlType;
 
-/// The streams of all tokens.
+/// The streams of all tokens in the reference and all candidates.
 pub struct Streams {
-    /// Of the reference before every layer, one after the other: `(layers, tokens, hidden)`.
-    pub kept: States,
     /// After the last layer, of the reference and of every candidate: `(tokens, hidden)` each.
     pub ends: Vec<States>,
     /// The errors in every layer of every candidate.
@@ -33,7 +31,7 @@ const ROWS: usize = 512;
 /// If the memory cannot be had, weights or states cannot be read, a number is not finite, or the user stopped.
 pub fn streams(work: &Work<'_>, candidates: &[Variant<'_>], progress: &dyn Progress) -> Result<Streams> {
     let (reference, n) = (work.reference, work.tokens.len());
-    let (mut h, mut local, mut kept) = (work.states()?, work.states()?, work.states()?);
+    let (mut h, mut before, mut local) = (work.states()?, work.states()?, work.states()?);
     embed(reference, &work.decoded, &work.tokens, &mut h)?;
     let mut ends = Vec::new();
     for candidate in candidates {
@@ -46,7 +44,7 @@ pub fn streams(work: &Work<'_>, candidates: &[Variant<'_>], progress: &dyn Progr
     let mut scratch = Scratch::default();
     for i in 0..reference.hyperparameters().layers {
         let w = layers.next_layer(progress)?;
-        copy(&mut h, 0..n, &mut kept, i * n)?;
+        copy(&mut h, 0..n, &mut before, 0)?;
         let ours = OwnedLayer::of(&w, i, reference.architecture(), &work.decoded);
         pass(work, reference, i, &ours.layer(), &mut h, &mut scratch, progress)?;
         let candidates = candidates.iter().zip(&mut sources).zip(&mut ends).zip(&mut errors);
@@ -56,7 +54,7 @@ pub fn streams(work: &Work<'_>, candidates: &[Variant<'_>], progress: &dyn Progr
                 Some(source) => of(&source.next_layer(progress)?),
                 None => of(&w),
             };
-            copy(&mut kept, i * n..(i + 1) * n, &mut local, 0)?;
+            copy(&mut before, 0..n, &mut local, 0)?;
             let mut through =
                 |h: &mut States| pass(work, candidate.model, i, &theirs.layer(), h, &mut scratch, progress);
             through(&mut local)?;
@@ -67,7 +65,40 @@ pub fn streams(work: &Work<'_>, candidates: &[Variant<'_>], progress: &dyn Progr
     }
     drop((layers, sources));
     ends.insert(0, h);
-    Ok(Streams { kept, ends, errors })
+    Ok(Streams { ends, errors })
+}
+
+/// The stream of all tokens in one model.
+pub struct Stream {
+    /// Before every layer, one after the other: `(layers, tokens, hidden)`.
+    pub kept: States,
+    /// After the last layer: `(tokens, hidden)`.
+    pub end: States,
+}
+
+/// Sends the text through the reference, or through the model halfway from it to a candidate. `progress` counts tokens times layers.
+///
+/// # Errors
+/// As [`streams`].
+pub fn stream(work: &Work<'_>, candidate: Option<&Variant<'_>>, progress: &dyn Progress) -> Result<Stream> {
+    let (reference, n) = (work.reference, work.tokens.len());
+    let (mut h, mut kept) = (work.states()?, work.states()?);
+    embed(reference, &work.decoded, &work.tokens, &mut h)?;
+    if let Some(candidate) = candidate {
+        let mut theirs = work.states()?;
+        embed(candidate.model, &candidate.decoded, &work.tokens, &mut theirs)?;
+        for block in blocks(n, ROWS) {
+            let between = towards(h.rows(block.clone())?, theirs.rows(block.clone())?, HALFWAY);
+            h.set(block.start, &between)?;
+        }
+    }
+    let mut scratch = Scratch::default();
+    for i in 0..reference.hyperparameters().layers {
+        copy(&mut h, 0..n, &mut kept, i * n)?;
+        let layer = Layers::read(work, candidate, i).halfway();
+        pass(work, reference, i, &layer.layer(), &mut h, &mut scratch, progress)?;
+    }
+    Ok(Stream { kept, end: h })
 }
 
 /// Copies some rows to those from `first` on.

@@ -54,6 +54,19 @@ impl Tally {
         self
     }
 
+    /// Adds what each probe gives at each scored token, `changes (probes, scored)`. `scored` are those of each chunk.
+    pub fn add_changes(&mut self, scored: &[Range<usize>], changes: &[f64]) {
+        let n = scored.last().map_or(0, |range| range.end);
+        for (probe, changes) in changes.chunks_exact(n.max(1)).enumerate() {
+            for (chunk, tokens) in scored.iter().enumerate() {
+                for change in &changes[tokens.clone()] {
+                    self.sums[probe * self.chunks + chunk] += change;
+                    self.squares += change * change;
+                }
+            }
+        }
+    }
+
     /// Adds the tokens of chunks, from number `chunk` on, which are `sequences` of the rows, for probes from number `probe` on: their
     /// gradients `g (probes, rows, width)`, and the errors and results `(rows, width)`.
     pub fn add(

@@ -3,7 +3,7 @@
 
 use super::costs::Place;
 use super::matrix::{Owned, OwnedLayer};
-use super::streams::{Streams, copy, pass};
+use super::streams::{Stream, Streams, copy, pass, stream};
 use super::work::{Variant, Work};
 use crate::error::Result;
 use crate::eval::compare::derive::Head;
@@ -54,10 +54,16 @@ pub fn verify(
     let mut order: Vec<usize> = (0..tasks.len()).collect();
     order.sort_by_key(|&task| tasks[task].first_layer(layers));
     let mut measured = vec![0.0; tasks.len()];
+    if tasks.is_empty() {
+        return Ok(measured);
+    }
+    progress.begin("tensors: layer by layer", (layers * work.tokens.len()) as u64);
+    let mut reference = stream(work, None, progress)?;
+    progress.end();
     progress.begin("tensors: one at a time", (runs * work.tokens.len()) as u64);
     for group in order.chunks(TOGETHER) {
         let these: Vec<Task> = group.iter().map(|&task| tasks[task]).collect();
-        let klds = together(work, candidates, &these, streams, progress)?;
+        let klds = together(work, candidates, &these, (&mut reference, streams), progress)?;
         group.iter().zip(klds).for_each(|(&task, kld)| measured[task] = kld);
     }
     progress.end();
@@ -69,7 +75,7 @@ fn together(
     work: &Work<'_>,
     candidates: &[Variant<'_>],
     tasks: &[Task],
-    streams: &mut Streams,
+    (stream, streams): (&mut Stream, &mut Streams),
     progress: &dyn Progress,
 ) -> Result<Vec<f64>> {
     let (reference, n) = (work.reference, work.tokens.len());
@@ -86,7 +92,7 @@ fn together(
             match task.place {
                 Place::Embedding { .. } if i == 0 => embed(candidate.model, &candidate.decoded, &work.tokens, h)?,
                 Place::Matrix { layer: own, matrix } if i == own => {
-                    copy(&mut streams.kept, i * n..(i + 1) * n, h, 0)?;
+                    copy(&mut stream.kept, i * n..(i + 1) * n, h, 0)?;
                     layer = other.as_ref().map_or(layer, |other| ours.with(matrix, other));
                 }
                 _ => {}
