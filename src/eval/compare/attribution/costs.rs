@@ -1,6 +1,7 @@
 //! From the sums of all tensors to their costs.
 
 use super::matrix::MATRICES;
+use super::resume::LAYERS_AT;
 use super::tally::Tally;
 use super::work::{Variant, Work};
 use crate::arch::{Architecture, Role};
@@ -47,22 +48,16 @@ impl Place {
     }
 }
 
-/// The sums of all tensors of a variant: of the output matrix, of the embedding, and of all layers.
-pub fn tallies(
-    work: &Work<'_>,
-    variant: &Variant<'_>,
-    output: Tally,
-    embedding: Tally,
-    layers: Vec<Tally>,
-) -> Result<Vec<(Place, Tally)>> {
+/// The sums of all tensors of a variant, of which a walk has those of the embedding, of the output, and of all matrices.
+pub fn tallies(work: &Work<'_>, variant: &Variant<'_>, walked: &[Tally]) -> Result<Vec<(Place, Tally)>> {
+    let ([embedding, output], layers) = walked.split_first_chunk::<LAYERS_AT>().expect("a walk has all tensors");
     let mut all = match variant.is_tied() {
-        true => vec![(Place::Embedding { tied: true }, output.and(&embedding))],
-        false => vec![(Place::Embedding { tied: false }, embedding), (Place::Output, output)],
+        true => vec![(Place::Embedding { tied: true }, output.clone().and(embedding))],
+        false => vec![(Place::Embedding { tied: false }, embedding.clone()), (Place::Output, output.clone())],
     };
     let place = |i| Place::Matrix { layer: i / MATRICES, matrix: i % MATRICES };
-    all.extend(layers.into_iter().enumerate().map(|(i, tally)| (place(i), tally)));
-    let finite = |tally: &Tally| tally.sums.iter().all(|sum| sum.is_finite()) && tally.squares.is_finite();
-    match all.iter().find(|(_, tally)| !finite(tally)) {
+    all.extend(layers.iter().enumerate().map(|(i, tally)| (place(i), tally.clone())));
+    match all.iter().find(|(_, tally)| !tally.is_finite()) {
         None => Ok(all),
         Some((place, _)) => {
             let name = place.name(work.reference.architecture());
@@ -73,15 +68,21 @@ pub fn tallies(
     }
 }
 
-/// The shares of the divergence of all tensors, in nats per scored token.
+/// The share of a tensor in the divergence, in nats per scored token: what its error costs by itself, and half of what it costs together
+/// with the errors of all others (the shares of Aumann and Shapley, 1974, of a quadratic form). They sum to the divergence.
+pub fn share(tally: &Tally, scored: usize) -> f64 {
+    0.5 * tally.whole() / scored as f64
+}
+
+/// What the errors of all tensors cost by themselves, in nats per scored token.
 ///
 /// The square of a chunk's sum is unbiased and has one degree of freedom for each chunk and probe. The sum of the squares of tokens has many
 /// more, and leaves out that errors at several tokens add up, the more the way attention mixes them: values have half as much again. How much
 /// that is differs by role more than by layer. So the latter, brought to the former's sum over a role, is a second estimate of little noise;
 /// the two are mixed by their errors: `2 / n` of `n` degrees of freedom, and `2 / PRIOR` for what layers of a role differ.
-pub fn shares(all: &[(Place, Tally)], scored: usize) -> Vec<f64> {
+pub fn alone(all: &[(Place, Tally)], scored: usize) -> Vec<f64> {
     const PRIOR: f64 = 64.0;
-    let n = all.first().map_or(0, |(_, tally)| tally.sums.len()) as f64;
+    let n = all.first().map_or(0, |(_, tally)| tally.random().len()) as f64;
     let own = n / (n + PRIOR);
     let whole: Vec<f64> = all.iter().map(|(_, tally)| tally.square()).collect();
     let share = |(i, (place, tally)): (usize, &(Place, Tally))| {
@@ -89,18 +90,15 @@ pub fn shares(all: &[(Place, Tally)], scored: usize) -> Vec<f64> {
         let (wholes, squares) = of_role()
             .fold((0.0, 0.0), |(wholes, squares), ((_, tally), whole)| (wholes + whole, squares + tally.squares));
         let by_role = if squares > 0.0 { tally.squares * wholes / squares } else { 0.0 };
-        let probes = n / tally.chunks() as f64;
-        0.5 * (own * whole[i] + (1.0 - own) * by_role) / (probes * scored as f64)
+        0.5 * (own * whole[i] + (1.0 - own) * by_role) / (tally.probes() * scored) as f64
     };
     all.iter().enumerate().map(share).collect()
 }
 
-/// The divergence of all errors together, to second order, in nats per scored token.
-pub fn joint(all: &[(Place, Tally)], scored: usize) -> f64 {
-    let Some((_, first)) = all.first() else { return 0.0 };
-    let sum = |i: usize| all.iter().map(|(_, tally)| tally.sums[i]).sum::<f64>();
-    let squares: f64 = (0..first.sums.len()).map(|i| sum(i).powi(2)).sum();
-    0.5 * squares * first.chunks() as f64 / (first.sums.len() as f64 * scored as f64)
+/// What a tensor with another error saves, in nats per scored token, where the two errors differ by what `less` is of: `1/2 (dz' F dz)` less
+/// the same of `dz - d`, that is `d' F dz - 1/2 d' F d`.
+pub fn saved(less: &Tally, scored: usize) -> f64 {
+    (less.whole() - 0.5 * less.square() / less.probes() as f64) / scored as f64
 }
 
 /// The values of a tensor.

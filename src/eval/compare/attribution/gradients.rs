@@ -2,15 +2,15 @@
 
 use super::backward::{Angles, Gradients, Group, INPUT, Trace, Transposed};
 use super::matrix::{MATRICES, Owned};
+use super::resume::{LAYERS_AT, Walk};
 use super::streams::Stream;
 use super::tally::Tally;
 use super::work::{Layers, Variant, Work};
 use crate::error::Result;
-use crate::model::States;
 use crate::progress::Progress;
 
 /// Rows of gradients, tokens times probes, that go through a layer together; at least those of a chunk and a probe.
-pub const ROWS: usize = 4096;
+pub const ROWS: usize = 1024;
 
 /// Tokens that go through a layer together, at least those of a chunk.
 pub const TOKENS: usize = 512;
@@ -20,33 +20,35 @@ pub fn together(tokens: usize, probes: usize) -> usize {
     (ROWS / tokens.max(1)).clamp(1, probes)
 }
 
-/// The sums of every matrix of every variant, `(variants, layers * MATRICES)`. The first variant is the candidate that `stream` is halfway to. The gradients of all probes by the states after the last layer
-/// become those by the embeddings. `progress` counts tokens times layers.
+/// Takes a walk back through all layers that are before it, past every matrix of every variant. The first of these is the candidate that
+/// `stream` is halfway to. The gradients by the states after the last layer become those by the embeddings. `save` is called after each
+/// layer. `progress` counts tokens times layers.
 ///
 /// # Errors
-/// If the states cannot be read or written, memory cannot be had, or the user stopped.
+/// If the states cannot be read or written, memory cannot be had, the user stopped; or the error of `save`.
 pub fn gradients(
     work: &Work<'_>,
     variants: &[Variant<'_>],
     stream: &mut Stream,
-    probes: &mut [States],
+    (walk, save): (&mut Walk, &mut dyn FnMut(&mut Walk) -> Result<()>),
     progress: &dyn Progress,
-) -> Result<Vec<Vec<Tally>>> {
-    let (layers, n) = (work.reference.hyperparameters().layers, work.tokens.len());
-    let none = Tally::new(probes.len(), work.lengths.len());
-    let mut tallies = vec![vec![none; layers * MATRICES]; variants.len()];
+) -> Result<()> {
+    let n = work.tokens.len();
     let angles = Angles::new(work.reference, work.lengths.iter().copied().max().unwrap_or(0));
     let (mut step, mut back) = (Step::default(), Transposed::default());
-    for i in (0..layers).rev() {
+    while walk.layers > 0 {
+        let (i, Walk { dh: probes, tallies, .. }) = (walk.layers - 1, &mut *walk);
         let all = Layers::read(work, variants, i);
         let halfway = all.halfway();
         back.set(&halfway);
-        let mut tallies: Vec<_> = tallies.iter_mut().map(|all| &mut all[i * MATRICES..(i + 1) * MATRICES]).collect();
+        let at = LAYERS_AT + i * MATRICES..LAYERS_AT + (i + 1) * MATRICES;
+        let mut tallies: Vec<_> = tallies.iter_mut().map(|all| &mut all[at.clone()]).collect();
         step.weigh(&all, &mut tallies);
         for (chunks, rows) in work.groups(TOKENS) {
             let group = Group::new(&work.lengths[chunks.clone()], &angles);
             let h = stream.kept.rows(i * n + rows.start..i * n + rows.end)?;
             step.trace.run(work.reference, &halfway.layer(), h, &group)?;
+            step.errors(work, &all, &group);
             for first in (0..probes.len()).step_by(together(rows.len(), probes.len())) {
                 progress.check()?;
                 let last = (first + together(rows.len(), probes.len())).min(probes.len());
@@ -63,12 +65,14 @@ pub fn gradients(
                         Ok(())
                     })?;
                 }
-                step.tally(work, &all, &group, (first, chunks.start), &mut tallies);
+                step.tally(&group, (first, chunks.start), &mut tallies);
             }
             progress.advance(rows.len() as u64);
         }
+        walk.layers = i;
+        save(walk)?;
     }
-    Ok(tallies)
+    Ok(())
 }
 
 /// The buffers of a group of chunks in a layer.
@@ -78,7 +82,7 @@ struct Step {
     gradients: Gradients,
     dh: Vec<f32>, // (probes, tokens, hidden)
     e: Owned,
-    ex: Vec<f32>, // (tokens, rows of a matrix)
+    ex: Vec<Vec<Vec<f32>>>, // (variants, matrices): (tokens, rows of the matrix)
 }
 
 impl Step {
@@ -93,24 +97,25 @@ impl Step {
         }
     }
 
-    /// Adds what the group of chunks from `chunk` on gives for the probes from `probe` on.
-    fn tally(
-        &mut self,
-        work: &Work<'_>,
-        all: &Layers,
-        group: &Group<'_>,
-        (probe, chunk): (usize, usize),
-        tallies: &mut [&mut [Tally]],
-    ) {
-        let Step { trace: Trace { inputs, products, .. }, gradients, e, ex, .. } = self;
-        for (m, w) in all.ours.matrices().iter().enumerate() {
-            for (theirs, tallies) in all.theirs.iter().zip(&mut *tallies) {
-                w.difference(&theirs.matrices()[m], e);
-                let width = e.matrix().rows();
-                ex.resize(group.tokens() * width, 0.0);
+    /// What the errors of all matrices make of what these read.
+    fn errors(&mut self, work: &Work<'_>, all: &Layers, group: &Group<'_>) {
+        let Step { trace: Trace { inputs, .. }, e, ex, .. } = self;
+        ex.resize_with(all.theirs.len(), || vec![Vec::new(); MATRICES]);
+        for (theirs, ex) in all.theirs.iter().zip(ex) {
+            for (m, ex) in ex.iter_mut().enumerate() {
+                all.ours.matrices()[m].difference(&theirs.matrices()[m], e);
+                ex.resize(group.tokens() * e.matrix().rows(), 0.0);
                 work.reference.cpu().matmul(e.matrix(), &mut inputs[INPUT[m]], ex);
-                let (g, y) = (gradients.by[m].values(), &products[m]);
-                tallies[m].add((probe, chunk), &group.sequences, width, g, [ex, y]);
+            }
+        }
+    }
+
+    /// Adds what the group of chunks from `chunk` on gives for the probes from `probe` on.
+    fn tally(&self, group: &Group<'_>, first: (usize, usize), tallies: &mut [&mut [Tally]]) {
+        for (ex, tallies) in self.ex.iter().zip(tallies) {
+            for (m, (ex, tally)) in ex.iter().zip(&mut **tallies).enumerate() {
+                let (g, y) = (self.gradients.by[m].values(), &self.trace.products[m]);
+                tally.add(first, &group.sequences, ex.len() / group.tokens(), g, [ex, y]);
             }
         }
     }
@@ -124,7 +129,7 @@ mod tests {
     use crate::convert::open_model;
     use crate::eval::compare::text::{Chunk, Text};
     use crate::eval::compare::{Candidate, Transform};
-    use crate::model::{Model, Scratch};
+    use crate::model::{Model, Scratch, States};
     use crate::progress::Quiet;
     use crate::recipe::{Mix, Recipe};
     use std::path::Path;
@@ -159,7 +164,7 @@ mod tests {
 
     /// For each chunk, the function of the end of the stream halfway to a candidate, with one matrix replaced.
     fn run(work: &Work<'_>, candidate: &Variant<'_>, other: (usize, usize, &Owned), factors: &[f32]) -> Vec<f64> {
-        let (mut stream, n) = (stream(work, Some(candidate), &Quiet).unwrap(), work.tokens.len());
+        let (mut stream, n) = (stream(work, Some(candidate), 1, &Quiet).unwrap(), work.tokens.len());
         let mut h = work.states().unwrap();
         copy(&mut stream.kept, 0..n, &mut h, 0).unwrap();
         for i in 0..work.reference.hyperparameters().layers {
@@ -188,9 +193,11 @@ mod tests {
         let candidate = Candidate { name: "q4_0".to_owned(), model: None, cache: None, transform };
         let variants = [Variant::of(&candidate, &model)];
         let factors = [0.0, 1.0].map(|phase| factors(40, of.hidden, phase));
-        let mut stream = stream(&work, Some(&variants[0]), &Quiet).unwrap();
-        let mut probes = [states(&work, &factors[0]), states(&work, &factors[1])];
-        let tallies = gradients(&work, &variants, &mut stream, &mut probes, &Quiet).unwrap();
+        let mut stream = stream(&work, Some(&variants[0]), of.layers, &Quiet).unwrap();
+        let dh = factors.iter().map(|factors| states(&work, factors)).collect();
+        let tallies = vec![vec![Tally::new(1, 2); LAYERS_AT + of.layers * MATRICES]];
+        let mut walk = Walk { layers: of.layers, dh, tallies };
+        gradients(&work, &variants, &mut stream, (&mut walk, &mut |_| Ok(())), &Quiet).unwrap();
         for (layer, m) in [(0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (1, 1), (0, 6)] {
             let all = Layers::read(&work, &variants, layer);
             let (ours, theirs) = (&all.ours.matrices()[m], &all.theirs[0].matrices()[m]);
@@ -200,7 +207,7 @@ mod tests {
                 let [plus, minus] = [&far[0], &far[1]].map(|w| run(&work, &variants[0], (layer, m, w), factors));
                 for chunk in 0..2 {
                     let difference = (plus[chunk] - minus[chunk]) / 0.5;
-                    let sum = tallies[0][layer * MATRICES + m].sums[probe * 2 + chunk];
+                    let sum = walk.tallies[0][LAYERS_AT + layer * MATRICES + m].to_list()[5 + probe * 2 + chunk];
                     let tolerance = 0.01 * difference.abs() + 0.01;
                     assert!((sum - difference).abs() < tolerance, "{name}, chunk {chunk}: {sum}, {difference}");
                 }
@@ -219,7 +226,7 @@ mod tests {
         ];
         let (model, text) = (small(), text(&[&tokens]));
         let (work, of) = (Work::new(&model, &text, None), model.hyperparameters());
-        let mut stream = stream(&work, None, &Quiet).unwrap();
+        let mut stream = stream(&work, None, of.layers, &Quiet).unwrap();
         let (mut dh, angles) = (factors(21, of.hidden, 0.0), Angles::new(&model, 21));
         let (group, mut step, mut back) = (Group::new(&[21], &angles), Step::default(), Transposed::default());
         for i in (0..of.layers).rev() {

@@ -4,8 +4,12 @@
 //! ```text
 //! v_j = sqrt(p_j) s_j - p_j sum_i sqrt(p_i) s_i          mean(v v') = diag(p) - p p'
 //! ```
-//! The probabilities are those at a third of the way from the reference's logits to the candidate's (see `mod.rs`).
-//! It has the mean and covariance of a sampled label's, `v = onehot(label) - p`, and less noise: no token is rare. The vocabulary is walked
+//! The probabilities are those at a third of the way from the reference's logits to the candidate's (see `mod.rs`). With `dz` from the former
+//! to the latter, the vector of the whole candidate is
+//! ```text
+//! F dz = p_j (dz_j - sum_i p_i dz_i)
+//! ```
+//! A probe has the mean and covariance of a sampled label's, `v = onehot(label) - p`, and less noise: no token is rare. The vocabulary is walked
 //! in parts, twice: first for the sums over all of it, then for the probes. So neither logits nor a decoded output matrix are ever whole in
 //! memory.
 
@@ -35,7 +39,7 @@ const THIRD: f32 = 1.0 / 3.0;
 pub const PART: usize = 2048;
 
 /// Scored tokens that are multiplied together.
-const ROWS: usize = 512;
+pub const ROWS: usize = 512;
 
 /// The sums over the vocabulary of a scored token.
 #[derive(Clone)]
@@ -43,11 +47,18 @@ struct Sums {
     max: f32,         // of the logits so far
     total: f64,       // of exp(z - max)
     signed: Vec<f64>, // of sqrt(exp(z - max)) s, for each probe
+    change: f64,      // of exp(z - max) dz
+}
+
+/// Some logits `(rows, width)`, and their changes from the reference to the candidate.
+struct Logits {
+    z: Vec<f32>,
+    dz: Vec<f32>,
 }
 
 /// What the end of the model gives.
 pub struct HeadResult {
-    /// The gradient of each probe by the hidden states after the last layer: `(tokens, hidden)`.
+    /// The gradient of each probe and of the vector of the whole candidate by the hidden states after the last layer: `(tokens, hidden)`.
     pub dh: Vec<States>,
     /// Of the output matrix of every variant.
     pub tallies: Vec<Tally>,
@@ -69,20 +80,22 @@ pub fn head(
     let (n, of, reference) = (work.rows.len(), work.reference.hyperparameters(), work.reference);
     let sums = walk.sums(probes, progress)?;
     let mut tallies = vec![Tally::new(probes, work.lengths.len()); variants.len()];
-    let mut changes = vec![vec![0.0; probes * n]; variants.len()]; // `v . dz`: (probes, scored)
-    let mut dx = vec![0.0; probes * n * of.hidden]; // (probes, scored, hidden)
+    let vectors = probes + 1;
+    let mut changes = vec![vec![0.0; vectors * n]; variants.len()]; // `v . dz`: (vectors, scored)
+    let mut dx = vec![0.0; vectors * n * of.hidden]; // (vectors, scored, hidden)
     let mut randoms = walk.random();
     let (mut back, mut e, mut v) = (Owned::default(), Owned::default(), Activations::default());
     for part in walk.parts() {
         let both = walk.both(part.clone());
         let w = &both[0];
-        let theirs: Vec<Owned> = variants.iter().map(|variant| output(variant, &variant.encoded, part.clone())).collect();
+        let theirs: Vec<Owned> =
+            variants.iter().map(|variant| output(variant, &variant.encoded, part.clone())).collect();
         let halfway = w.towards(&theirs[0], HALFWAY);
         halfway.transpose(&mut back);
         for rows in walk.blocks() {
             progress.check()?;
             let (z, width) = (walk.logits(&both, part.clone(), rows.clone()), part.len());
-            let values = v.reset(probes * rows.len(), width);
+            let values = v.reset(vectors * rows.len(), width);
             probe(&sums[rows.clone()], &mut randoms[rows.clone()], &z, width, values);
             let y = walk.product(&halfway, &walk.x, rows.clone());
             let square: f64 = y.chunks_exact(width).map(|y| dot(y, y)).sum();
@@ -172,7 +185,7 @@ impl<'a> Walk<'a> {
 
     /// The sums of all scored tokens over the vocabulary.
     fn sums(&self, probes: usize, progress: &dyn Progress) -> Result<Vec<Sums>> {
-        let none = Sums { max: f32::NEG_INFINITY, total: 0.0, signed: vec![0.0; probes] };
+        let none = Sums { max: f32::NEG_INFINITY, total: 0.0, signed: vec![0.0; probes], change: 0.0 };
         let (mut sums, mut randoms) = (vec![none; self.work.rows.len()], self.random());
         for part in self.parts() {
             let both = self.both(part.clone());
@@ -180,7 +193,8 @@ impl<'a> Walk<'a> {
                 progress.check()?;
                 let z = self.logits(&both, part.clone(), rows.clone());
                 let tokens = sums[rows.clone()].par_iter_mut().zip(&mut randoms[rows.clone()]);
-                tokens.zip(z.par_chunks_exact(part.len())).for_each(|((sums, random), z)| sums.add(z, random));
+                let z = z.z.par_chunks_exact(part.len()).zip(z.dz.par_chunks_exact(part.len()));
+                tokens.zip(z).for_each(|((sums, random), (z, dz))| sums.add((z, dz), random));
                 progress.advance(rows.len() as u64);
             }
         }
@@ -205,16 +219,18 @@ impl<'a> Walk<'a> {
     }
 
     /// The logits a third of the way from the reference's to the candidate's.
-    fn logits(&self, both: &[Owned; 2], part: Range<usize>, rows: Range<usize>) -> Vec<f32> {
+    fn logits(&self, both: &[Owned; 2], part: Range<usize>, rows: Range<usize>) -> Logits {
         let models = [self.work.reference, self.candidate.model];
-        let [ours, theirs] = [0, 1].map(|i| {
+        let [ours, mut dz] = [0, 1].map(|i| {
             let mut z = self.product(&both[i], &self.both[i], rows.clone());
             if let Some(bias) = models[i].weights().output().bias {
                 let _ = models[i].cpu().add_bias(&mut z, &bias[part.clone()]);
             }
             z
         });
-        towards(&ours, &theirs, THIRD)
+        let z = towards(&ours, &dz, THIRD);
+        dz.iter_mut().zip(&ours).for_each(|(dz, ours)| *dz -= ours);
+        Logits { z, dz }
     }
 
     /// From the gradient of a probe by what the output matrix reads, `dx (scored, hidden)`, to that by the hidden states of all tokens.
@@ -237,15 +253,17 @@ impl<'a> Walk<'a> {
 
 impl Sums {
     /// Adds the logits of a part.
-    fn add(&mut self, z: &[f32], random: &mut u64) {
+    fn add(&mut self, (z, dz): (&[f32], &[f32]), random: &mut u64) {
         let max = z.iter().copied().fold(self.max, f32::max);
         let shrink = f64::from(libm::expf((self.max - max) * 0.5));
         self.total *= shrink * shrink;
+        self.change *= shrink * shrink;
         self.signed.iter_mut().for_each(|signed| *signed *= shrink);
         self.max = max;
-        for &z in z {
+        for (&z, &dz) in z.iter().zip(dz) {
             let root = f64::from(libm::expf((z - max) * 0.5));
             self.total += root * root;
+            self.change += root * root * f64::from(dz);
             let bits = random::bits(random);
             for (probe, signed) in self.signed.iter_mut().enumerate() {
                 *signed += if bits >> probe & 1 == 0 { root } else { -root };
@@ -254,10 +272,10 @@ impl Sums {
     }
 }
 
-/// The probes of some scored tokens for a part of the vocabulary: `v (probes, rows, width)` of the logits `z (rows, width)`.
-fn probe(sums: &[Sums], randoms: &mut [u64], z: &[f32], width: usize, v: &mut [f32]) {
+/// The probes of some scored tokens for a part of the vocabulary, and the vector of the whole candidate: `v (probes + 1, rows, width)`.
+fn probe(sums: &[Sums], randoms: &mut [u64], logits: &Logits, width: usize, v: &mut [f32]) {
     let n = sums.len();
-    let row = |((sums, random), z): ((&Sums, &mut u64), &[f32])| {
+    let row = |((sums, random), (z, dz)): ((&Sums, &mut u64), (&[f32], &[f32]))| {
         let norm = sums.total.sqrt();
         let of = |z: &f32| {
             let root = f64::from(libm::expf((z - sums.max) * 0.5)) / norm;
@@ -272,12 +290,15 @@ fn probe(sums: &[Sums], randoms: &mut [u64], z: &[f32], width: usize, v: &mut [f
             };
             roots.iter().map(value).collect::<Vec<f32>>()
         };
-        (0..sums.signed.len()).map(probe).collect::<Vec<_>>()
+        let mean = sums.change / sums.total;
+        let whole = roots.iter().zip(dz).map(|((root, _), dz)| (root * root * (f64::from(*dz) - mean)) as f32);
+        (0..sums.signed.len()).map(probe).chain([whole.collect()]).collect::<Vec<_>>()
     };
-    let rows: Vec<Vec<Vec<f32>>> = sums.par_iter().zip(randoms).zip(z.par_chunks_exact(width)).map(row).collect();
-    for (row, probes) in rows.iter().enumerate() {
-        for (probe, values) in probes.iter().enumerate() {
-            v[(probe * n + row) * width..][..width].copy_from_slice(values);
+    let z = logits.z.par_chunks_exact(width).zip(logits.dz.par_chunks_exact(width));
+    let rows: Vec<Vec<Vec<f32>>> = sums.par_iter().zip(randoms).zip(z).map(row).collect();
+    for (row, vectors) in rows.iter().enumerate() {
+        for (vector, values) in vectors.iter().enumerate() {
+            v[(vector * n + row) * width..][..width].copy_from_slice(values);
         }
     }
 }

@@ -38,7 +38,7 @@ impl Args {
         }
         let mut settings = self.settings();
         let spilled = Settings { spill: Some(self.spill_folder()), ..settings.clone() };
-        let needs = [&settings, &spilled].map(|settings| self.need(&of, text, settings, specs.len()));
+        let needs = [&settings, &spilled].map(|settings| self.need(&of, text, settings, specs.len(), &files));
         let [in_memory, on_disk] = needs;
         let needs = [in_memory?, on_disk?];
         let (models, place) = self.ram.load_for_one_pass(files, || self.cpu.cpu(), &needs)?;
@@ -59,10 +59,17 @@ impl Args {
     }
 
     /// The memory beside the weights: of the comparison, and after it of the question which tensor costs what.
-    fn need(&self, of: &Hyperparameters, text: &Text, settings: &Settings, candidates: usize) -> Result<MemoryNeed> {
+    fn need(
+        &self,
+        of: &Hyperparameters,
+        text: &Text,
+        settings: &Settings,
+        candidates: usize,
+        files: &[Gguf],
+    ) -> Result<MemoryNeed> {
         let compare = need(of, text, settings, candidates)?;
-        let Some(options) = self.tensors.options(settings.spill.clone()) else { return Ok(compare) };
-        let tensors = attribution::need(of, text, &options, candidates)?;
+        let Some(options) = self.tensors.options(settings) else { return Ok(compare) };
+        let tensors = attribution::need(of, text, &options, candidates, files)?;
         Ok(MemoryNeed { kv: compare.kv.max(tensors.kv), scratch: compare.scratch.max(tensors.scratch) })
     }
 
