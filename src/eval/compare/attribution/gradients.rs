@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 
 /// Rows of gradients, tokens times probes, that go through a layer together; at least those of a chunk and a probe.
-pub const ROWS: usize = 1024;
+pub const ROWS: usize = 512;
 
 /// Tokens that go through a layer together, at least those of a chunk.
 pub const TOKENS: usize = 512;
@@ -19,6 +19,9 @@ pub const TOKENS: usize = 512;
 pub fn together(tokens: usize, probes: usize) -> usize {
     (ROWS / tokens.max(1)).clamp(1, probes)
 }
+
+/// Is called after each layer.
+pub type Save<'a> = dyn FnMut(&mut Walk) -> Result<()> + 'a;
 
 /// Takes a walk back through all layers that are before it, past every matrix of every variant. The first of these is the candidate that
 /// `stream` is halfway to. The gradients by the states after the last layer become those by the embeddings. `save` is called after each
@@ -30,7 +33,7 @@ pub fn gradients(
     work: &Work<'_>,
     variants: &[Variant<'_>],
     stream: &mut Stream,
-    (walk, save): (&mut Walk, &mut dyn FnMut(&mut Walk) -> Result<()>),
+    (walk, save): (&mut Walk, &mut Save<'_>),
     progress: &dyn Progress,
 ) -> Result<()> {
     let n = work.tokens.len();

@@ -275,7 +275,7 @@ impl Sums {
 /// The probes of some scored tokens for a part of the vocabulary, and the vector of the whole candidate: `v (probes + 1, rows, width)`.
 fn probe(sums: &[Sums], randoms: &mut [u64], logits: &Logits, width: usize, v: &mut [f32]) {
     let n = sums.len();
-    let row = |((sums, random), (z, dz)): ((&Sums, &mut u64), (&[f32], &[f32]))| {
+    let row = |sums: &Sums, random: &mut u64, z: &[f32], dz: &[f32]| {
         let norm = sums.total.sqrt();
         let of = |z: &f32| {
             let root = f64::from(libm::expf((z - sums.max) * 0.5)) / norm;
@@ -294,8 +294,9 @@ fn probe(sums: &[Sums], randoms: &mut [u64], logits: &Logits, width: usize, v: &
         let whole = roots.iter().zip(dz).map(|((root, _), dz)| (root * root * (f64::from(*dz) - mean)) as f32);
         (0..sums.signed.len()).map(probe).chain([whole.collect()]).collect::<Vec<_>>()
     };
-    let z = logits.z.par_chunks_exact(width).zip(logits.dz.par_chunks_exact(width));
-    let rows: Vec<Vec<Vec<f32>>> = sums.par_iter().zip(randoms).zip(z).map(row).collect();
+    let rows = sums.par_iter().zip(randoms).zip(logits.z.par_chunks_exact(width));
+    let rows: Vec<Vec<Vec<f32>>> =
+        rows.zip(logits.dz.par_chunks_exact(width)).map(|(((sums, random), z), dz)| row(sums, random, z, dz)).collect();
     for (row, vectors) in rows.iter().enumerate() {
         for (vector, values) in vectors.iter().enumerate() {
             v[(vector * n + row) * width..][..width].copy_from_slice(values);

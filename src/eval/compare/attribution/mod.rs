@@ -8,8 +8,9 @@
 //! (Taylor's theorem with the remainder as an integral; the gradient of the divergence is 0 at `z`). The weights of the two integrals have
 //! their centroids at `s = 1/3` and `s = 1/2`. So `1/2 (J E)' F (J E)` with `F` a third of the way from the reference's logits to the
 //! candidate's, and `J` halfway from its weights to the candidate's, is right to third order in `E`; both at the reference, only to second.
-//! So each candidate has a walk of its own. The share of a tensor with the error `E_i` is `1/2 (J E_i)' F (J E)`: shares sum to the divergence,
-//! also where errors make up for each other and each costs more by itself, `1/2 (J E_i)' F (J E_i)`.
+//! So each candidate has a walk of its own. Tensors with errors `E_i` cost `1/2 (J E_i)' F (J E_i)` by
+//! themselves, and in all `1/2 (J E)' F (J E)`, the sum of `1/2 (J E_i)' F (J E)`, which is less where errors make up for each other. The
+//! shares are the former, in proportion so that they sum to the latter.
 //!
 //! * `work.rs`: what all steps work on; `resume.rs`: how far they are;
 //! * `streams.rs`: the residual stream, forward, and its errors in every layer;
@@ -37,7 +38,7 @@ mod work;
 
 pub use result::{Attribution, LayerError, TensorCost, Upgrade};
 
-use super::derive::Head;
+use super::derive::{Head, Transform};
 use super::scores::CandidateScores;
 use super::{Candidate, DECODED_LOGIT_ROWS, StateFile, Text, comparable, identify, score};
 use crate::arch::Hyperparameters;
@@ -85,7 +86,7 @@ impl Options {
     }
 }
 
-/// The memory beside the weights that the attribution of so many candidates takes, of which `files` have one; the first is the reference's.
+/// The memory beside the weights that the attribution of candidates takes, each a file and what becomes of its matrices.
 ///
 /// # Errors
 /// None: the caches are of a usual type.
@@ -93,8 +94,8 @@ pub fn need(
     of: &Hyperparameters,
     text: &Text,
     options: &Options,
-    candidates: usize,
-    files: &[Gguf],
+    reference: &Gguf,
+    candidates: &[(&Gguf, &Transform)],
 ) -> Result<MemoryNeed> {
     let (lengths, probes) = (text.lengths(), options.probes(text.chunks.len()) + 1);
     let (tokens, longest) = (lengths.iter().sum::<usize>(), lengths.iter().copied().max().unwrap_or(0));
@@ -103,11 +104,15 @@ pub fn need(
     let product =
         |factors: &[usize]| factors.iter().fold(4u64, |product, &factor| product.saturating_mul(factor as u64));
     let layer = product(&[of.hidden, 2 * of.q_width() + 2 * of.kv_width() + 3 * of.ffn]);
-    // Halfway and transposed, in F32; the reference's, a candidate's, and that in larger types, as they are stored: a type in 8.5 bits.
-    let stored = files.iter().map(|file| layer_bytes(file).min(layer));
-    let candidate = stored.clone().skip(1).max().unwrap_or(0).max(layer / 32 * 9);
-    let weights =
-        [2 * layer, stored.take(1).sum(), candidate, layer / 32 * 17].into_iter().fold(0, u64::saturating_add);
+    // Halfway and transposed, in F32; the reference's, a candidate's, and that in larger types, as they are stored.
+    let variants = candidates.iter().map(|(file, transform)| {
+        let stored = |name: &str, ty| transform.stored_type(name, ty);
+        let larger = |ty, cols| upgrades::next_larger(ty, cols).unwrap_or(GgmlType::F32);
+        largest_layer(file, |name, ty, _| stored(name, ty))
+            + largest_layer(file, |name, ty, cols| larger(stored(name, ty), cols))
+    });
+    let stored = largest_layer(reference, |_, ty, _| ty).saturating_add(variants.max().unwrap_or(0));
+    let weights = layer.saturating_mul(2).saturating_add(stored);
     // An error of a matrix; what all of them give, and what the matrices read and give; gradients by these, and those on their way.
     let (results, widest) = (2 * of.hidden + of.q_width() + 2 * of.kv_width() + 2 * of.ffn, of.ffn.max(of.q_width()));
     let errors = product(&[widest, of.hidden]).saturating_add(product(&[group, resume::VARIANTS, results]));
@@ -123,7 +128,7 @@ pub fn need(
     let parts = product(&[part, 7, of.hidden]);
     let head = [scored, probes_of_part, parts].into_iter().fold(0, u64::saturating_add);
     // Those kept of one model; probes; the ends; three more, or those of tensors one at a time.
-    let lanes = probes + 1 + candidates + 3.max(verify::TOGETHER.min(options.verify * candidates));
+    let lanes = probes + 1 + candidates.len() + 3.max(verify::TOGETHER.min(options.verify * candidates.len()));
     let states = match options.spill {
         None => product(&[tokens, of.hidden, of.layers + lanes]),
         Some(_) => product(&[2 * group, of.hidden, lanes + 1]),
@@ -132,12 +137,16 @@ pub fn need(
     Ok(MemoryNeed { kv, scratch: states.saturating_add(walk.max(forward).max(head)) })
 }
 
-/// The bytes of the largest layer's matrices.
-fn layer_bytes(file: &Gguf) -> u64 {
+/// The bytes of the largest layer of a file, where the tensors are of the types that `ty` makes of their names, types and columns.
+fn largest_layer(file: &Gguf, ty: impl Fn(&str, GgmlType, usize) -> GgmlType) -> u64 {
     let mut layers: HashMap<&str, u64> = HashMap::new();
     for tensor in file.tensors() {
-        if let Some((layer, _)) = tensor.name.strip_prefix("blk.").and_then(|name| name.split_once('.')) {
-            *layers.entry(layer).or_default() += tensor.bytes;
+        let layer = tensor.name.strip_prefix("blk.").and_then(|name| name.split_once('.'));
+        if let (Some((layer, _)), [cols, rows @ ..]) = (layer, &*tensor.dims) {
+            let cols = usize::try_from(*cols).unwrap_or(usize::MAX);
+            let row = ty(&tensor.name, tensor.ty, cols).row_bytes(cols).unwrap_or(usize::MAX) as u64;
+            let bytes = layers.entry(layer).or_default();
+            *bytes = bytes.saturating_add(rows.iter().fold(row, |bytes, rows| bytes.saturating_mul(*rows)));
         }
     }
     layers.into_values().max().unwrap_or(0)
@@ -257,10 +266,11 @@ impl Costs<'_> {
     fn attribution(&self, measured_kld: f64, layers: Vec<LayerError>) -> Result<Attribution> {
         let scored = self.work.rows.len();
         let alone = costs::alone(self.tallies, scored);
+        let shares = costs::shares(self.tallies, &alone, scored);
         let architecture = self.work.reference.architecture();
         let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         let mut tensors = Vec::new();
-        for ((place, tally), &alone_kld) in self.tallies.iter().zip(&alone) {
+        for (((place, tally), &alone_kld), kld) in self.tallies.iter().zip(&alone).zip(shares) {
             let name = place.name(architecture);
             let ty = self.variant.ty(&name)?;
             tensors.push(TensorCost {
@@ -270,7 +280,7 @@ impl Costs<'_> {
                 bytes: self.bytes(*place, ty),
                 weight_error: ratio(tally.weight_error, tally.weight),
                 output_error: ratio(tally.error, tally.output),
-                kld: costs::share(tally, scored),
+                kld,
                 alone_kld,
                 verified: None,
                 name,
@@ -295,13 +305,15 @@ impl Costs<'_> {
 
     /// Where one percent more bytes would save most: `larger` are the sums of the larger types.
     fn upgrades(&self, types: &HashMap<String, GgmlType>, larger: &[(Place, Tally)]) -> Result<Vec<Upgrade>> {
-        let (mut all, mut bytes) = (Vec::new(), 0);
-        for ((place, now), (_, larger)) in self.tallies.iter().zip(larger) {
+        let (mut all, mut bytes, scored) = (Vec::new(), 0, self.work.rows.len());
+        let [now, later] = [self.tallies, larger].map(|tallies| costs::alone(tallies, scored));
+        let shares = costs::shares(self.tallies, &now, scored);
+        for (i, (place, _)) in self.tallies.iter().enumerate() {
             let name = place.name(self.work.reference.architecture());
             let (from, to) = (self.variant.ty(&name)?, types[&name]);
             bytes += self.bytes(*place, from);
             let extra_bytes = self.bytes(*place, to).saturating_sub(self.bytes(*place, from));
-            let saves_kld = costs::saved(&now.less(larger), self.work.rows.len());
+            let saves_kld = if now[i] > 0.0 { shares[i] * (1.0 - later[i] / now[i]) } else { 0.0 };
             all.push(Upgrade { name, from: from.name(), to: to.name(), extra_bytes, saves_kld });
         }
         Ok(upgrades::choose(all, bytes))

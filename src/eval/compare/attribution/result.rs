@@ -11,8 +11,8 @@ pub struct Attribution {
     pub sum_kld: f64,
     /// The sum of what all tensors cost by themselves: more than the divergence if errors make up for each other.
     pub alone_kld: f64,
-    /// The relative standard error of what a tensor costs by itself, by the random probes alone; a little less where layers help each other.
-    /// Shares have none.
+    /// The relative standard error of a tensor's costs by the random probes alone; a little less where layers help each other. The sum of
+    /// shares has none.
     pub sampling_error: f64,
     /// The layers, in their order.
     pub layers: Vec<LayerError>,
@@ -51,8 +51,7 @@ pub struct TensorCost {
     pub weight_error: f64,
     /// `|(W~ - W) x|^2 / |V x|^2` over what it reads halfway from the reference to the candidate, where it is `V`.
     pub output_error: f64,
-    /// Its share of the divergence, in nats per scored token: what it costs by itself, and half of what it costs together with all others.
-    /// Less than 0 if its error makes up for others.
+    /// Its share of the divergence, in nats per scored token: in proportion to what it costs by itself.
     pub kld: f64,
     /// What it costs by itself.
     pub alone_kld: f64,
@@ -71,6 +70,6 @@ pub struct Upgrade {
     pub to: &'static str,
     /// The bytes that this takes more.
     pub extra_bytes: u64,
-    /// The divergence that this saves in the candidate, in nats per scored token.
+    /// What this saves of its share, in nats per scored token.
     pub saves_kld: f64,
 }

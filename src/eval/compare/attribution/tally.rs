@@ -73,12 +73,6 @@ impl Tally {
         self.sums.iter().chain([&self.squares]).all(|sum| sum.is_finite())
     }
 
-    /// The same for the difference of two errors of a tensor, without the squares of tokens.
-    pub fn less(&self, other: &Tally) -> Tally {
-        let sums = self.sums.iter().zip(&other.sums).map(|(a, b)| a - b).collect();
-        Tally { chunks: self.chunks, sums, ..Tally::default() }
-    }
-
     /// With the sums of the same tensor at another place of the model; the rest is that of this place.
     pub fn and(mut self, other: &Tally) -> Tally {
         self.sums.iter_mut().zip(&other.sums).for_each(|(sum, other)| *sum += other);

@@ -45,7 +45,7 @@ fn of_candidate(candidate: &CandidateFacts, of: &Attribution) -> String {
     let (measured, sum, alone) = (of.measured_kld, of.sum_kld, of.alone_kld);
     let uncertain = 100.0 * of.sampling_error;
     let mut text = format!(
-        "\n{}: KLD {measured:.5} weights only; shares of all tensors {sum:.5}; each by itself {alone:.5} in all, one uncertain by \
+        "\n{}: KLD {measured:.5} weights only; shares of all tensors {sum:.5}; by themselves {alone:.5}; a tensor is uncertain by \
          {uncertain:.0} %\n\n",
         candidate.name
     );

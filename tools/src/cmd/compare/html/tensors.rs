@@ -84,7 +84,7 @@ pub fn table(page: &Page<'_>, i: usize) -> Markup {
         h4 { (name) }
         p.note {
             "Measured " (measured) " nats a token with activations in F32; the shares sum to " (sum) ", what each costs by itself to " (alone)
-            ". One of the latter is known to about " (format!("{uncertain:.0}")) " %."
+            ". Of one tensor they are known to about " (format!("{uncertain:.0}")) " %."
         }
         (copyable(&format!("{name}: the tensors that cost most"), &rows(&all[..all.len().min(SHOWN)])))
         @if all.len() > SHOWN { details { summary { "All " (all.len()) " tensors" } (copyable(&format!("{name}: all tensors"), &rows(all))) } }
