@@ -21,7 +21,8 @@ pub struct LaneSpec<'t> {
 }
 
 /// The hidden states `(tokens, hidden)` after the last layer of every lane; in memory, or in files in the folder `spill`. Lanes are in the
-/// order of their models. Starts from `saved`, that is after a layer; what `state` is for. `progress` counts tokens times layers times lanes.
+/// order of their models. Starts from `saved`, that is after a layer; what `state` is for. `progress` counts tokens times layers times
+/// lanes.
 ///
 /// # Errors
 /// If the memory cannot be had, weights or states cannot be read, a number is not finite, or the user stopped.

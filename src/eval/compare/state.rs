@@ -50,8 +50,8 @@ pub struct StateFile {
 const ROWS: usize = 64;
 
 impl StateFile {
-    /// At `path`, in a file named by `kind` and `of` in the folder `path`, or nowhere. `of` is a hash of everything that decides the states, each of
-    /// which is `(tokens, hidden)`.
+    /// At `path`, in a file named by `kind` and `of` in the folder `path`, or nowhere. `of` is a hash of everything that decides
+    /// the states, each of which is `(tokens, hidden)`.
     pub fn new(kind: &str, path: Option<PathBuf>, of: Digest, [tokens, hidden]: [usize; 2]) -> StateFile {
         let name = format!("strata-{kind}-{}.state", &of.to_string()[..16]);
         let path = path.map(|path| if path.is_dir() { path.join(name) } else { path });

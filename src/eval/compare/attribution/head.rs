@@ -9,9 +9,9 @@
 //! ```text
 //! F dz = p_j (dz_j - sum_i p_i dz_i)
 //! ```
-//! A probe has the mean and covariance of a sampled label's, `v = onehot(label) - p`, and less noise: no token is rare. The vocabulary is walked
-//! in parts, twice: first for the sums over all of it, then for the probes. So neither logits nor a decoded output matrix are ever whole in
-//! memory.
+//! A probe has the mean and covariance of a sampled label's, `v = onehot(label) - p`, and less noise: no token is rare. The vocabulary
+//! is walked in parts, twice: first for the sums over all of it, then for the probes. So neither logits nor a decoded output matrix are
+//! ever whole in memory.
 
 use super::backward::add_norm_gradient;
 use super::matrix::{Owned, towards};

@@ -18,7 +18,8 @@ use strata_quant::GgmlType;
 /// Rows that are copied and compared together.
 const ROWS: usize = 512;
 
-/// Sends the text through the reference and all candidates, from where they are done. `progress` counts tokens times layers, and that twice for each candidate.
+/// Sends the text through the reference and all candidates, from where they are done. `progress` counts tokens times layers, and that
+/// twice for each candidate.
 ///
 /// # Errors
 /// If the memory cannot be had, weights or states cannot be read, a number is not finite, or the user stopped.
@@ -76,7 +77,8 @@ pub struct Stream {
     pub end: States,
 }
 
-/// Sends the text through the first `layers` of the reference, or of the model halfway from it to a candidate. `progress` counts tokens times layers.
+/// Sends the text through the first `layers` of the reference, or of the model halfway from it to a candidate. `progress` counts tokens
+/// times layers.
 ///
 /// # Errors
 /// As [`streams`].

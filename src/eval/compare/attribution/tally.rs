@@ -1,12 +1,13 @@
 //! What is summed up for a tensor while the gradients pass by, and its share of the divergence.
 //!
 //! A change `dz` of the logits at a scored token costs `KLD = 1/2 dz' F dz`: `mod.rs` says where `F`, and the gradients, are taken.
-//! A probe is a random vector `v` for every scored token, independent of those of the others, with mean 0 and `mean(v v') = F`. With `G` the
-//! gradient of the sum of all `v . z` by the tensor's results, and `c_s = G_s . (E x_s)` at token `s` of a chunk,
+//! A probe is a random vector `v` for every scored token, independent of those of the others, with mean 0 and `mean(v v') = F`. With
+//! `G` the gradient of the sum of all `v . z` by the tensor's results, and `c_s = G_s . (E x_s)` at token `s` of a chunk,
 //! ```text
 //! sum_s c_s = sum_t v_t . dz_t      so      mean((sum_s c_s)^2) = sum_t dz_t' F dz_t = 2 sum_t KLD_t
 //! ```
-//! One more vector is not random: `v = F dz` of the `dz` of the whole candidate. Its sum is `dz_i' F dz` for the `dz_i` of a tensor, exactly.
+//! One more vector is not random: `v = F dz` of the `dz` of the whole candidate. Its sum is `dz_i' F dz` for the `dz_i` of a tensor,
+//! exactly.
 
 use rayon::prelude::*;
 use std::ops::Range;
