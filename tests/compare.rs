@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strata::eval::compare::summary::{Resamples, Summary, pair, summarize};
 use strata::eval::compare::text::Chunk;
-use strata::eval::compare::{Candidate, Comparison, Mode, Settings, Text, compare};
+use strata::eval::compare::{Candidate, Comparison, Mode, Settings, Text, compare, compare_and_keep};
 use strata::model::{CacheTypes, Model};
 use strata::progress::Quiet;
 use strata::recipe::Mix;
@@ -132,6 +132,36 @@ fn what_was_stopped_is_resumed() {
     // In a folder every comparison has its own.
     let with_folder = Settings { state: Some(dir.path().to_owned()), ..with_state };
     assert!(compare(&reference, &candidates(), &text, &with_folder, &Quiet).unwrap() == expected);
+}
+
+#[test]
+fn a_finished_result_is_kept_until_its_owner_removes_it() {
+    let reference = model(&checkpoint(), 2);
+    let text = text(&reference, 64, 2);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let settings = Settings { state: Some(path.clone()), ..settings(&[Mode::WeightsOnly]) };
+    let candidates = [ty(&reference, "q4_0")];
+    let (result, _) = compare_and_keep(&reference, &candidates, &text, &settings, &Quiet).unwrap();
+    // Nothing is computed again: the first look would end it.
+    let (again, state) = compare_and_keep(&reference, &candidates, &text, &settings, &StopsAfter(0.into())).unwrap();
+    assert!(again == result && path.exists());
+    state.remove();
+    assert!(!path.exists());
+    // Neither a damaged one nor that of other tokens of the same chunks is taken.
+    compare_and_keep(&reference, &candidates, &text, &settings, &Quiet).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for at in [80, whole.len() / 2, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let error = compare(&reference, &candidates, &text, &settings, &Quiet).unwrap_err();
+        assert!(error.to_string().contains("is not the state of this comparison"), "{at}: {error}");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    let mut other = text.clone();
+    other.chunks[0].scored = vec![10..20];
+    assert!(compare(&reference, &candidates, &other, &settings, &Quiet).is_err());
 }
 
 #[test]

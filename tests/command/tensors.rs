@@ -6,15 +6,21 @@ mod common;
 use common::checkpoint;
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-/// Two chunks of 64 tokens and one candidate.
-fn strata(more: &[&str]) -> Output {
+/// Two chunks of 64 tokens and one candidate, with the state in `dir`.
+fn command(dir: &Path, more: &[&str]) -> Command {
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/data/valid.txt");
-    let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
     command.arg("compare").arg(checkpoint()).args(["q4_k_m", "-c", "64", "--chunks", "2", "-f"]).arg(text);
-    command.arg("--state").arg(dir.path()).args(more).output().unwrap()
+    command.arg("--state").arg(dir).args(more);
+    command
+}
+
+fn strata(more: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    command(dir.path(), more).output().unwrap()
 }
 
 fn ok(more: &[&str]) -> String {
@@ -27,7 +33,7 @@ fn ok(more: &[&str]) -> String {
 fn programs_get_what_they_are_promised() {
     let json: Value = serde_json::from_str(&ok(&["--tensors", "--verify-tensors", "2", "--json"])).unwrap();
     let of = &json["candidates"][0]["tensors"];
-    for key in ["measured_kld", "sum_kld", "joint_kld", "sampling_error"] {
+    for key in ["measured_kld", "sum_kld", "alone_kld", "sampling_error"] {
         assert!(of[key].as_f64().unwrap() > 0.0, "{key}");
     }
     let (layers, tensors) = (of["layers"].as_array().unwrap(), of["tensors"].as_array().unwrap());
@@ -35,9 +41,10 @@ fn programs_get_what_they_are_promised() {
     assert!(layers[5]["local"].is_number() && layers[5]["accumulated"].is_number() && layers[5]["layer"] == 5);
     for tensor in tensors {
         assert!(tensor["name"].is_string() && tensor["role"].is_string() && tensor["type"].is_string());
-        for key in ["bytes", "weight_error", "output_error", "kld"] {
+        for key in ["bytes", "weight_error", "output_error", "alone_kld"] {
             assert!(tensor[key].as_f64().unwrap() > 0.0, "{tensor} {key}");
         }
+        assert!(tensor["kld"].is_number());
     }
     assert!(tensors[1]["verified"].is_number() && tensors[2]["verified"].is_null());
     assert!(tensors.iter().any(|tensor| tensor["name"] == "token_embd.weight" && tensor["layer"].is_null()));
@@ -49,7 +56,7 @@ fn programs_get_what_they_are_promised() {
 #[test]
 fn people_get_tables_and_what_cannot_be_is_refused() {
     let csv = ok(&["--tensors", "--csv"]);
-    assert_eq!((csv.lines().count(), csv.lines().next().unwrap().split(',').count()), (1 + 43, 10));
+    assert_eq!((csv.lines().count(), csv.lines().next().unwrap().split(',').count()), (1 + 43, 11));
     let text = ok(&["--tensors", "--markdown"]);
     for words in
         ["| q4_k_m", "shares of all tensors", "weight error", "accumulated error", "with 1 % more bytes:", "28 more"]
@@ -61,4 +68,28 @@ fn people_get_tables_and_what_cannot_be_is_refused() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains("--tensors"), "{more:?}: {said}");
     }
+}
+
+#[test]
+fn killed_at_any_moment_it_ends_in_the_same_figures() {
+    let more = ["--tensors", "--verify-tensors", "16", "--json"];
+    let dir = tempfile::tempdir().unwrap();
+    let left = || std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let begin = Instant::now();
+    let whole = command(dir.path(), &more).output().unwrap();
+    assert!(whole.status.success() && left().count() == 0);
+    let (took, mut kept) = (begin.elapsed(), 0);
+    for share in [0.2, 0.4, 0.6, 0.8, 0.9] {
+        let mut child = command(dir.path(), &more).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs_f64(share * took.as_secs_f64()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The result of the comparison stays until the tensors are done too.
+        let attributing = left().any(|name| name.starts_with("strata-tensors-") && name.ends_with(".state"));
+        assert!(!attributing || left().any(|name| name.starts_with("strata-compare-")), "{share}");
+        kept += usize::from(attributing);
+        let resumed = command(dir.path(), &more).output().unwrap();
+        assert!(resumed.status.success() && resumed.stdout == whole.stdout, "{share}");
+    }
+    println!("{took:?} undisturbed, {kept} of 5 kills left the state of an attribution");
 }

@@ -88,10 +88,15 @@ impl Comparison {
     /// If it is not one, or damaged.
     pub fn open(path: &Path) -> Result<Comparison> {
         let bytes = read_regular(path, MAX_BYTES)?;
-        parse(&bytes).ok_or_else(|| {
+        Comparison::from_bytes(&bytes).ok_or_else(|| {
             let problem = "is not a result of strata compare, or is damaged";
             Error::invalid(path, "file", problem, "make the part again")
         })
+    }
+
+    /// What is in such a file, if all of it is as it must be.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Comparison> {
+        parse(bytes)
     }
 }
 

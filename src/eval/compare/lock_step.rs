@@ -2,14 +2,13 @@
 //! model needs to fit in memory. What is kept are the hidden states, which are saved between layers.
 
 use super::derive::{Derived, Transform};
-use super::state::StateFile;
+use super::state::{Saved, StateFile};
 use super::text::Text;
 use crate::error::Result;
 use crate::model::forward::{Derive, Feed, Lane, forward};
 use crate::model::{CacheTypes, Model, Scratch, Sequences, States, WholeSequences};
 use crate::progress::Progress;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// The reference or a candidate, in one mode.
 pub struct LaneSpec<'t> {
@@ -21,11 +20,9 @@ pub struct LaneSpec<'t> {
     pub cache: CacheTypes,
 }
 
-/// A state is saved when the work since the last took so many times as long as saving: an interruption costs little, and saving 2 %.
-const WORK_PER_SAVE: u32 = 50;
-
 /// The hidden states `(tokens, hidden)` after the last layer of every lane; in memory, or in files in the folder `spill`. Lanes are in the
-/// order of their models. Starts after the layer that `state` was saved after. `progress` counts tokens times layers times lanes.
+/// order of their models. Starts from `saved`, that is after a layer; what `state` is for. `progress` counts tokens times layers times
+/// lanes.
 ///
 /// # Errors
 /// If the memory cannot be had, weights or states cannot be read, a number is not finite, or the user stopped.
@@ -34,20 +31,19 @@ pub fn hidden_states(
     lanes: &[LaneSpec<'_>],
     text: &Text,
     spill: Option<&Path>,
-    state: &StateFile,
+    (state, saved): (&StateFile, Option<Saved>),
     progress: &dyn Progress,
 ) -> Result<Vec<States>> {
     let (layers, tokens, lengths) = (models[0].hyperparameters().layers, text.tokens(), text.lengths());
-    let empty = lanes.iter().map(|lane| States::new(spill, models[lane.model].hyperparameters().hidden));
-    let mut states: Vec<States> = empty.collect::<Result<_>>()?;
-    let first = match state.load(&mut states)? {
-        Some(layer) => layer + 1,
-        None => {
-            let lanes = lanes.iter().zip(&mut states);
-            lanes.into_iter().try_for_each(|(lane, h)| embed(models[lane.model], lane.transform, &tokens, h))?;
-            0
-        }
+    let (first, mut states) = match saved {
+        Some(saved) => (saved.step as usize + 1, saved.states),
+        None => (0, Vec::new()),
     };
+    for lane in &lanes[states.len()..] {
+        let mut h = States::new(spill, models[lane.model].hyperparameters().hidden)?;
+        embed(models[lane.model], lane.transform, &tokens, &mut h)?;
+        states.push(h);
+    }
     progress.advance((first * tokens.len() * lanes.len()) as u64);
     let mut sources: Vec<_> = models.iter().map(|model| model.weights().layers_from(first)).collect();
     let mut derived: Vec<Derived<'_>> =
@@ -65,13 +61,10 @@ pub fn hidden_states(
         feeds.push(Feed { layers: source, lanes: own });
         rest = others;
     }
-    let (mut saved, mut took) = (Instant::now(), Duration::ZERO);
     forward(&mut feeds, &mut Scratch::default(), first..layers, progress, &mut |i, feeds| {
-        if i + 1 < layers && saved.elapsed() >= WORK_PER_SAVE * took {
-            let begin = Instant::now();
-            state
-                .save(i, feeds.iter_mut().flat_map(|feed| feed.lanes.iter_mut().map(|lane| &mut *lane.h)).collect())?;
-            (saved, took) = (Instant::now(), begin.elapsed());
+        if i + 1 < layers && state.is_due() {
+            let lanes = feeds.iter_mut().flat_map(|feed| feed.lanes.iter_mut().map(|lane| &mut *lane.h));
+            state.save(i as u64, &[], &mut lanes.collect::<Vec<_>>())?;
         }
         Ok(())
     })?;

@@ -3,7 +3,7 @@
 //! * [`text`]: the tokens, in chunks, and which of them are scored; [`chat`]: those of conversations;
 //! * [`attribution`]: which tensor costs what;
 //! * `derive.rs`: candidates that have no file, and the weights of any as F32;
-//! * `lock_step.rs`: all chunks through each layer of all models before the next; `state.rs`: what of that is on disk;
+//! * `lock_step.rs`: all chunks through each layer of all models before the next; `state.rs`: the file that keeps it;
 //! * [`scores`]: what a candidate makes of a token, [`astray`]: of those where it is farthest from the reference; [`summary`]: of all of
 //!   them, with intervals (`beyond.rs`: of percentiles);
 //! * [`result`]: the exact result, which several machines make parts of; `file.rs`: its file.
@@ -25,6 +25,7 @@ pub mod text;
 pub(super) use derive::Head;
 pub use derive::Transform;
 pub use result::{CandidateFacts, Comparison, ModeScores};
+pub use state::StateFile;
 pub use text::Text;
 
 use crate::arch::Hyperparameters;
@@ -34,7 +35,7 @@ use crate::model::{CacheTypes, MemoryNeed, Model, States, WholeSequences};
 use crate::progress::Progress;
 use lock_step::{LaneSpec, hidden_states};
 use scores::{CandidateScores, Distributions, ReferenceScores};
-use state::StateFile;
+use state::Saved;
 use std::path::PathBuf;
 use std::sync::Arc;
 use strata_quant::GgmlType;
@@ -120,41 +121,55 @@ pub fn compare(
     settings: &Settings,
     progress: &dyn Progress,
 ) -> Result<Comparison> {
+    let (comparison, state) = compare_and_keep(reference, candidates, text, settings, progress)?;
+    state.remove();
+    Ok(comparison)
+}
+
+/// In a state: the comparison is finished.
+const FINISHED: u64 = u64::MAX;
+
+/// [`compare`], whose result the state keeps until its owner removes it: for work that takes long after it.
+///
+/// # Errors
+/// Those of [`compare`].
+pub fn compare_and_keep(
+    reference: &Arc<Model>,
+    candidates: &[Candidate],
+    text: &Text,
+    settings: &Settings,
+    progress: &dyn Progress,
+) -> Result<(Comparison, StateFile)> {
     let files = candidates.iter().filter_map(|candidate| Some((candidate, candidate.model.as_ref()?)));
     files.into_iter().try_for_each(|(candidate, model)| comparable(reference, candidate, model))?;
     let text = text.shard(settings.shard);
     let transforms = Transforms::of(candidates);
-    let Lanes { models, specs, owners } = Lanes::of(reference, candidates, &transforms, settings);
+    let lanes = Lanes::of(reference, candidates, &transforms, settings);
     let of = reference.hyperparameters();
-    let tokens: usize = text.lengths().iter().sum();
-    let id = identify(&models, candidates, &text, settings);
-    let state = StateFile::new(settings.state.clone(), id, [tokens, of.hidden]);
-    progress.begin("comparing", (tokens * of.layers * specs.len()) as u64);
-    let mut states = hidden_states(&models, &specs, &text, settings.spill.as_deref(), &state, progress)?;
-    progress.end();
-    progress.begin("scoring", (text.scores() * specs.len()) as u64);
-    let mut modes = Vec::new();
-    for (at, &mode) in settings.modes.iter().enumerate() {
-        let lane = |candidate| {
-            let lane = owners.iter().position(|owner| *owner == (at, candidate));
-            lane.expect("every candidate has a lane in every mode")
-        };
-        let lanes: Vec<usize> = [None].into_iter().chain((0..candidates.len()).map(Some)).map(lane).collect();
-        let heads = lanes.iter().map(|&lane| Head::new(models[specs[lane].model], specs[lane].transform));
-        let rows = if mode == Mode::AsRun { LOGIT_ROWS } else { DECODED_LOGIT_ROWS };
-        let (reference, candidates) =
-            score(heads.zip(lanes.iter().copied()).collect(), &mut states, &text, rows, progress)?;
-        modes.push(ModeScores { mode, reference, candidates });
-    }
-    progress.end();
-    state.remove();
-    Ok(Comparison {
+    let Settings { modes, cache, shard, .. } = settings;
+    let id = identify(&lanes.models, candidates, &text, &format!("{modes:?} {cache:?} {shard:?}"));
+    let state = StateFile::new("compare", settings.state.clone(), id, [text.lengths().iter().sum(), of.hidden]);
+    let n = lanes.specs.len();
+    let saved = match state.load(n, || States::new(settings.spill.as_deref(), of.hidden))? {
+        Some(saved) if saved.step == FINISHED => {
+            return match Comparison::from_bytes(&saved.known) {
+                Some(comparison) => Ok((comparison, state)),
+                None => state.refuse(),
+            };
+        }
+        Some(saved) if saved.step >= of.layers as u64 || saved.states.len() != n => return state.refuse(),
+        saved => saved,
+    };
+    let modes = lanes.scores((&state, saved), candidates.len(), &text, settings, progress)?;
+    let comparison = Comparison {
         text,
         reference: CandidateFacts::of_reference(reference),
         candidates: candidates.iter().map(|candidate| CandidateFacts::of(candidate, reference)).collect(),
         modes,
         pieces: Default::default(),
-    })
+    };
+    state.save(FINISHED, &comparison.to_bytes(), &mut [])?;
+    Ok((comparison, state))
 }
 
 /// What becomes of matrices in [`Mode::WeightsOnly`], and of those of the reference in [`Mode::AsRun`].
@@ -196,6 +211,38 @@ impl<'a> Lanes<'a> {
             lanes.add(lanes.models.len() - 1, Some(c), of(c), candidates[c].cache, settings);
         }
         lanes
+    }
+
+    /// Sends the text through all of them, from the saved states on, and scores it.
+    fn scores(
+        &self,
+        (state, saved): (&StateFile, Option<Saved>),
+        candidates: usize,
+        text: &Text,
+        settings: &Settings,
+        progress: &dyn Progress,
+    ) -> Result<Vec<ModeScores>> {
+        let Lanes { models, specs, owners } = self;
+        let tokens: usize = text.lengths().iter().sum();
+        progress.begin("comparing", (tokens * models[0].hyperparameters().layers * specs.len()) as u64);
+        let mut states = hidden_states(models, specs, text, settings.spill.as_deref(), (state, saved), progress)?;
+        progress.end();
+        progress.begin("scoring", (text.scores() * specs.len()) as u64);
+        let mut modes = Vec::new();
+        for (at, &mode) in settings.modes.iter().enumerate() {
+            let lane = |candidate| {
+                let lane = owners.iter().position(|owner| *owner == (at, candidate));
+                lane.expect("every candidate has a lane in every mode")
+            };
+            let lanes: Vec<usize> = [None].into_iter().chain((0..candidates).map(Some)).map(lane).collect();
+            let heads = lanes.iter().map(|&lane| Head::new(models[specs[lane].model], specs[lane].transform));
+            let rows = if mode == Mode::AsRun { LOGIT_ROWS } else { DECODED_LOGIT_ROWS };
+            let (reference, candidates) =
+                score(heads.zip(lanes.iter().copied()).collect(), &mut states, text, rows, progress)?;
+            modes.push(ModeScores { mode, reference, candidates });
+        }
+        progress.end();
+        Ok(modes)
     }
 
     /// The lanes of a candidate in all modes, whose matrices become this as run, and that for weights only.
@@ -274,9 +321,10 @@ fn comparable(reference: &Model, candidate: &Candidate, model: &Model) -> Result
     Ok(())
 }
 
-/// A hash of everything that decides the hidden states.
-fn identify(models: &[&Model], candidates: &[Candidate], text: &Text, settings: &Settings) -> Digest {
+/// A hash of everything that decides the result of work on these models: `how` are its settings.
+fn identify(models: &[&Model], candidates: &[Candidate], text: &Text, how: &str) -> Digest {
     let mut hasher = Hasher::default();
+    hasher.update(concat!(env!("CARGO_PKG_VERSION"), "\n").as_bytes());
     for model in models {
         for file in model.gguf().files() {
             hasher.update(format!("{} {:?}\n", file.path().display(), file.stamp()).as_bytes());
@@ -286,8 +334,10 @@ fn identify(models: &[&Model], candidates: &[Candidate], text: &Text, settings: 
         let Candidate { name, transform, cache, .. } = candidate;
         hasher.update(format!("{name} {} {cache:?}\n", transform.identify()).as_bytes());
     }
-    let Settings { modes, cache, shard, .. } = settings;
-    hasher.update(format!("{modes:?} {cache:?} {shard:?} {:?}", text.lengths()).as_bytes());
-    text.tokens().iter().for_each(|token| hasher.update(&token.to_le_bytes()));
+    hasher.update(format!("{how} {:?}\n", text.texts).as_bytes());
+    for text::Chunk { number, tokens, scored } in &text.chunks {
+        hasher.update(format!("{number} {} {scored:?}\n", tokens.len()).as_bytes());
+        tokens.iter().for_each(|token| hasher.update(&token.to_le_bytes()));
+    }
     hasher.digest()
 }

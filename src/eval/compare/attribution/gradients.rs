@@ -1,16 +1,16 @@
-//! The walk of the gradients from the last layer to the first, past every matrix.
+//! The walk of the gradients from the last layer to the first, past every matrix, halfway from the reference to a candidate.
 
 use super::backward::{Angles, Gradients, Group, INPUT, Trace, Transposed};
-use super::matrix::{MATRICES, Owned, OwnedLayer};
-use super::streams::Streams;
+use super::matrix::{MATRICES, Owned};
+use super::resume::{LAYERS_AT, Walk};
+use super::streams::Stream;
 use super::tally::Tally;
-use super::work::{Variant, Work};
+use super::work::{Layers, Variant, Work};
 use crate::error::Result;
-use crate::model::States;
 use crate::progress::Progress;
 
 /// Rows of gradients, tokens times probes, that go through a layer together; at least those of a chunk and a probe.
-pub const ROWS: usize = 4096;
+pub const ROWS: usize = 512;
 
 /// Tokens that go through a layer together, at least those of a chunk.
 pub const TOKENS: usize = 512;
@@ -20,40 +20,38 @@ pub fn together(tokens: usize, probes: usize) -> usize {
     (ROWS / tokens.max(1)).clamp(1, probes)
 }
 
-/// The sums of every matrix of every variant, `(variants, layers * MATRICES)`. The gradients of all probes by the states after the last layer
-/// become those by the embeddings. `progress` counts tokens times layers.
+/// Is called after each layer.
+pub type Save<'a> = dyn FnMut(&mut Walk) -> Result<()> + 'a;
+
+/// Takes a walk back through all layers that are before it, past every matrix of every variant. The first of these is the candidate that
+/// `stream` is halfway to. The gradients by the states after the last layer become those by the embeddings. `save` is called after each
+/// layer. `progress` counts tokens times layers.
 ///
 /// # Errors
-/// If the states cannot be read or written, memory cannot be had, or the user stopped.
+/// If the states cannot be read or written, memory cannot be had, the user stopped; or the error of `save`.
 pub fn gradients(
     work: &Work<'_>,
     variants: &[Variant<'_>],
-    streams: &mut Streams,
-    probes: &mut [States],
+    stream: &mut Stream,
+    (walk, save): (&mut Walk, &mut Save<'_>),
     progress: &dyn Progress,
-) -> Result<Vec<Vec<Tally>>> {
-    let (layers, n) = (work.reference.hyperparameters().layers, work.tokens.len());
-    let none = Tally::new(probes.len(), work.lengths.len());
-    let mut tallies = vec![vec![none; layers * MATRICES]; variants.len()];
+) -> Result<()> {
+    let n = work.tokens.len();
     let angles = Angles::new(work.reference, work.lengths.iter().copied().max().unwrap_or(0));
     let (mut step, mut back) = (Step::default(), Transposed::default());
-    for i in (0..layers).rev() {
-        let of = |variant: &Variant<'_>| {
-            let w = variant.model.weights().mapped_layer(i);
-            OwnedLayer::of(&w, i, variant.model.architecture(), &variant.encoded)
-        };
-        let w = work.reference.weights().mapped_layer(i);
-        let ours = OwnedLayer::of(&w, i, work.reference.architecture(), &work.decoded);
-        let theirs: Vec<OwnedLayer> = variants.iter().map(of).collect();
-        variants.iter().for_each(|variant| variant.model.weights().release());
-        work.reference.weights().release();
-        back.set(&ours);
-        let mut tallies: Vec<_> = tallies.iter_mut().map(|all| &mut all[i * MATRICES..(i + 1) * MATRICES]).collect();
-        step.weigh(&ours, &theirs, &mut tallies);
+    while walk.layers > 0 {
+        let (i, Walk { dh: probes, tallies, .. }) = (walk.layers - 1, &mut *walk);
+        let all = Layers::read(work, variants, i);
+        let halfway = all.halfway();
+        back.set(&halfway);
+        let at = LAYERS_AT + i * MATRICES..LAYERS_AT + (i + 1) * MATRICES;
+        let mut tallies: Vec<_> = tallies.iter_mut().map(|all| &mut all[at.clone()]).collect();
+        step.weigh(&all, &mut tallies);
         for (chunks, rows) in work.groups(TOKENS) {
             let group = Group::new(&work.lengths[chunks.clone()], &angles);
-            let h = streams.kept.rows(i * n + rows.start..i * n + rows.end)?;
-            step.trace.run(work.reference, &ours.layer(), h, &group)?;
+            let h = stream.kept.rows(i * n + rows.start..i * n + rows.end)?;
+            step.trace.run(work.reference, &halfway.layer(), h, &group)?;
+            step.errors(work, &all, &group);
             for first in (0..probes.len()).step_by(together(rows.len(), probes.len())) {
                 progress.check()?;
                 let last = (first + together(rows.len(), probes.len())).min(probes.len());
@@ -63,19 +61,21 @@ pub fn gradients(
                     step.dh.extend_from_slice(probe.rows(rows.clone())?);
                 }
                 let Step { trace, gradients, dh, .. } = &mut step;
-                gradients.run(work.reference, (&ours.layer(), &back), h, (trace, &group), dh);
+                gradients.run(work.reference, (&halfway.layer(), &back), h, (trace, &group), dh);
                 for (probe, dh) in probes.iter_mut().zip(dh.chunks_exact(h.len())) {
                     probe.update(rows.clone(), |to| {
                         to.copy_from_slice(dh);
                         Ok(())
                     })?;
                 }
-                step.tally(work, (&ours, &theirs), &group, (first, chunks.start), &mut tallies);
+                step.tally(&group, (first, chunks.start), &mut tallies);
             }
             progress.advance(rows.len() as u64);
         }
+        walk.layers = i;
+        save(walk)?;
     }
-    Ok(tallies)
+    Ok(())
 }
 
 /// The buffers of a group of chunks in a layer.
@@ -85,39 +85,40 @@ struct Step {
     gradients: Gradients,
     dh: Vec<f32>, // (probes, tokens, hidden)
     e: Owned,
-    ex: Vec<f32>, // (tokens, rows of a matrix)
+    ex: Vec<Vec<Vec<f32>>>, // (variants, matrices): (tokens, rows of the matrix)
 }
 
 impl Step {
     /// Adds the squares of the weights and of their errors.
-    fn weigh(&mut self, ours: &OwnedLayer, theirs: &[OwnedLayer], tallies: &mut [&mut [Tally]]) {
-        for (m, w) in ours.matrices().iter().enumerate() {
+    fn weigh(&mut self, all: &Layers, tallies: &mut [&mut [Tally]]) {
+        for (m, w) in all.ours.matrices().iter().enumerate() {
             let weight = w.square();
-            for (theirs, tallies) in theirs.iter().zip(&mut *tallies) {
+            for (theirs, tallies) in all.theirs.iter().zip(&mut *tallies) {
                 w.difference(&theirs.matrices()[m], &mut self.e);
                 (tallies[m].weight_error, tallies[m].weight) = (self.e.square(), weight);
             }
         }
     }
 
-    /// Adds what the group of chunks from `chunk` on gives for the probes from `probe` on.
-    fn tally(
-        &mut self,
-        work: &Work<'_>,
-        (ours, theirs): (&OwnedLayer, &[OwnedLayer]),
-        group: &Group<'_>,
-        (probe, chunk): (usize, usize),
-        tallies: &mut [&mut [Tally]],
-    ) {
-        let Step { trace: Trace { inputs, products, .. }, gradients, e, ex, .. } = self;
-        for (m, w) in ours.matrices().iter().enumerate() {
-            for (theirs, tallies) in theirs.iter().zip(&mut *tallies) {
-                w.difference(&theirs.matrices()[m], e);
-                let width = e.matrix().rows();
-                ex.resize(group.tokens() * width, 0.0);
+    /// What the errors of all matrices make of what these read.
+    fn errors(&mut self, work: &Work<'_>, all: &Layers, group: &Group<'_>) {
+        let Step { trace: Trace { inputs, .. }, e, ex, .. } = self;
+        ex.resize_with(all.theirs.len(), || vec![Vec::new(); MATRICES]);
+        for (theirs, ex) in all.theirs.iter().zip(ex) {
+            for (m, ex) in ex.iter_mut().enumerate() {
+                all.ours.matrices()[m].difference(&theirs.matrices()[m], e);
+                ex.resize(group.tokens() * e.matrix().rows(), 0.0);
                 work.reference.cpu().matmul(e.matrix(), &mut inputs[INPUT[m]], ex);
-                let (g, y) = (gradients.by[m].values(), &products[m]);
-                tallies[m].add((probe, chunk), &group.sequences, width, g, [ex, y]);
+            }
+        }
+    }
+
+    /// Adds what the group of chunks from `chunk` on gives for the probes from `probe` on.
+    fn tally(&self, group: &Group<'_>, first: (usize, usize), tallies: &mut [&mut [Tally]]) {
+        for (ex, tallies) in self.ex.iter().zip(tallies) {
+            for (m, (ex, tally)) in ex.iter().zip(&mut **tallies).enumerate() {
+                let (g, y) = (self.gradients.by[m].values(), &self.trace.products[m]);
+                tally.add(first, &group.sequences, ex.len() / group.tokens(), g, [ex, y]);
             }
         }
     }
@@ -125,13 +126,13 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
+    use super::super::streams::{copy, pass, stream};
     use super::*;
     use crate::arch::Hyperparameters;
     use crate::convert::open_model;
-    use crate::eval::compare::lock_step::embed;
     use crate::eval::compare::text::{Chunk, Text};
     use crate::eval::compare::{Candidate, Transform};
-    use crate::model::{Model, Scratch};
+    use crate::model::{Model, Scratch, States};
     use crate::progress::Quiet;
     use crate::recipe::{Mix, Recipe};
     use std::path::Path;
@@ -164,20 +165,15 @@ mod tests {
         states
     }
 
-    /// The stream of the reference, and the function of its end for each chunk, with one matrix replaced.
-    fn run(work: &Work<'_>, other: Option<(usize, usize, &Owned)>, factors: &[f32]) -> (Streams, Vec<f64>) {
-        let (mut h, mut kept, n) = (work.states().unwrap(), work.states().unwrap(), work.tokens.len());
-        embed(work.reference, &work.decoded, &work.tokens, &mut h).unwrap();
+    /// For each chunk, the function of the end of the stream halfway to a candidate, with one matrix replaced.
+    fn run(work: &Work<'_>, candidate: &Variant<'_>, other: (usize, usize, &Owned), factors: &[f32]) -> Vec<f64> {
+        let (mut stream, n) = (stream(work, Some(candidate), 1, &Quiet).unwrap(), work.tokens.len());
+        let mut h = work.states().unwrap();
+        copy(&mut stream.kept, 0..n, &mut h, 0).unwrap();
         for i in 0..work.reference.hyperparameters().layers {
-            super::super::streams::copy(&mut h, 0..n, &mut kept, i * n).unwrap();
-            let w = work.reference.weights().mapped_layer(i);
-            let ours = OwnedLayer::of(&w, i, work.reference.architecture(), &work.decoded);
-            let layer = match other {
-                Some((layer, m, other)) if layer == i => ours.with(m, other),
-                _ => ours.layer(),
-            };
-            let scratch = &mut Scratch::default();
-            super::super::streams::pass(work, work.reference, i, &layer, &mut h, scratch, &Quiet).unwrap();
+            let halfway = Layers::read(work, [candidate], i).halfway();
+            let layer = if i == other.0 { halfway.with(other.1, other.2) } else { halfway.layer() };
+            pass(work, work.reference, i, &layer, &mut h, &mut Scratch::default(), &Quiet).unwrap();
         }
         let d = factors.len() / n;
         let end = h.rows(0..n).unwrap();
@@ -185,8 +181,7 @@ mod tests {
             let at = tokens.start * d..tokens.end * d;
             end[at.clone()].iter().zip(&factors[at]).map(|(h, f)| f64::from(*h) * f64::from(*f)).sum()
         };
-        let values = crate::eval::compare::ranges::ranges(work.lengths.iter().copied()).into_iter().map(of).collect();
-        (Streams { kept, ends: Vec::new(), errors: Vec::new() }, values)
+        crate::eval::compare::ranges::ranges(work.lengths.iter().copied()).into_iter().map(of).collect()
     }
 
     #[test]
@@ -201,20 +196,21 @@ mod tests {
         let candidate = Candidate { name: "q4_0".to_owned(), model: None, cache: None, transform };
         let variants = [Variant::of(&candidate, &model)];
         let factors = [0.0, 1.0].map(|phase| factors(40, of.hidden, phase));
-        let (mut streams, _) = run(&work, None, &factors[0]);
-        let mut probes = [states(&work, &factors[0]), states(&work, &factors[1])];
-        let tallies = gradients(&work, &variants, &mut streams, &mut probes, &Quiet).unwrap();
+        let mut stream = stream(&work, Some(&variants[0]), of.layers, &Quiet).unwrap();
+        let dh = factors.iter().map(|factors| states(&work, factors)).collect();
+        let tallies = vec![vec![Tally::new(1, 2); LAYERS_AT + of.layers * MATRICES]];
+        let mut walk = Walk { layers: of.layers, dh, tallies };
+        gradients(&work, &variants, &mut stream, (&mut walk, &mut |_| Ok(())), &Quiet).unwrap();
         for (layer, m) in [(0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (1, 1), (0, 6)] {
-            let w = model.weights().mapped_layer(layer);
-            let (role, linear) = w.linears()[m];
-            let name = model.architecture().spec(role).name(Some(layer));
-            let (ours, theirs) = [&work.decoded, &variants[0].encoded].map(|t| Owned::of(&name, linear, t)).into();
-            let far = [0.25, -0.25].map(|far| ours.towards(&theirs, far));
+            let all = Layers::read(&work, &variants, layer);
+            let (ours, theirs) = (&all.ours.matrices()[m], &all.theirs[0].matrices()[m]);
+            let far = [0.75, 0.25].map(|far| ours.towards(theirs, far));
+            let name = format!("layer {layer}, {:?}", crate::weights::MATRICES[m]);
             for (probe, factors) in factors.iter().enumerate() {
-                let [plus, minus] = [&far[0], &far[1]].map(|w| run(&work, Some((layer, m, w)), factors).1);
+                let [plus, minus] = [&far[0], &far[1]].map(|w| run(&work, &variants[0], (layer, m, w), factors));
                 for chunk in 0..2 {
                     let difference = (plus[chunk] - minus[chunk]) / 0.5;
-                    let sum = tallies[0][layer * MATRICES + m].sums[probe * 2 + chunk];
+                    let sum = walk.tallies[0][LAYERS_AT + layer * MATRICES + m].to_list()[5 + probe * 2 + chunk];
                     let tolerance = 0.01 * difference.abs() + 0.01;
                     assert!((sum - difference).abs() < tolerance, "{name}, chunk {chunk}: {sum}, {difference}");
                 }
@@ -233,17 +229,16 @@ mod tests {
         ];
         let (model, text) = (small(), text(&[&tokens]));
         let (work, of) = (Work::new(&model, &text, None), model.hyperparameters());
-        let (mut streams, _) = run(&work, None, &factors(21, of.hidden, 0.0));
+        let mut stream = stream(&work, None, of.layers, &Quiet).unwrap();
         let (mut dh, angles) = (factors(21, of.hidden, 0.0), Angles::new(&model, 21));
         let (group, mut step, mut back) = (Group::new(&[21], &angles), Step::default(), Transposed::default());
         for i in (0..of.layers).rev() {
-            let w = model.weights().mapped_layer(i);
-            let ours = OwnedLayer::of(&w, i, model.architecture(), &work.decoded);
+            let ours = Layers::read(&work, [], i).halfway();
             back.set(&ours);
-            let h = streams.kept.rows(i * 21..(i + 1) * 21).unwrap();
+            let h = stream.kept.rows(i * 21..(i + 1) * 21).unwrap();
             step.trace.run(&model, &ours.layer(), h, &group).unwrap();
             step.gradients.run(&model, (&ours.layer(), &back), h, (&step.trace, &group), &mut dh);
-            for (m, (role, _)) in w.linears().into_iter().enumerate() {
+            for (m, role) in crate::weights::MATRICES.into_iter().enumerate() {
                 // `<dL/dW, W>` is the sum over tokens of `G . W x`.
                 let product = super::super::tally::dot(step.gradients.by[m].values(), &step.trace.products[m]);
                 let expected = golden["products"][model.architecture().spec(role).name(Some(i))].as_f64().unwrap();

@@ -67,38 +67,45 @@ impl Owned {
         });
     }
 
-    /// `other - self` for this matrix in F32 and another of any type, into the memory of `to`.
+    /// `other - self` in F32 for matrices of any types, into the memory of `to`.
     pub fn difference(&self, other: &Owned, to: &mut Owned) {
-        (to.rows, to.cols) = (self.rows, self.cols);
-        to.bytes.resize(self.bytes.len(), 0);
-        let (row, theirs) = (4 * self.cols, other.matrix());
-        to.bytes.par_chunks_mut(row).enumerate().for_each_init(Vec::new, |values, (r, to)| {
-            values.resize(self.cols, 0.0);
-            theirs.decode_row(r, values);
-            let ours = self.bytes[r * row..(r + 1) * row].as_chunks::<4>().0;
-            for ((to, ours), theirs) in to.as_chunks_mut::<4>().0.iter_mut().zip(ours).zip(&*values) {
-                *to = (theirs - f32::from_le_bytes(*ours)).to_le_bytes();
+        self.with(other, to, |ours, theirs| theirs - ours);
+    }
+
+    /// `self + share (other - self)` in F32 for matrices of any types.
+    pub fn towards(&self, other: &Owned, share: f32) -> Owned {
+        let mut to = Owned::default();
+        self.with(other, &mut to, |ours, theirs| ours + share * (theirs - ours));
+        to
+    }
+
+    /// What `f` makes of the values of both, in F32, into the memory of `to`.
+    fn with(&self, other: &Owned, to: &mut Owned, f: impl Fn(f32, f32) -> f32 + Sync) {
+        (to.ty, to.rows, to.cols) = (GgmlType::F32, self.rows, self.cols);
+        to.bytes.resize(4 * self.rows * self.cols, 0);
+        let (ours, theirs) = (self.matrix(), other.matrix());
+        let rows = to.bytes.par_chunks_mut(4 * self.cols).enumerate();
+        rows.for_each_init(Default::default, |(a, b): &mut (Vec<f32>, Vec<f32>), (r, to)| {
+            for (matrix, values) in [(&ours, &mut *a), (&theirs, &mut *b)] {
+                values.resize(matrix.cols(), 0.0);
+                matrix.decode_row(r, values);
+            }
+            for ((to, a), b) in to.as_chunks_mut::<4>().0.iter_mut().zip(&*a).zip(&*b) {
+                *to = f(*a, *b).to_le_bytes();
             }
         });
     }
 
-    /// `self + share (other - self)` for this matrix in F32.
-    #[cfg(test)]
-    pub fn towards(&self, other: &Owned, share: f32) -> Owned {
-        let mut e = Owned::default();
-        self.difference(other, &mut e);
-        for (e, w) in e.bytes.as_chunks_mut::<4>().0.iter_mut().zip(self.bytes.as_chunks::<4>().0) {
-            *e = (f32::from_le_bytes(*w) + share * f32::from_le_bytes(*e)).to_le_bytes();
-        }
-        e
-    }
-
-    /// The sum of squares of a matrix in F32, rows added in their order.
+    /// The sum of squares, rows added in their order.
     pub fn square(&self) -> f64 {
-        let rows = self.bytes.par_chunks(4 * self.cols.max(1));
-        let rows =
-            rows.map(|row| row.as_chunks::<4>().0.iter().map(|v| f64::from(f32::from_le_bytes(*v)).powi(2)).sum());
-        rows.collect::<Vec<f64>>().into_iter().sum()
+        let w = self.matrix();
+        let row = |values: &mut Vec<f32>, r: usize| -> f64 {
+            values.resize(self.cols, 0.0);
+            w.decode_row(r, values);
+            values.iter().map(|v| f64::from(*v).powi(2)).sum()
+        };
+        let rows: Vec<f64> = (0..self.rows).into_par_iter().map_init(Vec::new, row).collect();
+        rows.into_iter().sum()
     }
 }
 
@@ -127,6 +134,23 @@ impl OwnedLayer {
         }
     }
 
+    /// Between this layer and another of the same shape: all values in F32, at `share` of the way.
+    pub fn towards(&self, other: &OwnedLayer, share: f32) -> OwnedLayer {
+        let values = |a: &[f32], b: &[f32]| towards(a, b, share);
+        let bias = |(a, b): (&Option<Vec<f32>>, &Option<Vec<f32>>)| match (a, b) {
+            (None, None) => None,
+            (Some(a), Some(b)) => Some(values(a, b)),
+            (Some(a), None) => Some(values(a, &vec![0.0; a.len()])),
+            (None, Some(b)) => Some(values(&vec![0.0; b.len()], b)),
+        };
+        OwnedLayer {
+            attn_norm: values(&self.attn_norm, &other.attn_norm),
+            ffn_norm: values(&self.ffn_norm, &other.ffn_norm),
+            matrices: self.matrices.iter().zip(&other.matrices).map(|(a, b)| a.towards(b, share)).collect(),
+            biases: self.biases.iter().zip(&other.biases).map(bias).collect(),
+        }
+    }
+
     /// As a pass takes it.
     pub fn layer(&self) -> Layer<'_> {
         self.with(MATRICES, &self.matrices[0])
@@ -147,6 +171,11 @@ impl OwnedLayer {
     pub fn matrices(&self) -> &[Owned] {
         &self.matrices
     }
+}
+
+/// `a + share (b - a)` of two vectors of the same length.
+pub fn towards(a: &[f32], b: &[f32], share: f32) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a + share * (b - a)).collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,21 @@
 //! Which tensor of a candidate costs what: the share of every matrix in its divergence from the reference, weights only.
 //!
-//! * `work.rs`: what all steps work on;
+//! With `z` the logits of the reference at a scored token, `F(z) = diag(p) - p p'` the Fisher information of logits, and `J(W)` what small
+//! errors of the weights do to the logits, the errors `E` of a candidate cost
+//! ```text
+//! KLD = int_0^1 (1 - s) dz' F(z + s dz) dz ds,   dz = int_0^1 J(W + s E) E ds
+//! ```
+//! (Taylor's theorem with the remainder as an integral; the gradient of the divergence is 0 at `z`). The weights of the two integrals have
+//! their centroids at `s = 1/3` and `s = 1/2`. So `1/2 (J E)' F (J E)` with `F` a third of the way from the reference's logits to the
+//! candidate's, and `J` halfway from its weights to the candidate's, is right to third order in `E`; both at the reference, only to second.
+//! So each candidate has a walk of its own. Tensors with errors `E_i` cost `1/2 (J E_i)' F (J E_i)` by
+//! themselves, and in all `1/2 (J E)' F (J E)`, the sum of `1/2 (J E_i)' F (J E)`, which is less where errors make up for each other. The
+//! shares are the former, in proportion so that they sum to the latter.
+//!
+//! * `work.rs`: what all steps work on; `resume.rs`: how far they are;
 //! * `streams.rs`: the residual stream, forward, and its errors in every layer;
-//! * `head.rs`: random probes of the logits, and their gradients by the last hidden states;
-//! * `gradients.rs`: the walk of these from the last layer to the first; `backward.rs`, `attention.rs`: through a layer;
+//! * `walk.rs`: the steps of a candidate's walk; `head.rs`: random probes of the logits, and their gradients by the last hidden states;
+//! * `gradients.rs`: these from the last layer to the first; `backward.rs`, `attention.rs`: through a layer;
 //! * `tally.rs`: what is summed up for a tensor, and why that gives its share; `costs.rs`: the shares;
 //! * `upgrades.rs`: where more bytes would save most; `verify.rs`: tensors measured one at a time;
 //! * `matrix.rs`, `product.rs`: matrices in memory.
@@ -16,29 +28,30 @@ mod head;
 mod matrix;
 mod product;
 pub mod result;
+mod resume;
 mod streams;
 mod tally;
 mod upgrades;
 mod verify;
+mod walk;
 mod work;
 
 pub use result::{Attribution, LayerError, TensorCost, Upgrade};
 
-use super::derive::Head;
-use super::lock_step::embed;
-use super::ranges::ranges;
+use super::derive::{Head, Transform};
 use super::scores::CandidateScores;
-use super::{Candidate, DECODED_LOGIT_ROWS, Text, comparable, score};
+use super::{Candidate, DECODED_LOGIT_ROWS, StateFile, Text, comparable, identify, score};
 use crate::arch::Hyperparameters;
 use crate::error::{Error, Result};
+use crate::gguf::Gguf;
 use crate::model::{CacheTypes, MemoryNeed, Model, States, WholeSequences};
 use crate::progress::Progress;
 use costs::Place;
 use matrix::MATRICES;
+use resume::{Done, Resume};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use strata_quant::GgmlType;
-use streams::Streams;
 use tally::Tally;
 use verify::Task;
 use work::{Variant, Work};
@@ -53,6 +66,8 @@ pub struct Options {
     pub verify: usize,
     /// The folder of files that keep the hidden states; `None` keeps them in memory.
     pub spill: Option<PathBuf>,
+    /// The file that keeps the state of an interrupted attribution, or the folder that it is made in; `None` keeps none.
+    pub state: Option<PathBuf>,
 }
 
 impl Options {
@@ -60,37 +75,81 @@ impl Options {
         const ENOUGH: usize = 128;
         self.probes.unwrap_or_else(|| ENOUGH.div_ceil(chunks.max(1)).clamp(2, 16)).clamp(1, 64)
     }
+
+    /// The file of the state of this work.
+    fn file(&self, work: &Work<'_>, candidates: &[Candidate]) -> StateFile {
+        let models = candidates.iter().filter_map(|candidate| candidate.model.as_deref());
+        let models: Vec<&Model> = [work.reference].into_iter().chain(models).collect();
+        let how = format!("tensors {} {}", self.probes(work.lengths.len()), self.verify);
+        let (id, hidden) = (identify(&models, candidates, work.text, &how), work.reference.hyperparameters().hidden);
+        StateFile::new("tensors", self.state.clone(), id, [work.tokens.len(), hidden])
+    }
 }
 
-/// The memory beside the weights that the attribution of so many candidates takes.
+/// The memory beside the weights that the attribution of candidates takes, each a file and what becomes of its matrices.
 ///
 /// # Errors
 /// None: the caches are of a usual type.
-pub fn need(of: &Hyperparameters, text: &Text, options: &Options, candidates: usize) -> Result<MemoryNeed> {
-    let (lengths, probes) = (text.lengths(), options.probes(text.chunks.len()));
+pub fn need(
+    of: &Hyperparameters,
+    text: &Text,
+    options: &Options,
+    reference: &Gguf,
+    candidates: &[(&Gguf, &Transform)],
+) -> Result<MemoryNeed> {
+    let (lengths, probes) = (text.lengths(), options.probes(text.chunks.len()) + 1);
     let (tokens, longest) = (lengths.iter().sum::<usize>(), lengths.iter().copied().max().unwrap_or(0));
     let group = gradients::TOKENS.min(tokens).max(longest);
     let rows = gradients::together(group, probes) * group;
     let product =
         |factors: &[usize]| factors.iter().fold(4u64, |product, &factor| product.saturating_mul(factor as u64));
-    let layer = of.hidden * (2 * of.q_width() + 2 * of.kv_width() + 3 * of.ffn);
-    // The layer, its transposed matrices, that of a candidate, and the candidates and their upgrades as they are encoded, in 8.5 bits.
-    let weights = product(&[layer, 3]).saturating_add(product(&[layer, candidates]).saturating_mul(17) / 16);
-    // An error and what it gives; what the matrices read and give; gradients by results, and those on their way.
-    let widest = of.ffn.max(of.hidden).max(of.q_width());
-    let error = product(&[widest, of.hidden]).saturating_add(product(&[widest, 2 * group]));
+    let layer = product(&[of.hidden, 2 * of.q_width() + 2 * of.kv_width() + 3 * of.ffn]);
+    // Halfway and transposed, in F32; the reference's, a candidate's, and that in larger types, as they are stored.
+    let variants = candidates.iter().map(|(file, transform)| {
+        let stored = |name: &str, ty| transform.stored_type(name, ty);
+        let larger = |ty, cols| upgrades::next_larger(ty, cols).unwrap_or(GgmlType::F32);
+        largest_layer(file, |name, ty, _| stored(name, ty))
+            + largest_layer(file, |name, ty, cols| larger(stored(name, ty), cols))
+    });
+    let stored = largest_layer(reference, |_, ty, _| ty).saturating_add(variants.max().unwrap_or(0));
+    let weights = layer.saturating_mul(2).saturating_add(stored);
+    // An error of a matrix; what all of them give, and what the matrices read and give; gradients by these, and those on their way.
+    let (results, widest) = (2 * of.hidden + of.q_width() + 2 * of.kv_width() + 2 * of.ffn, of.ffn.max(of.q_width()));
+    let errors = product(&[widest, of.hidden]).saturating_add(product(&[group, resume::VARIANTS, results]));
     let trace = product(&[group, 6 * of.hidden + 4 * of.q_width() + 4 * of.kv_width() + 5 * of.ffn]);
     let gradients = product(&[rows, 8 * of.hidden + 6 * of.q_width() + 6 * of.kv_width() + 4 * of.ffn]);
-    // Of all scored tokens; the probes of a part of the vocabulary.
-    let scored = product(&[text.scores(), probes + 3, of.hidden]).saturating_add(product(&[512, 2048, 3 * probes + 4]));
-    let lanes = of.layers + probes + candidates + 3 + verify::TOGETHER.min(options.verify * candidates);
+    let walk = [weights, errors, trace, gradients].into_iter().fold(0, u64::saturating_add);
+    // Forward, layers are those of the reference and a candidate; or one halfway to it.
+    let forward = weights.saturating_add(MemoryNeed::sub_batch(of, &lengths));
+    // Of all scored tokens the gradients, and what the matrix reads in four places; the probes of a part of the vocabulary.
+    let (part, block) = (head::PART.min(of.vocab), head::ROWS.min(text.scores()));
+    let scored = product(&[text.scores(), probes + 4, of.hidden]);
+    let probes_of_part = product(&[block, 3 * probes * part + 4 * part + probes * of.hidden]);
+    let parts = product(&[part, 7, of.hidden]);
+    let head = [scored, probes_of_part, parts].into_iter().fold(0, u64::saturating_add);
+    // Those kept of one model; probes; the ends; three more, or those of tensors one at a time.
+    let lanes = probes + 1 + candidates.len() + 3.max(verify::TOGETHER.min(options.verify * candidates.len()));
     let states = match options.spill {
-        None => product(&[tokens, of.hidden, lanes]),
-        Some(_) => product(&[2 * group, of.hidden, lanes - of.layers]),
+        None => product(&[tokens, of.hidden, of.layers + lanes]),
+        Some(_) => product(&[2 * group, of.hidden, lanes + 1]),
     };
     let kv = WholeSequences::kv_bytes(of, &lengths, CacheTypes::both(GgmlType::F32))?;
-    let scratch = [weights, error, trace, gradients, scored, states, MemoryNeed::sub_batch(of, &lengths)];
-    Ok(MemoryNeed { kv, scratch: scratch.into_iter().fold(0, u64::saturating_add) })
+    Ok(MemoryNeed { kv, scratch: states.saturating_add(walk.max(forward).max(head)) })
+}
+
+/// The bytes of the largest layer of a file, where the tensors are of the types that `ty` makes of their names, types and columns.
+fn largest_layer(file: &Gguf, ty: impl Fn(&str, GgmlType, usize) -> GgmlType) -> u64 {
+    let mut layers: HashMap<&str, u64> = HashMap::new();
+    for tensor in file.tensors() {
+        let layer = tensor.name.strip_prefix("blk.").and_then(|name| name.split_once('.'));
+        if let (Some((layer, _)), [cols, rows @ ..]) = (layer, &*tensor.dims) {
+            let cols = usize::try_from(*cols).unwrap_or(usize::MAX);
+            let row = ty(&tensor.name, tensor.ty, cols).row_bytes(cols).unwrap_or(usize::MAX) as u64;
+            let bytes = layers.entry(layer).or_default();
+            *bytes = bytes.saturating_add(rows.iter().fold(row, |bytes, rows| bytes.saturating_mul(*rows)));
+        }
+    }
+    layers.into_values().max().unwrap_or(0)
 }
 
 /// What the tensors of candidates cost on a text, which is that of all its chunks: parts cannot be merged.
@@ -107,31 +166,37 @@ pub fn attribute(
 ) -> Result<Vec<Attribution>> {
     candidates.iter().try_for_each(|candidate| same_shape(reference, candidate))?;
     let work = Work::new(reference, text, options.spill.as_deref());
-    let (layers, tokens, scored) = (reference.hyperparameters().layers, work.tokens.len(), work.rows.len());
-    let mut variants: Vec<Variant<'_>> = candidates.iter().map(|c| Variant::of(c, reference)).collect();
-    let n = variants.len();
+    let (layers, tokens) = (reference.hyperparameters().layers, work.tokens.len());
+    let variants: Vec<Variant<'_>> = candidates.iter().map(|c| Variant::of(c, reference)).collect();
+    let (n, probes) = (variants.len(), options.probes(text.chunks.len()));
+    let resume = Resume::new(options.file(&work, candidates), &work, n, probes);
+    let mut done = resume.load(&work)?;
 
     progress.begin("tensors: layer by layer", (tokens * layers * (1 + 2 * n)) as u64);
-    let mut streams = streams::streams(&work, &variants, progress)?;
+    streams::streams(&work, &variants, (&mut done, &resume), progress)?;
     progress.end();
-    progress.begin("tensors: scoring", (scored * (1 + n)) as u64);
-    let measured = divergences(&work, &variants, &mut streams.ends, progress)?;
-    progress.end();
-    let larger: Vec<_> = variants.iter().map(|variant| larger(&work, variant)).collect::<Result<_>>()?;
-    let upgraded: Vec<_> =
-        variants.iter().zip(&larger).map(|(variant, types)| variant.retyped(reference, types.clone())).collect();
-    variants.extend(upgraded);
-    let all = tallies(&work, &variants, &mut streams, options.probes(text.chunks.len()), progress)?;
+    if done.measured.is_empty() {
+        progress.begin("tensors: scoring", (work.rows.len() * (1 + n)) as u64);
+        done.measured = divergences(&work, &variants, &mut done.ends, progress)?;
+        progress.end();
+    }
     let mut results = Vec::new();
-    for (c, measured) in measured.into_iter().enumerate() {
-        let cost = Costs { work: &work, variant: &variants[c], tallies: &all[c] };
-        let mut attribution = cost.attribution(measured, streams.errors[c].clone())?;
-        attribution.upgrades = cost.upgrades(&larger[c], &costs::shares(&all[n + c], scored))?;
+    for (c, variant) in variants.iter().enumerate() {
+        let larger = larger(&work, variant)?;
+        let both = [Variant::of(&candidates[c], reference), variant.retyped(reference, larger.clone())];
+        if c >= done.walked.len() {
+            walk::walk(&work, &both, (&mut done, &resume), probes, progress)?;
+        }
+        let of = |v: usize| costs::tallies(&work, &both[v], &done.walked[c][v]);
+        let cost = Costs { work: &work, variant, tallies: &of(0)? };
+        let mut attribution = cost.attribution(done.measured[c], done.errors[c].clone())?;
+        attribution.upgrades = cost.upgrades(&larger, &of(1)?)?;
         results.push(attribution);
     }
-    verify_largest(&work, &variants[..n], &mut streams, &mut results, options.verify, progress)?;
+    verify_largest(&work, &variants, (&mut done, &resume), &mut results, options.verify, progress)?;
     let models = variants.iter().map(|variant| variant.model).chain([reference]);
     models.into_iter().try_for_each(|model| model.check())?;
+    resume.remove();
     Ok(results)
 }
 
@@ -190,61 +255,6 @@ fn places(work: &Work<'_>, variant: &Variant<'_>) -> Vec<Place> {
     places
 }
 
-/// The sums of all tensors of all variants.
-fn tallies(
-    work: &Work<'_>,
-    variants: &[Variant<'_>],
-    streams: &mut Streams,
-    probes: usize,
-    progress: &dyn Progress,
-) -> Result<Vec<Vec<(Place, Tally)>>> {
-    let (of, scored) = (work.reference.hyperparameters(), work.rows.len());
-    progress.begin("tensors: probes", 2 * (scored * of.vocab.div_ceil(head::PART)) as u64);
-    let mut end = head::head(work, variants, &mut streams.ends[0], probes, progress)?;
-    progress.end();
-    progress.begin("tensors: gradients", (work.tokens.len() * of.layers) as u64);
-    let layers = gradients::gradients(work, variants, streams, &mut end.dh, progress)?;
-    progress.end();
-    let mut all = Vec::new();
-    for (v, (variant, layers)) in variants.iter().zip(layers).enumerate() {
-        let embedding = embedding(work, variant, &mut end.dh, progress)?;
-        let output = (end.tallies[v].clone(), end.changes[v].as_slice());
-        all.push(costs::tallies(work, variant, output, embedding, layers)?);
-    }
-    Ok(all)
-}
-
-/// The sums of the token embedding of a variant, from the gradients of all probes by the embeddings.
-fn embedding(work: &Work<'_>, variant: &Variant<'_>, dh: &mut [States], progress: &dyn Progress) -> Result<Tally> {
-    let (d, chunks) = (work.reference.hyperparameters().hidden, work.lengths.len());
-    let rows = |tokens: &[u32]| -> Result<[Vec<f32>; 2]> {
-        let mut both = [States::in_memory(Vec::new(), d), States::in_memory(Vec::new(), d)];
-        let [ours, theirs] = &mut both;
-        embed(work.reference, &work.decoded, tokens, ours)?;
-        embed(variant.model, &variant.decoded, tokens, theirs)?;
-        let [ours, mut e] = both.map(States::into_memory);
-        e.iter_mut().zip(&ours).for_each(|(e, ours)| *e -= ours);
-        Ok([e, ours])
-    };
-    let mut tally = Tally::new(dh.len(), chunks);
-    for (chunk, tokens) in ranges(work.lengths.iter().copied()).into_iter().enumerate() {
-        progress.check()?;
-        let [e, y] = rows(&work.tokens[tokens.clone()])?;
-        for (probe, dh) in dh.iter_mut().enumerate() {
-            let sequence = [0..tokens.len()];
-            tally.add((probe, chunk), &sequence, d, dh.rows(tokens.clone())?, [&e, &y]);
-        }
-    }
-    let vocab: Vec<u32> = (0..work.reference.hyperparameters().vocab as u32).collect();
-    for tokens in vocab.chunks(512) {
-        progress.check()?;
-        let [e, w] = rows(tokens)?;
-        tally.weight_error += e.chunks(d).map(|e| tally::dot(e, e)).sum::<f64>();
-        tally.weight += w.chunks(d).map(|w| tally::dot(w, w)).sum::<f64>();
-    }
-    Ok(tally)
-}
-
 /// The sums of a candidate's tensors, to be made costs.
 struct Costs<'a> {
     work: &'a Work<'a>,
@@ -255,11 +265,12 @@ struct Costs<'a> {
 impl Costs<'_> {
     fn attribution(&self, measured_kld: f64, layers: Vec<LayerError>) -> Result<Attribution> {
         let scored = self.work.rows.len();
-        let shares = costs::shares(self.tallies, scored);
+        let alone = costs::alone(self.tallies, scored);
+        let shares = costs::shares(self.tallies, &alone, scored);
         let architecture = self.work.reference.architecture();
         let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         let mut tensors = Vec::new();
-        for ((place, tally), &kld) in self.tallies.iter().zip(&shares) {
+        for (((place, tally), &alone_kld), kld) in self.tallies.iter().zip(&alone).zip(shares) {
             let name = place.name(architecture);
             let ty = self.variant.ty(&name)?;
             tensors.push(TensorCost {
@@ -270,16 +281,17 @@ impl Costs<'_> {
                 weight_error: ratio(tally.weight_error, tally.weight),
                 output_error: ratio(tally.error, tally.output),
                 kld,
+                alone_kld,
                 verified: None,
                 name,
             });
         }
         tensors.sort_by(|a, b| b.kld.total_cmp(&a.kld));
-        let freedom = self.tallies.first().map_or(1, |(_, tally)| tally.sums.len()) as f64;
+        let freedom = self.tallies.first().map_or(1, |(_, tally)| tally.random().len()) as f64;
         Ok(Attribution {
             measured_kld,
-            sum_kld: shares.iter().sum(),
-            joint_kld: costs::joint(self.tallies, scored),
+            sum_kld: tensors.iter().map(|tensor| tensor.kld).sum(),
+            alone_kld: alone.iter().sum(),
             sampling_error: (2.0 / freedom).sqrt(),
             layers,
             tensors,
@@ -291,16 +303,18 @@ impl Costs<'_> {
         costs::values(self.work, place) / ty.block_len() as u64 * ty.block_bytes() as u64
     }
 
-    /// Where one percent more bytes would save most: `shares` are those of the larger types.
-    fn upgrades(&self, types: &HashMap<String, GgmlType>, shares: &[f64]) -> Result<Vec<Upgrade>> {
-        let (mut all, mut bytes) = (Vec::new(), 0);
-        let now = costs::shares(self.tallies, self.work.rows.len());
-        for (((place, _), now), larger) in self.tallies.iter().zip(now).zip(shares) {
+    /// Where one percent more bytes would save most: `larger` are the sums of the larger types.
+    fn upgrades(&self, types: &HashMap<String, GgmlType>, larger: &[(Place, Tally)]) -> Result<Vec<Upgrade>> {
+        let (mut all, mut bytes, scored) = (Vec::new(), 0, self.work.rows.len());
+        let [now, later] = [self.tallies, larger].map(|tallies| costs::alone(tallies, scored));
+        let shares = costs::shares(self.tallies, &now, scored);
+        for (i, (place, _)) in self.tallies.iter().enumerate() {
             let name = place.name(self.work.reference.architecture());
             let (from, to) = (self.variant.ty(&name)?, types[&name]);
             bytes += self.bytes(*place, from);
             let extra_bytes = self.bytes(*place, to).saturating_sub(self.bytes(*place, from));
-            all.push(Upgrade { name, from: from.name(), to: to.name(), extra_bytes, saves_kld: now - larger });
+            let saves_kld = if now[i] > 0.0 { shares[i] * (1.0 - later[i] / now[i]) } else { 0.0 };
+            all.push(Upgrade { name, from: from.name(), to: to.name(), extra_bytes, saves_kld });
         }
         Ok(upgrades::choose(all, bytes))
     }
@@ -310,7 +324,7 @@ impl Costs<'_> {
 fn verify_largest(
     work: &Work<'_>,
     candidates: &[Variant<'_>],
-    streams: &mut Streams,
+    (done, resume): (&mut Done, &Resume),
     results: &mut [Attribution],
     n: usize,
     progress: &dyn Progress,
@@ -323,7 +337,7 @@ fn verify_largest(
         let largest = result.tensors.iter().take(n).enumerate();
         tasks.extend(largest.map(|(at, tensor)| Task { candidate, place: places[&tensor.name], at }));
     }
-    let measured = verify::verify(work, candidates, &tasks, streams, progress)?;
+    let measured = verify::verify(work, candidates, &tasks, (done, resume), progress)?;
     for (task, kld) in tasks.iter().zip(measured) {
         results[task.candidate].tensors[task.at].verified = Some(kld);
     }

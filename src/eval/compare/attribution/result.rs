@@ -7,11 +7,12 @@ use serde::Serialize;
 pub struct Attribution {
     /// The mean Kullback-Leibler divergence of the candidate with activations in F32, in nats per scored token.
     pub measured_kld: f64,
-    /// The sum of the shares of all tensors.
+    /// The sum of the shares of all tensors: the divergence, to third order in the errors.
     pub sum_kld: f64,
-    /// The same with the interactions of their errors: to second order, the divergence of all errors together.
-    pub joint_kld: f64,
-    /// The relative standard error of a share by the random probes alone; a little less where layers help each other.
+    /// The sum of what all tensors cost by themselves: more than the divergence if errors make up for each other.
+    pub alone_kld: f64,
+    /// The relative standard error of a tensor's costs by the random probes alone; a little less where layers help each other. The sum of
+    /// shares has none.
     pub sampling_error: f64,
     /// The layers, in their order.
     pub layers: Vec<LayerError>,
@@ -48,10 +49,12 @@ pub struct TensorCost {
     pub bytes: u64,
     /// `|W~ - W|^2 / |W|^2`
     pub weight_error: f64,
-    /// `|(W~ - W) x|^2 / |W x|^2` over what it reads in the reference.
+    /// `|(W~ - W) x|^2 / |V x|^2` over what it reads halfway from the reference to the candidate, where it is `V`.
     pub output_error: f64,
-    /// Its share of the divergence to second order, in nats per scored token.
+    /// Its share of the divergence, in nats per scored token: in proportion to what it costs by itself.
     pub kld: f64,
+    /// What it costs by itself.
+    pub alone_kld: f64,
     /// The divergence with this tensor alone as in the candidate, if it was measured.
     pub verified: Option<f64>,
 }
@@ -67,6 +70,6 @@ pub struct Upgrade {
     pub to: &'static str,
     /// The bytes that this takes more.
     pub extra_bytes: u64,
-    /// The divergence that this saves, to second order, in nats per scored token.
+    /// What this saves of its share, in nats per scored token.
     pub saves_kld: f64,
 }

@@ -1,8 +1,9 @@
-//! The residual stream of the reference, kept before every layer, and what becomes of it in the candidates, layer by layer.
+//! The residual stream: what becomes of it in the candidates, layer by layer, and that of one model, kept before every layer.
 
-use super::matrix::OwnedLayer;
+use super::matrix::{OwnedLayer, towards};
 use super::result::LayerError;
-use super::work::{Variant, Work};
+use super::resume::{Done, Resume};
+use super::work::{HALFWAY, Layers, Variant, Work};
 use crate::error::Result;
 use crate::eval::compare::lock_step::embed;
 use crate::eval::compare::ranges::blocks;
@@ -14,60 +15,100 @@ use rayon::prelude::*;
 use std::ops::Range;
 use strata_quant::GgmlType;
 
-/// The streams of all tokens.
-pub struct Streams {
-    /// Of the reference before every layer, one after the other: `(layers, tokens, hidden)`.
-    pub kept: States,
-    /// After the last layer, of the reference and of every candidate: `(tokens, hidden)` each.
-    pub ends: Vec<States>,
-    /// The errors in every layer of every candidate.
-    pub errors: Vec<Vec<LayerError>>,
-}
-
 /// Rows that are copied and compared together.
 const ROWS: usize = 512;
 
-/// Sends the text through the reference and all candidates. `progress` counts tokens times layers, and that twice for each candidate.
+/// Sends the text through the reference and all candidates, from where they are done. `progress` counts tokens times layers, and that
+/// twice for each candidate.
 ///
 /// # Errors
 /// If the memory cannot be had, weights or states cannot be read, a number is not finite, or the user stopped.
-pub fn streams(work: &Work<'_>, candidates: &[Variant<'_>], progress: &dyn Progress) -> Result<Streams> {
-    let (reference, n) = (work.reference, work.tokens.len());
-    let (mut h, mut local, mut kept) = (work.states()?, work.states()?, work.states()?);
-    embed(reference, &work.decoded, &work.tokens, &mut h)?;
-    let mut ends = Vec::new();
-    for candidate in candidates {
-        let mut end = work.states()?;
-        embed(candidate.model, &candidate.decoded, &work.tokens, &mut end)?;
-        ends.push(end);
+pub fn streams(
+    work: &Work<'_>,
+    candidates: &[Variant<'_>],
+    (done, resume): (&mut Done, &Resume),
+    progress: &dyn Progress,
+) -> Result<()> {
+    let (reference, n, first) = (work.reference, work.tokens.len(), done.errors.first().map_or(0, Vec::len));
+    if done.ends.is_empty() {
+        let of_candidates = candidates.iter().map(|candidate| (candidate.model, &candidate.decoded));
+        for (model, transform) in [(reference, &work.decoded)].into_iter().chain(of_candidates) {
+            let mut end = work.states()?;
+            embed(model, transform, &work.tokens, &mut end)?;
+            done.ends.push(end);
+        }
     }
-    let mut sources: Vec<_> = candidates.iter().map(|c| c.own.then(|| c.model.weights().layers())).collect();
-    let (mut layers, mut errors) = (reference.weights().layers(), vec![Vec::new(); ends.len()]);
-    let mut scratch = Scratch::default();
-    for i in 0..reference.hyperparameters().layers {
+    progress.advance((n * first * (1 + 2 * candidates.len())) as u64);
+    let (mut before, mut local, mut scratch) = (work.states()?, work.states()?, Scratch::default());
+    let mut sources: Vec<_> = candidates.iter().map(|c| c.own.then(|| c.model.weights().layers_from(first))).collect();
+    let mut layers = reference.weights().layers_from(first);
+    for i in first..reference.hyperparameters().layers {
+        let Done { ends, errors, .. } = &mut *done;
+        let Some((h, ends)) = ends.split_first_mut() else { break };
         let w = layers.next_layer(progress)?;
-        copy(&mut h, 0..n, &mut kept, i * n)?;
+        copy(h, 0..n, &mut before, 0)?;
         let ours = OwnedLayer::of(&w, i, reference.architecture(), &work.decoded);
-        pass(work, reference, i, &ours.layer(), &mut h, &mut scratch, progress)?;
-        let candidates = candidates.iter().zip(&mut sources).zip(&mut ends).zip(&mut errors);
+        pass(work, reference, i, &ours.layer(), h, &mut scratch, progress)?;
+        let candidates = candidates.iter().zip(&mut sources).zip(ends).zip(errors);
         for (((candidate, source), end), errors) in candidates {
             let of = |w: &Layer<'_>| OwnedLayer::of(w, i, candidate.model.architecture(), &candidate.decoded);
             let theirs = match source {
                 Some(source) => of(&source.next_layer(progress)?),
                 None => of(&w),
             };
-            copy(&mut kept, i * n..(i + 1) * n, &mut local, 0)?;
+            copy(&mut before, 0..n, &mut local, 0)?;
             let mut through =
                 |h: &mut States| pass(work, candidate.model, i, &theirs.layer(), h, &mut scratch, progress);
             through(&mut local)?;
             through(end)?;
-            let (local, accumulated) = (relative(&mut local, &mut h, n)?, relative(end, &mut h, n)?);
+            let (local, accumulated) = (relative(&mut local, h, n)?, relative(end, h, n)?);
             errors.push(LayerError { layer: i, local, accumulated });
         }
+        resume.save(done, None)?;
     }
-    drop((layers, sources));
-    ends.insert(0, h);
-    Ok(Streams { kept, ends, errors })
+    Ok(())
+}
+
+/// The stream of all tokens in the first layers of one model.
+pub struct Stream {
+    /// Before every layer, one after the other: `(layers, tokens, hidden)`.
+    pub kept: States,
+    /// After the last of them: `(tokens, hidden)`.
+    pub end: States,
+}
+
+/// Sends the text through the first `layers` of the reference, or of the model halfway from it to a candidate. `progress` counts tokens
+/// times layers.
+///
+/// # Errors
+/// As [`streams`].
+pub fn stream(
+    work: &Work<'_>,
+    candidate: Option<&Variant<'_>>,
+    layers: usize,
+    progress: &dyn Progress,
+) -> Result<Stream> {
+    let (reference, n) = (work.reference, work.tokens.len());
+    let (mut h, mut kept) = (work.states()?, work.states()?);
+    embed(reference, &work.decoded, &work.tokens, &mut h)?;
+    if let Some(candidate) = candidate {
+        let mut theirs = work.states()?;
+        embed(candidate.model, &candidate.decoded, &work.tokens, &mut theirs)?;
+        for block in blocks(n, ROWS) {
+            let theirs = theirs.rows(block.clone())?;
+            h.update(block, |h| {
+                h.copy_from_slice(&towards(h, theirs, HALFWAY));
+                Ok(())
+            })?;
+        }
+    }
+    let mut scratch = Scratch::default();
+    for i in 0..layers {
+        copy(&mut h, 0..n, &mut kept, i * n)?;
+        let layer = Layers::read(work, candidate, i).halfway();
+        pass(work, reference, i, &layer.layer(), &mut h, &mut scratch, progress)?;
+    }
+    Ok(Stream { kept, end: h })
 }
 
 /// Copies some rows to those from `first` on.

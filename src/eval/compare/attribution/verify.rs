@@ -3,7 +3,8 @@
 
 use super::costs::Place;
 use super::matrix::{Owned, OwnedLayer};
-use super::streams::{Streams, copy, pass};
+use super::resume::{Done, Resume};
+use super::streams::{Stream, copy, pass, stream};
 use super::work::{Variant, Work};
 use crate::error::Result;
 use crate::eval::compare::derive::Head;
@@ -46,7 +47,7 @@ pub fn verify(
     work: &Work<'_>,
     candidates: &[Variant<'_>],
     tasks: &[Task],
-    streams: &mut Streams,
+    (done, resume): (&mut Done, &Resume),
     progress: &dyn Progress,
 ) -> Result<Vec<f64>> {
     let layers = work.reference.hyperparameters().layers;
@@ -54,13 +55,21 @@ pub fn verify(
     let mut order: Vec<usize> = (0..tasks.len()).collect();
     order.sort_by_key(|&task| tasks[task].first_layer(layers));
     let mut measured = vec![0.0; tasks.len()];
+    if tasks.is_empty() {
+        return Ok(measured);
+    }
+    progress.begin("tensors: layer by layer", (layers * work.tokens.len()) as u64);
+    let mut reference = stream(work, None, layers, progress)?;
+    progress.end();
     progress.begin("tensors: one at a time", (runs * work.tokens.len()) as u64);
-    for group in order.chunks(TOGETHER) {
+    for group in order.chunks(TOGETHER).skip(done.verified.len() / TOGETHER) {
         let these: Vec<Task> = group.iter().map(|&task| tasks[task]).collect();
-        let klds = together(work, candidates, &these, streams, progress)?;
-        group.iter().zip(klds).for_each(|(&task, kld)| measured[task] = kld);
+        let klds = together(work, candidates, &these, (&mut reference, &mut done.ends), progress)?;
+        done.verified.extend(klds);
+        resume.save(done, None)?;
     }
     progress.end();
+    order.iter().zip(&done.verified).for_each(|(&task, kld)| measured[task] = *kld);
     Ok(measured)
 }
 
@@ -69,7 +78,7 @@ fn together(
     work: &Work<'_>,
     candidates: &[Variant<'_>],
     tasks: &[Task],
-    streams: &mut Streams,
+    (stream, ends): (&mut Stream, &mut Vec<States>),
     progress: &dyn Progress,
 ) -> Result<Vec<f64>> {
     let (reference, n) = (work.reference, work.tokens.len());
@@ -86,7 +95,7 @@ fn together(
             match task.place {
                 Place::Embedding { .. } if i == 0 => embed(candidate.model, &candidate.decoded, &work.tokens, h)?,
                 Place::Matrix { layer: own, matrix } if i == own => {
-                    copy(&mut streams.kept, i * n..(i + 1) * n, h, 0)?;
+                    copy(&mut stream.kept, i * n..(i + 1) * n, h, 0)?;
                     layer = other.as_ref().map_or(layer, |other| ours.with(matrix, other));
                 }
                 _ => {}
@@ -94,19 +103,18 @@ fn together(
             pass(work, reference, i, &layer, h, &mut scratch, progress)?;
         }
     }
-    let (mut lanes, ends) = (vec![(Head::new(reference, &work.decoded), 0)], streams.ends.len());
+    let (mut lanes, first) = (vec![(Head::new(reference, &work.decoded), 0)], ends.len());
     for (t, task) in tasks.iter().enumerate() {
         let candidate = &candidates[task.candidate];
         lanes.push(match task.place {
             Place::Output => (Head::new(candidate.model, &candidate.decoded), 0),
-            Place::Embedding { tied: true } => (Head::new(candidate.model, &candidate.decoded), ends + t),
-            _ => (Head::new(reference, &work.decoded), ends + t),
+            Place::Embedding { tied: true } => (Head::new(candidate.model, &candidate.decoded), first + t),
+            _ => (Head::new(reference, &work.decoded), first + t),
         });
     }
-    streams.ends.append(&mut states);
-    let scored =
-        score(lanes, &mut streams.ends, work.text, DECODED_LOGIT_ROWS, &crate::progress::Within::uncounted(progress));
-    streams.ends.truncate(ends);
+    ends.append(&mut states);
+    let scored = score(lanes, ends, work.text, DECODED_LOGIT_ROWS, &crate::progress::Within::uncounted(progress));
+    ends.truncate(first);
     Ok(scored?.1.iter().map(CandidateScores::mean_kld).collect())
 }
 

@@ -1,5 +1,6 @@
 //! What all steps of an attribution work on: the reference, the text, and the models that are set beside the reference.
 
+use super::matrix::OwnedLayer;
 use crate::error::Result;
 use crate::eval::compare::derive::Transform;
 use crate::eval::compare::ranges::ranges;
@@ -17,6 +18,8 @@ pub struct Work<'a> {
     pub reference: &'a Model,
     /// What decodes its matrices.
     pub decoded: Transform,
+    /// What leaves them in their types.
+    pub stored: Transform,
     /// The text.
     pub text: &'a Text,
     /// The tokens of all chunks.
@@ -33,7 +36,8 @@ impl<'a> Work<'a> {
     pub fn new(reference: &'a Model, text: &'a Text, spill: Option<&'a Path>) -> Work<'a> {
         let rows = text.scored().iter().map(|scored| scored.row).collect();
         let (tokens, lengths) = (text.tokens(), text.lengths());
-        Work { reference, decoded: Transform::decoded(), text, tokens, lengths, rows, spill }
+        let (decoded, stored) = (Transform::decoded(), Transform::default());
+        Work { reference, decoded, stored, text, tokens, lengths, rows, spill }
     }
 
     /// New hidden states; none yet.
@@ -105,5 +109,34 @@ impl<'a> Variant<'a> {
     /// If there is none of that name.
     pub fn ty(&self, name: &str) -> Result<GgmlType> {
         Ok(self.encoded.stored_type(name, self.model.gguf().required_tensor(name)?.ty))
+    }
+}
+
+/// Where a candidate's gradients are taken: at this share of the way from the reference to it.
+pub const HALFWAY: f32 = 0.5;
+
+/// A layer of the reference and of the variants of a candidate, in their types.
+pub struct Layers {
+    /// Of the reference.
+    pub ours: OwnedLayer,
+    /// Of the variants.
+    pub theirs: Vec<OwnedLayer>,
+}
+
+impl Layers {
+    /// Reads layer `i`; then its pages are released.
+    pub fn read<'v>(work: &Work<'_>, variants: impl IntoIterator<Item = &'v Variant<'v>>, i: usize) -> Layers {
+        let read = |model: &Model, transform: &Transform| {
+            let layer = OwnedLayer::of(&model.weights().mapped_layer(i), i, model.architecture(), transform);
+            model.weights().release();
+            layer
+        };
+        let theirs = variants.into_iter().map(|variant| read(variant.model, &variant.encoded)).collect();
+        Layers { ours: read(work.reference, &work.stored), theirs }
+    }
+
+    /// The layer halfway from the reference's to that of the first variant; the reference's if there is none.
+    pub fn halfway(&self) -> OwnedLayer {
+        self.ours.towards(self.theirs.first().unwrap_or(&self.ours), HALFWAY)
     }
 }

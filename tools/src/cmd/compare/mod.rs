@@ -25,7 +25,7 @@ use strata::engine::template::ChatTemplate;
 use strata::eval::compare::attribution::{Attribution, attribute};
 use strata::eval::compare::chat::ChatCut;
 use strata::eval::compare::text::Cut;
-use strata::eval::compare::{Comparison, Mode, Settings, Text, compare};
+use strata::eval::compare::{Comparison, Mode, Settings, Text, compare_and_keep};
 use strata::gguf::Gguf;
 use strata::io::inputs::Inputs;
 use strata::io::outputs::Outputs;
@@ -131,16 +131,21 @@ impl Args {
         for path in self.output.iter().chain(&self.html) {
             Outputs::check(path, &[path], &inputs)?;
         }
-        let mut comparison = compare(&reference, &candidates, &text, &settings, &Shown::new(Unit::Tokens))?;
+        let progress = Shown::new(Unit::Tokens);
+        let (mut comparison, state) = compare_and_keep(&reference, &candidates, &text, &settings, &progress)?;
         comparison.name_tokens(&tokenizer)?;
         if let Some(path) = &self.output {
             write(path, &comparison.to_bytes(), &inputs)?;
         }
-        let attributions = match self.tensors.options(settings.spill) {
+        let attributions = match self.tensors.options(&settings) {
             Some(options) => attribute(&reference, &candidates, &text, &options, &Shown::new(Unit::Tokens))?,
             None => Vec::new(),
         };
-        if self.shard.is_some() { Ok(()) } else { self.report(&comparison, &attributions, &inputs) }
+        if self.shard.is_none() {
+            self.report(&comparison, &attributions, &inputs)?;
+        }
+        state.remove();
+        Ok(())
     }
 
     /// The tokens of all texts.

@@ -38,7 +38,15 @@ impl Args {
         }
         let mut settings = self.settings();
         let spilled = Settings { spill: Some(self.spill_folder()), ..settings.clone() };
-        let needs = [&settings, &spilled].map(|settings| self.need(&of, text, settings, specs.len()));
+        let (mut own, untouched) = (files[1..].iter(), Transform::default());
+        let mut sources: Vec<(&Gguf, &Transform)> = Vec::new();
+        for (_, transform, _) in &specs {
+            sources.push(match transform {
+                Some(transform) => (&files[0], transform),
+                None => (own.next().unwrap_or(&files[0]), &untouched),
+            });
+        }
+        let needs = [&settings, &spilled].map(|settings| self.need(&of, text, settings, &files[0], &sources));
         let [in_memory, on_disk] = needs;
         let needs = [in_memory?, on_disk?];
         let (models, place) = self.ram.load_for_one_pass(files, || self.cpu.cpu(), &needs)?;
@@ -59,10 +67,17 @@ impl Args {
     }
 
     /// The memory beside the weights: of the comparison, and after it of the question which tensor costs what.
-    fn need(&self, of: &Hyperparameters, text: &Text, settings: &Settings, candidates: usize) -> Result<MemoryNeed> {
-        let compare = need(of, text, settings, candidates)?;
-        let Some(options) = self.tensors.options(settings.spill.clone()) else { return Ok(compare) };
-        let tensors = attribution::need(of, text, &options, candidates)?;
+    fn need(
+        &self,
+        of: &Hyperparameters,
+        text: &Text,
+        settings: &Settings,
+        reference: &Gguf,
+        candidates: &[(&Gguf, &Transform)],
+    ) -> Result<MemoryNeed> {
+        let compare = need(of, text, settings, candidates.len())?;
+        let Some(options) = self.tensors.options(settings) else { return Ok(compare) };
+        let tensors = attribution::need(of, text, &options, reference, candidates)?;
         Ok(MemoryNeed { kv: compare.kv.max(tensors.kv), scratch: compare.scratch.max(tensors.scratch) })
     }
 

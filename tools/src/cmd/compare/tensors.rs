@@ -4,7 +4,7 @@ use super::table::{comma_separated, table};
 use crate::output;
 use std::path::PathBuf;
 use strata::eval::compare::attribution::{Attribution, Options};
-use strata::eval::compare::{CandidateFacts, Comparison};
+use strata::eval::compare::{CandidateFacts, Comparison, Settings};
 
 /// The most tensors in a table for people.
 const MOST: usize = 15;
@@ -12,20 +12,26 @@ const MOST: usize = 15;
 /// What is asked about tensors.
 #[derive(clap::Args)]
 pub struct TensorArgs {
-    /// Also say which layers and tensors cost what, with activations in F32: the share of each in the KL divergence, to second order, and
-    /// where 1 % more bytes would save most. Needs all chunks: not with --shard
+    /// Also say which layers and tensors cost what, with activations in F32: the share of each in the KL divergence, what it costs by
+    /// itself, and where 1 % more bytes would save most. Needs all chunks: not with --shard
     #[arg(long, conflicts_with_all = ["shard", "merge", "hellaswag", "winogrande", "multiple_choice"])]
     tensors: bool,
-    /// With --tensors, also measure the N most costly tensors of each candidate, one at a time
+    /// With --tensors, also measure what the N most costly tensors of each candidate cost by themselves, one at a time
     #[arg(long, value_name = "N", requires = "tensors")]
     verify_tensors: Option<usize>,
 }
 
 impl TensorArgs {
-    /// The settings, if anything is asked.
-    pub fn options(&self, spill: Option<PathBuf>) -> Option<Options> {
+    /// The settings beside those of the comparison, if anything is asked. Beside a file for its state is one for this.
+    pub fn options(&self, settings: &Settings) -> Option<Options> {
+        let beside = |path: &PathBuf| {
+            let mut name = path.clone().into_os_string();
+            name.push(".tensors");
+            if path.is_dir() { path.clone() } else { name.into() }
+        };
+        let state = settings.state.as_ref().map(beside);
         let verify = self.verify_tensors.unwrap_or(0);
-        self.tensors.then_some(Options { probes: None, verify, spill })
+        self.tensors.then(|| Options { probes: None, verify, spill: settings.spill.clone(), state })
     }
 }
 
@@ -36,10 +42,10 @@ pub fn tables(comparison: &Comparison, attributions: &[Attribution]) -> String {
 }
 
 fn of_candidate(candidate: &CandidateFacts, of: &Attribution) -> String {
-    let (measured, sum, joint) = (of.measured_kld, of.sum_kld, of.joint_kld);
+    let (measured, sum, alone) = (of.measured_kld, of.sum_kld, of.alone_kld);
     let uncertain = 100.0 * of.sampling_error;
     let mut text = format!(
-        "\n{}: KLD {measured:.5} weights only; shares of all tensors {sum:.5}, their errors together {joint:.5}; a share is uncertain by \
+        "\n{}: KLD {measured:.5} weights only; shares of all tensors {sum:.5}; by themselves {alone:.5}; a tensor is uncertain by \
          {uncertain:.0} %\n\n",
         candidate.name
     );
@@ -61,8 +67,8 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 /// The most costly tensors.
 fn tensors(of: &Attribution, most: usize) -> Vec<Vec<String>> {
     let verified = of.tensors.iter().any(|tensor| tensor.verified.is_some());
-    let mut header = row(["tensor", "type", "size", "weight error", "output error", "KLD", "share"]);
-    header.extend(verified.then(|| "KLD measured".to_owned()));
+    let mut header = row(["tensor", "type", "size", "weight error", "output error", "KLD", "share", "by itself"]);
+    header.extend(verified.then(|| "by itself, measured".to_owned()));
     let mut rows = vec![header];
     // Those that were measured are all shown.
     let shown = of.tensors.iter().filter(|tensor| tensor.verified.is_some()).count().max(most);
@@ -75,6 +81,7 @@ fn tensors(of: &Attribution, most: usize) -> Vec<Vec<String>> {
             format!("{:.2e}", tensor.output_error),
             format!("{:.6}", tensor.kld),
             format!("{:.1} %", 100.0 * tensor.kld / of.sum_kld),
+            format!("{:.6}", tensor.alone_kld),
         ];
         cells.extend(verified.then(|| tensor.verified.map_or_else(String::new, |kld| format!("{kld:.6}"))));
         rows.push(cells);
@@ -117,9 +124,9 @@ fn upgrades(of: &Attribution) -> Vec<Vec<String>> {
 
 /// All tensors of all candidates as comma-separated values.
 pub fn csv(comparison: &Comparison, attributions: &[Attribution]) -> String {
-    let header =
-        ["candidate", "tensor", "layer", "role", "type", "bytes", "weight_error", "output_error", "kld", "verified"];
-    let mut rows = vec![row(header)];
+    let what = ["candidate", "tensor", "layer", "role", "type", "bytes"];
+    let costs = ["weight_error", "output_error", "kld", "alone_kld", "verified"];
+    let mut rows = vec![[row(what), row(costs)].concat()];
     for (candidate, of) in comparison.candidates.iter().zip(attributions) {
         for tensor in &of.tensors {
             rows.push(vec![
@@ -132,6 +139,7 @@ pub fn csv(comparison: &Comparison, attributions: &[Attribution]) -> String {
                 tensor.weight_error.to_string(),
                 tensor.output_error.to_string(),
                 tensor.kld.to_string(),
+                tensor.alone_kld.to_string(),
                 tensor.verified.map_or_else(String::new, |kld| kld.to_string()),
             ]);
         }

@@ -158,13 +158,14 @@ mod tests {
             weight_error: 1e-3,
             output_error: 0.0,
             kld: 1e-5 * i as f64,
+            alone_kld: 2e-5 * i as f64,
             verified: (i == 3).then_some(0.1),
         };
         let upgrade = Upgrade { name: HOSTILE.to_owned(), from: "Q4_K", to: "Q5_K", extra_bytes: 1, saves_kld: 0.1 };
         Attribution {
             measured_kld: 0.1,
             sum_kld: 0.09,
-            joint_kld: 0.11,
+            alone_kld: 0.11,
             sampling_error: 0.05,
             layers: (0..20)
                 .map(|layer| LayerError { layer, local: 0.001, accumulated: 0.002 * layer as f64 })

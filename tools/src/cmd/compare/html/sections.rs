@@ -222,7 +222,7 @@ fn layers(page: &Page<'_>) -> Result<Markup> {
         p.note { "Relative error of the residual stream. Solid: accumulated over all layers so far. Dashed: of the layer alone, with the reference's input." }
         (grid(page, errors, "medium"))
         h3 { "Share of the divergence by tensor" }
-        p.note { "An estimate from gradients, to second order in the error, by layer and tensor. Darker costs more (in a dark page, lighter)." }
+        p.note { "An estimate from gradients, by layer and tensor; all sum to the divergence. Darker costs more (in a dark page, lighter)." }
         (scale)
         (grid(page, maps, "large"))
         @for i in 0..page.tensors.len() { (tensors::table(page, i)) }

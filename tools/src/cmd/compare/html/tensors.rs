@@ -62,20 +62,20 @@ fn map(report: &Attribution) -> Map<'_> {
 pub fn table(page: &Page<'_>, i: usize) -> Markup {
     let (name, report) = (&page.short[i], &page.tensors[i]);
     let all = &report.tensors;
-    let [measured, sum, joint] = [report.measured_kld, report.sum_kld, report.joint_kld].map(super::plot::axis::plain);
+    let [measured, sum, alone] = [report.measured_kld, report.sum_kld, report.alone_kld].map(super::plot::axis::plain);
     let uncertain = 100.0 * report.sampling_error;
     let rows = |rows: &[TensorCost]| {
         html! {
             thead { tr {
                 th scope="col" { "Tensor" } th scope="col" { "Type" } th.n scope="col" { "Size" }
                 th.n scope="col" { "Weight error" } th.n scope="col" { "Output error" }
-                th.n scope="col" { "KLD, estimated" } th.n scope="col" { "KLD, measured" }
+                th.n scope="col" { "Share of KLD" } th.n scope="col" { "By itself" } th.n scope="col" { "By itself, measured" }
             } }
             tbody { @for row in rows { tr {
                 th scope="row" { (names::visible(&row.name)) }
                 td { (row.ty) }
                 td.n data-v=(row.bytes) { (output::bytes(row.bytes)) }
-                @for error in [row.weight_error, row.output_error, row.kld] { (short(error)) }
+                @for error in [row.weight_error, row.output_error, row.kld, row.alone_kld] { (short(error)) }
                 @match row.verified { Some(kld) => { (short(kld)) } None => { td.n { "\u{2013}" } } }
             } } }
         }
@@ -83,8 +83,8 @@ pub fn table(page: &Page<'_>, i: usize) -> Markup {
     html! {
         h4 { (name) }
         p.note {
-            "Measured " (measured) " nats a token with activations in F32; the shares sum to " (sum) ", with their interactions to " (joint)
-            ". A share is known to about " (format!("{uncertain:.0}")) " %."
+            "Measured " (measured) " nats a token with activations in F32; the shares sum to " (sum) ", what each costs by itself to " (alone)
+            ". Of one tensor they are known to about " (format!("{uncertain:.0}")) " %."
         }
         (copyable(&format!("{name}: the tensors that cost most"), &rows(&all[..all.len().min(SHOWN)])))
         @if all.len() > SHOWN { details { summary { "All " (all.len()) " tensors" } (copyable(&format!("{name}: all tensors"), &rows(all))) } }
