@@ -76,6 +76,7 @@ impl Tally {
 
     /// With the sums of the same tensor at another place of the model; the rest is that of this place.
     pub fn and(mut self, other: &Tally) -> Tally {
+        assert_eq!(self.sums.len(), other.sums.len(), "the probes are those of one walk");
         self.sums.iter_mut().zip(&other.sums).for_each(|(sum, other)| *sum += other);
         self.squares += other.squares;
         self

@@ -77,7 +77,7 @@ fn embedding(work: &Work<'_>, variant: &Variant<'_>, dh: &mut [States], progress
         e.iter_mut().zip(&ours).for_each(|(e, ours)| *e -= ours);
         Ok([e, ours])
     };
-    let mut tally = Tally::new(dh.len(), chunks);
+    let mut tally = Tally::new(dh.len() - 1, chunks);
     for (chunk, tokens) in ranges(work.lengths.iter().copied()).into_iter().enumerate() {
         progress.check()?;
         let [e, y] = rows(&work.tokens[tokens.clone()])?;
