@@ -55,14 +55,18 @@ impl Plain for Bf16 {
 /// Columns up to which reading the weights takes longer than multiplying.
 const GEMV_COLUMNS: usize = 8;
 
-/// Bytes of a panel, at most, unless a group of rows takes more: it stays in the second cache while all columns pass.
-const PANEL: usize = 1 << 20;
-
 /// Row groups of a panel, at most.
-const GROUPS: usize = 64;
+const GROUPS: usize = 16;
 
-/// Steps of k that a tile takes at a time, so that those of its columns stay in the first cache from one group of rows to the next.
+/// Steps of k that a panel takes at a time: with 4 rows a group it is 256 KB, at home in the second cache; a tile of 6 columns, 24 KB, stays
+/// in the first from one group to the next.
 const KC: usize = 64;
+
+/// Tiles of columns that go through a panel together where k takes several panels: the sums of all groups, 16 lanes each, take 768 KB.
+///
+/// Measured on a Xeon with AVX-512 (2026-11-26), BF16 at 512 columns, k = 4096 and 14336, G multiply-adds/s on one thread and on 16: 63, 59 and
+/// 541, 554; with 32 groups and 16 tiles 61, 64 and 479, 500; with 64 and 8 53, 57 and 346, 631; with all of k in one panel 65, 43 and 349, 381.
+const TILES: usize = 32;
 
 /// 16 values of a row or a column, which are a line of the cache.
 #[repr(align(64))]
@@ -71,9 +75,15 @@ struct Line([f32; 16]);
 
 const ZERO: Line = Line([0.0; 16]);
 
+/// What a thread keeps.
+#[derive(Default)]
+struct Buffers {
+    panel: Vec<Line>, // (groups, steps, R)
+    sums: Vec<Line>,  // (tiles, groups, C, R)
+}
+
 thread_local! {
-    /// The panel of a thread.
-    static PANEL_OF: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static BUFFERS: Cell<Buffers> = const { Cell::new(Buffers { panel: Vec::new(), sums: Vec::new() }) };
 }
 
 /// All rows of the job times all rows of the activations, in tiles of `R` rows by up to `C` columns.
@@ -108,107 +118,98 @@ fn gemv<S: Simd, P: Plain, const R: usize>(s: S, job: Job<'_>, x: &Activations, 
 }
 
 /// ```text
-/// for each block of rows:
-///     panel (groups, steps of k, R, 16) = the rows, widened once
-///     for each C columns:
-///         acc (groups, R, C) = 0
-///         for each KC steps of k, for each group of R rows:  acc += panel (KC, R, 16) x (KC, C, 16)
+/// for each block of rows, for each block of columns:
+///     sums (tiles, groups, C, R, 16) = 0
+///     for each KC steps of k:
+///         panel (groups, KC, R, 16) = the rows, widened once
+///         for each tile of C columns, for each group of R rows:  sums += panel (KC, R, 16) x tile (KC, C, 16)
 /// ```
 #[inline(always)]
 fn gemm<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, job: Job<'_>, x: &Activations, out: Out<'_>) {
-    let steps = x.cols().div_ceil(16);
-    let groups = (PANEL / (steps * R * size_of::<Line>()).max(1)).clamp(1, GROUPS);
     const { assert!(C <= GEMV_COLUMNS) };
-    let mut acc = [[[s.splat(0.0); R]; C]; GROUPS];
-    let mut panel = PANEL_OF.take();
-    for block in (0..job.rows()).step_by(groups * R) {
-        let groups = groups.min((job.rows() - block).div_ceil(R));
-        panel.resize(panel.len().max(groups * steps * R), ZERO);
-        let panel = panel[..groups * steps * R].as_chunks_mut::<R>().0;
-        for (group, panel) in panel.chunks_exact_mut(steps).enumerate() {
-            let rows = rows::<P, R>(job, |i| block + group * R + i, 0..x.cols());
-            for (r, row) in rows.iter().enumerate() {
-                widen::<S, P>(s, row, panel.iter_mut().map(|lines| &mut lines[r]));
-            }
-        }
-        let panel = Panel { steps, lines: panel, block };
-        for c in (0..x.rows()).step_by(C) {
-            // The last columns are a whole tile as well: those that it shares with the tile before get the same results again.
-            panel.times(s, (job, x, out), c.min(x.rows() - C), &mut acc);
-        }
-    }
-    PANEL_OF.set(panel);
-}
-
-/// Widens a row into lines; beyond its end zeros.
-#[inline(always)]
-fn widen<'a, S: Simd, P: Plain>(s: S, row: &[u8], lines: impl Iterator<Item = &'a mut Line>) {
-    for (bytes, line) in row.chunks(16 * P::BYTES).zip(lines) {
-        if bytes.len() == 16 * P::BYTES {
-            s.store(P::widen(s, bytes), &mut line.0);
-        } else {
-            let mut part = [0; 64];
-            part[..bytes.len()].copy_from_slice(bytes);
-            s.store(P::widen(s, &part[..16 * P::BYTES]), &mut line.0);
-        }
-    }
-}
-
-/// The widened rows from `block` on.
-struct Panel<'a, const R: usize> {
-    steps: usize,
-    lines: &'a [[Line; R]], // (groups, steps)
-    block: usize,
-}
-
-impl<const R: usize> Panel<'_, R> {
-    /// Its rows times `C` columns from `first` on.
-    #[inline(always)]
-    fn times<S: Simd, const C: usize>(
-        &self,
-        s: S,
-        (job, x, out): (Job<'_>, &Activations, Out<'_>),
-        first: usize,
-        acc: &mut [[[S::F; R]; C]; GROUPS],
-    ) {
-        let mut tile = [[ZERO; C]; KC];
-        for from in (0..self.steps).step_by(KC) {
-            let slice = from..self.steps.min(from + KC);
+    let mut buffers = BUFFERS.take();
+    buffers.panel.resize(GROUPS * KC * R, ZERO);
+    buffers.sums.resize(TILES * GROUPS * C * R, ZERO);
+    let panel = buffers.panel.as_chunks_mut::<R>().0;
+    let sums_of = buffers.sums.as_chunks_mut::<R>().0.as_chunks_mut::<C>().0;
+    let mut tile = [[ZERO; C]; KC];
+    let steps = x.cols().div_ceil(16);
+    // Where one panel has all of k, sums stay in registers.
+    let together = if steps <= KC { x.rows() } else { TILES * C };
+    for block in (0..job.rows()).step_by(GROUPS * R) {
+        let groups = GROUPS.min((job.rows() - block).div_ceil(R));
+        for (first, from) in places(x.rows(), together, steps) {
+            let slice = from..steps.min(from + KC);
             let values = slice.start * 16..x.cols().min(slice.end * 16);
-            for (c, column) in columns::<C>(x, first, values).into_iter().enumerate() {
-                for (values, lines) in column.chunks(16).zip(&mut tile) {
-                    let values = values.as_array().map_or_else(|| s.load_part(values, 0.0), |values| s.load(values));
-                    s.store(values, &mut lines[c].0);
-                }
+            for (group, panel) in panel.chunks_exact_mut(slice.len()).take(groups).enumerate() {
+                widen::<S, P, R>(s, rows::<P, R>(job, |i| block + group * R + i, values.clone()), panel);
             }
-            for (group, panel) in self.lines.chunks_exact(self.steps).enumerate() {
-                let sums = if from == 0 { [[s.splat(0.0); R]; C] } else { acc[group] };
-                let sums = multiply(s, &panel[slice.clone()], &tile, sums);
-                if slice.end < self.steps {
-                    acc[group] = sums;
-                    continue;
-                }
-                let row = self.block + group * R;
-                for c in 0..C {
-                    let sums = s.sums(sums[c]);
-                    match sums.get(..job.rows() - row) {
-                        Some(there) => out.set_run(first + c, row, there),
-                        None => out.set_run(first + c, row, &sums),
+            for (t, c) in (first..x.rows().min(first + together)).step_by(C).enumerate() {
+                // The last columns are a whole tile as well: those that it shares with the tile before get the same results again.
+                let c = c.min(x.rows() - C);
+                pack(s, columns::<C>(x, c, values.clone()), &mut tile);
+                for (group, panel) in panel.chunks_exact(slice.len()).take(groups).enumerate() {
+                    let before = (from > 0).then(|| &sums_of[t * GROUPS + group]);
+                    let sums = multiply(s, panel, &tile, before);
+                    if slice.end == steps {
+                        write_tile(s, (job, out), (block + group * R, c), sums);
+                    } else {
+                        keep(s, sums, &mut sums_of[t * GROUPS + group]);
                     }
                 }
             }
         }
     }
+    BUFFERS.set(buffers);
 }
 
-/// `sums + panel (steps, R, 16) x tile (steps, C, 16)`, a lane for each k modulo 16.
+/// The first column of each block of columns, and with it the first step of each part of k.
+fn places(columns: usize, together: usize, steps: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..columns).step_by(together).flat_map(move |first| (0..steps).step_by(KC).map(move |from| (first, from)))
+}
+
+/// Widens `R` rows into lines `(steps, R)`; beyond their end zeros.
+#[inline(always)]
+fn widen<S: Simd, P: Plain, const R: usize>(s: S, rows: [&[u8]; R], lines: &mut [[Line; R]]) {
+    for r in 0..R {
+        for (bytes, lines) in rows[r].chunks(16 * P::BYTES).zip(&mut *lines) {
+            let mut part = [0; 64];
+            let whole = bytes.len() == 16 * P::BYTES;
+            if !whole {
+                part[..bytes.len()].copy_from_slice(bytes);
+            }
+            s.store(P::widen(s, if whole { bytes } else { &part[..16 * P::BYTES] }), &mut lines[r].0);
+        }
+    }
+}
+
+/// Copies some values of `C` columns into lines `(steps, C)`; beyond their end zeros.
+#[inline(always)]
+fn pack<S: Simd, const C: usize>(s: S, columns: [&[f32]; C], tile: &mut [[Line; C]; KC]) {
+    for c in 0..C {
+        for (values, lines) in columns[c].chunks(16).zip(&mut *tile) {
+            let values = values.as_array().map_or_else(|| s.load_part(values, 0.0), |values| s.load(values));
+            s.store(values, &mut lines[c].0);
+        }
+    }
+}
+
+/// The sums before, or zeros, and `panel (steps, R, 16) x tile (steps, C, 16)`: a lane for each k modulo 16.
 #[inline(always)]
 fn multiply<S: Simd, const R: usize, const C: usize>(
     s: S,
     panel: &[[Line; R]],
     tile: &[[Line; C]; KC],
-    mut sums: [[S::F; R]; C],
+    before: Option<&[[Line; R]; C]>,
 ) -> [[S::F; R]; C] {
+    let mut sums = [[s.splat(0.0); R]; C];
+    if let Some(before) = before {
+        for c in 0..C {
+            for r in 0..R {
+                sums[c][r] = s.load(&before[c][r].0);
+            }
+        }
+    }
     for (w, x) in panel.iter().zip(tile) {
         let mut columns = [s.splat(0.0); C];
         for c in 0..C {
@@ -222,6 +223,33 @@ fn multiply<S: Simd, const R: usize, const C: usize>(
         }
     }
     sums
+}
+
+/// Keeps sums for the next part of k.
+#[inline(always)]
+fn keep<S: Simd, const R: usize, const C: usize>(s: S, sums: [[S::F; R]; C], to: &mut [[Line; R]; C]) {
+    for c in 0..C {
+        for r in 0..R {
+            s.store(sums[c][r], &mut to[c][r].0);
+        }
+    }
+}
+
+/// Adds the lanes and writes the results of a tile, of the rows that are there.
+#[inline(always)]
+fn write_tile<S: Simd, const R: usize, const C: usize>(
+    s: S,
+    (job, out): (Job<'_>, Out<'_>),
+    (row, column): (usize, usize),
+    sums: [[S::F; R]; C],
+) {
+    for c in 0..C {
+        let sums = s.sums(sums[c]);
+        match sums.get(..job.rows() - row) {
+            Some(there) => out.set_run(column + c, row, there),
+            None => out.set_run(column + c, row, &sums),
+        }
+    }
 }
 
 /// The bytes of some values of `R` rows; past the last row the last again.

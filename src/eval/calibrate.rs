@@ -50,7 +50,8 @@ pub fn need(of: &Hyperparameters, tokens: usize, options: &Options) -> Result<Me
 /// Memory: four bytes for each value of the hidden states of all tokens.
 ///
 /// # Errors
-/// If the tokens do not fill one chunk, a chunk has fewer than 4, a number of the pass or a sum is not finite, the memory cannot be had, or the user stopped.
+/// If the tokens do not fill one chunk, a chunk has fewer than 4, a number of the pass or a sum is not finite, the memory cannot be had, or
+/// the user stopped.
 pub fn calibrate(
     model: &Model,
     tokens: &[u32],
