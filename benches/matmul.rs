@@ -72,7 +72,8 @@ fn main() {
     }
 }
 
-/// Work a second of a product with `m` columns of `k` values, bytes of weights or multiply-adds, and the machine's limit, measured right before.
+/// Work a second of a product with `m` columns of `k` values, bytes of weights or multiply-adds, and the machine's limit, measured right
+/// before.
 fn run(cpu: &Cpu, ty: GgmlType, [m, k]: [usize; 2], some: &[f32], data: &[u8]) -> (f64, f64) {
     let row_bytes = ty.row_bytes(k).expect("whole blocks");
     let rows = data.len() / row_bytes;

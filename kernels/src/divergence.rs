@@ -3,6 +3,7 @@
 //! Every operation is rounded on its own, and sums have 16 lanes that are added in halves: the same bits on every instruction set.
 
 use std::array::from_fn;
+use strata_quant::float::sum16;
 
 /// Lanes of a sum.
 const LANES: usize = 16;
@@ -16,10 +17,11 @@ fn exp(x: f64) -> f64 {
     const LN2_HIGH: f64 = 0.693_147_180_369_123_8; // its last 21 bits are zeros
     const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52: a sum with it is rounded to an integer
-    const FACTORIALS: [f64; 14] = {
-        let (mut all, mut i) = ([1.0; 14], 1);
+    const TERMS: [f64; 14] = {
+        let (mut all, mut factorial, mut i) = ([1.0; 14], 1.0, 1);
         while i < 14 {
-            all[i] = all[i - 1] * i as f64;
+            factorial *= i as f64;
+            all[i] = 1.0 / factorial;
             i += 1;
         }
         all
@@ -28,10 +30,7 @@ fn exp(x: f64) -> f64 {
     let t = x * std::f64::consts::LOG2_E + ROUND;
     let n = t - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.0 / FACTORIALS[13];
-    for factorial in FACTORIALS[..13].iter().rev() {
-        p = p * r + 1.0 / factorial;
-    }
+    let p = TERMS.iter().rev().fold(0.0, |p, term| p * r + term);
     p * f64::from_bits(t.to_bits().wrapping_add(1023) << 52)
 }
 
@@ -49,7 +48,7 @@ pub fn exponentials(z: &[f32], max: f32, weights: &mut [f64]) -> f64 {
         sums = from_fn(|i| sums[i] + w[i]);
     }
     sums[..rest.len()].iter_mut().zip(rest).for_each(|(sum, w)| *sum += w);
-    halves(sums)
+    sum16(sums)
 }
 
 /// `sum_v weights[v] (b[v] - c[v])`
@@ -66,20 +65,7 @@ pub fn weighted_difference(weights: &[f64], b: &[f32], c: &[f32]) -> f64 {
     for (i, w) in rest.iter().enumerate() {
         sums[i] += term(*w, b[from + i], c[from + i]);
     }
-    halves(sums)
-}
-
-/// The lanes added in halves, as [`strata_quant::simd::Simd::sum`] does.
-#[inline(always)]
-fn halves(mut lanes: [f64; LANES]) -> f64 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+    sum16(sums)
 }
 
 #[cfg(test)]

@@ -58,14 +58,15 @@ const GEMV_COLUMNS: usize = 8;
 /// Row groups of a panel, at most.
 const GROUPS: usize = 16;
 
-/// Steps of k that a panel takes at a time: with 4 rows a group it is 256 KB, at home in the second cache; a tile of 6 columns, 24 KB, stays
-/// in the first from one group to the next.
+/// Steps of k that a panel takes at a time: with 4 rows a group it is 256 KB, at home in the second cache; a tile of 6 columns, 24 KB,
+/// stays in the first from one group to the next.
 const KC: usize = 64;
 
 /// Tiles of columns that go through a panel together where k takes several panels: the sums of all groups, 16 lanes each, take 768 KB.
 ///
-/// Measured on a Xeon with AVX-512 (2026-11-26), BF16 at 512 columns, k = 4096 and 14336, G multiply-adds/s on one thread and on 16: 63, 59 and
-/// 541, 554; with 32 groups and 16 tiles 61, 64 and 479, 500; with 64 and 8 53, 57 and 346, 631; with all of k in one panel 65, 43 and 349, 381.
+/// Measured on a Xeon with AVX-512 (2026-11-26), BF16 at 512 columns, k = 4096 and 14336, G multiply-adds/s on one thread and on 16: 63, 59
+/// and 541, 554; with 32 groups and 16 tiles 61, 64 and 479, 500; with 64 and 8 53, 57 and 346, 631; with all of k in one panel 65, 43 and
+/// 349, 381.
 const TILES: usize = 32;
 
 /// 16 values of a row or a column, which are a line of the cache.
@@ -102,9 +103,8 @@ fn gemv<S: Simd, P: Plain, const R: usize>(s: S, job: Job<'_>, x: &Activations, 
         for c in (0..x.rows()).step_by(4) {
             macro_rules! columns {
                 ($n:literal) => {{
-                    let mut acc = [[s.splat(0.0); $n]; R];
-                    tile::<S, P, R, $n, true>(s, w, columns(x, c, 0..x.cols()), &mut acc);
-                    write(s, job, place, c, &acc, out);
+                    let sums = tile::<S, P, R, $n>(s, w, columns(x, c, 0..x.cols()));
+                    write(s, job, place, c, &sums, out);
                 }};
             }
             match x.rows() - c {
@@ -172,15 +172,23 @@ fn places(columns: usize, together: usize, steps: usize) -> impl Iterator<Item =
 #[inline(always)]
 fn widen<S: Simd, P: Plain, const R: usize>(s: S, rows: [&[u8]; R], lines: &mut [[Line; R]]) {
     for r in 0..R {
-        for (bytes, lines) in rows[r].chunks(16 * P::BYTES).zip(&mut *lines) {
-            let mut part = [0; 64];
-            let whole = bytes.len() == 16 * P::BYTES;
-            if !whole {
-                part[..bytes.len()].copy_from_slice(bytes);
-            }
-            s.store(P::widen(s, if whole { bytes } else { &part[..16 * P::BYTES] }), &mut lines[r].0);
+        let (whole, rest) = rows[r].split_at(rows[r].len() / (16 * P::BYTES) * 16 * P::BYTES);
+        let mut to = lines.iter_mut().map(|lines| &mut lines[r].0);
+        for (bytes, to) in whole.chunks_exact(16 * P::BYTES).zip(&mut to) {
+            s.store(P::widen(s, bytes), to);
+        }
+        if let (false, Some(to)) = (rest.is_empty(), to.next()) {
+            s.store(widen_part::<S, P>(s, rest), to);
         }
     }
+}
+
+/// Fewer than 16 weights, and zeros.
+#[inline(always)]
+fn widen_part<S: Simd, P: Plain>(s: S, bytes: &[u8]) -> S::F {
+    let mut part = [0; 64];
+    part[..bytes.len()].copy_from_slice(bytes);
+    P::widen(s, &part[..16 * P::BYTES])
 }
 
 /// Copies some values of `C` columns into lines `(steps, C)`; beyond their end zeros.
@@ -275,17 +283,12 @@ fn columns<const C: usize>(x: &Activations, first: usize, k: Range<usize>) -> [&
 /// Bytes between those being read and those being prefetched in each row.
 const PREFETCH: usize = 2048;
 
-/// `acc += w (R, k) x (k, C)`, a lane for each k modulo 16. `FAR`: the weights come from memory.
+/// `w (R, k) x (k, C)`, a lane for each k modulo 16. The weights come from memory.
 #[inline(always)]
-fn tile<S: Simd, P: Plain, const R: usize, const C: usize, const FAR: bool>(
-    s: S,
-    w: [&[u8]; R],
-    xs: [&[f32]; C],
-    acc: &mut [[S::F; C]; R],
-) {
+fn tile<S: Simd, P: Plain, const R: usize, const C: usize>(s: S, w: [&[u8]; R], xs: [&[f32]; C]) -> [[S::F; C]; R] {
     let k = xs[0].len();
     let whole = k / 16 * 16;
-    let mut sums = *acc;
+    let mut sums = [[s.splat(0.0); C]; R];
     let mut i = 0;
     while i < whole {
         let mut columns = [s.splat(0.0); C];
@@ -293,9 +296,7 @@ fn tile<S: Simd, P: Plain, const R: usize, const C: usize, const FAR: bool>(
             columns[c] = s.load(xs[c][i..i + 16].as_array().expect("16 values"));
         }
         for r in 0..R {
-            if FAR {
-                s.prefetch_near(w[r].as_ptr().wrapping_add(i * P::BYTES + PREFETCH));
-            }
+            s.prefetch_near(w[r].as_ptr().wrapping_add(i * P::BYTES + PREFETCH));
             let w = P::widen(s, &w[r][i * P::BYTES..(i + 16) * P::BYTES]);
             for c in 0..C {
                 sums[r][c] = s.fma(w, columns[c], sums[r][c]);
@@ -305,15 +306,13 @@ fn tile<S: Simd, P: Plain, const R: usize, const C: usize, const FAR: bool>(
     }
     if whole < k {
         for r in 0..R {
-            let mut bytes = [0; 64];
-            bytes[..(k - whole) * P::BYTES].copy_from_slice(&w[r][whole * P::BYTES..]);
-            let w = P::widen(s, &bytes[..16 * P::BYTES]);
+            let w = widen_part::<S, P>(s, &w[r][whole * P::BYTES..]);
             for c in 0..C {
                 sums[r][c] = s.fma(w, s.load_part(&xs[c][whole..], 0.0), sums[r][c]);
             }
         }
     }
-    *acc = sums;
+    sums
 }
 
 /// Adds the lanes and writes the results of the rows that are there.
@@ -323,13 +322,13 @@ fn write<S: Simd, const R: usize, const C: usize>(
     job: Job<'_>,
     place: impl Fn(usize) -> usize,
     first: usize,
-    acc: &[[S::F; C]; R],
+    sums: &[[S::F; C]; R],
     out: Out<'_>,
 ) {
     for r in 0..R {
         if place(r) < job.rows() {
             for c in 0..C {
-                out.set(first + c, place(r), s.sum(acc[r][c]));
+                out.set(first + c, place(r), s.sum(sums[r][c]));
             }
         }
     }

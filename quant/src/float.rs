@@ -1,5 +1,7 @@
 //! The few float operations that every result rests on, exact on every machine.
 
+use std::ops::Add;
+
 /// `a * b + c` rounded once, as the fused multiply-add of every instruction set computes it.
 ///
 /// Where the target has no such instruction, `f32::mul_add` would be a library call. The product of two `f32` is exact in `f64`; the
@@ -25,11 +27,11 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
 
 /// The sum of 16 lanes in the one order that every kernel uses: halves are added until one is left.
 #[inline(always)]
-pub fn sum16(mut lanes: [f32; 16]) -> f32 {
+pub fn sum16<T: Copy + Add<Output = T>>(mut lanes: [T; 16]) -> T {
     let mut width = 8;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            lanes[i] = lanes[i] + lanes[i + width];
         }
         width /= 2;
     }
