@@ -18,7 +18,6 @@ use super::matrix::{Owned, towards};
 use super::tally::{Tally, dot};
 use super::work::{HALFWAY, Variant, Work};
 use crate::error::Result;
-use crate::eval::compare::derive::Transform;
 use crate::eval::compare::ranges::blocks;
 use crate::eval::compare::text::Chunk;
 use crate::model::States;
@@ -84,14 +83,21 @@ pub fn head(
     let mut changes = vec![vec![0.0; vectors * n]; variants.len()]; // `v . dz`: (vectors, scored)
     let mut dx = vec![0.0; vectors * n * of.hidden]; // (vectors, scored, hidden)
     let mut randoms = walk.random();
-    let (mut back, mut e, mut v) = (Owned::default(), Owned::default(), Activations::default());
+    let (mut back, mut v) = (Owned::default(), Activations::default());
+    let mut errors: Vec<Owned> = variants.iter().map(|_| Owned::default()).collect();
     for part in walk.parts() {
         let both = walk.both(part.clone());
-        let w = &both[0];
-        let theirs: Vec<Owned> =
-            variants.iter().map(|variant| output(variant, &variant.encoded, part.clone())).collect();
-        let halfway = w.towards(&theirs[0], HALFWAY);
+        let [w, candidate] = &both;
+        let halfway = w.towards(candidate, HALFWAY);
         halfway.transpose(&mut back);
+        w.difference(candidate, &mut errors[0]);
+        for (variant, e) in variants.iter().zip(&mut errors).skip(1) {
+            w.difference(&output(variant, part.clone()), e);
+        }
+        for (e, tally) in errors.iter().zip(&mut tallies) {
+            tally.weight_error += e.square();
+            tally.weight += w.square();
+        }
         for rows in walk.blocks() {
             progress.check()?;
             let (z, width) = (walk.logits(&both, part.clone(), rows.clone()), part.len());
@@ -99,10 +105,8 @@ pub fn head(
             probe(&sums[rows.clone()], &mut randoms[rows.clone()], &z, width, values);
             let y = walk.product(&halfway, &walk.x, rows.clone());
             let square: f64 = y.chunks_exact(width).map(|y| dot(y, y)).sum();
-            let all = theirs.iter().zip(&mut tallies).zip(&mut changes);
-            for ((theirs, tally), changes) in all {
-                w.difference(theirs, &mut e);
-                let dz = walk.product(&e, &walk.x, rows.clone());
+            for ((e, tally), changes) in errors.iter().zip(&mut tallies).zip(&mut changes) {
+                let dz = walk.product(e, &walk.x, rows.clone());
                 tally.error += dz.chunks_exact(width).map(|dz| dot(dz, dz)).sum::<f64>();
                 tally.output += square;
                 for (probe, v) in v.values().chunks_exact(dz.len()).enumerate() {
@@ -119,21 +123,16 @@ pub fn head(
             }
             progress.advance(rows.len() as u64);
         }
-        for (theirs, tally) in theirs.iter().zip(&mut tallies) {
-            w.difference(theirs, &mut e);
-            tally.weight_error += e.square();
-            tally.weight += w.square();
-        }
     }
     tallies.iter_mut().zip(&changes).for_each(|(tally, changes)| tally.add_changes(&work.scored(), changes));
     let dh = dx.chunks_exact(n * of.hidden).map(|dx| walk.before_norm(dx)).collect::<Result<_>>()?;
     Ok(HeadResult { dh, tallies })
 }
 
-/// What becomes of a part of the output matrix of a variant.
-fn output(variant: &Variant<'_>, transform: &Transform, part: Range<usize>) -> Owned {
+/// A part of the output matrix of a variant, in its type.
+fn output(variant: &Variant<'_>, part: Range<usize>) -> Owned {
     let weight = variant.model.weights().output().weight.rows_in(part);
-    Owned::of(&variant.output, &Linear { weight, bias: None, head_dim: None }, transform)
+    Owned::of(&variant.output, &Linear { weight, bias: None, head_dim: None }, &variant.encoded)
 }
 
 /// The scored tokens of a text, and what the output matrix reads there.
@@ -205,7 +204,7 @@ impl<'a> Walk<'a> {
     fn both(&self, part: Range<usize>) -> [Owned; 2] {
         let weight = self.work.reference.weights().output().weight.rows_in(part.clone());
         let ours = Owned::of("", &Linear { weight, bias: None, head_dim: None }, &self.work.decoded);
-        [ours, output(self.candidate, &self.candidate.decoded, part)]
+        [ours, output(self.candidate, part).decoded()]
     }
 
     /// The products of a part of an output matrix with some scored tokens of `x (scored, hidden)`.

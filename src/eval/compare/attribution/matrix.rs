@@ -69,31 +69,21 @@ impl Owned {
 
     /// `other - self` in F32 for matrices of any types, into the memory of `to`.
     pub fn difference(&self, other: &Owned, to: &mut Owned) {
-        self.with(other, to, |ours, theirs| theirs - ours);
+        combine([self, other], to, |[ours, theirs]| theirs - ours);
+    }
+
+    /// The same in F32.
+    pub fn decoded(&self) -> Owned {
+        let mut to = Owned::default();
+        combine([self], &mut to, |[value]| value);
+        to
     }
 
     /// `self + share (other - self)` in F32 for matrices of any types.
     pub fn towards(&self, other: &Owned, share: f32) -> Owned {
         let mut to = Owned::default();
-        self.with(other, &mut to, |ours, theirs| ours + share * (theirs - ours));
+        combine([self, other], &mut to, |[ours, theirs]| ours + share * (theirs - ours));
         to
-    }
-
-    /// What `f` makes of the values of both, in F32, into the memory of `to`.
-    fn with(&self, other: &Owned, to: &mut Owned, f: impl Fn(f32, f32) -> f32 + Sync) {
-        (to.ty, to.rows, to.cols) = (GgmlType::F32, self.rows, self.cols);
-        to.bytes.resize(4 * self.rows * self.cols, 0);
-        let (ours, theirs) = (self.matrix(), other.matrix());
-        let rows = to.bytes.par_chunks_mut(4 * self.cols).enumerate();
-        rows.for_each_init(Default::default, |(a, b): &mut (Vec<f32>, Vec<f32>), (r, to)| {
-            for (matrix, values) in [(&ours, &mut *a), (&theirs, &mut *b)] {
-                values.resize(matrix.cols(), 0.0);
-                matrix.decode_row(r, values);
-            }
-            for ((to, a), b) in to.as_chunks_mut::<4>().0.iter_mut().zip(&*a).zip(&*b) {
-                *to = f(*a, *b).to_le_bytes();
-            }
-        });
     }
 
     /// The sum of squares, rows added in their order.
@@ -107,6 +97,24 @@ impl Owned {
         let rows: Vec<f64> = (0..self.rows).into_par_iter().map_init(Vec::new, row).collect();
         rows.into_iter().sum()
     }
+}
+
+/// What `f` makes of the values of matrices of one shape, in F32, into the memory of `to`.
+fn combine<const N: usize>(of: [&Owned; N], to: &mut Owned, f: impl Fn([f32; N]) -> f32 + Sync) {
+    let (rows, cols) = (of[0].rows, of[0].cols);
+    (to.ty, to.rows, to.cols) = (GgmlType::F32, rows, cols);
+    to.bytes.resize(4 * rows * cols, 0);
+    let matrices = of.map(Owned::matrix);
+    let none = || [const { Vec::<f32>::new() }; N];
+    to.bytes.par_chunks_mut(4 * cols).enumerate().for_each_init(none, |values, (r, to)| {
+        for (matrix, values) in matrices.iter().zip(&mut *values) {
+            values.resize(cols, 0.0);
+            matrix.decode_row(r, values);
+        }
+        for (c, to) in to.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *to = f(std::array::from_fn(|i| values[i][c])).to_le_bytes();
+        }
+    });
 }
 
 /// The weights of a layer in memory of their own.
