@@ -152,12 +152,10 @@ pub fn compare_and_keep(
     let n = lanes.specs.len();
     let saved = match state.load(n, || States::new(settings.spill.as_deref(), of.hidden))? {
         Some(saved) if saved.step == FINISHED => {
-            return match Comparison::from_bytes(&saved.known) {
-                Some(comparison) => Ok((comparison, state)),
-                None => state.refuse(),
-            };
+            let comparison = Comparison::from_bytes(&saved.known).ok_or_else(|| state.refused())?;
+            return Ok((comparison, state));
         }
-        Some(saved) if saved.step >= of.layers as u64 || saved.states.len() != n => return state.refuse(),
+        Some(saved) if saved.step >= of.layers as u64 || saved.states.len() != n => return Err(state.refused()),
         saved => saved,
     };
     let modes = lanes.scores((&state, saved), candidates.len(), &text, settings, progress)?;

@@ -18,7 +18,7 @@ use crate::model::States;
 use std::cell::Cell;
 use std::fs;
 use std::io::{BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const MAGIC: &[u8; 8] = b"STRATAWS";
@@ -99,17 +99,14 @@ impl StateFile {
         let Some(path) = self.path.as_ref().filter(|path| path.exists()) else { return Ok(None) };
         let (file, stamp) = open_regular(path)?;
         let saved = self.parse(BufReader::with_capacity(1 << 20, file), (stamp.bytes, most), &mut states)?;
-        saved.map_or_else(|| self.refuse(), |saved| Ok(Some(saved)))
+        saved.map(Some).ok_or_else(|| self.refused())
     }
 
     /// The error of a file that is something else.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn refuse<T>(&self) -> Result<T> {
+    pub fn refused(&self) -> Error {
         let problem = "is not the state of this comparison, which would overwrite it";
-        let path = self.path.clone().unwrap_or_default();
-        Err(Error::invalid(&path, "state", problem, "remove it, or name another file for the state"))
+        let path = self.path.as_deref().unwrap_or(Path::new(""));
+        Error::invalid(path, "state", problem, "remove it, or name another file for the state")
     }
 
     fn parse(

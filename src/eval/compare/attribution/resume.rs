@@ -65,10 +65,10 @@ impl Resume {
     pub fn load(&self, work: &Work<'_>) -> Result<Done> {
         match self.file.load(1 + self.candidates + self.probes + 1, || work.states())? {
             None => Ok(Done { errors: vec![Vec::new(); self.candidates], ..Done::default() }),
-            Some(saved) => match lists(&saved.known).and_then(|lists| self.done(saved.step, lists, saved.states)) {
-                Some(done) => Ok(done),
-                None => self.file.refuse(),
-            },
+            Some(saved) => {
+                let done = lists(&saved.known).and_then(|lists| self.done(saved.step, lists, saved.states));
+                done.ok_or_else(|| self.file.refused())
+            }
         }
     }
 
