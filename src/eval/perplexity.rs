@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::{CacheTypes, Model};
 use crate::progress::Progress;
 use rayon::prelude::*;
+use strata_kernels::Isa;
 
 /// The perplexity of a model on a text.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +59,7 @@ pub fn score(
     let mut scores = Scores::default();
     progress.begin("perplexity", text.lengths().iter().sum::<usize>() as u64);
     for_each_scored(model, text, types, progress, &mut |logits, targets| {
-        nlls(logits, targets).into_iter().for_each(|nll| scores.add(nll));
+        nlls(model.cpu().isa(), logits, targets).into_iter().for_each(|nll| scores.add(nll));
         base.as_mut().map_or(Ok(()), |base| base.rows(logits))
     })?;
     let result = scores.finish(text.chunks.len())?;
@@ -68,16 +69,17 @@ pub fn score(
 }
 
 /// [`nll`] of each row of logits `(rows, vocab)` and its target.
-pub(super) fn nlls(logits: &[f32], targets: &[u32]) -> Vec<f64> {
-    let rows = logits.par_chunks_exact(logits.len() / targets.len());
-    rows.zip(targets).map(|(logits, target)| nll(logits, *target)).collect()
+pub(super) fn nlls(isa: Isa, logits: &[f32], targets: &[u32]) -> Vec<f64> {
+    let rows = logits.par_chunks_exact(logits.len() / targets.len()).zip(targets);
+    rows.map_init(Vec::new, |weights, (logits, target)| nll(isa, logits, *target, weights)).collect()
 }
 
-/// `-log softmax(logits)[target]`, in `f64`, of finite logits.
-pub fn nll(logits: &[f32], target: u32) -> f64 {
-    let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
-    let total: f64 = logits.iter().map(|&l| libm::exp(l as f64 - peak)).sum();
-    peak + libm::log(total) - logits[target as usize] as f64
+/// `-log softmax(logits)[target]`, in `f64`, of finite logits; `weights` is memory for their exponentials.
+fn nll(isa: Isa, logits: &[f32], target: u32, weights: &mut Vec<f64>) -> f64 {
+    let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    weights.resize(logits.len(), 0.0);
+    let total = isa.exponentials(logits, peak, weights);
+    f64::from(peak) + libm::log(total) - f64::from(logits[target as usize])
 }
 
 #[derive(Default)]
@@ -116,6 +118,7 @@ mod tests {
 
     #[test]
     fn equal_logits_cost_the_log_of_the_vocabulary() {
+        let nll = |logits: &[f32], target| nll(Isa::best(), logits, target, &mut Vec::new());
         assert!((nll(&[3.0; 1000], 17) - 1000f64.ln()).abs() < 1e-12);
         assert!((nll(&[0.0, 1000.0], 0) - 1000.0).abs() < 1e-9);
     }

@@ -16,6 +16,7 @@ use crate::eval::passes::{self, LOGIT_ROWS, for_each_scored};
 use crate::model::{CacheTypes, MemoryNeed, Model};
 use crate::progress::Progress;
 use rayon::prelude::*;
+use strata_kernels::Isa;
 
 /// The fewest scored tokens of which llama-perplexity makes statistics.
 const FEWEST: usize = 100;
@@ -90,7 +91,7 @@ pub fn kl_divergence(
     if tokens < FEWEST {
         return Err(Error::TooFewForStatistics { tokens, fewest: FEWEST });
     }
-    let shape = base.shape();
+    let (shape, isa) = (base.shape(), model.cpu().isa());
     let (mut sums, mut running, mut first) = (Sums::default(), Vec::new(), 0);
     let (mut bytes, mut log_p) = (Vec::new(), Vec::new());
     progress.begin("KL divergence", text.lengths().iter().sum::<usize>() as u64);
@@ -98,7 +99,10 @@ pub fn kl_divergence(
         log_p.resize(logits.len(), 0.0);
         base.read_rows(first..first + targets.len(), &mut bytes, &mut log_p)?;
         let rows = logits.par_chunks(shape.vocab).zip(log_p.par_chunks(shape.vocab)).zip(targets);
-        let scores: Vec<Score> = rows.map(|((logits, log_p), &token)| score(logits, log_p, token as usize)).collect();
+        let of = |weights: &mut Vec<f64>, ((logits, log_p), &token): ((&[f32], &[f32]), &u32)| {
+            score(isa, [logits, log_p], token as usize, weights)
+        };
+        let scores: Vec<Score> = rows.map_init(Vec::new, of).collect();
         for score in &scores {
             sums.add(score);
             first += 1;
@@ -135,11 +139,11 @@ struct Score {
     same_top: bool,
 }
 
-/// Of finite logits `(vocab)` and the base's log-probabilities `(vocab)`.
-fn score(logits: &[f32], log_p: &[f32], token: usize) -> Score {
+/// Of finite logits `(vocab)` and the base's log-probabilities `(vocab)`; `weights` is memory for the exponentials of the former.
+fn score(isa: Isa, [logits, log_p]: [&[f32]; 2], token: usize, weights: &mut Vec<f64>) -> Score {
     let (top, max) = greatest(logits);
-    let sum: f64 = logits.iter().map(|&logit| libm::exp(f64::from(logit) - max)).sum();
-    let log_sum = max + libm::log(sum);
+    weights.resize(logits.len(), 0.0);
+    let log_sum = f64::from(max) + libm::log(isa.exponentials(logits, max, weights));
     let likely = log_p.iter().zip(logits).filter(|(log_p, _)| **log_p > -RANGE);
     let term = |(&log_p, &logit): (&f32, &f32)| {
         let log_p = f64::from(log_p);
@@ -154,10 +158,9 @@ fn score(logits: &[f32], log_p: &[f32], token: usize) -> Score {
 }
 
 /// The place of the greatest value, the first of equals, and the value.
-fn greatest(values: &[f32]) -> (usize, f64) {
+fn greatest(values: &[f32]) -> (usize, f32) {
     let all = values.iter().enumerate();
-    let (place, value) = all.fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best });
-    (place, f64::from(value))
+    all.fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best })
 }
 
 #[derive(Default)]

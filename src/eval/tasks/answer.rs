@@ -24,7 +24,7 @@ pub fn answer(
     let mut nll = Vec::with_capacity(text.scores());
     progress.begin(tasks.kind.name(), text.lengths().iter().sum::<usize>() as u64);
     for_each_scored(model, text, types, progress, &mut |logits, targets| {
-        nll.extend(nlls(logits, targets));
+        nll.extend(nlls(model.cpu().isa(), logits, targets));
         Ok(())
     })?;
     progress.end();
