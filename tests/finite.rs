@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use strata::engine::Session;
 use strata::error::Error;
-use strata::eval::calibrate::{Options, calibrate};
+use strata::eval::calibrate::calibrate;
+use strata::eval::compare::Text;
+use strata::eval::compare::text::Cut;
 use strata::eval::perplexity::perplexity;
 use strata::gguf::{Gguf, Layout, TensorInfo};
 use strata::model::{CacheTypes, KvCache, Model};
@@ -65,8 +67,8 @@ fn uses(file: &[u8], types: CacheTypes) -> [(&'static str, Result<(), Error>); 3
         Ok(())
     };
     let measure = || {
-        let options = Options { context: 16, max_chunks: None, process_output: true, dataset: "text".to_owned() };
-        let matrix = calibrate(&open()?, PROMPT, None, &options, &Quiet)?;
+        let text = Text::raw("text", PROMPT, Cut { context: 16, stride: None, max_chunks: None }, None)?;
+        let matrix = calibrate(&open()?, &text, true, &Quiet)?;
         assert!(matrix.entries.values().flat_map(|entry| &entry.in_sum2).all(|sum| sum.is_finite()));
         Ok(())
     };

@@ -6,10 +6,11 @@ mod common;
 use common::{imatrix_path, model_file, open, pure};
 use std::fs;
 
-use strata::eval::calibrate::{Options, calibrate};
+use strata::eval::calibrate::calibrate;
+use strata::eval::compare::Text;
+use strata::eval::compare::text::Cut;
 use strata::gguf::{Layout, Value};
 use strata::imatrix::{Entry, Imatrix, ImatrixFormat};
-use strata::model::Model;
 use strata::progress::Quiet;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
 use strata::{GgmlType, Isa};
@@ -282,17 +283,17 @@ fn what_we_measure_is_what_llama_imatrix_measured() {
     let tokenizer = Tokenizer::from_gguf(model.gguf()).unwrap();
     let text = EncodeOptions { add_special: true, parse_special: false };
     let tokens = tokenizer.encode(include_str!("data/valid.txt"), text).unwrap();
-    let options =
-        Options { context: 512, max_chunks: Some(40), process_output: false, dataset: "text/valid.txt".to_owned() };
-    let measure =
-        |model: &Model, tokens: &[u32], options: &Options| calibrate(model, tokens, tokenizer.bos(), options, &Quiet);
+    let cut = |tokens: &[u32], context, max_chunks| {
+        let cut = Cut { context, stride: None, max_chunks: Some(max_chunks) };
+        Text::raw("text/valid.txt", tokens, cut, tokenizer.bos())
+    };
 
     // Chunks that go together, more than one sub-batch, a last group that is not full; the model has no output matrix
     // of its own.
-    let few = Options { context: 100, max_chunks: Some(12), process_output: true, ..options.clone() };
+    let few = cut(&tokens, 100, 12).unwrap();
     let files: Vec<_> = [1, 2]
         .map(|threads| {
-            let matrix = measure(&open(threads), &tokens, &few).unwrap();
+            let matrix = calibrate(&open(threads), &few, true, &Quiet).unwrap();
             assert!(matrix.entries.len() == 42 && matrix.entries.values().all(|entry| entry.counts == [1200]));
             let written = dir.path().join(format!("{threads}.gguf"));
             matrix.write(&written, ImatrixFormat::Gguf).unwrap();
@@ -300,10 +301,11 @@ fn what_we_measure_is_what_llama_imatrix_measured() {
         })
         .into();
     assert!(files[0] == files[1], "the matrix depends on the number of threads");
-    let none = measure(&model, &tokens[..99], &few).unwrap_err().to_string();
+    let none = cut(&tokens[..99], 100, 12).unwrap_err().to_string();
     assert!(none.contains("99 tokens") && none.contains("chunk takes 100"), "{none}");
 
-    let (ours, theirs) = (measure(&model, &tokens, &options).unwrap(), Imatrix::open(imatrix_path()).unwrap());
+    let ours = calibrate(&model, &cut(&tokens, 512, 40).unwrap(), false, &Quiet).unwrap();
+    let theirs = Imatrix::open(imatrix_path()).unwrap();
     assert_eq!((&ours.datasets, ours.chunk_count, ours.chunk_size), (&theirs.datasets, 40, Some(512)));
     assert!(ours.entries.keys().eq(theirs.entries.keys()));
     assert!(ours.entries.iter().all(|(name, entry)| entry.counts == theirs.entries[name].counts));

@@ -14,7 +14,6 @@ use strata_quant::Activations;
 use crate::arch::{Hyperparameters, MatrixInput};
 use crate::error::{Error, Result};
 use crate::eval::compare::Text;
-use crate::eval::compare::text::Cut;
 use crate::imatrix::{Entry, Imatrix};
 use crate::model::{CacheTypes, MemoryNeed, Model, Scratch};
 use crate::progress::Progress;
@@ -22,46 +21,25 @@ use crate::progress::Progress;
 /// The columns that a thread sums together: their sums stay in the first cache.
 const COLUMNS: usize = 1024;
 
-/// Settings of a calibration.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The number of tokens in a chunk.
-    pub context: usize,
-    /// The most chunks to take.
-    pub max_chunks: Option<usize>,
-    /// Also measure the output matrix, where the model has one of its own.
-    pub process_output: bool,
-    /// The name of the text, which the matrix records.
-    pub dataset: String,
-}
-
-/// The memory beside the weights that a calibration with `tokens` tokens takes.
+/// The memory beside the weights that a calibration takes.
 ///
 /// # Errors
 /// As [`MemoryNeed::layer_by_layer`].
-pub fn need(of: &Hyperparameters, tokens: usize, options: &Options) -> Result<MemoryNeed> {
-    let chunks = tokens.checked_div(options.context).unwrap_or(0).min(options.max_chunks.unwrap_or(usize::MAX));
-    MemoryNeed::layer_by_layer(of, &vec![options.context; chunks], CacheTypes::default())
+pub fn need(of: &Hyperparameters, text: &Text) -> Result<MemoryNeed> {
+    MemoryNeed::layer_by_layer(of, &text.lengths(), CacheTypes::default())
 }
 
-/// The importance matrix of `tokens`. `bos` replaces the first token of each chunk. The same bits with any number of
-/// threads.
+/// The importance matrix of a text, which is cut into chunks of one length ([`Text::raw`]) and names the matrix's dataset; also of the output
+/// matrix, where the model has one of its own and `process_output` is set. The same bits with any number of threads.
 ///
 /// Memory: four bytes for each value of the hidden states of all tokens.
 ///
 /// # Errors
-/// If the tokens do not fill one chunk, a chunk has fewer than 4, a number of the pass or a sum is not finite, the memory cannot be had, or
-/// the user stopped.
-pub fn calibrate(
-    model: &Model,
-    tokens: &[u32],
-    bos: Option<u32>,
-    options: &Options,
-    progress: &dyn Progress,
-) -> Result<Imatrix> {
-    let Options { context, max_chunks, .. } = *options;
-    let text = Text::raw(&*options.dataset, tokens, Cut { context, stride: None, max_chunks }, bos)?;
+/// If there are more chunks than the matrix can record, a number of the pass or a sum is not finite, the memory cannot be had, or the user
+/// stopped.
+pub fn calibrate(model: &Model, text: &Text, process_output: bool, progress: &dyn Progress) -> Result<Imatrix> {
     let (tokens, lengths) = (text.tokens(), text.lengths());
+    let context = lengths.first().copied().unwrap_or(0);
     let (Ok(chunk_count), Ok(chunk_size)) = (lengths.len().try_into(), context.try_into()) else {
         return Err(Error::TextTooShort { tokens: tokens.len(), chunk: context });
     };
@@ -82,12 +60,17 @@ pub fn calibrate(
             return Err(Error::invalid(model.gguf().path(), place, problem, remedy));
         }
         for name in names.into_iter().filter(|name| model.gguf().tensor(name).is_some()) {
-            if input != MatrixInput::Output || options.process_output {
+            if input != MatrixInput::Output || process_output {
                 entries.insert(name, Entry { in_sum2: in_sum2.clone(), counts: vec![tokens.len() as u64] });
             }
         }
     }
-    Ok(Imatrix { entries, datasets: vec![options.dataset.clone()], chunk_count, chunk_size: Some(chunk_size) })
+    Ok(Imatrix {
+        entries,
+        datasets: text.texts.iter().map(|text| text.name.clone()).collect(),
+        chunk_count,
+        chunk_size: Some(chunk_size),
+    })
 }
 
 /// The names of the matrices that read this input: those of layer `layer`, or the output matrix.

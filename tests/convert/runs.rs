@@ -6,7 +6,9 @@ use half::f16;
 use safetensors::Dtype;
 use std::path::Path;
 use strata::convert::open_model;
-use strata::eval::calibrate::{Options, calibrate};
+use strata::eval::calibrate::calibrate;
+use strata::eval::compare::Text;
+use strata::eval::compare::text::Cut;
 use strata::eval::perplexity::perplexity;
 use strata::model::{CacheTypes, MemoryNeed, Model};
 use strata::progress::Quiet;
@@ -43,8 +45,8 @@ fn check(folder: &Folder, ty: GgmlType) {
         let scored = perplexity(model, &text, 32, None, Some(3840), CacheTypes::default(), &Quiet).unwrap();
         scored.mean_nll.to_bits()
     };
-    let options = Options { context: 32, max_chunks: None, process_output: true, dataset: "numbers".to_owned() };
-    let sums = |model: &Model| calibrate(model, &text, None, &options, &Quiet).unwrap();
+    let cut = Text::raw("numbers", &text, Cut { context: 32, stride: None, max_chunks: None }, None).unwrap();
+    let sums = |model: &Model| calibrate(model, &cut, true, &Quiet).unwrap();
     let (expected_nll, expected_sums) = (nll(&file), sums(&file));
     let all = open(&folder.dir, None);
     for budget in [None].into_iter().chain(budgets(&all).map(Some)) {

@@ -2,7 +2,9 @@
 //! error that says where, or does not matter.
 
 use super::common::{StopsAfter, TOKENS, bits, mix, model_file, open, pure, streamed_with, write_model};
-use crate::eval::calibrate::{self, calibrate};
+use crate::eval::calibrate::calibrate;
+use crate::eval::compare::Text;
+use crate::eval::compare::text::Cut;
 use crate::eval::perplexity::perplexity;
 use crate::gguf::Gguf;
 use crate::gguf::shards::SplitLimit;
@@ -151,13 +153,13 @@ fn drives_are_read_at_once() {
 fn evaluations_read_the_same() {
     let (_dir, path) = q8_0();
     let tokens: Vec<u32> = (0..4 * 64).map(|i| i * 37 % 3840).collect();
-    let options = calibrate::Options { context: 64, max_chunks: None, process_output: true, dataset: "numbers".into() };
+    let text = Text::raw("numbers", &tokens, Cut { context: 64, stride: None, max_chunks: None }, None).unwrap();
     let (resident, streamed) = (resident(&path), streamed(&path, 0.1));
     let nll = |model| {
         perplexity(model, &tokens, 64, None, Some(3840), CacheTypes::default(), &Quiet).unwrap().mean_nll.to_bits()
     };
     assert_eq!(nll(&resident), nll(&streamed));
-    let sums = |model| calibrate(model, &tokens, None, &options, &Quiet).unwrap().entries;
+    let sums = |model| calibrate(model, &text, true, &Quiet).unwrap().entries;
     assert!(sums(&resident) == sums(&streamed));
 }
 

@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use strata::arch::{Architecture, Hyperparameters, Role};
-use strata::eval::calibrate::{Options, calibrate, need};
+use strata::eval::calibrate::{calibrate, need};
+use strata::eval::compare::Text;
+use strata::eval::compare::text::Cut;
 use strata::gguf::Gguf;
 use strata::imatrix::{Imatrix, ImatrixFormat};
 use strata::io::inputs::Inputs;
@@ -119,14 +121,10 @@ impl Args {
         let tokenizer = text::tokenizer(&gguf)?;
         let options = EncodeOptions { add_special: true, parse_special: self.parse_special };
         let tokens = text::tokens(&tokenizer, &text::read(file)?, options)?;
-        let options = Options {
-            context: self.context,
-            max_chunks: self.chunks,
-            process_output: self.process_output,
-            dataset: file.display().to_string(),
-        };
-        let need = need(&Hyperparameters::read(&gguf)?, tokens.len(), &options)?;
+        let cut = Cut { context: self.context, stride: None, max_chunks: self.chunks };
+        let text = Text::raw(file.display().to_string(), &tokens, cut, tokenizer.bos())?;
+        let need = need(&Hyperparameters::read(&gguf)?, &text)?;
         let model = self.ram.load(gguf, self.cpu.cpu()?, need)?;
-        Ok(calibrate(&model, &tokens, tokenizer.bos(), &options, &Shown::new(Unit::Tokens))?)
+        Ok(calibrate(&model, &text, self.process_output, &Shown::new(Unit::Tokens))?)
     }
 }
