@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn lanes_are_added_in_halves() {
         // 2^24 + 1 is not representable: the order decides what is left.
-        let mut lanes = [0.0; 16];
+        let mut lanes = [0.0f32; 16];
         (lanes[0], lanes[8], lanes[4], lanes[12]) = (16_777_216.0, 1.0, 1.0, 1.0);
         assert_eq!(sum16(lanes), 16_777_218.0);
     }
