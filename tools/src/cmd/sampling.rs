@@ -8,7 +8,8 @@ use strata::engine::sampling::{
 };
 use strata::gguf::Gguf;
 
-/// Sampler settings. Where "the model's" is named, the default is that of the file (general.sampling.*).
+/// Sampler settings. Where "the model's" is named, the default is that of the file (general.sampling.*). To be flattened behind all other
+/// options, which would stand under its heading.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
@@ -217,11 +218,11 @@ mod tests {
 
     #[derive(Parser)]
     struct Command {
-        #[command(flatten)]
-        sampling: SamplingArgs,
         /// Stands under another heading.
         #[arg(long)]
         other: bool,
+        #[command(flatten)]
+        sampling: SamplingArgs,
     }
 
     fn settings(options: &str) -> std::result::Result<Sampling, String> {
@@ -281,7 +282,7 @@ mod tests {
             "--dynatemp-exp -1",
             "--repeat-last-n -1",
             "--repeat-penalty 0",
-            "--repeat-penalty -inf",
+            "--repeat-penalty nan",
             "--presence-penalty inf",
             "--frequency-penalty nan",
             "--dry-multiplier -1",
@@ -295,7 +296,7 @@ mod tests {
             "--mirostat-lr inf",
             "--mirostat-ent -1",
             "--logit-bias 5",
-            "--logit-bias -1+2",
+            "--logit-bias x+2",
             "--logit-bias 4294967296+1",
             "--logit-bias 5+inf",
             "--logit-bias 5+nan",
