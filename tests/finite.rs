@@ -55,7 +55,7 @@ fn uses(file: &[u8], types: CacheTypes) -> [(&'static str, Result<(), Error>); 3
     let run = || {
         let model = Arc::new(open()?);
         let cache = KvCache::with_types(model.hyperparameters(), 32, types)?;
-        let mut session = Session::with_cache(model, cache);
+        let mut session = Session::with_cache(model.clone(), cache);
         let mut sampler = Sampler::new(&Sampling::greedy(), model.hyperparameters().vocab, None).unwrap();
         session.generate::<Error>(PROMPT, 2, &mut sampler, |_| false, |_| Ok(()), &Quiet).map(drop)
     };

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 use strata::convert::open_model;
 use strata::engine::sampling::{FilterKind, MirostatVersion, Sampler, Sampling, Sequence};
+use strata::gguf::{Gguf, Layout};
 use strata::progress::Quiet;
 use strata::tokenizer::Tokenizer;
 
@@ -309,6 +310,47 @@ fn the_lower_id_wins_a_tie() {
     // Greedy in spite of filters that change logits or drop the best.
     assert_eq!(kept(Sampling { temperature: 0.0, logit_bias: vec![(5, 3.5)], ..plain.clone() }), [5]);
     assert_eq!(kept(Sampling { temperature: 0.0, xtc_probability: 1.0, ..plain }), [3]);
+}
+
+#[test]
+fn the_defaults_of_a_file_are_taken_unless_they_are_given() {
+    let mut layout = Layout::new();
+    layout.set("general.architecture", "llama");
+    layout.set("general.sampling.sequence", "top_k;temp");
+    layout.set("general.sampling.top_k", -1i32);
+    layout.set("general.sampling.top_p", 1u32);
+    layout.set("general.sampling.min_p", 0.25f64);
+    layout.set("general.sampling.xtc_probability", 0.5f32);
+    layout.set("general.sampling.xtc_threshold", 0.2f32);
+    layout.set("general.sampling.temp", 0.6f32);
+    layout.set("general.sampling.penalty_last_n", u64::MAX);
+    layout.set("general.sampling.penalty_repeat", 1.25f32);
+    layout.set("general.sampling.mirostat", 2u32);
+    layout.set("general.sampling.mirostat_tau", 3.0f32);
+    layout.set("general.sampling.mirostat_eta", 0.5f32);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    layout.create(&path).unwrap().finish().unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    let expected = Sampling {
+        sequence: Sequence::from_letters("kt").unwrap(),
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.25,
+        xtc_probability: 0.5,
+        xtc_threshold: 0.2,
+        temperature: 0.6,
+        repeat_last_n: usize::MAX,
+        repeat_penalty: 1.25,
+        mirostat: Some(MirostatVersion::Two),
+        mirostat_tau: 3.0,
+        mirostat_eta: 0.5,
+        ..Sampling::default()
+    };
+    assert_eq!(Sampling::of_model(&gguf, |_| false).unwrap(), expected);
+    let given = Sampling { top_k: 40, mirostat: None, temperature: 0.8, ..expected };
+    assert_eq!(Sampling::of_model(&gguf, |name| ["top_k", "mirostat", "temp"].contains(&name)).unwrap(), given);
+    assert_eq!(Sampling::of_model(&gguf, |_| true).unwrap(), Sampling::default());
 }
 
 #[test]

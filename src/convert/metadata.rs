@@ -8,7 +8,7 @@ use crate::arch::hyperparameters::{Key, keys};
 use crate::arch::rope::{self, RopeScaling};
 use crate::checkpoint::json::{Object, read_optional};
 use crate::checkpoint::{Checkpoint, Config};
-use crate::engine::sampling::{MULTIPLIERS, NumberRange, PROBABILITIES, Sequence, TEMPERATURES};
+use crate::engine::sampling::{MULTIPLIERS, NumberRange, PROBABILITIES, Sequence, TEMPERATURES, wanted};
 use crate::error::{Result, quoted};
 use crate::gguf::keys::ALIGNMENT_KEY;
 use crate::gguf::{Gguf, Layout};
@@ -122,17 +122,12 @@ fn sampling(layout: &mut Layout, checkpoint: &Checkpoint, notes: &mut Vec<String
         let problem = format!("no sampler can use {value}; it must be {least}");
         Err(file.refused(key, problem, CORRECT))
     };
-    // `MAX` is not worth a mention.
-    let range = |least: String, most: Option<String>| match most {
-        Some(most) => format!("from {least} to {most}"),
-        None => format!("at least {least}"),
-    };
     for default in SAMPLING {
         match default {
             Default::Text(key, to) => {
                 if let Some(text) = file.opt_text(key)? {
                     if let Err(error) = text.parse::<Sequence>() {
-                        let problem = format!("no sampler can use {}: {error}", quoted(&text));
+                        let problem = format!("no sampler can use {}: {error}", quoted(text));
                         return Err(file.refused(key, problem, CORRECT));
                     }
                     layout.set(format!("general.sampling.{to}"), text);
@@ -141,16 +136,18 @@ fn sampling(layout: &mut Layout, checkpoint: &Checkpoint, notes: &mut Vec<String
             Default::Integer(key, to, usable) => {
                 let Some(n) = file.opt_i32(key)? else { continue };
                 if !usable.contains(&n) {
-                    let most = Some(usable.end()).filter(|&&most| most != i32::MAX);
-                    return unusable(key, n.to_string(), range(usable.start().to_string(), most.map(i32::to_string)));
+                    // `MAX` is not worth a mention.
+                    let (least, most) = (usable.start(), usable.end());
+                    let range =
+                        if *most == i32::MAX { format!("at least {least}") } else { format!("from {least} to {most}") };
+                    return unusable(key, n.to_string(), range);
                 }
                 layout.set(format!("general.sampling.{to}"), n);
             }
             Default::Number(key, to, usable) => {
                 let Some(x) = file.opt_f32(key)? else { continue };
                 if !usable.contains(&x) {
-                    let most = Some(usable.end()).filter(|&&most| most != f32::MAX);
-                    return unusable(key, x.to_string(), range(usable.start().to_string(), most.map(f32::to_string)));
+                    return unusable(key, x.to_string(), wanted(usable));
                 }
                 layout.set(format!("general.sampling.{to}"), x);
             }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 pub struct Candidate {
     /// Its id.
     pub token: u32,
-    /// Its logit, as the filters have changed it; always finite.
+    /// Its logit, as the filters have changed it; always finite, and never a negative zero, which would come behind a zero.
     pub logit: f64,
 }
 
@@ -33,9 +33,13 @@ pub struct Candidates {
 const BATCH: usize = 256;
 
 /// The order of probability; the lower id wins a tie.
-fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
-    // Finite, so there always is an order; zeros of both signs are the same.
-    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.token.cmp(&b.token))
+pub fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
+}
+
+/// The same number, without the sign of a zero.
+fn positive_zero(logit: f64) -> f64 {
+    logit + 0.0
 }
 
 impl Candidates {
@@ -47,7 +51,9 @@ impl Candidates {
     /// Starts over with a token for each logit, which must be finite.
     pub fn fill(&mut self, logits: &[f32]) {
         self.list.clear();
-        self.list.extend(logits.iter().zip(0..).map(|(&logit, token)| Candidate { token, logit: logit.into() }));
+        self.list.extend(
+            logits.iter().zip(0..).map(|(&logit, token)| Candidate { token, logit: positive_zero(logit.into()) }),
+        );
         self.order = Order::Ids;
     }
 
@@ -123,11 +129,29 @@ impl Candidates {
         let n = n.max(1);
         if n < self.list.len() {
             if self.order != Order::BestFirst {
+                self.drop_most(n);
                 self.list.select_nth_unstable_by(n - 1, best_first);
                 self.list[..n].sort_unstable_by(best_first);
             }
             self.keep_sorted(n);
         }
+    }
+
+    /// Drops most of what is not among the `n` best: in one walk, everything behind the `n` best so far.
+    fn drop_most(&mut self, n: usize) {
+        let (room, mut kept, mut last) = (n.saturating_mul(2).max(BATCH), 0, None);
+        for i in 0..self.list.len() {
+            let candidate = self.list[i];
+            if last.is_none_or(|last| best_first(&candidate, &last).is_lt()) {
+                self.list[kept] = candidate;
+                kept += 1;
+            }
+            if kept == room {
+                last = Some(*self.list[..room].select_nth_unstable_by(n - 1, best_first).1);
+                kept = n;
+            }
+        }
+        self.list.truncate(kept);
     }
 
     /// Drops the `n` best of sorted candidates.
@@ -151,15 +175,16 @@ impl Candidates {
     }
 
     /// Replaces the candidates by some of them, in an order of their own.
-    pub fn replace(&mut self, list: Vec<Candidate>) {
-        self.list = list;
+    pub fn replace(&mut self, list: impl Iterator<Item = Candidate>) {
+        self.list.clear();
+        self.list.extend(list);
         self.order = Order::Other;
     }
 
     /// Changes every logit by a function that keeps their order.
     pub fn scale(&mut self, change: impl Fn(f64) -> f64) {
         for candidate in &mut self.list {
-            candidate.logit = change(candidate.logit);
+            candidate.logit = positive_zero(change(candidate.logit));
         }
     }
 
@@ -168,14 +193,14 @@ impl Candidates {
         if self.order == Order::Ids {
             for (&token, value) in of {
                 if let Ok(i) = self.list.binary_search_by_key(&token, |c| c.token) {
-                    self.list[i].logit = change(self.list[i].logit, value);
+                    self.list[i].logit = positive_zero(change(self.list[i].logit, value));
                 }
             }
             return;
         }
         for candidate in &mut self.list {
             if let Some(value) = of.get(&candidate.token) {
-                candidate.logit = change(candidate.logit, value);
+                candidate.logit = positive_zero(change(candidate.logit, value));
             }
         }
         self.order = Order::Other;
