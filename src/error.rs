@@ -108,7 +108,7 @@ pub enum Error {
     },
     /// A prompt has no token.
     EmptyPrompt,
-    /// The sampler's settings leave no token to choose from.
+    /// No token can be chosen: there is no logit, one is not finite, or all tokens are excluded.
     NoCandidate,
     /// A text does not fill one chunk, or no chunk was asked for.
     TextTooShort {
@@ -214,6 +214,8 @@ pub enum Setting {
     CacheTypes,
     /// A [`BaseFile`](crate::eval::base_file::BaseFile) that a [`BaseWriter`](crate::eval::base_file::BaseWriter) has written.
     BaseFile,
+    /// A setting of [`Sampling`](crate::engine::sampling::Sampling), by its name behind `general.sampling.` in a file.
+    Sampling(&'static str),
 }
 
 /// What a buffer that the system has no memory for would hold.

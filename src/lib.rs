@@ -3,7 +3,7 @@
 //! ```
 //! use strata::convert::{Input, Options, Target, convert};
 //! use strata::recipe::{Mix, Recipe};
-//! use strata::{Engine, progress::Quiet, sampler::Sampling};
+//! use strata::{Engine, engine::sampling::Sampling, progress::Quiet};
 //!
 //! # fn main() -> strata::Result<()> {
 //! // Convert a Hugging Face folder to a GGUF file.
@@ -15,7 +15,7 @@
 //!
 //! // Open the file, or the folder itself, and continue a text.
 //! let engine = Engine::open(&output)?;
-//! let text = engine.generate("The iterator", 16, Sampling { temperature: 0.0, ..Sampling::default() })?;
+//! let text = engine.generate("The iterator", 16, &Sampling::greedy())?;
 //! println!("The iterator{text}");
 //!
 //! // Measure how well the model predicts a text.
@@ -34,7 +34,7 @@
 //! * [`arch`] describes the architectures: tensors, hyperparameters, what is computed between the matrices;
 //! * [`weights`] hands out the layers of a model, mapped or streamed from disk;
 //! * [`model`] is the forward pass and the KV cache;
-//! * [`tokenizer`] turns text into tokens and back, [`sampler`] logits into the next token, [`engine`] a prompt into text;
+//! * [`tokenizer`] turns text into tokens and back, [`engine`] a prompt into text, token by token ([`engine::sampling`]);
 //! * [`eval`] says how well a model predicts a text, and which columns of its weights that needs ([`imatrix`] keeps them);
 //! * [`mod@bench`] measures a model's speed and the limits of the machine, if need be on a [`synthetic`] one.
 //!
@@ -57,7 +57,6 @@ pub mod progress;
 mod random;
 pub mod recipe;
 pub mod roofline;
-pub mod sampler;
 pub mod size;
 pub mod split;
 pub mod stream;

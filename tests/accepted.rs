@@ -213,6 +213,8 @@ fn sampling_defaults_are_numbers_that_a_sampler_can_use() {
         ("top_k", json!(4294967300u64), &["\"top_k\"", "4294967300"]),
         ("mirostat", json!(3), &["\"mirostat\"", "from 0 to 2"]),
         ("sequence", json!(["top_k"]), &["\"sequence\"", "must be a text"]),
+        ("sequence", json!("top_k;\u{1b}"), &["\"sequence\"", "there is no sampler"]),
+        ("penalty_repeat", json!(0), &["\"penalty_repeat\"", "no sampler can use 0"]),
     ] {
         folder.set("generation_config.json", &json!({key: value}));
         folder.refused(words);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use strata::engine::Session;
+use strata::engine::sampling::{Sampler, Sampling};
 use strata::error::Error;
 use strata::eval::calibrate::calibrate;
 use strata::eval::compare::Text;
@@ -16,7 +17,6 @@ use strata::eval::perplexity::perplexity;
 use strata::gguf::{Gguf, Layout, TensorInfo};
 use strata::model::{CacheTypes, KvCache, Model};
 use strata::progress::Quiet;
-use strata::sampler::{Sampler, Sampling};
 use strata::{Cpu, GgmlType, Isa};
 
 const PROMPT: &[u32] = TOKENS.split_at(16).0;
@@ -57,8 +57,8 @@ fn uses(file: &[u8], types: CacheTypes) -> [(&'static str, Result<(), Error>); 3
     let run = || {
         let model = Arc::new(open()?);
         let cache = KvCache::with_types(model.hyperparameters(), 32, types)?;
-        let mut session = Session::with_cache(model, cache);
-        let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
+        let mut session = Session::with_cache(model.clone(), cache);
+        let mut sampler = Sampler::new(&Sampling::greedy(), model.hyperparameters().vocab, None).unwrap();
         session.generate::<Error>(PROMPT, 2, &mut sampler, |_| false, |_| Ok(()), &Quiet).map(drop)
     };
     let score = || {

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strata::convert::{Input, Options, Target, convert};
 use strata::engine::Session;
+use strata::engine::sampling::{Sampler, Sampling};
 use strata::eval::perplexity::perplexity;
 use strata::gguf::Gguf;
 use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment};
 use strata::progress::Quiet;
 use strata::recipe::Recipe;
-use strata::sampler::{Sampler, Sampling};
 use strata::tokenizer::{EncodeOptions, Tokenizer};
 use strata::{Cpu, GgmlType, Isa};
 
@@ -125,7 +125,7 @@ fn greedy_text_is_that_of_transformers() {
                 .unwrap(),
             );
             let mut tokens = Vec::new();
-            let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
+            let mut sampler = Sampler::new(&Sampling::greedy(), model.hyperparameters().vocab, None).unwrap();
             let push = |token| {
                 tokens.push(token);
                 Ok::<_, strata::Error>(())

@@ -8,7 +8,8 @@ use crate::arch::hyperparameters::{Key, keys};
 use crate::arch::rope::{self, RopeScaling};
 use crate::checkpoint::json::{Object, read_optional};
 use crate::checkpoint::{Checkpoint, Config};
-use crate::error::Result;
+use crate::engine::sampling::{MULTIPLIERS, NumberRange, PROBABILITIES, Sequence, TEMPERATURES, wanted};
+use crate::error::{Result, quoted};
 use crate::gguf::keys::ALIGNMENT_KEY;
 use crate::gguf::{Gguf, Layout};
 use std::collections::HashMap;
@@ -65,23 +66,23 @@ fn of_gguf(layout: &mut Layout, gguf: &Gguf, name: Option<&str>) {
 enum Default {
     Text(&'static str, &'static str),
     Integer(&'static str, &'static str, RangeInclusive<i32>),
-    Number(&'static str, &'static str, RangeInclusive<f32>),
+    Number(&'static str, &'static str, NumberRange),
 }
 
 /// The defaults that llama.cpp's converter copies, in its order.
 const SAMPLING: &[Default] = &[
     Default::Text("sequence", "sequence"),
     Default::Integer("top_k", "top_k", 0..=i32::MAX),
-    Default::Number("top_p", "top_p", 0.0..=1.0),
-    Default::Number("min_p", "min_p", 0.0..=1.0),
-    Default::Number("xtc_probability", "xtc_probability", 0.0..=1.0),
-    Default::Number("xtc_threshold", "xtc_threshold", 0.0..=1.0),
-    Default::Number("temperature", "temp", 0.0..=f32::MAX),
+    Default::Number("top_p", "top_p", PROBABILITIES),
+    Default::Number("min_p", "min_p", PROBABILITIES),
+    Default::Number("xtc_probability", "xtc_probability", PROBABILITIES),
+    Default::Number("xtc_threshold", "xtc_threshold", PROBABILITIES),
+    Default::Number("temperature", "temp", TEMPERATURES),
     Default::Integer("penalty_last_n", "penalty_last_n", -1..=i32::MAX),
-    Default::Number("penalty_repeat", "penalty_repeat", 0.0..=f32::MAX),
+    Default::Number("penalty_repeat", "penalty_repeat", MULTIPLIERS),
     Default::Integer("mirostat", "mirostat", 0..=2),
-    Default::Number("mirostat_tau", "mirostat_tau", 0.0..=f32::MAX),
-    Default::Number("mirostat_eta", "mirostat_eta", 0.0..=f32::MAX),
+    Default::Number("mirostat_tau", "mirostat_tau", TEMPERATURES),
+    Default::Number("mirostat_eta", "mirostat_eta", TEMPERATURES),
 ];
 
 /// A flag and a number of transformers for which llama.cpp's converter has no keys: they are checked and not written.
@@ -108,6 +109,7 @@ const NULLABLE: &[&str] = &[
 /// Sets the sampling defaults of `generation_config.json`.
 fn sampling(layout: &mut Layout, checkpoint: &Checkpoint, notes: &mut Vec<String>) -> Result<()> {
     const NAME: &str = "generation_config.json";
+    const CORRECT: &str = "correct it in generation_config.json, or remove the key";
     let path = checkpoint.dir.join(NAME);
     let Some(json) = checkpoint.json(NAME)? else { return Ok(()) };
     let file = Object::of_file(&path, &json, NULLABLE)?;
@@ -118,33 +120,34 @@ fn sampling(layout: &mut Layout, checkpoint: &Checkpoint, notes: &mut Vec<String
     }
     let unusable = |key: &str, value: String, least: String| {
         let problem = format!("no sampler can use {value}; it must be {least}");
-        Err(file.refused(key, problem, "correct it in generation_config.json, or remove the key"))
-    };
-    // `MAX` is not worth a mention.
-    let range = |least: String, most: Option<String>| match most {
-        Some(most) => format!("from {least} to {most}"),
-        None => format!("at least {least}"),
+        Err(file.refused(key, problem, CORRECT))
     };
     for default in SAMPLING {
         match default {
             Default::Text(key, to) => {
                 if let Some(text) = file.opt_text(key)? {
+                    if let Err(error) = text.parse::<Sequence>() {
+                        let problem = format!("no sampler can use {}: {error}", quoted(text));
+                        return Err(file.refused(key, problem, CORRECT));
+                    }
                     layout.set(format!("general.sampling.{to}"), text);
                 }
             }
             Default::Integer(key, to, usable) => {
                 let Some(n) = file.opt_i32(key)? else { continue };
                 if !usable.contains(&n) {
-                    let most = Some(usable.end()).filter(|&&most| most != i32::MAX);
-                    return unusable(key, n.to_string(), range(usable.start().to_string(), most.map(i32::to_string)));
+                    // `MAX` is not worth a mention.
+                    let (least, most) = (usable.start(), usable.end());
+                    let range =
+                        if *most == i32::MAX { format!("at least {least}") } else { format!("from {least} to {most}") };
+                    return unusable(key, n.to_string(), range);
                 }
                 layout.set(format!("general.sampling.{to}"), n);
             }
             Default::Number(key, to, usable) => {
                 let Some(x) = file.opt_f32(key)? else { continue };
                 if !usable.contains(&x) {
-                    let most = Some(usable.end()).filter(|&&most| most != f32::MAX);
-                    return unusable(key, x.to_string(), range(usable.start().to_string(), most.map(f32::to_string)));
+                    return unusable(key, x.to_string(), wanted(usable));
                 }
                 layout.set(format!("general.sampling.{to}"), x);
             }

@@ -2,8 +2,10 @@
 //!
 //! * [`Engine`]: a model with its tokenizer, shared by any number of sessions;
 //! * [`Session`]: one sequence, which is continued;
+//! * [`sampling`]: from logits to the next token;
 //! * [`template`]: conversations as the text that a model was trained on.
 
+pub mod sampling;
 mod session;
 pub mod template;
 
@@ -14,9 +16,9 @@ use crate::error::Result;
 use crate::eval::perplexity::{self, Perplexity};
 use crate::model::{CacheTypes, Model};
 use crate::progress::Quiet;
-use crate::sampler::{Sampler, Sampling};
 use crate::threads;
 use crate::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
+use sampling::{Sampler, Sampling};
 use std::path::Path;
 use std::sync::Arc;
 use strata_kernels::{Cpu, Isa};
@@ -66,15 +68,16 @@ impl Engine {
     /// Continues `prompt` by up to `limit` tokens, until the model ends its text.
     ///
     /// # Errors
-    /// If the memory for the sequence cannot be had, or a number of the pass is not finite.
-    pub fn generate(&self, prompt: &str, limit: usize, sampling: Sampling) -> Result<String> {
+    /// As [`Sampling::check`]; also if the memory for the sequence cannot be had, or a number of the pass is not finite.
+    pub fn generate(&self, prompt: &str, limit: usize, sampling: &Sampling) -> Result<String> {
+        let mut sampler = Sampler::new(sampling, self.model.hyperparameters().vocab, Some(&self.tokenizer))?;
         let prompt = self.tokenizer.encode(prompt, EncodeOptions { add_special: true, parse_special: true })?;
         let mut session = self.session(prompt.len().saturating_add(limit))?;
         let (mut text, mut decoder) = (String::new(), StreamDecoder::new(&self.tokenizer));
         session.generate(
             &prompt,
             limit,
-            &mut Sampler::new(sampling),
+            &mut sampler,
             |token| self.tokenizer.is_eog(token),
             |token| decoder.push(token).map(|piece| text.push_str(&piece)),
             &Quiet,

@@ -1,9 +1,9 @@
 //! A sequence on a model: a prompt in one pass, then one pass a token.
 
+use super::sampling::Sampler;
 use crate::error::{Error, Result};
 use crate::model::{KvCache, Model, Scratch, Segment};
 use crate::progress::{Progress, Quiet};
-use crate::sampler::Sampler;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,8 @@ impl Session {
         Ok(logits)
     }
 
-    /// Continues `prompt` by up to `limit` tokens. `on_token` gets each; `is_end` names those that end the text and are not given.
+    /// Continues `prompt` by up to `limit` tokens. `on_token` gets each; `is_end` names those that end the text and are not given. The
+    /// tokens of the prompt and those given become part of the sampler's history.
     ///
     /// # Errors
     /// As [`Session::append`]; also if the user stopped, a logit is not finite, or `on_token` fails, with its own error.
@@ -94,6 +95,7 @@ impl Session {
     ) -> std::result::Result<Timings, E> {
         let start = Instant::now();
         let mut logits = self.watched_append(prompt, progress)?;
+        prompt.iter().for_each(|&token| sampler.accept(token));
         let mut timings = Timings { prefill: start.elapsed(), decode: Duration::ZERO, decoded: 0, end: End::Length };
         for i in 0..limit {
             progress.check()?;
@@ -102,6 +104,7 @@ impl Session {
                 timings.end = End::Stop;
                 break;
             }
+            sampler.accept(token);
             on_token(token)?;
             if i + 1 == limit {
                 break;

@@ -49,8 +49,8 @@ impl MemoryNeed {
 /// The hidden states of all `tokens` of a pass, their angles, the buffers of a sub-batch of them, and rows of logits.
 fn scratch(of: &Hyperparameters, tokens: usize, rows: usize) -> u64 {
     let states = product([4, of.hidden + of.head_dim, tokens]);
-    // The sampler sorts one row.
-    let logits = product([4, of.vocab, rows + 4]);
+    // The sampler holds 16 bytes for each token of one row, and sorts 24 in typical sampling.
+    let logits = product([4, of.vocab, rows + 12]);
     batch(of, tokens).saturating_add(states).saturating_add(logits)
 }
 

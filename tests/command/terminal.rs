@@ -265,6 +265,14 @@ fn arguments_of_any_size() {
         ("run -m m.gguf -p hi -n 2 --temp 1e60", 2, "--temp"),
         ("run -m m.gguf -p hi -n 2 --temp -1", 2, "--temp"),
         ("run -m m.gguf -p hi -n 2 --top-k -1", 2, "--top-k"),
+        ("run -m m.gguf -p hi -n 2 --repeat-last-n -1", 2, "--repeat-last-n"),
+        ("run -m m.gguf -p hi -n 2 --samplers top_k,top_p", 2, "--samplers"),
+        ("run -m m.gguf -p hi -n 2 -l 4294967295+1", 1, "not in the vocabulary"),
+        (
+            "run -m m.gguf -p hi -n 9 --repeat-last-n @ --dry-penalty-last-n @ --dry-multiplier 3e38 --repeat-penalty 3e38",
+            0,
+            "",
+        ),
         ("run -m m.gguf -p hi -n 2 --threads 65535", 2, "--threads"),
         ("run -m m.gguf -p hi -n 2 --io-timeout 0", 2, "--io-timeout"),
         ("run -m m.gguf -p hi -n 2 --patience 5 --min-p 1 --top-p 0 --temp 3e38 --top-k @", 0, ""),
@@ -298,9 +306,12 @@ fn sampling_numbers_of_a_file_are_named_by_their_key() {
         ("temp=float:-0.5", "general.sampling.temp"),
         ("top_k=str:many", "general.sampling.top_k"),
         ("min_p=str:x", "general.sampling.min_p"),
+        ("mirostat=int:3", "general.sampling.mirostat"),
+        ("penalty_repeat=float:0", "general.sampling.penalty_repeat"),
+        ("sequence=str:top_k;nothing", "general.sampling.sequence"),
     ] {
         let make = "$S quantize m.gguf s.gguf q8_0 --allow-requantize --restart --override-kv general.sampling";
-        let output = PLACE.sh(&format!("{make}.{set} && $S run -m s.gguf -p hi -n 1"));
+        let output = PLACE.sh(&format!("{make}.'{set}' && $S run -m s.gguf -p hi -n 1"));
         // Refused where it is written, or where it is read.
         assert_eq!(output.status.code(), Some(1), "{set}: {}", said(&output));
         assert!(said(&output).contains(key) && !said(&output).contains("damaged"), "{set}: {}", said(&output));

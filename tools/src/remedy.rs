@@ -24,6 +24,26 @@ fn option(setting: Setting) -> &'static str {
         Setting::Tokens => "run --tokens 1,2,3",
         Setting::CacheTypes => "--cache-type-k f32 --cache-type-v f32",
         Setting::BaseFile => "perplexity -f TEXT --kl-divergence-base FILE",
+        Setting::Sampling(name) => of_sampling(name),
+        _ => "see --help",
+    }
+}
+
+/// The option of a sampling default, by its name in the file.
+fn of_sampling(name: &str) -> &'static str {
+    match name {
+        "sequence" => "--samplers",
+        "top_k" => "--top-k",
+        "top_p" => "--top-p",
+        "min_p" => "--min-p",
+        "xtc_probability" => "--xtc-probability",
+        "xtc_threshold" => "--xtc-threshold",
+        "temp" => "--temp",
+        "penalty_last_n" => "--repeat-last-n",
+        "penalty_repeat" => "--repeat-penalty",
+        "mirostat" => "--mirostat",
+        "mirostat_tau" => "--mirostat-ent",
+        "mirostat_eta" => "--mirostat-lr",
         _ => "see --help",
     }
 }
@@ -48,7 +68,7 @@ fn of_library(error: &Error) -> Option<&'static str> {
         Error::ReaderRefused { .. } => "choose another --reader, or auto",
         Error::ContextFull { .. } => "choose a larger -c",
         Error::EmptyPrompt => "give one with -p",
-        Error::NoCandidate => "choose a --min-p below 1 and a --top-p above 0",
+        Error::NoCandidate => "exclude fewer tokens (--logit-bias)",
         Error::TextTooShort { .. } => "use a longer text, a smaller -c, or --chunks of at least 1",
         Error::ContextTooSmall { .. } => "choose -c 512",
         Error::StrideOutOfRange { .. } => "choose a --stride from 1 to the tokens of -c",
@@ -108,6 +128,7 @@ mod tests {
             (Setting::Tokens, " (run --tokens 1,2,3)"),
             (Setting::CacheTypes, " (--cache-type-k f32 --cache-type-v f32)"),
             (Setting::BaseFile, " (perplexity -f TEXT --kl-divergence-base FILE)"),
+            (Setting::Sampling("temp"), " (--temp)"),
         ] {
             assert_eq!(after(&setting(of).into()), option);
         }

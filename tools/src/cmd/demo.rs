@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strata::convert::{Input, Options, Target, convert};
 use strata::engine::Session;
+use strata::engine::sampling::{Sampler, Sampling};
 use strata::eval::perplexity::perplexity;
 use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Model};
 use strata::recipe::{Mix, Recipe};
-use strata::sampler::{Sampler, Sampling};
 use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
 
 /// The checkpoint `models/tiny-rustdoc`, file by file.
@@ -102,12 +102,14 @@ fn write(model: &Arc<Model>, tokenizer: &Tokenizer, predict: usize) -> Result<()
     let prompt = tokenizer.encode(PROMPT, EncodeOptions { add_special: true, parse_special: true })?;
     let mut session =
         Session::new(model.clone(), prompt.len().saturating_add(predict).min(model.hyperparameters().context))?;
+    let settings = Sampling { temperature: 0.6, seed: 1, ..Sampling::default() };
+    let mut sampler = Sampler::new(&settings, model.hyperparameters().vocab, None)?;
     let mut text = StreamDecoder::new(tokenizer);
     output::print(PROMPT)?;
     let timings = session.generate(
         &prompt,
         predict,
-        &mut Sampler::new(Sampling { temperature: 0.6, seed: 1, ..Sampling::default() }),
+        &mut sampler,
         |token| tokenizer.is_eog(token),
         |token| output::print(&text.push(token)?),
         &Shown::new(Unit::Tokens),

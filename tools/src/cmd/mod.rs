@@ -14,6 +14,7 @@ mod plan;
 mod quantize;
 mod recipe;
 mod run;
+mod sampling;
 mod split;
 mod verify;
 

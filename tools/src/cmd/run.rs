@@ -1,21 +1,18 @@
 //! `strata run`: generates text after a prompt.
 
 use super::model::{CacheArgs, ModelArgs};
+use super::sampling::SamplingArgs;
 use crate::progress::{Shown, Unit};
 use crate::{machine, output, text};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strata::Error;
 use strata::arch::Hyperparameters;
+use strata::engine::sampling::Sampler;
 use strata::engine::{End, Session, Timings};
-use strata::error::quoted;
-use strata::gguf::Gguf;
 use strata::model::{KvCache, MemoryNeed, Model};
-use strata::sampler::{PROBABILITIES, Sampler, Sampling, TEMPERATURES};
 use strata::stream::Estimate;
 use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
 use strata::weights::Streamed;
@@ -45,82 +42,14 @@ pub struct Args {
     /// Tokens in the context, prompt and answer together [default: the model's, at most 4096]
     #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT")]
     context: Option<usize>,
-    #[command(flatten)]
-    sampling: SamplingArgs,
     /// Continue past the model's end-of-text token
     #[arg(long)]
     ignore_eos: bool,
     /// Print JSON at the end instead of text while it is generated
     #[arg(long)]
     json: bool,
-}
-
-/// Sampler settings; the defaults are those of the file (general.sampling.*), else llama.cpp's.
-#[derive(clap::Args)]
-struct SamplingArgs {
-    /// Temperature; 0 selects the most likely token [default: the model's, else 0.8]
-    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
-    temp: Option<f32>,
-    /// Keep the N most likely tokens; 0 keeps all [default: the model's, else 40]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    top_k: Option<usize>,
-    /// Keep the most likely tokens with a total probability of P [default: the model's, else 0.95]
-    #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
-    top_p: Option<f32>,
-    /// Drop tokens less likely than P times the most likely one [default: the model's, else 0.05]
-    #[arg(long, value_name = "P", value_parser = probability, allow_negative_numbers = true)]
-    min_p: Option<f32>,
-    /// Seed of the random numbers [default: random]
-    #[arg(long, value_name = "S")]
-    seed: Option<u64>,
-}
-
-fn temperature(text: &str) -> Result<f32> {
-    text.parse().ok().filter(|t| TEMPERATURES.contains(t)).context("give a number of at least 0")
-}
-
-fn probability(text: &str) -> Result<f32> {
-    text.parse().ok().filter(|p| PROBABILITIES.contains(p)).context("give a number from 0 to 1")
-}
-
-impl SamplingArgs {
-    fn sampling(&self, gguf: &Gguf) -> Result<Sampling> {
-        let fallback = Sampling::default();
-        let wrong = |key: &str, value: String, wanted: &str, option: &str| {
-            let remedy = format!("give another by {option}");
-            Error::invalid(gguf.path(), format!("key {key:?}"), format!("is {value}, not {wanted}"), remedy)
-        };
-        let number = |given, name: &str, option: &str, fallback, range: RangeInclusive<f32>| -> Result<f32> {
-            let key = format!("general.sampling.{name}");
-            let value = match given {
-                Some(value) => value,
-                None => gguf.f32(&key)?.unwrap_or(fallback),
-            };
-            let wanted = if *range.end() > 1.0 { "a number of at least 0" } else { "a number from 0 to 1" };
-            if range.contains(&value) { Ok(value) } else { Err(wrong(&key, value.to_string(), wanted, option).into()) }
-        };
-        let key = "general.sampling.top_k";
-        let top_k = match (self.top_k, gguf.metadata().get(key)) {
-            (Some(k), _) => k,
-            (None, None) => fallback.top_k,
-            // llama.cpp takes all tokens where it is negative.
-            (None, Some(k)) => match (k.as_i64(), k.as_u64()) {
-                (_, Some(k)) => usize::try_from(k).unwrap_or(usize::MAX),
-                (Some(_), _) => 0,
-                _ => return Err(wrong(key, quoted(&format!("{k:?}")), "an integer", "--top-k").into()),
-            },
-        };
-        // Seconds since 1970 in nanoseconds: different for every run, and printed so that a run can be repeated.
-        let clock =
-            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
-        Ok(Sampling {
-            temperature: number(self.temp, "temp", "--temp", fallback.temperature, TEMPERATURES)?,
-            top_k,
-            top_p: number(self.top_p, "top_p", "--top-p", fallback.top_p, PROBABILITIES)?,
-            min_p: number(self.min_p, "min_p", "--min-p", fallback.min_p, PROBABILITIES)?,
-            seed: self.seed.unwrap_or_else(clock),
-        })
-    }
+    #[command(flatten)]
+    sampling: SamplingArgs,
 }
 
 impl Args {
@@ -130,11 +59,11 @@ impl Args {
         let gguf = self.model.gguf()?;
         let tokenizer = match (&self.tokens, gguf.str("tokenizer.ggml.model")?) {
             (Some(_), None | Some("no_vocab" | "none")) => None,
-            _ => Some(text::tokenizer(&gguf)?),
+            _ => Some(Arc::new(text::tokenizer(&gguf)?)),
         };
-        let sampling = self.sampling.sampling(&gguf)?;
-        let prompt = self.prompt(tokenizer.as_ref())?;
-        let of = Hyperparameters::read(&gguf)?;
+        let (settings, of) = (self.sampling.settings(&gguf)?, Hyperparameters::read(&gguf)?);
+        let mut sampler = Sampler::new(&settings, of.vocab, tokenizer.as_ref())?;
+        let prompt = self.prompt(tokenizer.as_deref())?;
         let context = self.context(&of, prompt.len())?;
         let kv = KvCache::bytes(&of, context, self.cache.types())?;
         let need = MemoryNeed::passes(&of, kv, prompt.len(), 1);
@@ -143,7 +72,7 @@ impl Args {
         let mut session = Session::with_cache(model.clone(), self.cache.cache(&model, context)?);
         let bytes_read_to_load = machine::bytes_read();
         let (mut tokens, mut text) = (Vec::new(), String::new());
-        let mut decoder = tokenizer.as_ref().map(StreamDecoder::new);
+        let mut decoder = tokenizer.as_deref().map(StreamDecoder::new);
         let mut emit = |piece: String| -> Result<()> {
             if self.json {
                 text.push_str(&piece);
@@ -155,7 +84,7 @@ impl Args {
         let timings = session.generate(
             &prompt,
             self.predict.unwrap_or(usize::MAX),
-            &mut Sampler::new(sampling),
+            &mut sampler,
             |token| !self.ignore_eos && tokenizer.as_ref().is_some_and(|t| t.is_eog(token)),
             |token| {
                 tokens.push(token);
@@ -169,7 +98,7 @@ impl Args {
         if let Some(decoder) = decoder {
             emit(decoder.finish())?;
         }
-        let (prompt, seed) = (prompt.len(), sampling.seed);
+        let (prompt, seed) = (prompt.len(), settings.seed);
         let run =
             Run { model: &model, context, prompt, seed, text, tokens, load, timings, predicted, bytes_read_to_load };
         if self.json { output::print_json(&run.json()) } else { run.report() }
