@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The error of every fallible function of the library.
 ///
@@ -189,6 +190,8 @@ pub enum Error {
     },
     /// Strata contradicts itself: a defect of the program.
     Internal(&'static str),
+    /// A pass failed that several requests shared.
+    Shared(Arc<Error>),
     /// The user stopped the work.
     Cancelled,
 }
@@ -264,6 +267,11 @@ impl Error {
         self
     }
 
+    /// The error of a request, which may be that of others too.
+    pub(crate) fn of_request(error: Arc<Error>) -> Error {
+        Arc::try_unwrap(error).unwrap_or_else(Error::Shared)
+    }
+
     /// An [`Error::InvalidArgument`].
     pub(crate) fn argument(what: impl Into<String>, problem: impl Into<String>) -> Error {
         Error::InvalidArgument { what: what.into(), problem: problem.into() }
@@ -334,6 +342,7 @@ impl fmt::Display for Error {
             }
             Error::InvalidArgument { what, problem } => write!(f, "{}: {}", printable(what), printable(problem)),
             Error::Internal(what) => write!(f, "{what}, which is a defect of Strata; report it"),
+            Error::Shared(_) => f.write_str("a pass failed that this request shared with others"),
             Error::Cancelled => f.write_str("stopped"),
             memory @ (Error::OutOfMemory { .. }
             | Error::MemoryUnknown
@@ -428,6 +437,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. } | Error::Thread(source) | Error::ReaderRefused { source, .. } => Some(source),
+            Error::Shared(error) => Some(error),
             _ => None,
         }
     }

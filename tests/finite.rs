@@ -7,15 +7,15 @@ use common::{TOKENS, pure, write_model};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use strata::engine::Session;
-use strata::engine::sampling::{Sampler, Sampling};
+use strata::engine::sampling::Sampling;
+use strata::engine::{Request, Scheduler, SchedulerOptions, collect};
 use strata::error::Error;
 use strata::eval::calibrate::calibrate;
 use strata::eval::compare::Text;
 use strata::eval::compare::text::Cut;
 use strata::eval::perplexity::perplexity;
 use strata::gguf::{Gguf, Layout, TensorInfo};
-use strata::model::{CacheTypes, KvCache, Model};
+use strata::model::{CacheTypes, Model};
 use strata::progress::Quiet;
 use strata::{Cpu, GgmlType, Isa};
 
@@ -56,10 +56,12 @@ fn uses(file: &[u8], types: CacheTypes) -> [(&'static str, Result<(), Error>); 3
     let open = || Model::new(Gguf::from_bytes(file).unwrap(), Cpu::new(Isa::best(), 1));
     let run = || {
         let model = Arc::new(open()?);
-        let cache = KvCache::with_types(model.hyperparameters(), 32, types)?;
-        let mut session = Session::with_cache(model.clone(), cache);
-        let mut sampler = Sampler::new(&Sampling::greedy(), model.hyperparameters().vocab, None).unwrap();
-        session.generate::<Error>(PROMPT, 2, &mut sampler, |_| false, |_| Ok(()), &Quiet).map(drop)
+        let mut scheduler = Scheduler::new(model, None, SchedulerOptions { types, ..SchedulerOptions::single(32) })?;
+        let (listener, collected) = collect();
+        let sampling = Sampling::greedy();
+        scheduler.submit(Request { limit: 2, sampling, ..Request::new(PROMPT.to_vec()) }, listener)?;
+        scheduler.run(&Quiet)?;
+        collected.take().map(drop)
     };
     let score = || {
         let scored = perplexity(&open()?, PROMPT, 16, None, None, types, &Quiet)?;

@@ -8,8 +8,8 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strata::convert::{Input, Options, Target, convert};
-use strata::engine::Session;
-use strata::engine::sampling::{Sampler, Sampling};
+use strata::engine::sampling::Sampling;
+use strata::engine::{Request, Scheduler, SchedulerOptions, collect};
 use strata::eval::perplexity::perplexity;
 use strata::gguf::Gguf;
 use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment};
@@ -115,22 +115,15 @@ fn greedy_text_is_that_of_transformers() {
                 .unwrap();
             assert_eq!(prompt, ids("prompt_ids"));
             let expected = ids("ids");
-            let mut session = Session::with_cache(
-                model.clone(),
-                KvCache::with_types(
-                    model.hyperparameters(),
-                    prompt.len() + expected.len(),
-                    CacheTypes::both(GgmlType::F32),
-                )
-                .unwrap(),
-            );
-            let mut tokens = Vec::new();
-            let mut sampler = Sampler::new(&Sampling::greedy(), model.hyperparameters().vocab, None).unwrap();
-            let push = |token| {
-                tokens.push(token);
-                Ok::<_, strata::Error>(())
-            };
-            session.generate(&prompt, expected.len(), &mut sampler, |_| false, push, &Quiet).unwrap();
+            let context = prompt.len() + expected.len();
+            let options =
+                SchedulerOptions { types: CacheTypes::both(GgmlType::F32), ..SchedulerOptions::single(context) };
+            let mut scheduler = Scheduler::new(model.clone(), None, options).unwrap();
+            let (listener, collected) = collect();
+            let (limit, sampling) = (expected.len(), Sampling::greedy());
+            scheduler.submit(Request { limit, sampling, ..Request::new(prompt) }, listener).unwrap();
+            scheduler.run(&Quiet).unwrap();
+            let tokens: Vec<u32> = collected.take().unwrap().tokens.iter().map(|token| token.id).collect();
             assert_eq!(tokens, expected, "{}: {:?}", checkpoint.display(), case["prompt"]);
             assert_eq!(tokenizer.decode_with(&tokens, true).unwrap(), case["text"].as_str().unwrap());
         }

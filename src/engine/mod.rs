@@ -1,15 +1,26 @@
 //! Models at work: what a program, a chat or a server owns.
 //!
 //! * [`Engine`]: a model with its tokenizer, shared by any number of sessions;
-//! * [`Session`]: one sequence, which is continued;
+//! * [`Request`] and [`Scheduler`]: prompts and their answers, many in a pass, with what they have in common from the [`prefix_cache`];
+//! * [`Session`]: one sequence, whose tokens the caller chooses; [`embed`]: texts as vectors;
 //! * [`sampling`]: from logits to the next token;
 //! * [`template`]: conversations as the text that a model was trained on.
 
+mod answer;
+mod embedding;
+pub mod prefix_cache;
+pub mod request;
 pub mod sampling;
+mod scheduler;
 mod session;
+mod stops;
 pub mod template;
 
-pub use session::{End, Session, Timings};
+pub use embedding::embed;
+pub use prefix_cache::PrefixCache;
+pub use request::{Cancel, End, Event, Finished, Listener, Request, Token};
+pub use scheduler::{Collected, Collecting, RequestId, Scheduler, SchedulerOptions, SlotStatus, collect};
+pub use session::Session;
 
 use crate::convert::open_model;
 use crate::error::Result;
@@ -17,8 +28,8 @@ use crate::eval::perplexity::{self, Perplexity};
 use crate::model::{CacheTypes, Model};
 use crate::progress::Quiet;
 use crate::threads;
-use crate::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
-use sampling::{Sampler, Sampling};
+use crate::tokenizer::{EncodeOptions, Tokenizer};
+use sampling::Sampling;
 use std::path::Path;
 use std::sync::Arc;
 use strata_kernels::{Cpu, Isa};
@@ -65,25 +76,26 @@ impl Engine {
         Session::new(self.model.clone(), context)
     }
 
+    /// A scheduler of requests to this model.
+    ///
+    /// # Errors
+    /// If the memory for keys and values cannot be had.
+    pub fn scheduler(&self, options: SchedulerOptions) -> Result<Scheduler> {
+        Scheduler::new(self.model.clone(), Some(self.tokenizer.clone()), options)
+    }
+
     /// Continues `prompt` by up to `limit` tokens, until the model ends its text.
     ///
     /// # Errors
     /// As [`Sampling::check`]; also if the memory for the sequence cannot be had, or a number of the pass is not finite.
     pub fn generate(&self, prompt: &str, limit: usize, sampling: &Sampling) -> Result<String> {
-        let mut sampler = Sampler::new(sampling, self.model.hyperparameters().vocab, Some(&self.tokenizer))?;
         let prompt = self.tokenizer.encode(prompt, EncodeOptions { add_special: true, parse_special: true })?;
-        let mut session = self.session(prompt.len().saturating_add(limit))?;
-        let (mut text, mut decoder) = (String::new(), StreamDecoder::new(&self.tokenizer));
-        session.generate(
-            &prompt,
-            limit,
-            &mut sampler,
-            |token| self.tokenizer.is_eog(token),
-            |token| decoder.push(token).map(|piece| text.push_str(&piece)),
-            &Quiet,
-        )?;
-        text.push_str(&decoder.finish());
-        Ok(text)
+        let context = prompt.len().saturating_add(limit);
+        let mut scheduler = self.scheduler(SchedulerOptions::single(context))?;
+        let (listener, collected) = collect();
+        scheduler.submit(Request { limit, sampling: sampling.clone(), ..Request::new(prompt) }, listener)?;
+        scheduler.run(&Quiet)?;
+        Ok(collected.take()?.text)
     }
 
     /// How well the model predicts `text`, in chunks of `context` tokens; see [`crate::eval::perplexity`].

@@ -405,14 +405,13 @@ mod tests {
 
     #[test]
     fn many_keys_are_set_in_linear_time() {
-        let started = std::time::Instant::now();
+        // With a search for each key this would not end.
         let mut layout = Layout::new();
         for round in 0..2u32 {
             (0..200_000).for_each(|i| layout.set(format!("key.{i}"), round));
         }
         assert_eq!(layout.metadata.len(), 200_000);
         assert!(layout.metadata.iter().all(|(_, value)| *value == 1u32.into()));
-        assert!(started.elapsed().as_secs() < 20);
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub struct KvCache {
 }
 
 impl KvCache {
+    /// Tokens of a span: those that lie together in a layer.
+    pub const SPAN: usize = KvLayout::SPAN;
+
     /// Allocates a cache for `capacity` tokens in F16.
     ///
     /// # Errors
@@ -159,6 +162,45 @@ impl KvCache {
         assert_eq!(self.layout.types(), from.layout.types());
         let bytes = self.layout.bytes(tokens).expect("both caches have room for them");
         self.entries_mut(layer).1[..bytes].copy_from_slice(&from.entries(layer).bytes[..bytes]);
+    }
+
+    /// Makes its tokens the first `tokens` of another cache of the same types.
+    ///
+    /// # Panics
+    /// If the other has fewer, or there is no room for them.
+    pub(crate) fn become_beginning(&mut self, from: &KvCache, tokens: usize) {
+        assert!(tokens <= from.len && tokens <= self.capacity);
+        for layer in 0..self.layers.len() {
+            self.copy_beginning(from, layer, tokens);
+        }
+        self.len = tokens;
+    }
+
+    /// The types of its keys and values.
+    pub fn types(&self) -> CacheTypes {
+        let (k, v) = self.layout.types();
+        CacheTypes { k, v }
+    }
+
+    /// Calls `f` with the bytes of the first `tokens` of a span, in a fixed order: all that another cache of the same types needs to have
+    /// them too. They may be written; the number of tokens in the cache stays.
+    pub(crate) fn each_of_span(
+        &mut self,
+        span: usize,
+        tokens: usize,
+        mut f: impl FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let ranges = self.layout.beginning(span, tokens);
+        for layer in &mut self.layers {
+            ranges.iter().try_for_each(|range| f(&mut layer[range.clone()]))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the first `tokens` of a span, in all layers.
+    pub(crate) fn span_bytes(&self, tokens: usize) -> u64 {
+        let of_layer: usize = self.layout.beginning(0, tokens).iter().map(Range::len).sum();
+        (of_layer * self.layers.len()) as u64
     }
 
     /// The KV cache entries of a layer.

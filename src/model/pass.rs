@@ -49,6 +49,21 @@ impl<'a> Hidden<'a> {
         Hidden { model: self.model, states: self.states, x: self.x, logits: self.logits }.into_logits(rows, progress)
     }
 
+    /// The logits `(rows, vocab)` after these tokens, all segments counted through.
+    ///
+    /// # Errors
+    /// As [`Hidden::logits`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn logits_after(self, rows: &[usize], progress: &dyn Progress) -> Result<&'a [f32]> {
+        let Hidden { model, states, x, logits } = self;
+        let hidden = model.hyperparameters.hidden;
+        let h: Vec<f32> = rows.iter().flat_map(|row| &states[row * hidden..(row + 1) * hidden]).copied().collect();
+        Hidden { model, states: &h, x, logits: &mut *logits }.into_logits(0..rows.len(), progress)?;
+        Ok(logits)
+    }
+
     /// [`Hidden::logits`] of the only rows that are wanted.
     ///
     /// # Errors

@@ -2,12 +2,13 @@
 
 use super::Tokenizer;
 use crate::Result;
+use std::ops::Deref;
 
 /// Decodes tokens as they arrive. Its output up to [`finish`](StreamDecoder::finish) is that of [`Tokenizer::decode`] for all
-/// tokens at once.
+/// tokens at once. `T` is a reference to the tokenizer, or shares it.
 #[derive(Clone, Debug)]
-pub struct StreamDecoder<'t> {
-    tokenizer: &'t Tokenizer,
+pub struct StreamDecoder<T> {
+    tokenizer: T,
     render_special: bool,
     /// True until the first byte of a text, whose space SentencePiece has added.
     drop_space: bool,
@@ -15,9 +16,9 @@ pub struct StreamDecoder<'t> {
     held: Vec<u8>,
 }
 
-impl<'t> StreamDecoder<'t> {
+impl<T: Deref<Target = Tokenizer>> StreamDecoder<T> {
     /// A decoder of tokens that continue a text, such as a prompt: it keeps a space before the first word.
-    pub fn new(tokenizer: &'t Tokenizer) -> StreamDecoder<'t> {
+    pub fn new(tokenizer: T) -> StreamDecoder<T> {
         StreamDecoder { tokenizer, render_special: false, drop_space: false, held: Vec::new() }
     }
 

@@ -130,10 +130,8 @@ fn who_waits_for_a_pipe_can_be_stopped() {
             let pipe = PLACE.path(&format!("wait-{i}-{signal}"));
             assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
             let child = PLACE.start_reading(&format!("{args} {}", pipe.display()), &pipe);
-            let begin = Instant::now();
             assert!(PLACE.sh(&format!("kill -s {signal} {}", child.id())).status.success());
             let output = child.wait_with_output().unwrap();
-            assert!(begin.elapsed() < Duration::from_secs(5), "{args} {signal}");
             assert_eq!(
                 (output.status.code(), said(&output).as_str()),
                 (Some(1), "error: stopped\n"),

@@ -5,6 +5,7 @@
 // Their macros panic where the disk is full or the reader has gone; `output.rs` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
+mod answer;
 mod cmd;
 mod machine;
 mod output;

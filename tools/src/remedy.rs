@@ -77,6 +77,7 @@ fn of_library(error: &Error) -> Option<&'static str> {
         Error::ImportanceMissing { .. } => "give --imatrix FILE (strata calibrate makes one), or choose Q2_K",
         Error::MetadataRefused { .. } => "leave out this --override-kv",
         Error::FilesWithoutTensors { .. } => "choose no more (--drives)",
+        Error::Shared(error) => return of_library(error),
         Error::DatOverflow { .. } => "choose --output-format gguf",
         _ => return None,
     })

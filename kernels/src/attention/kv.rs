@@ -14,6 +14,7 @@
 
 use crate::jobs::SPAN;
 use crate::table::Isa;
+use std::ops::Range;
 use strata_quant::GgmlType;
 use strata_quant::simd::Simd;
 
@@ -30,6 +31,9 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
+    /// Positions in a span.
+    pub const SPAN: usize = SPAN;
+
     /// The types that keys and values may have.
     pub const TYPES: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0];
 
@@ -42,6 +46,26 @@ impl KvLayout {
     /// Bytes for a number of positions, which are rounded up to whole spans; `None` on overflow.
     pub fn bytes(&self, positions: usize) -> Option<usize> {
         positions.div_ceil(SPAN).checked_mul(self.heads)?.checked_mul(self.block_bytes())
+    }
+
+    /// Where the entries of the first `positions` of a span lie, in their order: its bytes, or of each head the tiles of keys that have
+    /// one of these positions and the values.
+    ///
+    /// # Panics
+    /// If a span has fewer positions.
+    pub fn beginning(&self, span: usize, positions: usize) -> Vec<Range<usize>> {
+        assert!(positions <= SPAN);
+        if positions == SPAN {
+            return vec![self.block(span, 0)..self.block(span + 1, 0)];
+        }
+        let (keys, values) =
+            (positions.div_ceil(TILE) * tile_bytes(self.k, self.head_dim), positions * self.row_bytes());
+        let of_head = |head| {
+            let start = self.block(span, head);
+            let rows = start + self.key_bytes();
+            [start..start + keys, rows..rows + values]
+        };
+        (0..self.heads).flat_map(of_head).collect()
     }
 
     /// Bytes of a position, all heads together.

@@ -1,6 +1,7 @@
 //! `strata demo`: converts, compares and runs a small real model that is part of the program.
 
 use super::model::CpuArgs;
+use crate::answer::shown;
 use crate::output;
 use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result};
@@ -8,13 +9,13 @@ use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strata::convert::{Input, Options, Target, convert};
-use strata::engine::Session;
-use strata::engine::sampling::{Sampler, Sampling};
+use strata::engine::sampling::Sampling;
+use strata::engine::{Engine, Request, SchedulerOptions};
 use strata::eval::perplexity::perplexity;
 use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Model};
 use strata::recipe::{Mix, Recipe};
-use strata::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer};
+use strata::tokenizer::{EncodeOptions, Tokenizer};
 
 /// The checkpoint `models/tiny-rustdoc`, file by file.
 const CHECKPOINT: [(&str, &[u8]); 6] = [
@@ -82,7 +83,7 @@ impl Args {
         }
         output::print_lines(&format!("{table}\n\n"))?;
         let (model, tokenizer) = last.context("no type was converted")?;
-        write(&model, &tokenizer, self.predict)
+        write(&Engine::new(model, Arc::new(tokenizer)), self.predict)
     }
 }
 
@@ -98,28 +99,23 @@ fn unpack(folder: &Path) -> Result<PathBuf> {
 }
 
 /// Generates a paragraph after [`PROMPT`] and prints it.
-fn write(model: &Arc<Model>, tokenizer: &Tokenizer, predict: usize) -> Result<()> {
+fn write(engine: &Engine, predict: usize) -> Result<()> {
+    let (model, tokenizer) = (engine.model(), engine.tokenizer());
     let prompt = tokenizer.encode(PROMPT, EncodeOptions { add_special: true, parse_special: true })?;
-    let mut session =
-        Session::new(model.clone(), prompt.len().saturating_add(predict).min(model.hyperparameters().context))?;
-    let settings = Sampling { temperature: 0.6, seed: 1, ..Sampling::default() };
-    let mut sampler = Sampler::new(&settings, model.hyperparameters().vocab, None)?;
-    let mut text = StreamDecoder::new(tokenizer);
+    let context = prompt.len().saturating_add(predict).min(model.hyperparameters().context);
+    let mut scheduler = engine.scheduler(SchedulerOptions::single(context))?;
+    let sampling = Sampling { temperature: 0.6, seed: 1, ..Sampling::default() };
     output::print(PROMPT)?;
-    let timings = session.generate(
-        &prompt,
-        predict,
-        &mut sampler,
-        |token| tokenizer.is_eog(token),
-        |token| output::print(&text.push(token)?),
-        &Shown::new(Unit::Tokens),
-    )?;
-    output::print(&format!("{}\n", text.finish()))?;
+    let (listener, printed) = shown(|_, text| output::print(text));
+    scheduler.submit(Request { limit: predict, sampling, ..Request::new(prompt) }, listener)?;
+    scheduler.run(&Shown::new(Unit::Tokens))?;
+    let finished = printed.take()?.finished;
+    output::print("\n")?;
     output::say(&format!(
         "{} threads, {}: {:.0} tokens per second",
         model.cpu().threads(),
         model.cpu().isa().name(),
-        timings.decode_rate()
+        finished.decode_rate()
     ));
     Ok(())
 }

@@ -11,6 +11,7 @@ mod merge;
 mod model;
 mod perplexity;
 mod plan;
+mod prefix_cache;
 mod quantize;
 mod recipe;
 mod run;

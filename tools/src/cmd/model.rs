@@ -9,7 +9,7 @@ use std::time::Duration;
 use strata::convert::open_model;
 use strata::gguf::Gguf;
 use strata::limits;
-use strata::model::{CacheTypes, KvCache, MemoryNeed, Model};
+use strata::model::{CacheTypes, MemoryNeed, Model};
 use strata::size::Ram;
 use strata::stream::{self, ReadOptions, Reader};
 use strata::{Cpu, Error, GgmlType, Isa};
@@ -69,11 +69,6 @@ impl CacheArgs {
     /// The types of keys and values.
     pub fn types(&self) -> CacheTypes {
         CacheTypes { k: self.cache_type_k, v: self.cache_type_v }
-    }
-
-    /// An empty cache for `context` tokens of `model`.
-    pub fn cache(&self, model: &Model, context: usize) -> Result<KvCache> {
-        Ok(KvCache::with_types(model.hyperparameters(), context, self.types())?)
     }
 }
 
