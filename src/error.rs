@@ -219,6 +219,8 @@ pub enum Setting {
     BaseFile,
     /// A setting of [`Sampling`](crate::engine::sampling::Sampling), by its name behind `general.sampling.` in a file.
     Sampling(&'static str),
+    /// A [`ChatTemplate`](crate::engine::template::ChatTemplate) in place of the file's.
+    ChatTemplate,
 }
 
 /// What a buffer that the system has no memory for would hold.

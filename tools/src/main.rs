@@ -7,6 +7,7 @@
 
 mod answer;
 mod cmd;
+mod conversation;
 mod machine;
 mod output;
 mod progress;

@@ -25,6 +25,7 @@ fn option(setting: Setting) -> &'static str {
         Setting::CacheTypes => "--cache-type-k f32 --cache-type-v f32",
         Setting::BaseFile => "perplexity -f TEXT --kl-divergence-base FILE",
         Setting::Sampling(name) => of_sampling(name),
+        Setting::ChatTemplate => "--chat-template-file",
         _ => "see --help",
     }
 }

@@ -10,7 +10,12 @@ use strata::tokenizer::{EncodeOptions, Tokenizer};
 
 /// Reads the text of `-f FILE`, where `-` is standard input.
 pub fn read(path: &Path) -> Result<String> {
-    Ok(text::read(path, text::largest(), &Shown::new(Unit::Bytes))?)
+    read_at_most(path, text::largest())
+}
+
+/// The same, of at most `bytes`.
+pub fn read_at_most(path: &Path, bytes: u64) -> Result<String> {
+    Ok(text::read(path, bytes, &Shown::new(Unit::Bytes))?)
 }
 
 /// The tokenizer of a model; prints its notes as warnings.

@@ -2,7 +2,7 @@
 
 use super::ChatTemplate;
 use super::budget::{MAX_DEPTH, too_deep, wrong};
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, Setting, quoted};
 use crate::gguf::Gguf;
 use minijinja::Value;
 use serde_json::Value as Json;
@@ -31,14 +31,18 @@ impl ChatTemplate {
             };
             let has = if names.is_empty() { "no named ones".to_owned() } else { names };
             let problem = format!("the file has no such chat template; it has {has}");
-            return Err(Error::invalid(
-                gguf.path(),
-                place,
-                problem,
-                "take an instruction-tuned model, or give a template",
-            ));
+            let remedy = "take an instruction-tuned model, or give a template";
+            return Err(Error::invalid(gguf.path(), place, problem, remedy).with_setting(Setting::ChatTemplate));
         };
-        let mut template = ChatTemplate::new(gguf.path(), &place, source)?;
+        ChatTemplate::new(gguf.path(), &place, source)?.with_special_of(gguf)
+    }
+
+    /// The same template with the texts of the special tokens of a model as `bos_token`, `eos_token`, `unk_token` and `pad_token`.
+    ///
+    /// # Errors
+    /// If the metadata of these tokens is of the wrong type.
+    pub fn with_special_of(self, gguf: &Gguf) -> Result<ChatTemplate> {
+        let mut template = self;
         let tokens = gguf.array("tokenizer.ggml.tokens")?;
         for (name, role) in SPECIAL {
             let id = gguf.u32(&format!("tokenizer.ggml.{role}_token_id"))?;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod chat_template;
 mod compare;
 mod convert;
 mod demo;
@@ -17,6 +18,7 @@ mod recipe;
 mod run;
 mod sampling;
 mod split;
+mod template;
 mod verify;
 
 pub use model::long_name;
@@ -30,6 +32,7 @@ pub enum Command {
     Convert(convert::Args),
     Quantize(quantize::Args),
     Run(run::Args),
+    Template(template::Args),
     Perplexity(perplexity::Args),
     Compare(compare::Args),
     Plan(plan::Args),
@@ -50,6 +53,7 @@ impl Command {
             Command::Convert(args) => args.run(),
             Command::Quantize(args) => args.run(),
             Command::Run(args) => args.run(),
+            Command::Template(args) => args.run(),
             Command::Perplexity(args) => args.run(),
             Command::Compare(args) => args.run(),
             Command::Plan(args) => args.run(),
