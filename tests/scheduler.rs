@@ -165,7 +165,11 @@ fn prompts_are_resumed_from_disk_with_the_same_bits() {
         ] {
             let mut scheduler = fresh(1 << 30);
             let next = answer(&mut scheduler, request(prompt(n, same, 3), 2), &warnings);
-            assert!(next.finished.reused_tokens >= same.min(n - 1), "{n} {same}: {}", next.finished.reused_tokens);
+            assert!(
+                next.finished.reused_tokens >= same.min(n - 1).min(600),
+                "{n} {same}: {}",
+                next.finished.reused_tokens
+            );
             assert_eq!(ids(&next), without(request(prompt(n, same, 3), 2)), "{n} {same}");
         }
         // What was said is kept too.

@@ -31,6 +31,9 @@ const SPAN: usize = KvCache::SPAN;
 /// Sequences of fewer tokens are not kept: to compute them is as fast as to look for them.
 const WORTH_KEEPING: usize = 32;
 
+/// What is wrong with a file under the name of another.
+const OTHER_TOKENS: &str = "has other tokens than its name says";
+
 /// Keys and values on disk, of one model.
 pub struct PrefixCache {
     folder: Folder,
@@ -52,7 +55,7 @@ impl PrefixCache {
     /// Appends to `cache`, which holds a beginning of `tokens`, what the folder has of the rest. Returns how many tokens at the beginning,
     /// in whole spans, the folder has.
     pub(super) fn restore(&mut self, tokens: &[u32], cache: &mut KvCache, progress: &dyn Progress) -> usize {
-        let found = self.find(tokens);
+        let found = self.find(tokens, progress);
         let whole = found.iter().filter(|span| span.tokens == SPAN).count() * SPAN;
         for (i, span) in found.iter().enumerate() {
             let start = i * SPAN;
@@ -61,8 +64,7 @@ impl PrefixCache {
             }
             if let Err(error) = self.load(span, i, &tokens[start..], cache) {
                 cache.truncate(start);
-                progress.warn(&format!("{error}; these tokens are computed instead"));
-                self.folder.remove(&span.path);
+                self.discard(&span.path, &error, progress);
                 return start;
             }
         }
@@ -72,7 +74,7 @@ impl PrefixCache {
     }
 
     /// The files that have the longest beginning of `tokens`.
-    fn find(&self, tokens: &[u32]) -> Vec<Found> {
+    fn find(&self, tokens: &[u32], progress: &dyn Progress) -> Vec<Found> {
         let (names, mut found, mut parent) = (self.folder.names(), Vec::new(), self.root);
         loop {
             let rest = &tokens[found.len() * SPAN..];
@@ -85,13 +87,30 @@ impl PrefixCache {
                 }
             }
             let children = names.iter().filter(|name| name.starts_with(&short(&parent)));
-            let candidates = children.filter_map(|name| {
-                let path = self.folder.path(name);
-                let file = SpanFile::open(&path, &self.root).ok()?;
-                Some(Found { path, tokens: file.tokens.len(), common: common(&file.tokens, rest) })
+            let candidates = children.filter_map(|of_child| {
+                let path = self.folder.path(of_child);
+                let of_name = |file: SpanFile| match name(&parent, &child(&parent, &file.tokens)) == *of_child {
+                    true => Ok(file),
+                    false => Err(file.damaged(OTHER_TOKENS)),
+                };
+                match SpanFile::open(&path, &self.root).and_then(of_name) {
+                    Ok(file) => Some(Found { path, tokens: file.tokens.len(), common: common(&file.tokens, rest) }),
+                    Err(error) => {
+                        self.discard(&path, &error, progress);
+                        None
+                    }
+                }
             });
             found.extend(candidates.max_by_key(|found| found.common).filter(|found| found.common > 0));
             return found;
+        }
+    }
+
+    /// Removes a file that cannot be used, so that it is written anew; one that another process has removed is no news.
+    fn discard(&self, path: &Path, error: &Error, progress: &dyn Progress) {
+        if path.exists() {
+            progress.warn(&format!("{error}; its tokens are computed instead"));
+            self.folder.remove(path);
         }
     }
 
@@ -99,7 +118,7 @@ impl PrefixCache {
     fn load(&self, span: &Found, i: usize, rest: &[u32], cache: &mut KvCache) -> Result<()> {
         let mut file = SpanFile::open(&span.path, &self.root)?;
         if file.tokens.len() != span.tokens || common(&file.tokens, rest) < span.common {
-            return Err(file.damaged("has other tokens than its name says"));
+            return Err(file.damaged(OTHER_TOKENS));
         }
         file.read(cache, i)?;
         cache.truncate(i * SPAN);
@@ -182,5 +201,5 @@ fn name(parent: &Digest, this: &Digest) -> String {
 
 /// The error of a file that cannot be used.
 fn damaged(path: &Path, problem: impl Into<String>) -> Error {
-    Error::invalid(path, "prefix cache", problem, "nothing: it is removed")
+    Error::invalid(path, "prefix cache", problem, "it is removed")
 }
