@@ -3,8 +3,10 @@
 //! * [`Engine`]: a model with its tokenizer, shared by any number of sessions;
 //! * [`Session`]: one sequence, which is continued;
 //! * [`sampling`]: from logits to the next token;
+//! * [`grammar`]: what an answer may be, as the tokens that may come next;
 //! * [`template`]: conversations as the text that a model was trained on.
 
+pub mod grammar;
 pub mod sampling;
 mod session;
 pub mod template;
