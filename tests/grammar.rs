@@ -1,6 +1,10 @@
 //! Grammars allow what their source means, token by token, and nothing else; and a hostile one is an error.
 
 mod common;
+#[path = "grammar/hostile.rs"]
+mod hostile;
+#[path = "grammar/json.rs"]
+mod json;
 
 use std::sync::{Arc, LazyLock};
 use strata::convert::open_model;
@@ -135,7 +139,7 @@ impl Part {
         }
     }
 
-    /// It in GBNF: characters as a class if `as_class`, and else as a literal.
+    /// It in GBNF: three characters are a class, fewer a literal.
     fn gbnf(&self) -> String {
         let joined =
             |parts: &[Part], with: &str| format!("({})", parts.iter().map(Part::gbnf).collect::<Vec<_>>().join(with));
@@ -225,4 +229,71 @@ fn random_grammars_accept_what_their_rules_derive() {
         }
     }
     assert!(compiled > 200 && accepted > 1000, "{compiled} grammars accept {accepted} texts");
+}
+
+#[test]
+fn tokens_are_named_by_number_and_by_text() {
+    let think = TOKENIZER.find("<|reserved_special_token_0|>").unwrap();
+    let plain = TOKENIZER.encode("fn", EncodeOptions::default()).unwrap()[0];
+    let text = |text: &str| TOKENIZER.encode(text, EncodeOptions::default()).unwrap();
+    let by_number = format!("root ::= <[{think}]> [a-z]* <[{think}]>");
+    for source in [by_number.as_str(), "root ::= <|reserved_special_token_0|> [a-z]* <|reserved_special_token_0|>"] {
+        let grammar = gbnf(source);
+        assert!(follow(&grammar, &[&[think][..], &text("abc"), &[think]].concat()).unwrap().must_end(), "{source}");
+        assert!(follow(&grammar, &[&[think][..], &text("1"), &[think]].concat()).is_none(), "{source}");
+        assert!(!accepts(&grammar, "<|reserved_special_token_0|>"), "the text of a token is not the token");
+    }
+    let grammar = gbnf(&format!("root ::= !<[{think}]>+ <[{think}]>"));
+    assert!(follow(&grammar, &[plain, plain, think]).unwrap().must_end());
+    assert!(follow(&grammar, &[think]).is_none());
+    let mut matcher = grammar.matcher().unwrap();
+    assert!(matcher.mask().unwrap().tokens().all(|token| !TOKENIZER.is_eog(token)));
+    // any text is no control token
+    assert!(!gbnf("root ::= .*").matcher().unwrap().mask().unwrap().allows(think));
+}
+
+#[test]
+fn regular_expressions_match_all_of_an_answer() {
+    for (pattern, accepted, rejected) in [
+        ("[a-c]+|x/y", &["abc", "x/y"][..], &["", "abd", "x"][..]),
+        ("", &[""], &["a"]),
+        (r"\d{3}-\d{4}", &["555-1234"], &["555-12345", "5551234"]),
+        ("(?i)yes", &["yes", "YeS"], &["no"]),
+        ("a\nb#c", &["a\nb#c"], &["a b"]),
+    ] {
+        let grammar = Grammar::regex(pattern, &TOKENIZER).unwrap();
+        accepted.iter().for_each(|text| assert!(accepts(&grammar, text), "{pattern} must match {text:?}"));
+        rejected.iter().for_each(|text| assert!(!accepts(&grammar, text), "{pattern} must not match {text:?}"));
+    }
+}
+
+#[test]
+fn lark_has_schemas_and_control_tokens_behind_plain_text() {
+    let call = TOKENIZER.find("<|reserved_special_token_0|>").unwrap();
+    let source = r#"
+        start: TEXT | TEXT tool
+        tool: <|reserved_special_token_0|> %json {"type": "object", "properties": {"name": {"const": "f"}}, "required": ["name"],
+            "additionalProperties": false}
+        TEXT: /(.|\n)*/
+    "#;
+    let grammar = Grammar::lark(source, &TOKENIZER).unwrap();
+    let text = |text: &str| TOKENIZER.encode(text, EncodeOptions::default()).unwrap();
+    assert!(accepts(&grammar, "plain text\n"));
+    let answer = |json: &str| follow(&grammar, &[&text("First. ")[..], &[call], &text(json)].concat());
+    assert!(answer("{\"name\": \"f\"}").unwrap().must_end());
+    assert!(!answer("{\"name\"").unwrap().may_end());
+    assert!(answer("{\"name\": \"g\"}").is_none());
+}
+
+#[test]
+fn a_matcher_stays_failed() {
+    let mut matcher = gbnf("root ::= \"ab\"").matcher().unwrap();
+    assert!(matcher.accept(BYTES[b'b' as usize]).is_err());
+    assert!(matcher.mask().is_err() && matcher.accept(BYTES[b'a' as usize]).is_err() && !matcher.must_end());
+    let grammar = gbnf("root ::= \"a\"");
+    let mut matcher = follow(&grammar, &[BYTES[b'a' as usize]]).unwrap();
+    let end = matcher.mask().unwrap().tokens().next().unwrap();
+    assert!(TOKENIZER.is_eog(end) && matcher.accept(end).is_ok() && matcher.must_end());
+    assert!(matcher.accept(BYTES[b'a' as usize]).is_err());
+    assert!(matcher.accept(u32::MAX).is_err());
 }

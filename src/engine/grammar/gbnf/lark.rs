@@ -75,7 +75,10 @@ impl Writer {
             Node::Rule(number) => format!("r{number}"),
             Node::Tokens(ranges) => tokens(ranges),
             Node::Repeat(part, least, most) => {
-                let item = self.node_item(part);
+                let mut item = self.node_item(part);
+                if matches!(**part, Node::Repeat(..)) {
+                    item = self.named('p', &item);
+                }
                 repeated(&item, *least, *most)
             }
             Node::Seq(parts) if parts.is_empty() => EMPTY.to_owned(),
@@ -113,7 +116,10 @@ impl Writer {
                 format!("R{rule}")
             }
             Expr::Repeat(part, least, most) => {
-                let item = self.expr_item(part);
+                let mut item = self.expr_item(part);
+                if matches!(**part, Expr::Repeat(..)) {
+                    item = self.named('P', &item);
+                }
                 repeated(&item, *least, *most)
             }
             Expr::Seq(parts) if parts.is_empty() => EMPTY.to_owned(),
