@@ -188,6 +188,22 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A grammar, a JSON schema or a regular expression that answers should follow cannot be compiled.
+    GrammarRefused {
+        /// What was given: "grammar", "JSON schema", "regular expression".
+        what: &'static str,
+        /// Where in it: a line and column, a JSON pointer, or "" if it is about all of it.
+        place: String,
+        /// What is wrong.
+        problem: String,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// An answer cannot go on under its grammar: it is too ambiguous, needs text that no token has, or was given a token that it forbids.
+    GrammarStopped {
+        /// What is wrong.
+        problem: String,
+    },
     /// Strata contradicts itself: a defect of the program.
     Internal(&'static str),
     /// A pass failed that several requests shared.
@@ -343,6 +359,12 @@ impl fmt::Display for Error {
                 write!(f, "cannot set the metadata key {}: {}", quoted(key), printable(problem))
             }
             Error::InvalidArgument { what, problem } => write!(f, "{}: {}", printable(what), printable(problem)),
+            Error::GrammarRefused { what, place, problem, remedy } => {
+                let at = if place.is_empty() { "" } else { ": " };
+                let [place, problem, remedy] = [place, problem, remedy].map(|text| printable(text));
+                write!(f, "{what}{at}{place}: {problem}; {remedy}")
+            }
+            Error::GrammarStopped { problem } => write!(f, "the grammar cannot be followed: {}", printable(problem)),
             Error::Internal(what) => write!(f, "{what}, which is a defect of Strata; report it"),
             Error::Shared(_) => f.write_str("a pass failed that this request shared with others"),
             Error::Cancelled => f.write_str("stopped"),
@@ -494,6 +516,7 @@ mod tests {
             Error::ImportanceMissing { mix: "Q2_K_S" },
             Error::FilesWithoutTensors { tensors: 1, files: 2, used: 1 },
             Error::DatOverflow { count: 1 << 40, what: "chunks" },
+            Error::GrammarStopped { problem: "no token".to_owned() },
         ] {
             assert!(error.to_string().len() > 10, "{error:?}");
             assert!(std::error::Error::source(&error).is_none(), "{error:?}");

@@ -4,10 +4,12 @@
 //! * [`Request`] and [`Scheduler`]: prompts and their answers, many in a pass, with what they have in common from the [`prefix_cache`];
 //! * [`Session`]: one sequence, whose tokens the caller chooses; [`embed`]: texts as vectors;
 //! * [`sampling`]: from logits to the next token;
+//! * [`grammar`]: what an answer may be, as the tokens that may come next;
 //! * [`template`]: conversations as the text that a model was trained on.
 
 mod answer;
 mod embedding;
+pub mod grammar;
 pub mod prefix_cache;
 pub mod request;
 pub mod sampling;

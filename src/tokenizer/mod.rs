@@ -178,6 +178,11 @@ impl Tokenizer {
         self.end_of_generation.contains(&id)
     }
 
+    /// True if token `id` is a control token, which stands for no text; so is the unknown token.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.lookup(id).is_ok_and(|(_, is_control)| is_control)
+    }
+
     /// A sentence about each value that the file does not state or states wrongly, and what llama.cpp and Strata use instead.
     pub fn notes(&self) -> &[String] {
         &self.notes

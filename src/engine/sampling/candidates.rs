@@ -50,10 +50,13 @@ impl Candidates {
 
     /// Starts over with a token for each logit, which must be finite.
     pub fn fill(&mut self, logits: &[f32]) {
+        self.fill_from((0..).zip(logits.iter().copied()));
+    }
+
+    /// Starts over with these tokens, in the order of their ids, and their logits, which must be finite.
+    pub fn fill_from(&mut self, logits: impl Iterator<Item = (u32, f32)>) {
         self.list.clear();
-        self.list.extend(
-            logits.iter().zip(0..).map(|(&logit, token)| Candidate { token, logit: positive_zero(logit.into()) }),
-        );
+        self.list.extend(logits.map(|(token, logit)| Candidate { token, logit: positive_zero(logit.into()) }));
         self.order = Order::Ids;
     }
 

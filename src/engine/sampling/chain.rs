@@ -11,6 +11,7 @@ use super::temperature::Temperature;
 use super::truncation::{MinP, TopK, TopNSigma, TopP};
 use super::typical::Typical;
 use super::xtc::Xtc;
+use crate::engine::grammar::TokenMask;
 use crate::error::Result;
 use crate::random::uniform;
 use crate::tokenizer::Tokenizer;
@@ -78,13 +79,36 @@ impl Sampler {
             return None;
         }
         if self.is_greedy {
-            let better = |best: (u32, f32), (token, &logit)| if logit > best.1 { (token, logit) } else { best };
-            let (&first, rest) = logits.split_first()?;
-            let (token, logit) = (1..).zip(rest).fold((0, first), better);
-            self.candidates.only(token, logit);
-            return Some(token);
+            return self.best((0..).zip(logits.iter().copied()));
         }
         self.candidates.fill(logits);
+        self.filtered()
+    }
+
+    /// [Samples](Sampler::sample) a token that the mask allows: the same one as if a bias of minus infinity excluded the others. `None` also
+    /// if the mask allows none.
+    pub fn sample_masked(&mut self, logits: &[f32], mask: &TokenMask) -> Option<u32> {
+        if !all_finite(logits) {
+            return None;
+        }
+        let allowed = mask.tokens().map_while(|token| Some((token, *logits.get(token as usize)?)));
+        if self.is_greedy {
+            return self.best(allowed);
+        }
+        self.candidates.fill_from(allowed);
+        self.filtered()
+    }
+
+    /// The token with the largest logit, which becomes the only candidate.
+    fn best(&mut self, mut logits: impl Iterator<Item = (u32, f32)>) -> Option<u32> {
+        let first = logits.next()?;
+        let (token, logit) = logits.fold(first, |best, other| if other.1 > best.1 { other } else { best });
+        self.candidates.only(token, logit);
+        Some(token)
+    }
+
+    /// A token of the candidates that the filters leave.
+    fn filtered(&mut self) -> Option<u32> {
         for filter in &mut self.filters {
             if self.candidates.len() == 0 {
                 return None;

@@ -1,0 +1,164 @@
+//! JSON schemas, checked before they are compiled: their size and depth, and that nothing in them would be passed over in silence.
+//!
+//! llguidance refuses keywords of the schema's own draft that it does not implement, and passes over what it does not know, as the
+//! specification wants of annotations. But a keyword of another draft, one of llguidance's own, or a number that it rounds would change
+//! what the schema means.
+
+use super::limits;
+use crate::error::{Error, Result};
+use serde_json::Value as Json;
+
+/// Keywords whose value is a schema.
+const SCHEMA: [&str; 3] = ["additionalProperties", "additionalItems", "items"];
+
+/// Keywords whose value is a list of schemas.
+const SCHEMAS: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
+
+/// Keywords whose value is an object with a schema for each name.
+const NAMED_SCHEMAS: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+
+/// Keywords of any draft that restrict values and are not supported.
+const UNSUPPORTED: [&str; 21] = [
+    "not",
+    "if",
+    "then",
+    "else",
+    "contains",
+    "minContains",
+    "maxContains",
+    "uniqueItems",
+    "propertyNames",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "contentSchema",
+    "$dynamicRef",
+    "$recursiveRef",
+    "extends",
+    "disallow",
+    "divisibleBy",
+    "x-guidance",
+];
+
+/// Keywords whose value values are compared with.
+const COMPARED: [&str; 7] =
+    ["const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
+
+/// Whole numbers up to here are exact as floats, which llguidance computes with.
+const EXACT: f64 = (1u64 << 53) as f64;
+
+/// The longest `minLength` or `maxLength`: a state for each character.
+const LONGEST: u64 = 1 << 20;
+
+/// Checks a schema.
+pub(super) fn check(schema: &Json) -> Result<()> {
+    let mut walk = Walk { place: String::new(), depth: 0, bytes: 0 };
+    walk.schema(schema)
+}
+
+/// Where the check is.
+struct Walk {
+    /// A JSON pointer.
+    place: String,
+    depth: usize,
+    /// An estimate of the size of what was seen.
+    bytes: usize,
+}
+
+impl Walk {
+    fn wrong(&self, problem: impl Into<String>, remedy: &str) -> Error {
+        let place = if self.place.is_empty() { "the root" } else { &self.place };
+        Error::GrammarRefused {
+            what: "JSON schema",
+            place: place.to_owned(),
+            problem: problem.into(),
+            remedy: remedy.to_owned(),
+        }
+    }
+
+    /// Goes one level deeper, to `name`.
+    fn within(&mut self, name: &str, check: impl FnOnce(&mut Walk) -> Result<()>) -> Result<()> {
+        if self.depth == limits::NESTING {
+            return Err(self.wrong(
+                format!("it is nested deeper than {} levels", limits::NESTING),
+                "use $ref or a flatter schema",
+            ));
+        }
+        self.pay(name.len())?;
+        let length = self.place.len();
+        self.place.push('/');
+        self.place.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        self.depth += 1;
+        check(self)?;
+        self.depth -= 1;
+        self.place.truncate(length);
+        Ok(())
+    }
+
+    /// Counts a value with so many bytes of text.
+    fn pay(&mut self, bytes: usize) -> Result<()> {
+        self.bytes += bytes + 4;
+        if self.bytes > limits::SOURCE_BYTES {
+            return Err(self.wrong(format!("it is larger than {} bytes", limits::SOURCE_BYTES), "make it smaller"));
+        }
+        Ok(())
+    }
+
+    fn schema(&mut self, schema: &Json) -> Result<()> {
+        self.pay(0)?;
+        match schema {
+            Json::Bool(_) => Ok(()),
+            Json::Object(keywords) => {
+                keywords.iter().try_for_each(|(name, value)| self.within(name, |walk| walk.keyword(name, value)))
+            }
+            _ => Err(self.wrong("it is neither an object nor true or false", "put a schema here")),
+        }
+    }
+
+    fn keyword(&mut self, name: &str, value: &Json) -> Result<()> {
+        match name {
+            _ if UNSUPPORTED.contains(&name) => {
+                Err(self
+                    .wrong(format!("the keyword {name} is not supported"), "state it in another way, or leave it out"))
+            }
+            "items" if value.is_array() => self.each(value),
+            _ if SCHEMA.contains(&name) => self.schema(value),
+            _ if SCHEMAS.contains(&name) => self.each(value),
+            _ if NAMED_SCHEMAS.contains(&name) => match value {
+                Json::Object(named) => {
+                    named.iter().try_for_each(|(name, schema)| self.within(name, |walk| walk.schema(schema)))
+                }
+                _ => Err(self.wrong("it is not an object", "put an object with schemas here")),
+            },
+            "minLength" | "maxLength" if value.as_u64().is_some_and(|length| length > LONGEST) => {
+                Err(self.wrong(format!("{value} is more than {LONGEST}"), "use a smaller length"))
+            }
+            _ => self.value(value, COMPARED.contains(&name)),
+        }
+    }
+
+    fn each(&mut self, list: &Json) -> Result<()> {
+        let Json::Array(list) = list else { return Err(self.wrong("it is not a list", "put a list of schemas here")) };
+        (0..).zip(list).try_for_each(|(i, schema): (usize, _)| self.within(&i.to_string(), |walk| walk.schema(schema)))
+    }
+
+    /// Any value, whose numbers must be exact if values are compared with them.
+    fn value(&mut self, value: &Json, is_compared: bool) -> Result<()> {
+        match value {
+            Json::Null | Json::Bool(_) => self.pay(0),
+            Json::String(text) => self.pay(text.len()),
+            Json::Number(number) if is_compared && number.as_f64().is_none_or(|number| number.abs() > EXACT) => {
+                Err(self.wrong(format!("{value} is more than 2^53 and would be rounded"), "use a smaller number"))
+            }
+            Json::Number(_) => self.pay(0),
+            Json::Array(list) => (0..).zip(list).try_for_each(|(i, value): (usize, _)| {
+                self.within(&i.to_string(), |walk| walk.value(value, is_compared))
+            }),
+            Json::Object(object) => {
+                object.iter().try_for_each(|(name, value)| self.within(name, |walk| walk.value(value, is_compared)))
+            }
+        }
+    }
+}
