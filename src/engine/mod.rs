@@ -4,9 +4,11 @@
 //! * [`Request`] and [`Scheduler`]: prompts and their answers, many in a pass, with what they have in common from the [`prefix_cache`];
 //! * [`Session`]: one sequence, whose tokens the caller chooses; [`embed`]: texts as vectors;
 //! * [`sampling`]: from logits to the next token;
-//! * [`template`]: conversations as the text that a model was trained on.
+//! * [`template`]: conversations as the text that a model was trained on;
+//! * [`chat`]: answers taken apart into reasoning, text and calls of tools.
 
 mod answer;
+pub mod chat;
 mod embedding;
 pub mod prefix_cache;
 pub mod request;
