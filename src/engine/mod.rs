@@ -5,9 +5,11 @@
 //! * [`Session`]: one sequence, whose tokens the caller chooses; [`embed`]: texts as vectors;
 //! * [`sampling`]: from logits to the next token;
 //! * [`grammar`]: what an answer may be, as the tokens that may come next;
-//! * [`template`]: conversations as the text that a model was trained on.
+//! * [`template`]: conversations as the text that a model was trained on;
+//! * [`chat`]: answers taken apart into reasoning, text and calls of tools.
 
 mod answer;
+pub mod chat;
 mod embedding;
 pub mod grammar;
 pub mod prefix_cache;

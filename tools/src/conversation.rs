@@ -3,7 +3,7 @@
 use crate::text;
 use anyhow::Result;
 use serde_json::Value as Json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use strata::Error;
 
 /// The most bytes of a conversation.
@@ -23,12 +23,13 @@ pub struct Conversation {
 impl Conversation {
     /// Reads a list of messages, or an object with `messages` and perhaps `tools` and `documents`.
     pub fn read(path: &Path) -> Result<Conversation> {
-        parse(path, &text::read_at_most(path, LARGEST)?)
+        parse(&name(path), &text::read_at_most(path, LARGEST)?)
     }
 
     /// Reads tools in place of those of the conversation: a list, or an object with `tools`.
     pub fn read_tools(&mut self, path: &Path) -> Result<()> {
-        let json = json(path, &text::read_at_most(path, LARGEST)?)?;
+        let (text, path) = (text::read_at_most(path, LARGEST)?, &name(path));
+        let json = json(path, &text)?;
         let list = if json.is_object() { list(path, &json, "tools")? } else { json.as_array().cloned() };
         let Some(tools) = list else {
             let remedy = "write [{\"type\": \"function\", \"function\": {\"name\": \"...\", ...}}, ...]";
@@ -37,6 +38,11 @@ impl Conversation {
         self.tools = Some(tools);
         Ok(())
     }
+}
+
+/// A file as errors name it.
+fn name(path: &Path) -> PathBuf {
+    if path == Path::new("-") { "standard input".into() } else { path.to_owned() }
 }
 
 fn parse(path: &Path, text: &str) -> Result<Conversation> {
