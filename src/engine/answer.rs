@@ -1,5 +1,6 @@
 //! The answer to one request: from logits to the next token and its text, until it ends.
 
+use super::grammar::{Grammar, Matcher};
 use super::request::{End, Request, Token, TokenLogprobs};
 use super::sampling::{Sampler, logprob, top_logprobs};
 use super::stops::StopTexts;
@@ -12,6 +13,7 @@ pub struct Answer {
     tokenizer: Option<Arc<Tokenizer>>,
     decoder: Option<StreamDecoder<Arc<Tokenizer>>>,
     sampler: Sampler,
+    matcher: Option<Matcher>, // of its grammar
     stops: StopTexts,
     limit: usize,
     ignore_eos: bool,
@@ -32,7 +34,7 @@ impl Answer {
     /// it.
     ///
     /// # Errors
-    /// If the settings of the sampler are none.
+    /// If the settings of the sampler are none, or the grammar cannot be followed.
     pub fn new(request: &Request, vocab: usize, tokenizer: Option<&Arc<Tokenizer>>) -> Result<Answer> {
         let mut sampler = Sampler::new(&request.sampling, vocab, tokenizer)?;
         request.prompt.iter().for_each(|&token| sampler.accept(token));
@@ -42,6 +44,7 @@ impl Answer {
             tokenizer: tokenizer.cloned(),
             decoder,
             sampler,
+            matcher: request.grammar.as_ref().map(Grammar::matcher).transpose()?,
             stops: StopTexts::new(request.stop.clone()),
             limit: request.limit,
             ignore_eos: request.ignore_eos,
@@ -53,16 +56,25 @@ impl Answer {
     /// Chooses the next token by the `logits (vocab)` after the last.
     ///
     /// # Errors
-    /// If no token can be chosen.
+    /// If no token can be chosen, or following the grammar takes too much.
     pub fn next(&mut self, logits: &[f32]) -> Result<Next> {
         if self.tokens == self.limit {
             return Ok(Next::End(End::Length));
         }
-        let id = self.sampler.sample(logits).ok_or(Error::NoCandidate)?;
-        if !self.ignore_eos && self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.is_eog(id)) {
+        let id = match &mut self.matcher {
+            // Also where the vocabulary has no token that says so.
+            Some(matcher) if matcher.must_end() => return Ok(Next::End(End::Stop)),
+            Some(matcher) => self.sampler.sample_masked(logits, matcher.mask()?),
+            None => self.sampler.sample(logits),
+        };
+        let id = id.ok_or(Error::NoCandidate)?;
+        // Behind what a grammar allows nothing can follow.
+        let may_go_on = self.ignore_eos && self.matcher.is_none();
+        if !may_go_on && self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.is_eog(id)) {
             return Ok(Next::End(End::Stop));
         }
         self.sampler.accept(id);
+        self.matcher.as_mut().map_or(Ok(()), |matcher| matcher.accept(id))?;
         self.tokens += 1;
         let logprobs = match self.logprobs {
             Some(n) => Some(TokenLogprobs { chosen: logprob(logits, id)?.logprob, top: top_logprobs(logits, n)? }),

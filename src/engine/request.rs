@@ -1,5 +1,6 @@
 //! What is asked of a model, and what is told of it while it answers.
 
+use super::grammar::Grammar;
 use super::sampling::{Logprob, Sampling};
 use crate::error::Error;
 use std::ops::ControlFlow;
@@ -21,6 +22,8 @@ pub struct Request {
     pub ignore_eos: bool,
     /// Whether control tokens appear in the text, as their own.
     pub render_special: bool,
+    /// What the answer must be.
+    pub grammar: Option<Grammar>,
     /// For each token so many of the most likely ones with their log-probabilities.
     pub logprobs: Option<usize>,
     /// Ends the work for this request within a layer, once it is set.
@@ -37,6 +40,7 @@ impl Request {
             stop: Vec::new(),
             ignore_eos: false,
             render_special: false,
+            grammar: None,
             logprobs: None,
             cancel: Cancel::default(),
         }
