@@ -19,7 +19,12 @@ fn model(dir: &TempDir) -> PathBuf {
 }
 
 fn strata(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_strata")).args(args).args(["--threads", "2"]).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_strata"))
+        .args(args)
+        .args(["--threads", "2"])
+        .env("STRATA_CACHE_DISK", "0")
+        .output()
+        .unwrap()
 }
 
 /// What `strata run --json` says of three tokens after `prompt`.

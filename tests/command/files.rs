@@ -42,6 +42,7 @@ impl Fixture {
 
     fn strata(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
+        command.env("STRATA_CACHE_DISK", "0");
         command.current_dir(self.root.path()).args(args.split_whitespace());
         command
     }

@@ -34,6 +34,7 @@ impl Place {
 
     fn command(&self, script: &str) -> Command {
         let mut command = Command::new("bash");
+        command.env("STRATA_CACHE_DISK", "0");
         command.arg("-c").arg(script).current_dir(self.folder.path()).env("S", self.path("strata"));
         command.stdin(Stdio::null());
         command

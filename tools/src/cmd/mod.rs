@@ -6,6 +6,7 @@ mod chat_template;
 mod compare;
 mod convert;
 mod demo;
+mod grammar;
 mod info;
 mod inspect;
 mod merge;

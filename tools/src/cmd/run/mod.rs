@@ -2,6 +2,8 @@
 
 mod report;
 
+use super::chat_template::ChatTemplateArgs;
+use super::grammar::GrammarArgs;
 use super::model::{CacheArgs, ModelArgs};
 use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
@@ -10,12 +12,16 @@ use crate::progress::{Shown, Unit};
 use crate::{machine, output, text};
 use anyhow::{Result, bail};
 use report::{Run, Wanted};
-use std::path::PathBuf;
+use serde_json::json;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use strata::arch::Hyperparameters;
 use strata::engine::sampling::Sampling;
-use strata::engine::{Request, Scheduler, SchedulerOptions, Token};
+use strata::engine::template::ChatInput;
+use strata::engine::{Collected, Request, Scheduler, SchedulerOptions, Token};
+use strata::gguf::Gguf;
 use strata::model::Model;
 use strata::stream::Estimate;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
@@ -32,7 +38,7 @@ pub struct Args {
     cache: CacheArgs,
     #[command(flatten)]
     prefix_cache: PrefixCacheArgs,
-    /// Prompt
+    /// Prompt [default: standard input, if that is a file or a pipe]
     #[arg(short = 'p', long, value_name = "PROMPT")]
     prompt: Option<String>,
     /// Prompt from a file or a pipe; - is standard input
@@ -41,6 +47,14 @@ pub struct Args {
     /// Prompt as token ids, as 1,2,3; for files without a vocabulary
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
     tokens: Option<Vec<u32>>,
+    /// Take the prompt for a message of a user: the model's chat template makes the text of it
+    #[arg(long, conflicts_with = "tokens")]
+    chat: bool,
+    /// With --chat, the system prompt
+    #[arg(long, alias = "system-prompt", value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+    #[command(flatten)]
+    template: ChatTemplateArgs,
     /// Tokens to generate [default: until the model ends the text or the context is full]
     #[arg(short = 'n', long = "predict", value_name = "TOKENS")]
     predict: Option<usize>,
@@ -56,6 +70,8 @@ pub struct Args {
     /// With --json, the N most likely tokens in the place of each, with their log-probabilities
     #[arg(long, value_name = "N", requires = "json")]
     logprobs: Option<usize>,
+    #[command(flatten)]
+    grammar: GrammarArgs,
     /// Continue past the model's end-of-text token
     #[arg(long)]
     ignore_eos: bool,
@@ -76,7 +92,8 @@ impl Args {
             _ => Some(Arc::new(text::tokenizer(&gguf)?)),
         };
         let (settings, of) = (self.sampling.settings(&gguf)?, Hyperparameters::read(&gguf)?);
-        let prompt = self.prompt(tokenizer.as_deref())?;
+        let prompt = self.prompt(&gguf, tokenizer.as_deref())?;
+        let grammar = self.grammar.grammar(tokenizer.as_ref())?;
         let context = self.context(&of, prompt.len())?;
         let (slots, batch, types) = (usize::from(self.n_parallel), prompt.len().max(1), self.cache.types());
         let mut options = SchedulerOptions { slots, batch, types, ..SchedulerOptions::single(context) };
@@ -86,7 +103,8 @@ impl Args {
         let bytes_read_to_load = machine::bytes_read();
         let mut scheduler = Scheduler::new(model.clone(), tokenizer, options)?;
         let seed = settings.seed;
-        let answers = self.answers(&mut scheduler, &prompt, &settings)?;
+        let request = Request { sampling: settings, grammar, ..Request::new(prompt) };
+        let answers = self.answers(&mut scheduler, &request)?;
         let wanted = Wanted { context, seed, n_parallel: slots, logprobs: self.logprobs.is_some() };
         let run = Run { model: &model, wanted, answers, load, predicted, bytes_read_to_load };
         if self.json {
@@ -97,12 +115,7 @@ impl Args {
     }
 
     /// The answers to the prompt. The first is printed as it comes, the others behind it, unless they become JSON.
-    fn answers(
-        &self,
-        scheduler: &mut Scheduler,
-        prompt: &[u32],
-        settings: &Sampling,
-    ) -> Result<Vec<strata::engine::Collected>> {
+    fn answers(&self, scheduler: &mut Scheduler, of: &Request) -> Result<Vec<Collected>> {
         let mut answers: Vec<ShownAnswer> = Vec::new();
         let has_text = scheduler.tokenizer().is_some();
         for i in 0..u64::from(self.n_parallel) {
@@ -114,11 +127,12 @@ impl Args {
             });
             let request = Request {
                 limit: self.predict.unwrap_or(usize::MAX),
-                sampling: Sampling { seed: settings.seed.wrapping_add(i), ..settings.clone() },
+                sampling: Sampling { seed: of.sampling.seed.wrapping_add(i), ..of.sampling.clone() },
                 stop: self.stop.clone(),
                 ignore_eos: self.ignore_eos,
                 logprobs: self.logprobs,
-                ..Request::new(prompt.to_vec())
+                grammar: of.grammar.clone(),
+                ..Request::new(of.prompt.clone())
             };
             scheduler.submit(request, listener)?;
             answers.push(answer);
@@ -135,19 +149,31 @@ impl Args {
         Ok(answers)
     }
 
-    fn prompt(&self, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+    /// The tokens of the prompt.
+    fn prompt(&self, gguf: &Gguf, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
         if let Some(tokens) = &self.tokens {
             return Ok(tokens.clone());
         }
+        let Some(tokenizer) = tokenizer else {
+            bail!("the file has no vocabulary; give the prompt as --tokens 1,2,3");
+        };
         let text = match (&self.prompt, &self.file) {
             (Some(text), _) => text.clone(),
             (None, Some(file)) => text::read(file)?,
-            (None, None) => String::new(),
+            (None, None) if io::stdin().is_terminal() => String::new(),
+            (None, None) => text::read(Path::new("-"))?,
         };
-        match tokenizer {
-            Some(tokenizer) => text::tokens(tokenizer, &text, EncodeOptions { add_special: true, parse_special: true }),
-            None => bail!("the file has no vocabulary; give the prompt as --tokens 1,2,3"),
+        if !self.chat {
+            return text::tokens(tokenizer, &text, EncodeOptions { add_special: true, parse_special: true });
         }
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
+        let system = self.system.iter().map(|text| message("system", text));
+        let messages: Vec<_> = system.chain([message("user", &text)]).collect();
+        let (template, variables) = (self.template.template(gguf, false)?, self.template.variables());
+        let input =
+            ChatInput { add_generation_prompt: true, variables, now: self.template.now(), ..ChatInput::of(&messages) };
+        // The template writes the special tokens itself.
+        text::tokens(tokenizer, &template.render(&input)?, EncodeOptions { add_special: false, parse_special: true })
     }
 
     fn context(&self, of: &Hyperparameters, prompt: usize) -> Result<usize> {
