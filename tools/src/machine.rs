@@ -14,6 +14,11 @@ pub fn peak_rss_bytes() -> u64 {
     field("/proc/self/status", "VmHWM:").map_or(0, |kib| kib * 1024)
 }
 
+/// The resident size of this process in bytes; 0 where the system does not tell.
+pub fn rss_bytes() -> u64 {
+    field("/proc/self/status", "VmRSS:").map_or(0, |kib| kib * 1024)
+}
+
 /// Resets [`peak_rss_bytes`] to the current resident size, where the system allows it.
 pub fn reset_peak_rss() {
     // 5 is the kernel's number for it; see proc(5).

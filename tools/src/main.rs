@@ -14,6 +14,7 @@ mod progress;
 mod remedy;
 #[cfg(feature = "gguf-rs")]
 mod second_opinion;
+mod serve;
 mod status;
 mod text;
 

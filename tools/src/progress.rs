@@ -34,6 +34,11 @@ pub fn watch_signals() {
     }
 }
 
+/// True once the user asked to stop.
+pub fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
 /// Runs work that does not check for Ctrl-C and leaves nothing behind; Ctrl-C ends the process meanwhile.
 pub fn at_once<T>(work: impl FnOnce() -> T) -> T {
     AT_ONCE.store(true, Ordering::SeqCst);

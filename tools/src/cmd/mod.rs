@@ -18,6 +18,7 @@ mod quantize;
 mod recipe;
 mod run;
 mod sampling;
+mod serve;
 mod split;
 mod template;
 mod verify;
@@ -34,6 +35,7 @@ pub enum Command {
     Quantize(quantize::Args),
     Run(run::Args),
     Template(template::Args),
+    Serve(serve::Args),
     Perplexity(perplexity::Args),
     Compare(compare::Args),
     Plan(plan::Args),
@@ -55,6 +57,7 @@ impl Command {
             Command::Quantize(args) => args.run(),
             Command::Run(args) => args.run(),
             Command::Template(args) => args.run(),
+            Command::Serve(args) => args.run(),
             Command::Perplexity(args) => args.run(),
             Command::Compare(args) => args.run(),
             Command::Plan(args) => args.run(),

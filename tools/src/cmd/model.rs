@@ -11,7 +11,7 @@ use strata::gguf::Gguf;
 use strata::limits;
 use strata::model::{CacheTypes, MemoryNeed, Model};
 use strata::size::Ram;
-use strata::stream::{self, ReadOptions, Reader};
+use strata::stream::{self, Budget, ReadOptions, Reader};
 use strata::{Cpu, Error, GgmlType, Isa};
 
 /// The model to run, and where.
@@ -82,6 +82,7 @@ pub fn long_name(arg: OsString) -> OsString {
     match arg.to_str() {
         Some("-ctk") => "--cache-type-k".into(),
         Some("-ctv") => "--cache-type-v".into(),
+        Some("-np") => "--slots".into(),
         Some("-bf") => "--binary-file".into(),
         _ => arg,
     }
@@ -155,6 +156,11 @@ impl RamArgs {
             output::say(&format!("{} models within {bytes}: each layer is read once", models.len()));
         }
         room_to_run(need).map(|()| (models, place))
+    }
+
+    /// The budget; `None` if none is given and the system does not tell how much memory it has.
+    pub fn budget(&self) -> Result<Option<Budget>> {
+        Ok(self.ram.unwrap_or_default().budget()?)
     }
 
     /// The settings for reading streamed weights.

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# A running server and programs that others wrote: the clients of OpenAI and Anthropic, schemathesis by the server's own description, and
+# 2,000 hostile requests. tests/serve/run.sh STRATA. Installs what it needs from PyPI into a folder of its own.
+set -euo pipefail
+strata=$(realpath "$1")
+here=$(dirname "$(realpath "$0")")
+root=$(realpath "$here/../..")
+out=$root/target/serve
+python=$out/venv/bin/python
+mkdir -p "$out"
+[ -x "$python" ] || python3 -m venv "$out/venv"
+"$python" -c 'import openai, anthropic, schemathesis, jsonschema' 2>/dev/null \
+    || "$out/venv/bin/pip" install -q --disable-pip-version-check -r "$here/requirements.txt"
+
+server=
+stop() { [ -z "$server" ] || kill "$server" 2>/dev/null || true; }
+trap stop EXIT
+# Starts a server with these options and sets $address.
+start() {
+    "$strata" serve -m "${MODEL:-$root/models/tiny-rustdoc}" --port 0 "$@" 2>"$out/log" &
+    server=$!
+    for _ in $(seq 600); do
+        address=$(sed -n 's/^listening on //p' "$out/log")
+        [ -z "$address" ] || return 0
+        kill -0 "$server" || { cat "$out/log" && exit 1; }
+        sleep 0.1
+    done
+    exit 1
+}
+# Asks the server to end and sees that it does so well.
+finish() {
+    kill -TERM "$server"
+    wait "$server" || { cat "$out/log" && exit 1; }
+    server=
+    ! grep -n panicked "$out/log"
+}
+
+start
+"$python" "$here/clients.py" "$address"
+finish
+
+start --slots 2 --queue 8 --timeout 20 --request-timeout 2 --max-body 1M
+"$python" "$here/hostile.py" "$address" "${HOSTILE:-2000}"
+finish
+
+start --timeout 20 --slots 4 --queue 64 -c 512
+cd "$out" # where it keeps its own files
+"$out/venv/bin/st" run "$address/openapi.json" --seed 1 --phases examples,coverage,fuzzing --max-examples "${EXAMPLES:-20}" --workers 2 \
+    --exclude-checks positive_data_acceptance --suppress-health-check all --request-timeout 60 --no-color
+finish

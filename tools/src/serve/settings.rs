@@ -1,0 +1,62 @@
+//! What a server was started with.
+
+use super::catalog::Catalog;
+use super::listen::Times;
+use std::time::Duration;
+use strata::Cpu;
+use strata::model::CacheTypes;
+use strata::stream::{Budget, ReadOptions};
+
+/// The settings of a server.
+pub struct Settings {
+    /// The address to listen at.
+    pub host: String,
+    /// Its port; 0 lets the system choose.
+    pub port: u16,
+    /// Keys, of which requests must have one, if there are any.
+    pub keys: Vec<String>,
+    /// Origins of web pages that may ask.
+    pub origins: Vec<String>,
+    /// Whether everybody in the network may ask without a key.
+    pub allow_public: bool,
+    /// Requests that wait for a slot, at most.
+    pub queue: usize,
+    /// The time that an answer may take.
+    pub timeout: Duration,
+    /// The most bytes of a request's body.
+    pub max_body: usize,
+    /// The time in which a body must arrive.
+    pub body_time: Duration,
+    /// The time limits of connections.
+    pub times: Times,
+    /// The models.
+    pub catalog: Catalog,
+    /// How they are loaded.
+    pub load: LoadSettings,
+}
+
+/// How models are loaded.
+#[derive(Clone)]
+pub struct LoadSettings {
+    /// The memory of all together; `None` where the system does not tell how much there is.
+    pub budget: Option<Budget>,
+    /// How streamed weights are read.
+    pub read: ReadOptions,
+    /// The processor, which all models share.
+    pub cpu: fn(threads: Option<u16>) -> anyhow::Result<Cpu>,
+    /// Threads.
+    pub threads: Option<u16>,
+    /// Requests that a model answers at the same time.
+    pub slots: usize,
+    /// Tokens of a slot; `None` is the model's, at most [`DEFAULT_CONTEXT`], 0 the model's.
+    pub context: Option<usize>,
+    /// The types of keys and values.
+    pub types: CacheTypes,
+    /// The time without a request after which a model is unloaded.
+    pub idle: Option<Duration>,
+    /// A chat template in the place of the models' own.
+    pub template: Option<String>,
+}
+
+/// The largest context of a slot that is not asked for.
+pub const DEFAULT_CONTEXT: usize = 4096;

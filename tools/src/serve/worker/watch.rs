@@ -1,0 +1,45 @@
+//! What the worker tells of a pass while it goes on, and when it stops in the middle.
+
+use super::Shared;
+use crate::output;
+use strata::engine::Cancel;
+use strata::progress::Progress;
+
+/// The progress of a pass of one model.
+pub struct Watch<'a> {
+    model: &'a str,
+    waiting: Vec<Cancel>,
+    status: &'a Shared,
+}
+
+impl<'a> Watch<'a> {
+    /// Of a pass that those `waiting` have asked for.
+    pub fn new(model: &'a str, waiting: impl Iterator<Item = Cancel>, status: &'a Shared) -> Watch<'a> {
+        Watch { model, waiting: waiting.collect(), status }
+    }
+}
+
+impl Progress for Watch<'_> {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+
+    fn step(&self, what: &str) {
+        self.status.lock().step = Some((self.model.to_owned(), what.to_owned()));
+    }
+
+    fn warn(&self, what: &str) {
+        output::warn(&format!("{}: {what}", self.model));
+    }
+
+    /// Nobody waits for any part of the pass.
+    fn cancelled(&self) -> bool {
+        self.waiting.iter().all(Cancel::is_cancelled)
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.status.lock().step = None;
+    }
+}
