@@ -2,6 +2,7 @@
 // before anything of it is stored, and only fields that are named here are copied.
 
 import { cleaned } from "./settings.js";
+import { Tree } from "./tree.js";
 
 const FORMAT = "strata-chat";
 export const MOST_BYTES = 256_000_000;
@@ -17,7 +18,7 @@ const message = ({ id, parent, role, content, reasoning, files, created, state, 
 /** The text of a file with these conversations: `[{conversation, messages}]`. */
 export function exported(list) {
   const conversations = list.map(({ conversation: { id, title, created, updated, system, settings, model, leaf }, messages }) => (
-    { id, title, created, updated, system, settings, model, leaf, messages: messages.map(message) }));
+    { id, title, created, updated, system, settings, model, leaf, messages: new Tree(messages).all().map(message) }));
   return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
 }
 

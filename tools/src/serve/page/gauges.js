@@ -41,6 +41,6 @@ export class Gauges {
     const { bytes_per_second: speed, streamed_bytes_per_pass: pass } = props?.disk ?? {};
     // A model that lies in memory reads nothing.
     if (error || !(speed > 0 || pass > 0)) this.disk.show(null, null);
-    else this.disk.show([speed >= 0 && `${bytes(speed)}/s`, pass > 0 && `${bytes(pass)} a pass`].filter(Boolean).join(" · "), null);
+    else this.disk.show([speed > 0 && `${bytes(speed)}/s`, pass > 0 && `${bytes(pass)} a pass`].filter(Boolean).join(" · "), null);
   }
 }

@@ -18,6 +18,8 @@ export function drawMath(root) {
       temml.render(source, drawn, { displayMode: place.classList.contains("display"), throwOnError: true, trust: false, maxSize: [20, 200], maxExpand: 500 });
       if (![...drawn.querySelectorAll("*")].every(harmless)) throw new Error("not mathematics");
       place.replaceChildren(...drawn.childNodes);
+      // Wide formulas scroll, also by keyboard.
+      if (place.classList.contains("display")) Object.assign(place, { tabIndex: 0, role: "group", ariaLabel: "Formula" });
     } catch {
       place.classList.add("unread");
     }

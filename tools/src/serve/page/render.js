@@ -11,6 +11,8 @@ const ALLOWED = {
     "table", "tbody", "td", "th", "thead", "tr", "ul"],
   ALLOWED_ATTR: ["class", "href", "rel", "start", "target", "title"],
   ALLOWED_URI_REGEXP: /^(https?:\/\/|mailto:)/i,
+  // Whose values are no addresses.
+  ADD_URI_SAFE_ATTR: ["rel", "start", "target"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,

@@ -57,6 +57,7 @@ function memoryTables() {
 export class Store {
   #database = null;
   #memory = null;
+  #queue = Promise.resolve();
   #channel;
   #listeners = [];
 
@@ -82,7 +83,8 @@ export class Store {
   }
 
   async #within(mode, work) {
-    if (this.#memory) return work(this.#memory);
+    // One after the other, as IndexedDB does it.
+    if (this.#memory) return (this.#queue = this.#queue.catch(() => {}).then(() => work(this.#memory)));
     const transaction = this.#database.transaction(["conversations", "messages"], mode);
     const ended = new Promise((resolve, reject) => {
       transaction.oncomplete = resolve;
@@ -174,6 +176,11 @@ export class Store {
     });
     for (const { conversation } of list) this.#tell(conversation.id);
     return added;
+  }
+
+  close() {
+    this.#database?.close();
+    this.#channel.close();
   }
 
   /** `[{conversation, messages}]`, everything. */

@@ -24,8 +24,15 @@ export class Tree {
     return this.#messages.get(id);
   }
 
+  /** All messages that hang on a root, each after its parent. */
   all() {
-    return [...this.#messages.values()].sort(byAge);
+    const all = [];
+    const next = this.children(null).toReversed();
+    while (next.length > 0) {
+      all.push(next.pop());
+      next.push(...this.children(all.at(-1).id).toReversed());
+    }
+    return all;
   }
 
   /** Adds a message, or replaces the one with its id. Its parent may come later. */

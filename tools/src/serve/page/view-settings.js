@@ -64,7 +64,7 @@ export class SettingsView {
     this.panel.hidden = !open;
     this.opener.setAttribute("aria-expanded", open);
     this.actions.covered();
-    if (open) this.system.focus();
+    if (open) this.panel.focus();
     else this.opener.focus();
   }
 }
