@@ -56,6 +56,7 @@ async function branching(page) {
   await page.locator(".user").last().getByRole("button", { name: "Edit message" }).click();
   await page.fill(".edit textarea", "Second, of lakes");
   await page.press(".edit textarea", "Enter");
+  await page.waitForSelector(".branches");
   await tester.settled(page, 2);
   equal(await userTexts(page), ["First, of rocks", "Second, of lakes"], "after editing");
   const versions = () => tester.texts(page, ".branches > span");
@@ -65,6 +66,7 @@ async function branching(page) {
   check(await page.evaluate(() => document.activeElement.getAttribute("aria-label") === "Later version"), "the focus left the versions");
   await page.getByRole("button", { name: "Later version" }).click();
   await page.getByRole("button", { name: "Regenerate answer" }).last().click();
+  await page.waitForSelector(".answer .branches");
   await tester.settled(page, 2);
   equal((await versions()).length, 2, "versions after regenerating");
   // The arrow edits, Escape leaves all as it was.
@@ -348,7 +350,7 @@ async function troubles(page) {
   check((await page.textContent(".thinking .markdown")).includes("Two and two"), "no thoughts");
   await tester.shot(page, "thoughts");
   await tester.say(page, "slow");
-  await page.waitForFunction(() => /Reading the prompt: [\d,]+ of 4,012 tokens/.test(document.querySelector(".live .progress")?.textContent) && /Layer \d+ of 126/.test(document.querySelector(".live .progress").textContent));
+  await page.waitForFunction(() => /Reading the prompt: [\d,]+ of 4,012 tokens/.test(document.querySelector(".live .progress")?.textContent) && /Layer \d+ of 126, 6.93 GB/.test(document.querySelector(".live .progress").textContent));
   await page.waitForTimeout(1200);
   await tester.shot(page, "slow");
   await tester.accessible(page, "slow");

@@ -24,9 +24,10 @@ function script(text) {
 }
 
 export function mock({ key = null } = {}) {
-  const slots = Array.from({ length: 2 }, (_, id) => ({ id, state: "idle", prompt_tokens: 0, processed_tokens: 0, answer_tokens: 0, layer: 0, layers: 126 }));
+  const slots = Array.from({ length: 2 }, (_, id) => ({ id, is_processing: false, prompt_tokens: 0, cached_tokens: 0, answer_tokens: 0, step: null }));
   const seen = [];
   let refusals = 0;
+  let read = 0;
   const json = (response, status, body, headers = {}) => {
     response.writeHead(status, { "Content-Type": "application/json", ...headers });
     response.end(JSON.stringify(body));
@@ -41,16 +42,18 @@ export function mock({ key = null } = {}) {
     if (/busy/i.test(text) && refusals++ === 0) return json(response, 429, { error: { message: "all slots are taken", type: "rate_limit" } }, { "Retry-After": "2" });
     if (/refuse/i.test(text)) return json(response, 400, { error: { message: "the prompt has 9000 tokens and the context holds 8192" } });
     const [said, thought, pause, before] = script(text);
-    const slot = slots.find(({ state }) => state === "idle") ?? slots[0];
-    Object.assign(slot, { state: "processing", prompt_tokens: 4012, processed_tokens: 0, answer_tokens: 0, layer: 0 });
+    const slot = slots.find((slot) => !slot.is_processing) ?? slots[0];
+    Object.assign(slot, { is_processing: true, model: asked.model, prompt_tokens: 4012, cached_tokens: 0, answer_tokens: 0 });
     let open = true;
-    response.on("close", () => ((open = false), Object.assign(slot, { state: "idle", prompt_tokens: 0 })));
+    response.on("close", () => ((open = false), Object.assign(slot, { is_processing: false, prompt_tokens: 0, step: null })));
     const sleep = (time) => new Promise((resolve) => setTimeout(resolve, time));
     response.writeHead(200, { "Content-Type": "text/event-stream", "Cache-Control": "no-store" });
     const began = Date.now();
     for (let now = 0; open && now < before; now += 50) {
       const share = now / before;
-      Object.assign(slot, { processed_tokens: Math.floor(Math.min(1, share * 1.5) * 4012), layer: Math.floor((share * 700) % 126) });
+      const processed = Math.floor(Math.min(1, share * 1.5) * 4012);
+      Object.assign(slot, { cached_tokens: processed, step: `layer ${Math.floor((share * 700) % 126) + 1} of 126, 6.93 GB/s from disk, 12 s left` });
+      if (asked.return_progress) response.write(`data: ${JSON.stringify({ choices: [], prompt_progress: { processed, total: 4012 } })}\n\n`);
       await sleep(50);
     }
     const first = Date.now();
@@ -88,13 +91,13 @@ export function mock({ key = null } = {}) {
     const path = new URL(request.url, "http://x").pathname;
     if (!/^\/(v1\/|props|slots)/.test(path)) return file(path, response);
     if (key && request.headers.authorization !== `Bearer ${key}`) return json(response, 401, { error: { message: "the API key is missing or wrong" } });
-    const busy = slots.some(({ state }) => state !== "idle");
+    const model = new URL(request.url, "http://x").searchParams.get("model") ?? "Llama-3.1-405B-Instruct-Q4_K_M";
+    read += slots.some((slot) => slot.is_processing) ? 15e9 : 0;
     const routes = {
       "/v1/models": () => json(response, 200, { object: "list", data: ["Llama-3.1-405B-Instruct-Q4_K_M", "SmolLM2-135M-Instruct-Q8_0"].map((id) => ({ id, object: "model" })) }),
       "/props": () => json(response, 200, {
-        default_model: "Llama-3.1-405B-Instruct-Q4_K_M",
-        models: [{ name: "Llama-3.1-405B-Instruct-Q4_K_M", loaded: true, context: 8192 }, { name: "SmolLM2-135M-Instruct-Q8_0", loaded: false, context: 2048 }],
-        memory: { rss_bytes: 41.3e9, budget_bytes: 64e9 }, disk: { bytes_per_second: busy ? 6.2e9 : 0, streamed_bytes_per_pass: 201e9 },
+        model, properties: { n_ctx: model.startsWith("Llama") ? 8192 : 2048 },
+        memory: { resident_bytes: 41.3e9, budget_bytes: 64e9, read_bytes: read },
       }),
       "/slots": () => json(response, 200, slots),
       "/v1/chat/completions": () => answer(request, response).catch(() => response.destroy()),

@@ -131,7 +131,7 @@ test("a request holds the path without reasoning, failed answers and empty setti
   const path = [{ role: "user", content: "hi", files: [] }, { role: "assistant", content: "yes", reasoning: "hm" }, { role: "user", content: "so?" }, { role: "assistant", content: "", reasoning: "" }];
   const body = requestBody({ system: "Be brief.", settings: { min_p: 0.1 } }, "m", path);
   assert.deepEqual(body, { model: "m", messages: [{ role: "system", content: "Be brief." }, { role: "user", content: "hi" }, { role: "assistant", content: "yes" }, { role: "user", content: "so?" }],
-    min_p: 0.1, stream: true, stream_options: { include_usage: true } });
+    min_p: 0.1, stream: true, stream_options: { include_usage: true }, return_progress: true });
   assert.deepEqual(apiMessages("  ", []), []);
 });
 
@@ -170,14 +170,17 @@ test("search finds every word, without case and accents, and keeps places", () =
 });
 
 test("progress says what the server does", () => {
-  const slot = (fields) => ({ id: 0, state: "processing", prompt_tokens: 0, processed_tokens: 0, answer_tokens: 0, layer: 0, layers: 1, ...fields });
-  assert.equal(progressOf([], 0).what, "Waiting for the server");
-  assert.equal(progressOf({ error: 1 }, 0).share, null);
-  assert.deepEqual(progressOf([slot({ prompt_tokens: 4000, processed_tokens: 1000, layer: 3, layers: 126 })], 0),
-    { what: "Reading the prompt: 1,000 of 4,000 tokens", share: 0.25, layer: "Layer 3 of 126" });
-  assert.deepEqual(progressOf([slot({ prompt_tokens: 4, processed_tokens: 4, answer_tokens: 5, layer: 63, layers: 126 })], 5), { what: "Thinking", share: 0.5, layer: "Layer 63 of 126" });
-  assert.equal(progressOf([slot({ answer_tokens: 9 })], 0).what, "Waiting for a free slot");
-  assert.equal(ownSlot([slot({ id: 1, answer_tokens: 90 }), slot({ id: 2, answer_tokens: 4 }), slot({ id: 3, state: "idle" })], 5).id, 2);
+  const slot = (fields) => ({ id: 0, is_processing: true, model: "m", prompt_tokens: 4000, cached_tokens: 0, answer_tokens: 0, step: null, ...fields });
+  const at = (slots, received = 0, prompt = null) => progressOf(slots, { model: "m", received, prompt });
+  assert.equal(at([]).what, "Waiting for the server");
+  assert.equal(at({ error: 1 }).share, null);
+  assert.equal(at([slot({ model: "other" })]).what, "Waiting for the server");
+  const reading = { what: "Reading the prompt: 1,000 of 4,000 tokens", share: 0.25, detail: "Layer 3 of 126, 2 s left" };
+  assert.deepEqual(at([slot({ cached_tokens: 1000, step: "layer 3 of 126, 2 s left" })]), reading);
+  assert.deepEqual(at([slot({ cached_tokens: 7, step: "layer 3 of 126, 2 s left" })], 0, { processed: 1000, total: 4000 }), reading);
+  assert.deepEqual(at([slot({ cached_tokens: 4005, answer_tokens: 5, step: "layer 63 of 126" })], 5), { what: "Thinking", share: 0.5, detail: "Layer 63 of 126" });
+  assert.equal(at([slot({ answer_tokens: 9 })]).what, "Waiting for a free slot");
+  assert.equal(ownSlot([slot({ id: 1, answer_tokens: 90 }), slot({ id: 2, answer_tokens: 4 }), slot({ id: 3, is_processing: false })], "m", 5).id, 2);
 });
 
 test("figures are those that people read", () => {

@@ -31,7 +31,7 @@ export class Answers extends EventTarget {
   /** Makes `message` the answer to `body`. Resolves when it has ended, however it ended. */
   async start(conversation, message, body) {
     const control = new AbortController();
-    const run = { conversation, message, phase: "waiting", progress: null, tokens: 0, began: performance.now(), first: null, last: performance.now(), stop: () => control.abort() };
+    const run = { conversation, message, model: body.model, prompt: null, phase: "waiting", progress: null, tokens: 0, began: performance.now(), first: null, last: performance.now(), stop: () => control.abort() };
     this.#runs.set(conversation, run);
     Object.assign(message, { state: "answering", error: undefined });
     this.#tell(run);
@@ -63,13 +63,14 @@ export class Answers extends EventTarget {
         for await (const part of chat(body, signal)) this.#take(run, part);
         return;
       } catch (error) {
-        if (error.status !== 429 || tries === MOST_TRIES) throw error;
+        if (!error.retryAfter || tries === MOST_TRIES) throw error;
+        run.why = error.title;
         await this.#wait(run, error.retryAfter, signal);
       }
     }
   }
 
-  #take(run, { content, reasoning, finish, usage, timings, model }) {
+  #take(run, { content, reasoning, finish, usage, timings, model, prompt }) {
     const { message } = run;
     message.content += content;
     message.reasoning += reasoning;
@@ -77,6 +78,7 @@ export class Answers extends EventTarget {
     if (model) message.model = model;
     if (usage) run.usage = usage;
     if (timings) run.timings = timings;
+    if (prompt) run.prompt = prompt;
     if (content || reasoning) {
       run.last = performance.now();
       run.first ??= run.last;
@@ -106,7 +108,7 @@ export class Answers extends EventTarget {
     if (run.polling || run.phase === "busy" || performance.now() - run.last < SILENT) return;
     run.polling = true;
     try {
-      const progress = describe(await getJson("/slots", { signal }), run.tokens);
+      const progress = describe(await getJson("/slots", { signal }), { model: run.model, received: run.tokens, prompt: run.prompt });
       if (performance.now() - run.last >= SILENT) {
         run.progress = progress;
         this.#tell(run);

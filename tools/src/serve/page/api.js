@@ -47,6 +47,9 @@ function seconds(header) {
   return Number.isFinite(number) && number > 0 ? Math.min(Math.ceil(number), 600) : 2;
 }
 
+/** What the server said, as a sentence. */
+const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+
 async function refusal(response) {
   let said = "";
   try {
@@ -56,7 +59,7 @@ async function refusal(response) {
   } catch {
     // The status says enough.
   }
-  said = String(said).slice(0, 1000);
+  said = sentence(String(said).slice(0, 1000));
   const { status } = response;
   const advice = {
     401: "Reload the page and give the server's API key.",
@@ -67,6 +70,8 @@ async function refusal(response) {
     503: "The model is being loaded, or there is no memory for it. Try again in a while.",
   }[status];
   if (status === 429) return new ApiError("The server is busy.", advice, { status, retryAfter: seconds(response.headers.get("Retry-After")) });
+  // A model that is being loaded, or memory that others use.
+  if (status === 503 && response.headers.has("Retry-After")) return new ApiError(said, advice, { status, retryAfter: seconds(response.headers.get("Retry-After")) });
   if (status === 401) return new ApiError("The server wants an API key.", advice, { status });
   if (status === 400 && /context/i.test(said)) return new ApiError(said, "Start a new chat, shorten your message, or restart the server with a longer context.", { status });
   return new ApiError(said || `The server answered with status ${status}.`, advice ?? (status < 500 ? "Change the message or the settings, then try again." : "Try again; the server's log says more."), { status });
@@ -79,7 +84,7 @@ export async function getJson(path, { signal, ask = false } = {}) {
   return response.json();
 }
 
-/** Parts of an answer as they come: `{content, reasoning, finish, usage, timings, model}`, each only when it is there. */
+/** Parts of an answer as they come: `{content, reasoning, finish, usage, timings, model, prompt}`, empty where nothing is said. */
 export async function* chat(body, signal) {
   const response = await send("/v1/chat/completions", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
   if (!response.ok) throw await refusal(response);
@@ -117,7 +122,7 @@ function part(data) {
   } catch {
     throw new ApiError("The server sent something that is no JSON.", "Try again; the server's log may say more.");
   }
-  if (json.error) throw new ApiError(String(json.error.message ?? json.error).slice(0, 1000), "Try again; the server's log may say more.");
+  if (json.error) throw new ApiError(sentence(String(json.error.message ?? json.error).slice(0, 1000)), "Try again; the server's log may say more.");
   const choice = json.choices?.[0];
   const text = (value) => (typeof value === "string" ? value : "");
   return {
@@ -127,5 +132,6 @@ function part(data) {
     usage: json.usage ?? undefined,
     timings: json.timings ?? undefined,
     model: text(json.model),
+    prompt: Number.isFinite(json.prompt_progress?.total) && Number.isFinite(json.prompt_progress.processed) ? json.prompt_progress : undefined,
   };
 }

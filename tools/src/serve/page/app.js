@@ -117,7 +117,7 @@ function head() {
   document.title = chat.stored ? `${title} · Strata` : "Strata";
   by("more").hidden = !chat.stored;
   const select = by("model");
-  const names = server.models.length > 0 ? server.models : [server.error ? "No server" : "No model"];
+  const names = server.models.length > 0 ? server.models : [server.error ? "No server" : server.asked ? "No model" : "…"];
   if (select.dataset.names !== names.join("\n")) {
     select.dataset.names = names.join("\n");
     select.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
@@ -160,7 +160,7 @@ by("import-picker").addEventListener("change", async ({ currentTarget }) => {
   await list.refresh();
   await chat.refresh();
 });
-by("model").addEventListener("change", ({ currentTarget }) => actions.set({ model: currentTarget.value }));
+by("model").addEventListener("change", ({ currentTarget }) => actions.set({ model: currentTarget.value }).then(() => server.refresh(false)));
 by("curtain").addEventListener("click", () => (drawer(false), settings.toggle(false)));
 NARROW.addEventListener("change", cover);
 
@@ -211,4 +211,4 @@ await list.refresh().catch(failed);
 if (!store.kept) notify("This browser keeps no history here (a private window?). Export what you want to keep.");
 if (!NARROW.matches) composer.focus();
 document.body.classList.add("ready");
-await server.start();
+await server.start(() => chat.conversation.model);

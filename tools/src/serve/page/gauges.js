@@ -3,6 +3,9 @@
 import { h } from "./dom.js";
 import { bytes } from "./format.js";
 
+/** Bytes a second; less is the noise of a server that does nothing. */
+const LEAST = 1e6;
+
 function gauge(name) {
   const value = h("span.gauge-value");
   const meter = h("meter", { min: 0, max: 1, "aria-label": name, hidden: true });
@@ -31,16 +34,15 @@ export class Gauges {
     server.addEventListener("change", () => this.draw(server));
   }
 
-  draw({ props, error }) {
+  draw({ props, error, reading }) {
     this.offline.hidden = error === null;
     this.offline.textContent = error?.message ?? "";
-    const { rss_bytes: used, budget_bytes: budget } = props?.memory ?? {};
+    const { resident_bytes: used, budget_bytes: budget } = props?.memory ?? {};
     if (!Number.isFinite(used) || error) this.memory.show(null, null);
     else if (budget > 0) this.memory.show(`${bytes(used)} of ${bytes(budget)}`, used / budget);
     else this.memory.show(bytes(used), null);
-    const { bytes_per_second: speed, streamed_bytes_per_pass: pass } = props?.disk ?? {};
-    // A model that lies in memory reads nothing.
-    if (error || !(speed > 0 || pass > 0)) this.disk.show(null, null);
-    else this.disk.show([speed > 0 && `${bytes(speed)}/s`, pass > 0 && `${bytes(pass)} a pass`].filter(Boolean).join(" · "), null);
+    // A model that lies in memory reads nothing, and then there is no disk to watch.
+    this.streams ||= reading > LEAST;
+    this.disk.show(this.streams && !error ? (reading > LEAST ? `${bytes(reading)}/s` : "idle") : null, null);
   }
 }

@@ -3,19 +3,23 @@
 
 import { tex } from "./tex.js";
 
-/** Longer code is shown without colours. */
-const MOST_COLOURED = 100_000;
+/** Longer code is shown without colours, and so is a language whose colours once took longer (milliseconds): code can be made to be slow. */
+const MOST_COLOURED = 30_000;
+const MOST_TIME = 300;
 
 const linkable = (url) => /^(https?:\/\/|mailto:)/i.test(url);
 
 /** Colours of code, kept: while an answer grows, its finished blocks are asked for again and again. */
 function highlighter(hljs, escape) {
   const kept = new Map();
+  const slow = new Set(["markdown", "md", "mkdown", "mkd"]);
   return (code, info) => {
     const language = info.trim().split(/\s+/)[0].toLowerCase();
-    if (!hljs.getLanguage(language) || code.length > MOST_COLOURED) return escape(code);
+    if (!hljs.getLanguage(language) || slow.has(language) || code.length > MOST_COLOURED) return escape(code);
     const key = `${language}\n${code}`;
+    const began = performance.now();
     const html = kept.get(key) ?? hljs.highlight(code, { language, ignoreIllegals: true }).value;
+    if (performance.now() - began > MOST_TIME) slow.add(language);
     kept.delete(key);
     kept.set(key, html);
     if (kept.size > 200) kept.delete(kept.keys().next().value);

@@ -28,7 +28,7 @@ export function apiMessages(system, path) {
 }
 
 export function requestBody({ system, settings }, model, path) {
-  return { ...(model ? { model } : {}), messages: apiMessages(system, path), ...cleaned(settings), stream: true, stream_options: { include_usage: true } };
+  return { ...(model ? { model } : {}), messages: apiMessages(system, path), ...cleaned(settings), stream: true, stream_options: { include_usage: true }, return_progress: true };
 }
 
 /** A title for a conversation that begins with `message`: its first line, cut between words. */

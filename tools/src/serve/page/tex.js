@@ -2,9 +2,14 @@
 
 const PAIRS = [["$$", "$$", true], ["\\[", "\\]", true], ["\\(", "\\)", false], ["$", "$", false]];
 
+/** The most lines of a formula, and the most characters of one within a line: an open mark must not be sought to the end of a long text. */
+const MOST_LINES = 100;
+const MOST = 5_000;
+
 /** The end of math that begins at `from` (after its mark), or -1; a backslash hides the character after it, except in the mark itself. */
 function ending(text, from, close) {
-  for (let i = from; i < text.length; i++) {
+  const last = Math.min(text.length, from + MOST);
+  for (let i = from; i < last; i++) {
     if (text.startsWith(close, i)) return i;
     if (text[i] === "\\") i++;
   }
@@ -16,7 +21,10 @@ function inline(state, silent) {
   if (!pair) return false;
   const [open, close, display] = pair;
   const from = state.pos + open.length;
+  // Where one mark has no partner, those soon after it have none.
+  if (from < (state.lonely?.[open] ?? 0)) return false;
   const end = ending(state.src, from, close);
+  if (end < 0) (state.lonely ??= {})[open] = Math.max(from + 1, Math.min(state.src.length, from + MOST / 2));
   if (end < 0 || end >= state.posMax + (state.posMax === state.src.length ? 0 : 1)) return false;
   const source = state.src.slice(from, end);
   if (source.trim() === "") return false;
@@ -37,6 +45,7 @@ function block(state, start, endLine, silent) {
   let next = start;
   let closed = false;
   for (; next < endLine && !closed; next++) {
+    if (next - start > MOST_LINES) return false;
     if (next > start && state.sCount[next] < state.blkIndent && line(next) !== "") break;
     let text = next === start ? line(next).slice(open.length) : line(next);
     const end = ending(text, 0, close);

@@ -78,19 +78,19 @@ export class UserMessage {
 class ProgressLine {
   constructor() {
     this.what = h("span");
-    this.layer = h("span.faint");
+    this.detail = h("p.faint");
     this.bar = h("progress", { max: 1, "aria-label": "Progress of the answer" });
-    this.element = h("div.progress", { hidden: true }, h("div.progress-text", {}, h("span.pulse", { "aria-hidden": "true" }), this.what, this.layer), this.bar);
+    this.element = h("div.progress", { hidden: true }, h("div.progress-text", {}, h("span.pulse", { "aria-hidden": "true" }), this.what), this.bar, this.detail);
   }
 
   update(run) {
     const progress = run?.phase === "busy"
-      ? { what: `The server is busy. Trying again in ${run.left} s`, share: null, layer: "" }
-      : (run?.progress ?? (run?.phase === "waiting" ? { what: "Waiting for the server", share: null, layer: "" } : null));
+      ? { what: `${run.why} Trying again in ${run.left} s`, share: null, detail: "" }
+      : (run?.progress ?? (run?.phase === "waiting" ? { what: "Waiting for the server", share: null, detail: "" } : null));
     this.element.hidden = progress === null;
     if (progress === null) return;
     this.what.textContent = progress.what;
-    this.layer.textContent = progress.layer;
+    this.detail.textContent = progress.detail;
     this.bar.hidden = progress.share === null;
     if (progress.share !== null) this.bar.value = Math.min(1, progress.share);
   }
@@ -151,7 +151,7 @@ export class AnswerMessage {
     this.tools.replaceChildren(...[
       branches(message, siblings, this.actions),
       message.content && iconButton("copy", "Copy answer", ({ currentTarget }) => copyText(message.content, currentTarget)),
-      iconButton("again", "Regenerate answer", () => this.actions.regenerate(message.id), { disabled: locked }),
+      message.state !== "failed" && iconButton("again", "Regenerate answer", () => this.actions.regenerate(message.id), { disabled: locked }),
       h("span.figures", {}, figures(message).join(" · ")),
     ].filter(Boolean));
   }
