@@ -1,0 +1,105 @@
+// A browser that takes note of everything that a chat page must not do: messages in the console, errors, dialogs, requests to another host,
+// violations of the policy. And what tests do again and again.
+import { chromium } from "playwright-core";
+import { readFileSync, mkdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+export class Tester {
+  problems = [];
+  checks = 0;
+
+  constructor(shots) {
+    this.shots = shots;
+    mkdirSync(shots, { recursive: true });
+  }
+
+  async launch() {
+    this.browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+  }
+
+  check(right, what) {
+    this.checks += 1;
+    if (!right) this.problems.push(`${this.where}: ${what}`);
+  }
+
+  equal(found, wanted, what) {
+    this.check(JSON.stringify(found) === JSON.stringify(wanted), `${what}: ${JSON.stringify(found)} and not ${JSON.stringify(wanted)}`);
+  }
+
+  /** A window of its own, with a history of its own. */
+  async open(base, { width = 1360, height = 900, colorScheme = "light", expected = () => false } = {}) {
+    const context = await this.browser.newContext({ viewport: { width, height }, colorScheme, reducedMotion: "reduce", acceptDownloads: true, permissions: ["clipboard-read", "clipboard-write"] });
+    await context.addInitScript(() => addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`)));
+    await context.route("**", (route) => {
+      const url = route.request().url();
+      if (url.startsWith(base)) return route.continue();
+      this.check(false, `request: ${url.slice(0, 200)}`);
+      return route.abort();
+    });
+    context.on("page", (page) => this.#watch(page, expected));
+    const page = await context.newPage();
+    await this.visit(page, base);
+    return page;
+  }
+
+  #watch(page, expected) {
+    page.on("console", (message) => expected(message.text()) || this.check(false, `console: ${message.text()}`));
+    page.on("pageerror", (error) => this.check(false, `error: ${error.stack}`));
+    page.on("dialog", (dialog) => (this.check(dialog.type() === "beforeunload", `dialog: ${dialog.message()}`), dialog.accept()));
+    page.on("popup", () => this.check(false, "a window was opened"));
+  }
+
+  async visit(page, url) {
+    await page.goto(url);
+    await page.waitForSelector("body.ready");
+    await page.waitForFunction(() => document.querySelector("#model").value !== "…");
+  }
+
+  /** Runs a part of the test. A part that breaks is a problem, and the others go on. */
+  async part(name, work) {
+    this.where = name;
+    try {
+      await work();
+    } catch (error) {
+      this.check(false, error.stack.split("\n").slice(0, 6).join(" "));
+    }
+  }
+
+  async say(page, text) {
+    await page.fill("#message", text);
+    await page.press("#message", "Enter");
+  }
+
+  /** Until no answer is being made and so many are shown. */
+  async settled(page, count) {
+    await page.waitForFunction((count) => document.querySelectorAll(".answer:not(.live) .tools:not([hidden])").length === count && !document.querySelector(".live"), count, { timeout: 60_000 });
+  }
+
+  texts(page, selector) {
+    return page.$$eval(selector, (all) => all.map((each) => each.innerText.trim()));
+  }
+
+  async shot(page, name) {
+    await page.screenshot({ path: join(this.shots, `${name}.png`) });
+  }
+
+  /** Nothing that axe-core finds, and nothing that is wider than the window. */
+  async accessible(page, name) {
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+    this.check(wide <= 0, `${name}: ${wide} pixels too wide`);
+    // From outside of the page: its policy forbids another script.
+    const { violations } = await page.evaluate(`${axe}; axe.run()`);
+    this.checks += 1;
+    for (const { id, help, nodes } of violations) this.check(false, `${name}: axe ${id}: ${help}: ${nodes[0].html.slice(0, 200)} ${nodes[0].any[0]?.message ?? ""} (${nodes.length})`);
+  }
+
+  async end() {
+    await this.browser.close();
+    console.log(`${this.checks} checks, ${this.problems.length} problems`);
+    this.problems.forEach((problem) => console.log(problem));
+    process.exitCode = this.problems.length > 0 ? 1 : 0;
+  }
+}

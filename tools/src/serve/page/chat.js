@@ -1,0 +1,181 @@
+// The conversation that is shown: its tree, the path through it, and what a person can do to it. Tells its views by `change`.
+
+import { Tree, newId } from "./tree.js";
+import { requestBody, titleOf } from "./prompt.js";
+import { cleaned } from "./settings.js";
+
+const LAST = "strata-last";
+
+/** Settings of the last conversation, with which a new one begins. */
+function remembered() {
+  try {
+    const { system, settings, model } = JSON.parse(localStorage.getItem(LAST)) ?? {};
+    return { system: typeof system === "string" ? system : "", settings: cleaned(settings), model: typeof model === "string" ? model : "" };
+  } catch {
+    return { system: "", settings: {}, model: "" };
+  }
+}
+
+export class Chat extends EventTarget {
+  #tree = new Tree();
+
+  /** `server.model(name)` gives the name of a model that is there. */
+  constructor(store, answers, server) {
+    super();
+    Object.assign(this, { store, answers, server });
+    this.#reset();
+  }
+
+  #reset() {
+    const now = Date.now();
+    this.stored = false;
+    this.conversation = { id: newId(), title: "", created: now, updated: now, leaf: null, ...remembered() };
+    this.#tree = new Tree();
+  }
+
+  get id() {
+    return this.conversation.id;
+  }
+
+  get path() {
+    return this.#tree.path(this.conversation.leaf);
+  }
+
+  get run() {
+    return this.answers.of(this.id);
+  }
+
+  siblings(id) {
+    return this.#tree.siblings(id);
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+
+  startNew() {
+    this.#reset();
+    this.#changed();
+  }
+
+  /** Shows a conversation, at the branch of a message if one is named. False when it is not there. */
+  async open(id, message) {
+    const found = await this.store.load(id);
+    if (!found) return false;
+    this.stored = true;
+    this.conversation = found.conversation;
+    this.#take(found.messages);
+    if (message) this.conversation.leaf = this.#tree.newestLeaf(message);
+    this.#changed();
+    return true;
+  }
+
+  /** Messages from the history; one that is being answered here is newer than what was stored of it. */
+  #take(messages) {
+    const live = this.run?.message;
+    this.#tree = new Tree(messages.map((message) => (message.id === live?.id ? live : message)));
+    if (live) this.#tree.add(live);
+    if (!this.#tree.get(this.conversation.leaf)) this.conversation.leaf = this.#tree.newestLeaf(null);
+  }
+
+  /** After another tab wrote to this conversation. The branch that is shown stays, and follows what was added to its end. */
+  async refresh() {
+    const { id, conversation: { leaf } } = this;
+    const found = await this.store.load(id);
+    if (!found || id !== this.id) return;
+    this.conversation = { ...found.conversation, leaf };
+    this.#take(found.messages);
+    this.conversation.leaf = this.#tree.newestLeaf(this.conversation.leaf);
+    this.#changed();
+  }
+
+  async #ensureStored(message) {
+    if (this.stored) return;
+    this.conversation.title ||= titleOf(message);
+    this.stored = true;
+    await this.#write(this.store.create(this.conversation));
+  }
+
+  #add(fields) {
+    const parent = this.#tree.get(fields.parent);
+    // Later than its parent by the clock of any tab: exports and lists stand in the order of time.
+    const message = { id: newId(), created: Math.max(Date.now(), (parent?.created ?? 0) + 1), ...fields };
+    this.#tree.add(message);
+    this.conversation.leaf = message.id;
+    return message;
+  }
+
+  async #say(parent, content, files) {
+    const { conversation } = this;
+    await this.#ensureStored({ content, files });
+    const message = this.#add({ parent, role: "user", content, files });
+    await this.#write(this.store.putMessages(conversation.id, [message], message.id));
+    return this.#answer(message.id);
+  }
+
+  #answer(parent) {
+    return this.#run(this.#add({ parent, role: "assistant", content: "", reasoning: "", state: "answering", finish: "", model: "" }));
+  }
+
+  async #run(message) {
+    const { conversation } = this;
+    const body = requestBody(conversation, this.server.model(conversation.model), this.#tree.path(message.parent));
+    const ended = this.answers.start(conversation.id, message, body);
+    this.#changed();
+    await this.#write(this.store.putMessages(conversation.id, [message], message.id));
+    return ended;
+  }
+
+  /** A message of the user and its answer; nothing while another answer comes. */
+  async send(content, files = []) {
+    if (this.run) return;
+    await this.#say(this.path.at(-1)?.id ?? null, content, files);
+  }
+
+  /** Says something else in a message's place: a branch. */
+  async edit(id, content, files) {
+    if (this.run) return;
+    await this.#say(this.#tree.get(id).parent, content, files);
+  }
+
+  /** Another answer to the same message: a branch. An answer that failed before it said anything is made again. */
+  async regenerate(id) {
+    if (this.run) return;
+    const message = this.#tree.get(id);
+    if (message.content === "" && message.reasoning === "") return this.#run(Object.assign(message, { finish: "" }));
+    return this.#answer(message.parent);
+  }
+
+  /** Shows the branch of a message. */
+  async choose(id) {
+    this.conversation.leaf = this.#tree.newestLeaf(id);
+    this.#changed();
+    await this.#keep({ leaf: this.conversation.leaf });
+  }
+
+  /** Changes the system prompt, sampling settings or model, also for new conversations. */
+  async set(fields) {
+    Object.assign(this.conversation, fields);
+    const { system, settings, model } = this.conversation;
+    localStorage.setItem(LAST, JSON.stringify({ system, settings, model }));
+    this.#changed();
+    await this.#keep(fields);
+  }
+
+  async #keep(fields) {
+    if (this.stored) await this.#write(this.store.change(this.id, fields));
+  }
+
+  /** A history that cannot be written is said, and does not end the conversation. */
+  async #write(writing) {
+    try {
+      await writing;
+    } catch (error) {
+      this.dispatchEvent(new CustomEvent("unsaved", { detail: error }));
+    }
+  }
+
+  stop() {
+    this.run?.stop();
+  }
+}
