@@ -77,6 +77,8 @@ pub enum Unit {
     Bytes,
     /// Tokens.
     Tokens,
+    /// Requests.
+    Requests,
 }
 
 impl Unit {
@@ -84,6 +86,7 @@ impl Unit {
     fn rate(self, units: f64) -> String {
         match self {
             Unit::Tokens => format!("{} tokens/s", three_digits(units)),
+            Unit::Requests => format!("{} requests/s", three_digits(units)),
             Unit::Bytes => {
                 let (scale, unit) = match units {
                     ..999.5e3 => (1e3, "kB"),
@@ -99,6 +102,7 @@ impl Unit {
     fn amounts(self, done: u64, total: u64) -> String {
         match self {
             Unit::Tokens => format!("{done} of {total} tokens"),
+            Unit::Requests => format!("{done} of {total} requests"),
             Unit::Bytes => format!("{} of {}", output::bytes(done), output::bytes(total)),
         }
     }

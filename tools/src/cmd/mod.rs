@@ -24,6 +24,7 @@ mod template;
 mod verify;
 
 pub use model::long_name;
+pub use prefix_cache::PrefixCacheArgs;
 
 use anyhow::Result;
 use clap::Subcommand;

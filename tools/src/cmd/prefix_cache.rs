@@ -8,7 +8,7 @@ use strata::model::{CacheTypes, Model};
 use strata::size::Size;
 
 /// Keys and values of prompts on disk.
-#[derive(clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct PrefixCacheArgs {
     /// Bytes that keys and values of prompts may take on disk, so that the next prompt that begins alike starts there; 0 keeps none
     #[arg(long, value_name = "SIZE", default_value = "10G", value_parser = limit, env = "STRATA_CACHE_DISK", hide_env_values = true)]

@@ -1,5 +1,6 @@
 //! `strata serve`: models behind HTTP, for programs and browsers.
 
+use super::PrefixCacheArgs;
 use super::model::{CacheArgs, CpuArgs, RamArgs};
 use crate::serve::catalog::Catalog;
 use crate::serve::listen::Times;
@@ -70,8 +71,13 @@ pub struct Args {
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
+    prefix_cache: PrefixCacheArgs,
+    #[command(flatten)]
     ram: RamArgs,
 }
+
+/// The tokens of prompts in a pass.
+const BATCH: usize = 512;
 
 /// The largest `--max-body`: bodies are held in memory.
 const LARGEST_BODY: u64 = 1 << 30;
@@ -101,6 +107,8 @@ impl Args {
                 Some(file) => Some(text::read(file)?),
                 None => self.chat_template.clone(),
             },
+            batch: BATCH,
+            prefix_cache: self.prefix_cache.clone(),
         };
         serve::run(Settings {
             keys: self.keys()?,

@@ -49,7 +49,7 @@ impl Answer {
     pub async fn begin(app: &Arc<App>, task: Task) -> Result<Answer> {
         let Task { model, prompts, params, grammar, render_special, place } = task;
         let deadline = Instant::now() + app.settings.timeout;
-        let (cancel, grammar) = (Cancel::default(), grammar.map(Arc::new));
+        let cancel = Cancel::default();
         let request = |prompt: &Vec<u32>, choice: usize| {
             let mut request = Request::new(prompt.clone());
             request.limit = params.limit.unwrap_or(usize::MAX);

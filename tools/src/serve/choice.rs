@@ -5,7 +5,8 @@ use super::worker::command::Said;
 use super::worker::served::Served;
 use serde_json::{Value, json};
 use strata::engine::chat::{Delta, OutputParser};
-use strata::engine::{End, Finished, Token, TokenLogprobs};
+use strata::engine::request::TokenLogprobs;
+use strata::engine::{End, Finished, Token};
 
 /// Why a choice ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

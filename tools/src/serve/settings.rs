@@ -2,6 +2,7 @@
 
 use super::catalog::Catalog;
 use super::listen::Times;
+use crate::cmd::PrefixCacheArgs;
 use std::time::Duration;
 use strata::Cpu;
 use strata::model::CacheTypes;
@@ -56,6 +57,10 @@ pub struct LoadSettings {
     pub idle: Option<Duration>,
     /// A chat template in the place of the models' own.
     pub template: Option<String>,
+    /// The most tokens of prompts in a pass: other slots wait for no more.
+    pub batch: usize,
+    /// Keys and values on disk.
+    pub prefix_cache: PrefixCacheArgs,
 }
 
 /// The largest context of a slot that is not asked for.

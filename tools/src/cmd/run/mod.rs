@@ -65,7 +65,7 @@ pub struct Args {
     #[arg(long, alias = "reverse-prompt", short = 'r', value_name = "TEXT")]
     stop: Vec<String>,
     /// Answers to make, with one pass of the prompt; the seed of each is one more than the last's
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, alias = "slots", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     n_parallel: u16,
     /// With --json, the N most likely tokens in the place of each, with their log-probabilities
     #[arg(long, value_name = "N", requires = "json")]

@@ -20,9 +20,6 @@ use strata::stream::Budget;
 use strata::tokenizer::Tokenizer;
 use strata::{Error, limits};
 
-/// The tokens of prompts in a pass: other slots wait for no more.
-pub const BATCH: usize = 512;
-
 /// The tokens of texts that are embedded in a pass, or one text that has more.
 pub const EMBED_BATCH: usize = 2048;
 
@@ -97,11 +94,12 @@ fn try_load(entry: &Entry, settings: &LoadSettings, budget: Option<Budget>) -> a
     tokenizer.notes().iter().for_each(|note| log.warn(note));
     let tokenizer = Arc::new(tokenizer);
     let of = Hyperparameters::read(&gguf)?;
-    let (options, need) = (options(&of, settings), need(&of, settings)?);
+    let (mut options, need) = (options(&of, settings), need(&of, settings)?);
     let context = options.context;
     let served = Served::new(entry, &gguf, tokenizer.clone(), context, settings.template.as_deref())?;
     let (model, bytes) = model(gguf, settings, budget, need, &log)?;
     limits::spare(need.scratch)?;
+    options.prefix_cache = settings.prefix_cache.open(&model, options.types);
     let scheduler = Scheduler::new(Arc::new(model), Some(tokenizer), options)?;
     Ok(Ready { scheduler, served: Arc::new(served), bytes })
 }
@@ -130,7 +128,7 @@ fn options(of: &Hyperparameters, settings: &LoadSettings) -> SchedulerOptions {
         Some(0) => of.context,
         Some(context) => context,
     };
-    SchedulerOptions { slots: settings.slots, context, types: settings.types, batch: BATCH, prefix_cache: None }
+    SchedulerOptions { slots: settings.slots, context, types: settings.types, batch: settings.batch, prefix_cache: None }
 }
 
 /// The memory beside the weights: slots, their passes, and a pass of texts to embed.
