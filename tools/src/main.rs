@@ -6,6 +6,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
 mod answer;
+mod batch;
 mod cmd;
 mod conversation;
 mod machine;

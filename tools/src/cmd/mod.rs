@@ -1,5 +1,6 @@
 //! The subcommands, in the order of the workflow from a checkpoint to text.
 
+mod batch;
 mod bench;
 mod calibrate;
 mod chat_template;
@@ -37,6 +38,7 @@ pub enum Command {
     Run(run::Args),
     Template(template::Args),
     Serve(serve::Args),
+    Batch(batch::Args),
     Perplexity(perplexity::Args),
     Compare(compare::Args),
     Plan(plan::Args),
@@ -59,6 +61,7 @@ impl Command {
             Command::Run(args) => args.run(),
             Command::Template(args) => args.run(),
             Command::Serve(args) => args.run(),
+            Command::Batch(args) => args.run(),
             Command::Perplexity(args) => args.run(),
             Command::Compare(args) => args.run(),
             Command::Plan(args) => args.run(),

@@ -3,6 +3,7 @@
 //! * `listen.rs`: connections; `guard.rs`, `keys.rs`: who may ask; `finish.rs`, `refusal.rs`: how it is told what went wrong;
 //! * `body.rs`, `object.rs`: JSON that is read field by field; `params.rs`, `sampling.rs`, `conversation.rs`: what is asked;
 //! * `worker/`: the thread that owns the models; `answer.rs`, `choice.rs`, `sse.rs`: what it says, as parts and as events;
+//! * `local.rs`: the endpoints without a network, for `strata batch`;
 //! * `openai/`, `anthropic/`, `native/`: the endpoints; `openapi/` describes them; `page.rs` is the web page; `metrics.rs` counts.
 
 mod answer;
@@ -16,6 +17,7 @@ mod finish;
 mod guard;
 mod keys;
 pub mod listen;
+pub mod local;
 mod metrics;
 mod native;
 mod object;
@@ -76,7 +78,8 @@ pub fn run(settings: Settings) -> Result<()> {
 /// The addresses that a host's name stands for.
 fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>> {
     let found = (settings.host.as_str(), settings.port).to_socket_addrs();
-    let found: Vec<SocketAddr> = found.with_context(|| format!("{} is no address of this machine", settings.host))?.collect();
+    let found: Vec<SocketAddr> =
+        found.with_context(|| format!("{} is no address of this machine", settings.host))?.collect();
     match found.is_empty() {
         true => bail!("{} is no address of this machine", settings.host),
         false => Ok(found),
@@ -85,7 +88,8 @@ fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>> {
 
 async fn serve(app: Arc<App>, addresses: &[SocketAddr]) -> Result<()> {
     let (host, port) = (&app.settings.host, app.settings.port);
-    let listener = TcpListener::bind(addresses).await.with_context(|| format!("cannot listen at {host}, port {port}"))?;
+    let listener =
+        TcpListener::bind(addresses).await.with_context(|| format!("cannot listen at {host}, port {port}"))?;
     let address = listener.local_addr().context("cannot listen")?;
     output::say(&format!("listening on http://{address}"));
     let (stop, stopped) = watch::channel(false);

@@ -247,7 +247,8 @@ fn write(path: &Path, bytes: &[u8], inputs: &Inputs) -> Result<()> {
 }
 
 /// Part `I/N`, from 0.
-fn shard(text: &str) -> Result<(usize, usize), &'static str> {
+/// The place of a part, from 0, and the number of parts.
+pub fn shard(text: &str) -> Result<(usize, usize), &'static str> {
     let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse::<usize>().ok()?, n.parse::<usize>().ok()?)));
     match parts {
         Some((i, n)) if (1..=n).contains(&i) => Ok((i - 1, n)),
