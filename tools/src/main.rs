@@ -8,6 +8,7 @@
 mod answer;
 mod batch;
 mod cmd;
+mod config;
 mod conversation;
 mod machine;
 mod output;
@@ -19,25 +20,44 @@ mod serve;
 mod status;
 mod text;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use std::process::ExitCode;
-use strata::{limits, threads};
+use strata::{Isa, limits, threads};
 
 /// Converts, quantizes, runs and compares Llama models on the CPU of this machine, offline.
 #[derive(Parser)]
-#[command(name = "strata", version, max_term_width = 120)]
+#[command(name = "strata", version, long_version = version(), max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
     command: cmd::Command,
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(std::env::args_os().map(cmd::long_name)) {
+    let cli = match parse() {
         Ok(cli) => cli,
-        Err(said) => return output::finish_usage(&said),
+        Err(code) => return code,
     };
     limits::allow_many_files();
     limits::stock_up();
     progress::watch_signals();
     output::finish(threads::share(machine::shared_threads()).map_err(Into::into).and_then(|()| cli.command.run()))
+}
+
+/// The version, and what this processor can do.
+fn version() -> String {
+    let available: Vec<_> = Isa::available().map(Isa::name).collect();
+    format!("{}\ninstruction sets: {}", env!("CARGO_PKG_VERSION"), available.join(" "))
+}
+
+/// Reads the arguments over the defaults of the user.
+fn parse() -> Result<Cli, ExitCode> {
+    let (command, file) = config::configured(Cli::command()).map_err(|problem| output::finish_config(&problem))?;
+    let matches = command.try_get_matches_from(std::env::args_os().map(cmd::long_name));
+    matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|said| {
+        let code = output::finish_usage(&said);
+        if let (Some(file), true) = (file, said.use_stderr()) {
+            output::say(&format!("defaults are also read from {}", output::path(&file)));
+        }
+        code
+    })
 }

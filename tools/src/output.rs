@@ -74,6 +74,12 @@ pub fn finish_usage(said: &clap::Error) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
+/// Prints what is wrong with the user's defaults, which is a usage error.
+pub fn finish_config(problem: &str) -> ExitCode {
+    say(&format!("error: {problem}"));
+    ExitCode::from(USAGE)
+}
+
 /// An error, what led to it and what to do, on one line. The library's own errors have been made harmless part by part.
 fn in_words(error: &anyhow::Error) -> String {
     let cause = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<strata::Error>() {

@@ -5,6 +5,7 @@ mod bench;
 mod calibrate;
 mod chat_template;
 mod compare;
+mod completions;
 mod convert;
 mod demo;
 mod grammar;
@@ -28,7 +29,7 @@ pub use model::long_name;
 pub use prefix_cache::PrefixCacheArgs;
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{CommandFactory, Subcommand};
 
 /// A subcommand and its arguments.
 #[derive(Subcommand)]
@@ -50,6 +51,8 @@ pub enum Command {
     Bench(bench::Args),
     Demo(demo::Args),
     Info(info::Args),
+    Completions(completions::Completions),
+    Man(completions::Man),
 }
 
 impl Command {
@@ -73,6 +76,8 @@ impl Command {
             Command::Bench(args) => args.run(),
             Command::Demo(args) => args.run(),
             Command::Info(args) => args.run(),
+            Command::Completions(args) => args.run(crate::Cli::command()),
+            Command::Man(args) => args.run(crate::Cli::command()),
         }
     }
 }
