@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use strata::convert::open_model;
+use strata::engine::grammar::TokenMask;
 use strata::engine::sampling::{FilterKind, MirostatVersion, Sampler, Sampling, Sequence};
 use strata::gguf::{Gguf, Layout};
 use strata::progress::Quiet;
@@ -141,6 +142,32 @@ prop_compose! {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_mask_excludes_tokens_as_a_bias_does(
+        settings in any_settings(),
+        logits in logits(),
+        allowed in prop::collection::btree_set(0..60u32, 0..30),
+        history in prop::collection::vec(0..40u32, 0..60),
+    ) {
+        let mask = TokenMask::of(allowed.iter().copied());
+        let excluded = (0..logits.len() as u32).filter(|token| !allowed.contains(token)).map(|token| (token, f32::NEG_INFINITY));
+        let logit_bias = settings.logit_bias.iter().copied().chain(excluded).collect();
+        let biased = Sampling { logit_bias, ..settings.clone() };
+        let mut samplers = [&settings, &biased].map(|settings| Sampler::new(settings, logits.len(), None).unwrap());
+        for sampler in &mut samplers {
+            history.iter().for_each(|&token| sampler.accept(token));
+        }
+        let [masked, biased] = &mut samplers;
+        for _ in 0..4 {
+            let token = masked.sample_masked(&logits, &mask);
+            prop_assert_eq!(token, biased.sample(&logits));
+            let Some(token) = token else { break };
+            prop_assert_eq!(masked.probabilities(), biased.probabilities());
+            masked.accept(token);
+            biased.accept(token);
+        }
+    }
 
     #[test]
     fn whatever_the_settings_are_there_is_a_token_and_the_seed_decides_which(

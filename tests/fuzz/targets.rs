@@ -10,8 +10,9 @@ mod walk;
 use checkpoint::Folder;
 use std::fs;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use strata::convert::{Input, Options, Target, convert, plan};
+use strata::engine::grammar::Grammar;
 use strata::engine::template::{ChatInput, ChatTemplate};
 use strata::eval::base_file::BaseFile;
 use strata::eval::tasks::{self, Kind, scoring::Answers};
@@ -27,7 +28,7 @@ use strata::{GgmlType, Isa};
 pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const TARGETS: [FuzzTarget; 13] = [
+pub const TARGETS: [FuzzTarget; 14] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("config", config),
@@ -37,6 +38,7 @@ pub const TARGETS: [FuzzTarget; 13] = [
     ("tokenizer", tokenizer),
     ("quantize", quantize),
     ("template", template),
+    ("gbnf", gbnf),
     ("base_file", base_file),
     ("hellaswag", hellaswag),
     ("winogrande", winogrande),
@@ -254,6 +256,30 @@ pub fn quantize(data: &[u8]) -> bool {
     let mut values = vec![0.0; blocks.len() / format.ty.block_bytes() * format.ty.block_len()];
     (format.decode)(blocks, &mut values);
     assert!(format.ty.block_len() == 1 || format.bad_block(blocks).is_some() || values.iter().all(|v| v.is_finite()));
+    true
+}
+
+/// A grammar in GBNF, followed for some tokens, each one that it allows.
+pub fn gbnf(data: &[u8]) -> bool {
+    static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
+        let gguf = strata::convert::open_model(&common::checkpoint(), &Quiet).unwrap();
+        Arc::new(Tokenizer::from_gguf(&gguf).unwrap())
+    });
+    let grammar = Grammar::gbnf(&String::from_utf8_lossy(data), &TOKENIZER);
+    if let Err(error) = &grammar {
+        assert!(!error.to_string().contains("panic"), "{error}");
+    }
+    let Ok(mut matcher) = grammar.and_then(|grammar| grammar.matcher()) else { return false };
+    for step in 0..16usize {
+        let Ok(mask) = matcher.mask() else { break };
+        let allowed = mask.count();
+        let Some(token) = mask.tokens().nth(step * 7919 % allowed.max(1)) else { break };
+        let is_complete = matcher.may_end();
+        assert!(is_complete || !TOKENIZER.is_eog(token), "an answer ends where it is not complete");
+        if matcher.accept(token).is_err() || TOKENIZER.is_eog(token) {
+            break;
+        }
+    }
     true
 }
 

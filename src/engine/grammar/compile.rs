@@ -86,10 +86,26 @@ pub(super) fn refused(what: &'static str, message: impl Display) -> Error {
         "vocabulary" => "use this model without a grammar",
         _ => "change it",
     };
-    Error::GrammarRefused { what, place: String::new(), problem: first_line(message), remedy: remedy.to_owned() }
+    let problem = short(message);
+    // A place in a grammar of Lark, which is the source itself only if that is what was given.
+    let place = problem.strip_prefix("at ").and_then(|rest| rest.split_once("): "));
+    let place = place.and_then(|(place, problem)| Some((place.split_once('(')?, problem)));
+    let (place, problem) = match place {
+        Some(((line, column), problem)) if what == "Lark grammar" => {
+            (format!("line {line}, column {column}"), problem.to_owned())
+        }
+        Some((_, problem)) => (String::new(), problem.to_owned()),
+        None => (String::new(), problem),
+    };
+    Error::GrammarRefused { what, place, problem, remedy: remedy.to_owned() }
 }
 
-/// The first line of a message of llguidance, without the state of its parser, its source and the trace of its panic.
-pub(super) fn first_line(message: impl Display) -> String {
-    message.to_string().lines().next().unwrap_or("").trim_end_matches(['.', ':', ' ']).to_owned()
+/// What a message of llguidance says, without the state of its parser, its source and the trace of its panic.
+pub(super) fn short(message: impl Display) -> String {
+    let message = message.to_string();
+    // What is wrong with a regular expression stands below the expression.
+    if let Some(wrong) = message.lines().find_map(|line| line.strip_prefix("error: ")) {
+        return format!("a regular expression is not valid: {wrong}");
+    }
+    message.lines().next().unwrap_or("").trim_end_matches(['.', ':', ' ']).to_owned()
 }

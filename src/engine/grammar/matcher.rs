@@ -1,6 +1,6 @@
 //! An answer that follows a grammar, token by token.
 
-use super::compile::{first_line, refused};
+use super::compile::{refused, short};
 use super::mask::TokenMask;
 use super::vocabulary::GrammarVocabulary;
 use crate::error::{Error, Result};
@@ -104,5 +104,5 @@ impl Matcher {
 }
 
 fn stopped(error: impl std::fmt::Display) -> Error {
-    Error::GrammarStopped { problem: first_line(error) }
+    Error::GrammarStopped { problem: short(error) }
 }

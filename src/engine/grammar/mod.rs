@@ -79,7 +79,7 @@ impl Grammar {
     /// A grammar in llguidance's variant of Lark, whose rule `start` is the answer. It may have `%json {...}` with a schema, which
     /// [`check_schema`] should have seen before, and special tokens by their text (`<|eot_id|>`) or number (`<[128009]>`).
     pub fn lark(source: &str, tokenizer: &Arc<Tokenizer>) -> Result<Grammar> {
-        let what = "grammar";
+        let what = "Lark grammar";
         check_size(what, source.len())?;
         let source = source.to_owned();
         Grammar::new(what, tokenizer, move || Ok(TopLevelGrammar::from_lark(source)))
