@@ -18,7 +18,8 @@ const tester = new Tester(shots);
 await tester.launch();
 const { check, equal } = { check: (...all) => tester.check(...all), equal: (...all) => tester.equal(...all) };
 
-const userTexts = (page) => tester.texts(page, ".user .plain");
+// Not innerText: messages outside of the window are not laid out.
+const userTexts = (page) => page.$$eval(".user .plain", (all) => all.map((each) => each.textContent));
 const answerTexts = (page) => page.$$eval(".answer .markdown", (all) => all.map((each) => each.textContent));
 const notes = (page) => tester.texts(page, ".note > span");
 const clearNotes = (page) => page.$$eval(".note .icon-button", (all) => all.forEach((each) => each.click()));
@@ -289,21 +290,23 @@ async function twoTabs(page) {
   await other.locator("button.conversation", { hasText: "Shared by two tabs" }).click();
   await tester.settled(other, 1);
   // Both at once: neither may lose what the other wrote.
-  await Promise.all([tester.say(page, "Said in one"), tester.say(other, "Said in two")]);
-  await page.waitForFunction(() => document.querySelector(".branches"), null, { timeout: 60_000 });
-  await other.waitForFunction(() => document.querySelector(".branches"), null, { timeout: 60_000 });
-  await page.waitForFunction(() => !document.querySelector(".live"));
-  await other.waitForFunction(() => !document.querySelector(".live"));
-  equal((await userTexts(page)).at(-1), "Said in one", "one tab");
-  equal((await userTexts(other)).at(-1), "Said in two", "the other tab");
+  await other.getByRole("button", { name: "Edit message" }).click();
+  await other.fill(".edit textarea", "Edited in two");
+  await Promise.all([tester.say(page, "Said in one"), other.press(".edit textarea", "Enter")]);
+  for (const tab of [page, other]) {
+    await tab.waitForSelector(".branches");
+    await tab.waitForFunction(() => !document.querySelector(".live"));
+  }
+  equal(await userTexts(page), ["Shared by two tabs", "Said in one"], "one tab");
+  equal(await userTexts(other), ["Edited in two"], "the other tab");
   await page.reload();
   await page.waitForSelector("button.conversation");
   await page.locator("button.conversation", { hasText: "Shared by two tabs" }).click();
   await page.waitForSelector(".branches");
-  const seen = [(await userTexts(page)).at(-1)];
+  const seen = [await userTexts(page)];
   await page.getByRole("button", { name: /(Earlier|Later) version/ }).and(page.locator(":not(:disabled)")).click();
-  seen.push((await userTexts(page)).at(-1));
-  equal(seen.sort(), ["Said in one", "Said in two"], "both branches");
+  seen.push(await userTexts(page));
+  equal(seen.sort(), [["Edited in two"], ["Shared by two tabs", "Said in one"]], "both branches");
   await other.getByRole("button", { name: "More for Shared by two tabs" }).click();
   await other.getByRole("menuitem", { name: "Delete" }).click();
   await page.waitForFunction(() => document.querySelector("h1").textContent === "New chat");
@@ -347,7 +350,7 @@ async function troubles(page) {
   await tester.settled(page, 1);
   check(!(await page.locator(".thinking .markdown").isVisible()), "thoughts are not folded");
   await page.locator(".thinking summary").click();
-  check((await page.textContent(".thinking .markdown")).includes("Two and two"), "no thoughts");
+  await page.waitForFunction(() => document.querySelector(".thinking .markdown").textContent.includes("Two and two"));
   await tester.shot(page, "thoughts");
   await tester.say(page, "slow");
   await page.waitForFunction(() => /Reading the prompt: [\d,]+ of 4,012 tokens/.test(document.querySelector(".live .progress")?.textContent) && /Layer \d+ of 126, 6.93 GB/.test(document.querySelector(".live .progress").textContent));

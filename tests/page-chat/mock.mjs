@@ -96,7 +96,7 @@ export function mock({ key = null } = {}) {
     const routes = {
       "/v1/models": () => json(response, 200, { object: "list", data: ["Llama-3.1-405B-Instruct-Q4_K_M", "SmolLM2-135M-Instruct-Q8_0"].map((id) => ({ id, object: "model" })) }),
       "/props": () => json(response, 200, {
-        model, properties: { n_ctx: model.startsWith("Llama") ? 8192 : 2048 },
+        model, properties: { n_ctx: model.startsWith("Llama") ? 8192 : 2048, sampling: { temperature: 0.6000000238418579, top_k: 40, top_p: 0.8999999761581421, min_p: 0 } },
         memory: { resident_bytes: 41.3e9, budget_bytes: 64e9, read_bytes: read },
       }),
       "/slots": () => json(response, 200, slots),

@@ -1,7 +1,7 @@
 //! A server in a process of its own, and a client that speaks HTTP byte by byte: what no library would send must be sendable.
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -1,9 +1,12 @@
 //! The web page: files in the binary, each with its type and a tag by which a browser knows that it has it already.
 
+mod files;
+
 use axum::body::Body;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use files::FILES;
 use sha2::{Digest, Sha256};
 
 /// A file of the page.
@@ -13,13 +16,9 @@ pub struct File {
     bytes: &'static [u8],
 }
 
-/// All files. `/` is the first.
-static FILES: [File; 1] =
-    [File { path: "/", kind: "text/html; charset=utf-8", bytes: include_bytes!("page/index.html") }];
-
 /// What the page may do: load from this server and nowhere else, run no script but its own files, be in no frame.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; \
-                      connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                      font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The file at a path.
 pub fn file(path: &str) -> Option<&'static File> {

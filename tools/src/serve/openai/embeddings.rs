@@ -6,6 +6,7 @@ use crate::serve::body::Json;
 use crate::serve::object::Object;
 use crate::serve::refusal::{Refusal, Result};
 use crate::serve::worker::command::Command;
+use crate::serve::worker::load::EMBED_BATCH;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -13,10 +14,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use strata::engine::Cancel;
+use tokio::time::{Instant, timeout_at};
 
 /// The most texts of a request, as OpenAI has it.
 const INPUTS: usize = 2048;
-/// The most tokens of a request: other answers wait meanwhile.
+/// The most tokens of a request.
 const TOKENS: usize = 65_536;
 
 /// Sets a wish when it is dropped: the client has left.
@@ -53,8 +55,13 @@ pub async fn create(State(app): State<Arc<App>>, request: Json) -> Result<Respon
     }
     let cancel = Cancel::default();
     let gone = Gone(cancel.clone());
-    let asked = app.commands.ask(|reply| Command::Embed { model: model.clone(), texts, cancel, reply });
-    let vectors = tokio::time::timeout(app.settings.timeout, asked).await.unwrap_or_else(|_| Err(late()))?;
+    let deadline = Instant::now() + app.settings.timeout;
+    let mut vectors = Vec::with_capacity(texts.len());
+    for texts in batches(texts) {
+        let (model, cancel) = (model.clone(), cancel.clone());
+        let asked = app.commands.ask(|reply| Command::Embed { model, texts, cancel, reply });
+        vectors.extend(timeout_at(deadline, asked).await.unwrap_or_else(|_| Err(late()))?);
+    }
     drop((gone, place));
     let told = |vector: &[f32]| match format {
         "base64" => json!(STANDARD.encode(vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())),
@@ -67,4 +74,35 @@ pub async fn create(State(app): State<Arc<App>>, request: Json) -> Result<Respon
         .collect();
     let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
     Ok(axum::Json(json!({"object": "list", "data": data, "model": model.name, "usage": usage})).into_response())
+}
+
+/// Texts in the batches of a pass: between these others are answered.
+fn batches(texts: Vec<Vec<u32>>) -> Vec<Vec<Vec<u32>>> {
+    let mut batches: Vec<Vec<Vec<u32>>> = Vec::new();
+    let mut tokens = usize::MAX; // of the last batch
+    for text in texts {
+        tokens = tokens.saturating_add(text.len());
+        if tokens > EMBED_BATCH {
+            tokens = text.len();
+            batches.push(Vec::new());
+        }
+        if let Some(batch) = batches.last_mut() {
+            batch.push(text);
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_full_and_in_order() {
+        let text = |n: usize| vec![n as u32; n];
+        let lengths = [EMBED_BATCH + 5, 1, EMBED_BATCH - 1, 1, 7];
+        let batches = batches(lengths.map(text).to_vec());
+        let shape: Vec<Vec<usize>> = batches.iter().map(|batch| batch.iter().map(Vec::len).collect()).collect();
+        assert_eq!(shape, [vec![EMBED_BATCH + 5], vec![1, EMBED_BATCH - 1], vec![1, 7]]);
+    }
 }

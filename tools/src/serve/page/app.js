@@ -62,7 +62,7 @@ const actions = {
 const transcript = new TranscriptView(chat, actions);
 const composer = new ComposerView(chat, server, actions);
 const list = new ListView(chat, actions);
-const settings = new SettingsView(chat, actions);
+const settings = new SettingsView(chat, server, actions);
 new Gauges(server);
 
 function startNew() {

@@ -47,6 +47,11 @@ export class Server extends EventTarget {
     return this.models.includes(name) ? name : (this.models[0] ?? "");
   }
 
+  /** Sampling of the model that is shown, for what a request leaves open. */
+  get defaults() {
+    return this.props?.properties?.sampling ?? {};
+  }
+
   /** Tokens that a conversation with a model may have, where the server says so: for a model in memory. */
   context(name) {
     const context = this.props?.model === name ? this.props.properties?.n_ctx : 0;

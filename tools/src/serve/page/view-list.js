@@ -5,10 +5,15 @@ import { era } from "./format.js";
 import { searched, wordsOf } from "./search.js";
 
 const MOST_FOUND = 50;
+const AT_ONCE = 32;
+/** So many conversations are listed before one asks for all. */
+const MOST_LISTED = 200;
 
 export class ListView {
   #list = [];
   #query = 0;
+  #shape = "";
+  #most = MOST_LISTED;
 
   constructor(chat, actions) {
     Object.assign(this, { chat, actions });
@@ -22,7 +27,10 @@ export class ListView {
 
   async refresh() {
     this.#list = await this.chat.store.list();
-    if (this.field.value.trim() === "") this.#draw();
+    if (this.field.value.trim() !== "") return;
+    const shape = JSON.stringify(this.#list.map(({ id, title, updated }) => [id, title, era(updated)]));
+    if (shape !== this.#shape) this.#draw();
+    this.#shape = shape;
   }
 
   focusSearch() {
@@ -38,11 +46,22 @@ export class ListView {
   }
 
   #draw() {
-    const groups = Map.groupBy?.(this.#list, ({ updated }) => era(updated)) ?? new Map([["Chats", this.#list]]);
+    const focused = this.place.contains(document.activeElement) && document.activeElement.closest("li")?.firstElementChild.dataset.id;
+    const listed = this.#list.slice(0, this.#most);
+    const groups = Map.groupBy?.(listed, ({ updated }) => era(updated)) ?? new Map([["Chats", listed]]);
     this.place.replaceChildren(...[...groups].map(([name, list], i) =>
       h("section", { "aria-labelledby": `era-${i}` }, h("h2", { id: `era-${i}` }, name), h("ul", {}, ...list.map((each) => this.#row(each))))));
+    if (listed.length < this.#list.length) this.place.append(h("button.button.all", { type: "button", onclick: () => this.#drawAll() }, `Show all ${this.#list.length.toLocaleString("en")}`));
     if (this.#list.length === 0) this.place.replaceChildren(h("p.faint", {}, "Your chats will be listed here. They stay in this browser."));
     this.#mark();
+    if (focused) [...this.place.querySelectorAll("button.conversation")].find(({ dataset }) => dataset.id === focused)?.focus();
+  }
+
+  #drawAll() {
+    const at = this.#most;
+    this.#most = Infinity;
+    this.#draw();
+    this.place.querySelectorAll("button.conversation")[at]?.focus();
   }
 
   #mark() {
@@ -54,7 +73,7 @@ export class ListView {
     }
   }
 
-  /** Conversation by conversation, so that a long history does not stop the page; a newer search ends this one. */
+  /** Some conversations at a time, so that a long history does not stop the page; a newer search ends this one. */
   async #search() {
     const query = ++this.#query;
     const words = wordsOf(this.field.value);
@@ -62,12 +81,13 @@ export class ListView {
     const rows = h("ul");
     const said = h("p.faint", { role: "status" }, "Searching…");
     this.place.replaceChildren(h("section", { "aria-label": "Found" }, said, rows));
-    for (const { id } of this.#list) {
-      const whole = await this.chat.store.load(id);
+    for (let from = 0; from < this.#list.length && rows.childElementCount < MOST_FOUND; from += AT_ONCE) {
+      const some = await Promise.all(this.#list.slice(from, from + AT_ONCE).map(({ id }) => this.chat.store.load(id)));
       if (query !== this.#query) return;
-      const hit = whole && searched(whole, words);
-      if (hit) rows.append(this.#row(whole.conversation, hit.pieces, hit.message));
-      if (rows.childElementCount === MOST_FOUND) break;
+      for (const whole of some) {
+        const hit = whole && rows.childElementCount < MOST_FOUND && searched(whole, words);
+        if (hit) rows.append(this.#row(whole.conversation, hit.pieces, hit.message));
+      }
     }
     const count = rows.childElementCount;
     said.textContent = count === 0 ? "Nothing found." : count === MOST_FOUND ? `The newest ${MOST_FOUND} are shown.` : count === 1 ? "1 chat" : `${count} chats`;

@@ -112,9 +112,15 @@ export class AnswerMessage {
       this.thinking, this.text, this.progress.element, this.problem, this.tools);
   }
 
-  update(message, { run, siblings, locked }) {
+  /** With `later`, a message that was never drawn shows its bare text until `complete` is called: a long conversation opens at once. */
+  update(message, { run, siblings, locked, later }) {
     this.message = message;
-    this.rendered.set(message.content);
+    if (later && this.bare !== false) {
+      this.bare = true;
+      this.text.textContent = message.content;
+    } else {
+      this.complete();
+    }
     this.thinking.hidden = !message.reasoning;
     this.thinkingLabel.textContent = run && message.content === "" ? "Thinking…" : "Thoughts";
     this.showThought();
@@ -125,6 +131,12 @@ export class AnswerMessage {
     this.shape = shape;
     this.#showProblem(message, run);
     this.#showTools(message, siblings, locked, run);
+  }
+
+  complete() {
+    if (this.bare) this.text.textContent = "";
+    this.bare = false;
+    this.rendered.set(this.message.content);
   }
 
   /** Thoughts are long, so they are drawn only while they are seen. */

@@ -6,7 +6,7 @@ import { FIELDS, fault } from "./settings.js";
 export class SettingsView {
   #id = null;
 
-  constructor(chat, actions) {
+  constructor(chat, server, actions) {
     Object.assign(this, { chat, actions });
     this.panel = document.getElementById("settings");
     this.opener = document.getElementById("open-settings");
@@ -23,7 +23,16 @@ export class SettingsView {
       this.#fill();
     });
     chat.addEventListener("change", () => chat.id !== this.#id && this.#fill());
+    server.addEventListener("change", () => this.#showDefaults(server.defaults));
     this.#fill();
+  }
+
+  /** What an empty field stands for, where the server says it. Its numbers are of single precision: 0.949999988 is 0.95. */
+  #showDefaults(defaults) {
+    for (const { field, input } of this.fields) {
+      const value = defaults[field.key];
+      input.placeholder = Number.isFinite(value) ? String(Number(value.toPrecision(6))) : "Default";
+    }
   }
 
   #field(field) {

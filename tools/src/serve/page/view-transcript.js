@@ -4,6 +4,9 @@ import { announce, h, icon } from "./dom.js";
 import { AnswerMessage, UserMessage } from "./view-message.js";
 
 const NEAR = 80;
+/** So many of the newest messages are drawn at once, the others in slices of so many milliseconds. */
+const AT_ONCE = 8;
+const SLICE = 12;
 const SPOKEN = 3000;
 
 export class TranscriptView {
@@ -22,6 +25,9 @@ export class TranscriptView {
     this.jump.append(icon("down"));
     this.jump.addEventListener("click", () => this.toEnd(true));
     this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    const resized = new ResizeObserver(() => (this.#follows ? this.toEnd(false) : this.#scrolled()));
+    resized.observe(this.scroller);
+    resized.observe(this.place);
     chat.addEventListener("change", () => this.draw());
     chat.answers.addEventListener("change", ({ detail }) => detail.conversation === chat.id && this.#later(detail));
   }
@@ -37,13 +43,12 @@ export class TranscriptView {
     this.#asked = true;
     setTimeout(() => requestAnimationFrame(() => {
       this.#asked = false;
-      this.draw();
+      this.#grow();
     }), Math.min(500, 2 * this.#cost));
   }
 
   draw() {
-    const began = performance.now();
-    const { path, run, id } = this.chat;
+    const { path, id } = this.chat;
     if (id !== this.#id) {
       this.#id = id;
       this.#shown.clear();
@@ -58,7 +63,7 @@ export class TranscriptView {
       this.#shown.delete(shown);
     }
     let before = null;
-    for (const message of path) {
+    for (const [i, message] of path.entries()) {
       let view = this.#shown.get(message.id);
       if (!view) {
         view = new (message.role === "user" ? UserMessage : AnswerMessage)(message, this.actions);
@@ -69,11 +74,39 @@ export class TranscriptView {
         else this.place.prepend(view.element);
       }
       before = view.element;
-      view.update(message, { run: run?.message.id === message.id ? run : undefined, siblings: this.chat.siblings(message.id), locked: Boolean(run) });
+      this.#update(view, message, i < path.length - AT_ONCE);
     }
     if (this.#follows) this.toEnd(false);
     this.#scrolled();
+    this.#complete();
+  }
+
+  #update(view, message, later) {
+    const { run } = this.chat;
+    view.update(message, { run: run?.message.id === message.id ? run : undefined, siblings: this.chat.siblings(message.id), locked: Boolean(run), later });
+  }
+
+  /** The answer that comes, and nothing else. */
+  #grow() {
+    const { run } = this.chat;
+    const view = run && this.#shown.get(run.message.id);
+    if (!view) return;
+    const began = performance.now();
+    this.#update(view, run.message, false);
+    if (this.#follows) this.toEnd(false);
     this.#cost = performance.now() - began;
+  }
+
+  /** Draws what shows its bare text, from the end, a slice at a time. */
+  #complete() {
+    clearTimeout(this.completing);
+    const bare = [...this.#shown.values()].filter((view) => view.bare);
+    if (bare.length === 0) return;
+    this.completing = setTimeout(() => {
+      const until = performance.now() + SLICE;
+      while (bare.length > 0 && performance.now() < until) bare.pop().complete();
+      this.#complete();
+    }, 0);
   }
 
   /** Puts the field on the last message of the user. */
@@ -83,8 +116,10 @@ export class TranscriptView {
   }
 
   reveal(id) {
-    const element = this.#shown.get(id)?.element;
-    if (!element) return;
+    const view = this.#shown.get(id);
+    if (!view) return;
+    const { element } = view;
+    if (view.bare) view.complete();
     this.#follows = false;
     element.scrollIntoView({ block: "center" });
     element.classList.add("found");
@@ -105,7 +140,7 @@ export class TranscriptView {
   /** A finished answer is read aloud once, as its text stands on the page. */
   #speak({ id, state, content, error }) {
     if (state === "failed") return announce(`The answer failed. ${error.title} ${error.advice}`);
-    const text = this.#shown.get(id)?.text.innerText ?? content;
+    const text = this.#shown.get(id)?.text.innerText || content;
     announce(`${state === "stopped" ? "Stopped." : "Answer:"} ${text.length > SPOKEN ? `${text.slice(0, SPOKEN)} …` : text}`);
   }
 }

@@ -5,7 +5,7 @@
 //! * `watch.rs`: where a pass is, and whether anybody still waits for it.
 
 pub mod command;
-mod load;
+pub mod load;
 pub mod models;
 pub mod served;
 pub mod status;
