@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod chat;
 mod chat_template;
 mod compare;
 mod convert;
@@ -35,6 +36,7 @@ pub enum Command {
     Convert(convert::Args),
     Quantize(quantize::Args),
     Run(run::Args),
+    Chat(chat::Args),
     Template(template::Args),
     Serve(serve::Args),
     Perplexity(perplexity::Args),
@@ -57,6 +59,7 @@ impl Command {
             Command::Convert(args) => args.run(),
             Command::Quantize(args) => args.run(),
             Command::Run(args) => args.run(),
+            Command::Chat(args) => args.run(),
             Command::Template(args) => args.run(),
             Command::Serve(args) => args.run(),
             Command::Perplexity(args) => args.run(),
