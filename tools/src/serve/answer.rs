@@ -64,10 +64,15 @@ impl Answer {
             request.cancel = cancel.clone();
             request
         };
-        let requests: Vec<Request> = prompts.iter().flat_map(|prompt| (0..params.choices).map(move |i| (prompt, i))).map(|(prompt, i)| request(prompt, i)).collect();
+        let requests: Vec<Request> = prompts
+            .iter()
+            .flat_map(|prompt| (0..params.choices).map(move |i| (prompt, i)))
+            .map(|(prompt, i)| request(prompt, i))
+            .collect();
         let (events, pieces) = unbounded_channel();
         let unfinished = requests.len();
-        let answer = Answer { model: model.clone(), pieces, cancel, unfinished, deadline, app: app.clone(), _place: place };
+        let answer =
+            Answer { model: model.clone(), pieces, cancel, unfinished, deadline, app: app.clone(), _place: place };
         app.commands.ask(|reply| Command::Submit(Submission { model, requests, events, reply })).await?;
         Ok(answer)
     }

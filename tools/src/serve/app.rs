@@ -7,10 +7,10 @@ use super::metrics::Metrics;
 use super::object::Object;
 use super::refusal::{Refusal, Result};
 use super::settings::Settings;
+use super::worker::Shared;
 use super::worker::command::{Command, Commands};
 use super::worker::models::unknown;
 use super::worker::served::Served;
-use super::worker::Shared;
 use super::{anthropic, finish, native, openai, openapi, page};
 use axum::Router;
 use axum::http::StatusCode;
@@ -108,15 +108,19 @@ impl App {
         });
         match tokio::time::timeout(WORK_TIME, task).await {
             Ok(Ok(done)) => done,
-            Ok(Err(_)) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "a defect of Strata; the server's log says more")),
-            Err(_) => Err(Refusal::request("takes too long to prepare: a smaller grammar, schema or prompt is needed").code("too_complex")),
+            Ok(Err(_)) => {
+                Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "a defect of Strata; the server's log says more"))
+            }
+            Err(_) => Err(Refusal::request("takes too long to prepare: a smaller grammar, schema or prompt is needed")
+                .code("too_complex")),
         }
     }
 }
 
 /// The refusal of an answer that takes longer than the server was told to wait.
 pub fn late() -> Refusal {
-    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the answer took longer than the server allows (--timeout)").code("timeout")
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the answer took longer than the server allows (--timeout)")
+        .code("timeout")
 }
 
 type Routes = Vec<(&'static str, MethodRouter<Arc<App>>)>;

@@ -32,13 +32,17 @@ impl FromRequest<Arc<App>> for Json {
         let read = tokio::time::timeout(app.settings.body_time, read(request.into_body(), app)).await;
         let (bytes, held) = read.map_err(|_| late)??;
         let text = std::str::from_utf8(&bytes).map_err(|_| Refusal::request("the body is not UTF-8"))?;
-        let value = serde_json::from_str(text).map_err(|error| Refusal::request(format!("the body is not JSON: {error}")))?;
+        let value =
+            serde_json::from_str(text).map_err(|error| Refusal::request(format!("the body is not JSON: {error}")))?;
         Ok(Json { value, _held: held })
     }
 }
 
 fn too_large(app: &App) -> Refusal {
-    let problem = format!("the body is larger than {} bytes, which the server was started to take (--max-body)", app.settings.max_body);
+    let problem = format!(
+        "the body is larger than {} bytes, which the server was started to take (--max-body)",
+        app.settings.max_body
+    );
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, problem).code("request_too_large")
 }
 

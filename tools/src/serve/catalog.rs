@@ -40,7 +40,10 @@ impl Catalog {
         if let Some(folder) = folder {
             let found = scan(folder)?;
             if found.is_empty() && files.is_empty() {
-                bail!("{}: no GGUF file and no checkpoint folder in it; give another folder, or -m FILE", folder.display());
+                bail!(
+                    "{}: no GGUF file and no checkpoint folder in it; give another folder, or -m FILE",
+                    folder.display()
+                );
             }
             for entry in found {
                 // One that was named with -m as well is there already.
@@ -77,7 +80,10 @@ impl Catalog {
 /// The name of a file without its ending, and of a split one without its number.
 fn stem(path: &Path) -> Result<String> {
     let path = if path.is_dir() { fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()) } else { path.to_owned() };
-    let name = path.file_name().and_then(|name| name.to_str()).context("the name of a model is not UTF-8; give one to it: -m NAME=FILE")?;
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("the name of a model is not UTF-8; give one to it: -m NAME=FILE")?;
     Ok(without_number(name.strip_suffix(".gguf").unwrap_or(name)).0.to_owned())
 }
 
@@ -132,7 +138,8 @@ mod tests {
         let all = Catalog::new(&[], Some(folder.path())).unwrap();
         assert_eq!(names(&all), ["a", "b", "checkpoint", "x=y"]);
         assert!(all.find("a").unwrap().path.ends_with("a-00001-of-00002.gguf"));
-        let some = Catalog::new(&[format!("big={}", file("b.gguf")), file("x=y.gguf"), file("checkpoint")], None).unwrap();
+        let some =
+            Catalog::new(&[format!("big={}", file("b.gguf")), file("x=y.gguf"), file("checkpoint")], None).unwrap();
         assert_eq!(names(&some), ["big", "x=y", "checkpoint"]);
         let both = Catalog::new(&[file("b.gguf")], Some(folder.path())).unwrap();
         assert_eq!(names(&both), ["b", "a", "checkpoint", "x=y"]);

@@ -86,7 +86,9 @@ impl Conversation {
         let used = !self.tools.is_empty() && self.choice != ToolChoice::None;
         let role = |message: &Value| message["role"] == "assistant" && message.get("tool_calls").is_none();
         let (messages, begun) = match self.messages.split_last() {
-            Some((last, before)) if role(last) && !before.is_empty() => (before, last["content"].as_str().unwrap_or_default()),
+            Some((last, before)) if role(last) && !before.is_empty() => {
+                (before, last["content"].as_str().unwrap_or_default())
+            }
             _ => (&self.messages[..], ""),
         };
         let format = &model.formats[usize::from(used)];
@@ -116,7 +118,9 @@ impl Conversation {
 fn with_instructions(messages: &[Value], instructions: &str) -> Vec<Value> {
     let mut messages = messages.to_vec();
     match messages.first_mut().filter(|first| first["role"] == "system") {
-        Some(first) => first["content"] = json!(format!("{}\n\n{instructions}", first["content"].as_str().unwrap_or_default())),
+        Some(first) => {
+            first["content"] = json!(format!("{}\n\n{instructions}", first["content"].as_str().unwrap_or_default()))
+        }
         None => messages.insert(0, json!({"role": "system", "content": instructions})),
     }
     messages
@@ -161,7 +165,10 @@ fn joined(message: &Object<'_>) -> Result<String> {
     let text = |part: &Object<'_>| match part.required_text("type")? {
         "text" | "input_text" | "output_text" => part.required_text("text").map(str::to_owned),
         "refusal" => part.required_text("refusal").map(str::to_owned),
-        kind => Err(Refusal::field(part.name("type"), format!("{} is not supported; only text is", strata::error::quoted(kind)))),
+        kind => Err(Refusal::field(
+            part.name("type"),
+            format!("{} is not supported; only text is", strata::error::quoted(kind)),
+        )),
     };
     Ok(parts.iter().map(text).collect::<Result<Vec<_>>>()?.join("\n"))
 }
@@ -233,7 +240,9 @@ fn choice(body: &Object<'_>, tools: &[Value]) -> Result<ToolChoice> {
 /// That what must be called is there.
 pub fn check_choice(choice: &ToolChoice, tools: &[Value]) -> Result<()> {
     match choice {
-        ToolChoice::Required if tools.is_empty() => Err(Refusal::field("tool_choice", "is required, and there are no tools")),
+        ToolChoice::Required if tools.is_empty() => {
+            Err(Refusal::field("tool_choice", "is required, and there are no tools"))
+        }
         ToolChoice::Named(name) if !tools.iter().any(|tool| tool["function"]["name"] == **name) => {
             Err(Refusal::field("tool_choice", format!("there is no tool {}", strata::error::quoted(name))))
         }
@@ -274,14 +283,25 @@ mod tests {
             (json!({"messages": [{"role": "boss", "content": "x"}]}), "messages[0].role"),
             (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
             (json!({"messages": [{"role": "user", "content": 7}]}), "messages[0].content"),
-            (json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "messages[0].content[0].type"),
+            (
+                json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+                "messages[0].content[0].type",
+            ),
             (json!({"messages": user, "tools": [{}]}), "tools[0].type"),
-            (json!({"messages": user, "tools": [{"type": "function", "function": {"name": "a b"}}]}), "tools[0].function.name"),
+            (
+                json!({"messages": user, "tools": [{"type": "function", "function": {"name": "a b"}}]}),
+                "tools[0].function.name",
+            ),
             (json!({"messages": user, "tool_choice": "required"}), "tool_choice"),
-            (json!({"messages": user, "tools": tool, "tool_choice": {"type": "function", "function": {"name": "g"}}}), "tool_choice"),
+            (
+                json!({"messages": user, "tools": tool, "tool_choice": {"type": "function", "function": {"name": "g"}}}),
+                "tool_choice",
+            ),
             (json!({"messages": user, "chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
-            (json!({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}),
-                "messages[0].tool_calls[0].function.arguments"),
+            (
+                json!({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}),
+                "messages[0].tool_calls[0].function.arguments",
+            ),
         ] {
             assert_eq!(of(body.clone()).unwrap_err().param.as_deref(), Some(name), "{body}");
         }

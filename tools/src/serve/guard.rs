@@ -61,7 +61,8 @@ impl Guard {
     fn check_origin(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>> {
         let Some(origin) = headers.get(header::ORIGIN) else { return Ok(None) };
         let given = origin.to_str().unwrap_or_default().to_ascii_lowercase();
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+        let host =
+            headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
         if ["http://", "https://"].iter().any(|scheme| given.strip_prefix(scheme) == Some(&host)) {
             return Ok(None);
         }
@@ -115,7 +116,8 @@ fn name_of(authority: &str) -> Option<String> {
 /// The middleware.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let guard = &app.guard;
-    let checked = guard.check_host(request.headers(), request.uri()).and_then(|()| guard.check_origin(request.headers()));
+    let checked =
+        guard.check_host(request.headers(), request.uri()).and_then(|()| guard.check_origin(request.headers()));
     let allowed = match checked {
         Ok(allowed) => allowed,
         Err(refusal) => return refusal.into_response(),
@@ -161,7 +163,16 @@ mod tests {
         for good in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080", "[0:0:0:0:0:0:0:1]", "box.lan:80"] {
             assert!(guard.check_host(&headers(&[("host", good)]), &uri).is_ok(), "{good}");
         }
-        for bad in ["evil.example", "127.0.0.1.evil.example", "localhost.evil:80", "localhost:80:80", "127.0.0.1:x", "[::1", "", "0.0.0.0"] {
+        for bad in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil:80",
+            "localhost:80:80",
+            "127.0.0.1:x",
+            "[::1",
+            "",
+            "0.0.0.0",
+        ] {
             assert!(guard.check_host(&headers(&[("host", bad)]), &uri).is_err(), "{bad}");
         }
         assert!(guard.check_host(&HeaderMap::new(), &uri).is_err());
@@ -191,7 +202,9 @@ mod tests {
         for good in [("authorization", "Bearer k1"), ("authorization", "bearer  k1"), ("x-api-key", "k1")] {
             assert!(guard.check_key(&headers(&[good])).is_ok(), "{good:?}");
         }
-        for bad in [("authorization", "k1"), ("authorization", "Basic k1"), ("x-api-key", "k"), ("authorization", "Bearer ")] {
+        for bad in
+            [("authorization", "k1"), ("authorization", "Basic k1"), ("x-api-key", "k"), ("authorization", "Bearer ")]
+        {
             assert!(guard.check_key(&headers(&[bad])).is_err(), "{bad:?}");
         }
         assert!(guard.check_key(&HeaderMap::new()).is_err());

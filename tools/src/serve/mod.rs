@@ -76,7 +76,8 @@ pub fn run(settings: Settings) -> Result<()> {
 /// The addresses that a host's name stands for.
 fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>> {
     let found = (settings.host.as_str(), settings.port).to_socket_addrs();
-    let found: Vec<SocketAddr> = found.with_context(|| format!("{} is no address of this machine", settings.host))?.collect();
+    let found: Vec<SocketAddr> =
+        found.with_context(|| format!("{} is no address of this machine", settings.host))?.collect();
     match found.is_empty() {
         true => bail!("{} is no address of this machine", settings.host),
         false => Ok(found),
@@ -85,7 +86,8 @@ fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>> {
 
 async fn serve(app: Arc<App>, addresses: &[SocketAddr]) -> Result<()> {
     let (host, port) = (&app.settings.host, app.settings.port);
-    let listener = TcpListener::bind(addresses).await.with_context(|| format!("cannot listen at {host}, port {port}"))?;
+    let listener =
+        TcpListener::bind(addresses).await.with_context(|| format!("cannot listen at {host}, port {port}"))?;
     let address = listener.local_addr().context("cannot listen")?;
     output::say(&format!("listening on http://{address}"));
     let (stop, stopped) = watch::channel(false);

@@ -34,7 +34,10 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
 /// The handler.
 pub async fn serve(uri: Uri, headers: HeaderMap) -> Response {
     let Some(file) = file(uri.path()) else { return StatusCode::NOT_FOUND.into_response() };
-    let tag = format!("\"{}\"", Sha256::digest(file.bytes)[..12].iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let tag = format!(
+        "\"{}\"",
+        Sha256::digest(file.bytes)[..12].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    );
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let same = known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag));
     let (status, body) = match same {

@@ -150,7 +150,13 @@ mod tests {
     use serde_json::json;
 
     fn of(value: Value) -> Result<Params> {
-        Params::read(&Object::body(&value).unwrap(), &Sampling::default(), 100, &["max_completion_tokens", "max_tokens"], 8)
+        Params::read(
+            &Object::body(&value).unwrap(),
+            &Sampling::default(),
+            100,
+            &["max_completion_tokens", "max_tokens"],
+            8,
+        )
     }
 
     #[test]
@@ -161,7 +167,10 @@ mod tests {
             (json!({"response_format": {"type": "text"}}), Form::Free),
             (json!({"response_format": {"type": "json_object"}}), Form::JsonObject),
             (json!({"response_format": {"type": "json_object", "schema": schema}}), Form::Schema(schema.clone())),
-            (json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}), Form::Schema(schema.clone())),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}),
+                Form::Schema(schema.clone()),
+            ),
             (json!({"json_schema": schema}), Form::Schema(schema.clone())),
             (json!({"grammar": "root ::= \"a\""}), Form::Gbnf("root ::= \"a\"".to_owned())),
         ] {
@@ -171,7 +180,10 @@ mod tests {
             (json!({"response_format": {}}), "response_format.type"),
             (json!({"response_format": {"type": "xml"}}), "response_format.type"),
             (json!({"response_format": {"type": "json_schema"}}), "response_format.schema"),
-            (json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}), "response_format.json_schema.schema"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}),
+                "response_format.json_schema.schema",
+            ),
             (json!({"json_schema": {}, "grammar": "root ::= \"a\""}), "response_format"),
         ] {
             assert_eq!(of(body.clone()).unwrap_err().param.as_deref(), Some(name), "{body}");
@@ -183,9 +195,17 @@ mod tests {
         assert_eq!(of(json!({"max_tokens": 5})).unwrap().limit, Some(5));
         assert_eq!(of(json!({"max_tokens": 5, "max_completion_tokens": 6})).unwrap().limit, Some(6));
         assert_eq!(of(json!({"max_tokens": -1})).unwrap().limit, None);
-        for body in [json!({"max_tokens": 0}), json!({"max_tokens": -2}), json!({"max_tokens": 1e10}), json!({"n": 0}), json!({"n": 9}),
-            json!({"stop": ["x"; 17]}), json!({"stop": "x".repeat(1001)}), json!({"stop": 3}), json!({"stream": "yes"})]
-        {
+        for body in [
+            json!({"max_tokens": 0}),
+            json!({"max_tokens": -2}),
+            json!({"max_tokens": 1e10}),
+            json!({"n": 0}),
+            json!({"n": 9}),
+            json!({"stop": ["x"; 17]}),
+            json!({"stop": "x".repeat(1001)}),
+            json!({"stop": 3}),
+            json!({"stream": "yes"}),
+        ] {
             assert!(of(body.clone()).is_err(), "{body}");
         }
     }

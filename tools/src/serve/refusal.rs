@@ -74,7 +74,9 @@ impl Refusal {
     pub fn body(&self, dialect: Dialect) -> Value {
         let kind = self.kind(dialect);
         match dialect {
-            Dialect::OpenAi => json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}),
+            Dialect::OpenAi => {
+                json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
+            }
             Dialect::Anthropic => json!({"type": "error", "error": {"type": kind, "message": self.message}}),
         }
     }
@@ -165,7 +167,10 @@ mod tests {
             json!({"error": {"message": "n: is -1, not an integer from 1 to 8", "type": "invalid_request_error", "param": "n", "code": null}})
         );
         let late = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "full").retry_after(3);
-        assert_eq!(late.body(Dialect::of("/v1/messages")), json!({"type": "error", "error": {"type": "rate_limit_error", "message": "full"}}));
+        assert_eq!(
+            late.body(Dialect::of("/v1/messages")),
+            json!({"type": "error", "error": {"type": "rate_limit_error", "message": "full"}})
+        );
         assert_eq!(late.told(Dialect::OpenAi).headers()[header::RETRY_AFTER], "3");
         assert_eq!(Dialect::of("/v1/messages/count_tokens"), Dialect::Anthropic);
         assert_eq!(Dialect::of("/v1/messagesx"), Dialect::OpenAi);
@@ -173,7 +178,12 @@ mod tests {
 
     #[test]
     fn an_error_of_the_library_names_no_path() {
-        let error = strata::Error::invalid("/secret/dir/m.gguf".as_ref(), "metadata \"x\"", "refuses these messages: \"a\"", "change");
+        let error = strata::Error::invalid(
+            "/secret/dir/m.gguf".as_ref(),
+            "metadata \"x\"",
+            "refuses these messages: \"a\"",
+            "change",
+        );
         assert_eq!(Refusal::from(error).message, "refuses these messages: \"a\"");
         let io = strata::Error::io("read", "/secret".as_ref())(std::io::ErrorKind::NotFound.into());
         assert!(!Refusal::from(io).message.contains("secret"));

@@ -5,7 +5,8 @@ use super::refusal::{Refusal, Result};
 use serde_json::Value;
 use std::time::{SystemTime, UNIX_EPOCH};
 use strata::engine::sampling::{
-    AT_LEAST_ONE, BREAKERS, FINITE, MULTIPLIERS, MirostatVersion, NumberRange, PROBABILITIES, Sampling, Sequence, TEMPERATURES,
+    AT_LEAST_ONE, BREAKERS, FINITE, MULTIPLIERS, MirostatVersion, NumberRange, PROBABILITIES, Sampling, Sequence,
+    TEMPERATURES,
 };
 
 type Number = (&'static str, NumberRange, fn(&mut Sampling) -> &mut f32);
@@ -103,7 +104,9 @@ fn logit_bias(value: &Value) -> Result<Vec<(u32, f32)>> {
             other => other.as_f64().map(|x| x as f32).filter(|x| FINITE.contains(x)),
         };
         let token = token.and_then(|token| u32::try_from(token).ok());
-        token.zip(bias).ok_or_else(|| Refusal::field("logit_bias", "is not made of token ids and finite numbers (or false)"))
+        token
+            .zip(bias)
+            .ok_or_else(|| Refusal::field("logit_bias", "is not made of token ids and finite numbers (or false)"))
     };
     entries.into_iter().map(one).collect()
 }
@@ -154,7 +157,10 @@ mod tests {
             ("mirostat", vec![json!(3), json!(-1)]),
             ("samplers", vec![json!(["nonsense"]), json!([1]), json!(7)]),
             ("dry_sequence_breakers", vec![json!([""]), json!(vec!["x"; 101]), json!(1)]),
-            ("logit_bias", vec![json!({"-1": 1}), json!({"x": 1}), json!({"1": "1"}), json!([[1]]), json!([[1, 2, 3]]), json!(3)]),
+            (
+                "logit_bias",
+                vec![json!({"-1": 1}), json!({"x": 1}), json!({"1": "1"}), json!([[1]]), json!([[1, 2, 3]]), json!(3)],
+            ),
         ] {
             for value in values {
                 let refusal = of(json!({name: value})).unwrap_err();

@@ -235,8 +235,10 @@ impl Talk {
             End::Context => {
                 output::say(&format!("(the context of {} tokens is full; choose a larger -c)", self.context()))
             }
-            End::Length => output::say(&format!("(stopped after {} tokens)", self.settings.limit)),
-            End::Stop | End::StopText(_) => {}
+            End::Length if self.look.terminal => {
+                output::say(&format!("(stopped after {} tokens)", self.settings.limit))
+            }
+            End::Length | End::Stop | End::StopText(_) => {}
         }
         self.last = Some(answer.finished);
         Ok(())

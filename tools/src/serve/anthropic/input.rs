@@ -133,7 +133,10 @@ mod tests {
             (json!({}), "messages"),
             (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
             (json!({"messages": [{"role": "user", "content": [{"type": "image"}]}]}), "messages[0].content[0].type"),
-            (json!({"messages": [{"role": "user", "content": "x"}], "tools": [{"name": "f"}]}), "tools[0].input_schema"),
+            (
+                json!({"messages": [{"role": "user", "content": "x"}], "tools": [{"name": "f"}]}),
+                "tools[0].input_schema",
+            ),
             (json!({"messages": [{"role": "user", "content": "x"}], "tool_choice": {"type": "any"}}), "tool_choice"),
         ] {
             assert_eq!(conversation(&Object::body(&body).unwrap()).unwrap_err().param.as_deref(), Some(name), "{body}");

@@ -63,7 +63,11 @@ impl Stream {
                 json!({"type": "text_delta", "text": text})
             }
             Delta::ToolCall { index, id, name } => {
-                return self.open(Kind::Call(index), json!({"type": "tool_use", "id": id, "name": name, "input": {}}), out);
+                return self.open(
+                    Kind::Call(index),
+                    json!({"type": "tool_use", "id": id, "name": name, "input": {}}),
+                    out,
+                );
             }
             Delta::ToolArguments { index, .. } if self.open != Some(Kind::Call(index)) => return,
             Delta::ToolArguments { text, .. } => json!({"type": "input_json_delta", "partial_json": text}),

@@ -50,17 +50,26 @@ fn wanted(app: &App, query: Wanted) -> Result<Option<String>> {
 pub async fn props(State(app): State<Arc<App>>, query: Wanted) -> Result<Response> {
     let name = wanted(&app, query)?.or_else(|| app.settings.catalog.entries().first().map(|entry| entry.name.clone()));
     let (status, load) = (app.status.now(), &app.settings.load);
-    let models: Vec<Value> = app.settings.catalog.entries().iter().map(|entry| {
-        let memory = status.models.iter().find(|model| model.name == entry.name).map(|model| model.bytes);
-        json!({"name": entry.name, "status": status.state_of(&entry.name), "memory_bytes": memory})
-    }).collect();
+    let models: Vec<Value> = app
+        .settings
+        .catalog
+        .entries()
+        .iter()
+        .map(|entry| {
+            let memory = status.models.iter().find(|model| model.name == entry.name).map(|model| model.bytes);
+            json!({"name": entry.name, "status": status.state_of(&entry.name), "memory_bytes": memory})
+        })
+        .collect();
     let memory = json!({
         "resident_bytes": machine::rss_bytes(),
         "budget_bytes": load.budget.map(|budget| budget.bytes),
         "available_bytes": machine::available_bytes(),
         "read_bytes": machine::bytes_read(),
     });
-    let of = name.as_deref().and_then(|name| status.models.iter().find(|model| model.name == name)).map(|model| model.about.clone());
+    let of = name
+        .as_deref()
+        .and_then(|name| status.models.iter().find(|model| model.name == name))
+        .map(|model| model.about.clone());
     Ok(axum::Json(json!({
         "build_info": concat!("strata ", env!("CARGO_PKG_VERSION")),
         "total_slots": load.slots,
@@ -102,7 +111,9 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Json) -> Result<Resp
             String::from_utf8(bytes).map_or_else(|error| json!(error.into_bytes()), |text| json!(text))
         };
         Ok(match pieces {
-            true => json!({"tokens": tokens.iter().map(|&id| json!({"id": id, "piece": piece(id)})).collect::<Vec<_>>()}),
+            true => {
+                json!({"tokens": tokens.iter().map(|&id| json!({"id": id, "piece": piece(id)})).collect::<Vec<_>>()})
+            }
             false => json!({"tokens": tokens}),
         })
     });
@@ -114,7 +125,9 @@ pub async fn detokenize(State(app): State<Arc<App>>, request: Json) -> Result<Re
     let body = Object::body(&request.value)?;
     let entry = app.entry(&body)?;
     let list = body.required("tokens", body.list("tokens", TOKENS))?;
-    let token = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| wrong("tokens", value, "a token id"));
+    let token = |value: &Value| {
+        value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| wrong("tokens", value, "a token id"))
+    };
     let tokens = list.iter().map(token).collect::<Result<Vec<_>>>()?;
     let model = app.model(entry).await?;
     let text = app.work(move || Ok(model.tokenizer.decode_with(&tokens, true)?)).await?;

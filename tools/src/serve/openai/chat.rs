@@ -125,7 +125,9 @@ async fn whole(mut begun: Begun) -> Result<Response> {
             times = timings(finished, seed);
         }
         let logprobs = begun.params.logprobs.map(|_| json!({"content": whole.logprobs, "refusal": null}));
-        choices.push(json!({"index": index, "message": message(&whole), "logprobs": logprobs, "finish_reason": reason.openai()}));
+        choices.push(
+            json!({"index": index, "message": message(&whole), "logprobs": logprobs, "finish_reason": reason.openai()}),
+        );
     }
     let told = json!({
         "id": id("chatcmpl-"),
@@ -151,9 +153,7 @@ fn message(whole: &Whole) -> Value {
         message["reasoning_content"] = json!(whole.reasoning);
     }
     if !whole.calls.is_empty() {
-        let call = |call: &crate::serve::choice::Call| {
-            json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
-        };
+        let call = |call: &crate::serve::choice::Call| json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}});
         message["tool_calls"] = whole.calls.iter().map(call).collect();
     }
     message

@@ -69,7 +69,9 @@ fn told(delta: Delta) -> Value {
         Delta::ToolCall { index, id, name } => {
             json!({"tool_calls": [{"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}}]})
         }
-        Delta::ToolArguments { index, text } => json!({"tool_calls": [{"index": index, "function": {"arguments": text}}]}),
+        Delta::ToolArguments { index, text } => {
+            json!({"tool_calls": [{"index": index, "function": {"arguments": text}}]})
+        }
     }
 }
 

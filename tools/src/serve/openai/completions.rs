@@ -43,7 +43,9 @@ pub fn inputs(body: &Object<'_>, key: &str, most: usize) -> Result<Vec<Input>> {
     };
     let refused = || wrong(body.name(key), value, wanted);
     let list = match value {
-        Value::Array(list) if !list.is_empty() && token(&list[0]).is_none() => list.iter().map(one).collect::<Option<_>>(),
+        Value::Array(list) if !list.is_empty() && token(&list[0]).is_none() => {
+            list.iter().map(one).collect::<Option<_>>()
+        }
         other => one(other).map(|one| vec![one]),
     };
     let list: Vec<Input> = list.ok_or_else(refused)?;
@@ -272,7 +274,17 @@ mod tests {
         assert_eq!(of(json!(["a", "b"])).unwrap(), [text("a"), text("b")]);
         assert_eq!(of(json!([1, 2])).unwrap(), [Input::Tokens(vec![1, 2])]);
         assert_eq!(of(json!([[1], [2]])).unwrap(), [Input::Tokens(vec![1]), Input::Tokens(vec![2])]);
-        for bad in [json!(null), json!(3), json!([]), json!([[]]), json!([-1]), json!([1, "a"]), json!(["a", 1.5]), json!(["a", "b", "c", "d"]), json!([4294967296u64])] {
+        for bad in [
+            json!(null),
+            json!(3),
+            json!([]),
+            json!([[]]),
+            json!([-1]),
+            json!([1, "a"]),
+            json!(["a", 1.5]),
+            json!(["a", "b", "c", "d"]),
+            json!([4294967296u64]),
+        ] {
             assert!(of(bad.clone()).is_err(), "{bad}");
         }
     }

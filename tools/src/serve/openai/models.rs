@@ -12,7 +12,9 @@ use std::sync::Arc;
 /// All models.
 pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
     let data: Vec<Value> = app.settings.catalog.entries().iter().map(|entry| told(&app, entry)).collect();
-    Json(json!({"object": "list", "data": data, "has_more": false, "first_id": data.first().map(|one| &one["id"]), "last_id": data.last().map(|one| &one["id"])}))
+    Json(
+        json!({"object": "list", "data": data, "has_more": false, "first_id": data.first().map(|one| &one["id"]), "last_id": data.last().map(|one| &one["id"])}),
+    )
 }
 
 /// One model.

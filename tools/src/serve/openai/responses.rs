@@ -29,7 +29,10 @@ pub async fn create(State(app): State<Arc<App>>, request: Json) -> Result<Respon
     let entry = app.entry(&body)?;
     for kept in ["previous_response_id", "conversation", "prompt"] {
         if body.get(kept).is_some() {
-            return Err(Refusal::field(kept, "is not supported: this server keeps no conversations; send all of it as input"));
+            return Err(Refusal::field(
+                kept,
+                "is not supported: this server keeps no conversations; send all of it as input",
+            ));
         }
     }
     if body.flag("background")? == Some(true) {

@@ -84,7 +84,9 @@ fn text_of(item: &Object<'_>, key: &str) -> Result<String> {
             let text = |part: &Object<'_>| match part.required_text("type")? {
                 "input_text" | "output_text" | "text" => part.required_text("text").map(str::to_owned),
                 "refusal" => part.required_text("refusal").map(str::to_owned),
-                kind => Err(Refusal::field(part.name("type"), format!("{} is not supported; only text is", quoted(kind)))),
+                kind => {
+                    Err(Refusal::field(part.name("type"), format!("{} is not supported; only text is", quoted(kind))))
+                }
             };
             Ok(parts.iter().map(text).collect::<Result<Vec<_>>>()?.join("\n"))
         }

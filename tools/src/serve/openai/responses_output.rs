@@ -139,7 +139,8 @@ pub fn told(id: &str, item: &Item, complete: bool) -> Value {
     let status = if complete { "completed" } else { "in_progress" };
     match item {
         Item::Reasoning(text) => {
-            let content: Vec<Value> = complete.then(|| json!({"type": "reasoning_text", "text": text})).into_iter().collect();
+            let content: Vec<Value> =
+                complete.then(|| json!({"type": "reasoning_text", "text": text})).into_iter().collect();
             json!({"id": id, "type": "reasoning", "summary": [], "content": content, "status": status})
         }
         Item::Message(text) => {

@@ -44,7 +44,10 @@ impl Stream {
         self.open = true;
         let index = self.last();
         let (id, item) = self.items.0[index].clone();
-        self.say(out, json!({"type": "response.output_item.added", "output_index": index, "item": told(&id, &item, false)}));
+        self.say(
+            out,
+            json!({"type": "response.output_item.added", "output_index": index, "item": told(&id, &item, false)}),
+        );
         let part = match item {
             Item::Message(_) => part(""),
             Item::Reasoning(_) => json!({"type": "reasoning_text", "text": ""}),
@@ -82,7 +85,10 @@ impl Stream {
         if let Some(part) = part {
             self.say(out, json!({"type": "response.content_part.done", "item_id": id, "output_index": index, "content_index": 0, "part": part}));
         }
-        self.say(out, json!({"type": "response.output_item.done", "output_index": index, "item": told(&id, &item, true)}));
+        self.say(
+            out,
+            json!({"type": "response.output_item.done", "output_index": index, "item": told(&id, &item, true)}),
+        );
     }
 
     /// Adds to the item of a delta, which begins if another is open.

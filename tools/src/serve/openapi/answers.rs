@@ -47,7 +47,8 @@ pub fn schemas() -> Map<String, Value> {
 /// An object that has these properties.
 fn shape(properties: &[(&str, Value)]) -> Value {
     let required: Vec<&str> = properties.iter().map(|(name, _)| *name).collect();
-    let properties: Map<String, Value> = properties.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())).collect();
+    let properties: Map<String, Value> =
+        properties.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())).collect();
     json!({"type": "object", "required": required, "properties": properties})
 }
 
@@ -72,6 +73,11 @@ fn usage(names: &[&str]) -> Value {
 }
 
 fn model() -> Value {
-    shape(&[("id", text()), ("object", json!({"const": "model"})), ("created", integer()), ("owned_by", text()),
-        ("status", shape(&[("value", json!({"enum": ["loaded", "loading", "unloaded"]}))]))])
+    shape(&[
+        ("id", text()),
+        ("object", json!({"const": "model"})),
+        ("created", integer()),
+        ("owned_by", text()),
+        ("status", shape(&[("value", json!({"enum": ["loaded", "loading", "unloaded"]}))])),
+    ])
 }

@@ -106,7 +106,9 @@ fn reference(schema: &str) -> Value {
 fn operation(path: &str, summary: &str, takes: &Takes, gives: &Gives, keys: bool) -> Value {
     let content = match gives {
         GivesJson(schema) => json!({"application/json": {"schema": reference(schema)}}),
-        Streamed(schema) => json!({"application/json": {"schema": reference(schema)}, "text/event-stream": {"schema": {"type": "string"}}}),
+        Streamed(schema) => {
+            json!({"application/json": {"schema": reference(schema)}, "text/event-stream": {"schema": {"type": "string"}}})
+        }
         Text(kind) => json!({*kind: {"schema": {"type": "string"}}}),
     };
     let mut responses = Map::new();
@@ -119,20 +121,20 @@ fn operation(path: &str, summary: &str, takes: &Takes, gives: &Gives, keys: bool
         let content = json!({"application/json": {"schema": reference(error)}});
         let mut response = json!({"description": when, "content": content});
         if status == "429" {
-            response["headers"] = json!({"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}, "required": true}});
+            response["headers"] =
+                json!({"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}, "required": true}});
         }
         responses.insert(status.to_owned(), response);
     }
     let mut operation = json!({"summary": summary, "responses": responses});
-    let model = |place: &str| {
-        json!([{"name": "model", "in": place, "required": place == "path", "schema": {"type": "string"}, "description": "The name of a model"}])
-    };
+    let model = |place: &str| json!([{"name": "model", "in": place, "required": place == "path", "schema": {"type": "string"}, "description": "The name of a model"}]);
     match takes {
         Nothing => {}
         Model => operation["parameters"] = model("query"),
         Path => operation["parameters"] = model("path"),
         Body(schema) => {
-            operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": reference(schema)}}});
+            operation["requestBody"] =
+                json!({"required": true, "content": {"application/json": {"schema": reference(schema)}}});
         }
     }
     if keys && !matches!(path, "/" | "/health" | "/v1/health" | "/openapi.json") {

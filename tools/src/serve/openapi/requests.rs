@@ -12,17 +12,61 @@ pub fn schemas() -> Map<String, Value> {
         let properties: Map<String, Value> = properties.into_iter().flatten().collect();
         to.insert(name.to_owned(), json!({"type": "object", "required": required, "properties": properties}));
     };
-    let model = || object(json!({"model": {"type": "string", "description": "The name of a model; the first one if not given"}}));
-    add("Tokenize", &["content"], vec![model(), object(json!({
-        "content": {"type": "string"}, "add_special": flag(), "parse_special": flag(), "with_pieces": flag()}))]);
-    add("Detokenize", &["tokens"], vec![model(), object(json!({"tokens": {"type": "array", "items": token(), "maxItems": 1 << 20}}))]);
-    add("Chat", &["messages"], vec![model(), chat(), answers(), forms(), limits(&["max_tokens", "max_completion_tokens", "n_predict"]), sampling()]);
-    add("Completion", &["prompt"], vec![model(), completion(), answers(), forms(), limits(&["max_tokens", "n_predict"]), sampling()]);
-    add("Embedding", &["input"], vec![model(), object(json!({
-        "input": inputs(), "encoding_format": {"enum": ["float", "base64", null]}, "dimensions": {"type": ["integer", "null"], "minimum": 1}}))]);
+    let model = || {
+        object(json!({"model": {"type": "string", "description": "The name of a model; the first one if not given"}}))
+    };
+    add(
+        "Tokenize",
+        &["content"],
+        vec![
+            model(),
+            object(json!({
+        "content": {"type": "string"}, "add_special": flag(), "parse_special": flag(), "with_pieces": flag()})),
+        ],
+    );
+    add(
+        "Detokenize",
+        &["tokens"],
+        vec![model(), object(json!({"tokens": {"type": "array", "items": token(), "maxItems": 1 << 20}}))],
+    );
+    add(
+        "Chat",
+        &["messages"],
+        vec![
+            model(),
+            chat(),
+            answers(),
+            forms(),
+            limits(&["max_tokens", "max_completion_tokens", "n_predict"]),
+            sampling(),
+        ],
+    );
+    add(
+        "Completion",
+        &["prompt"],
+        vec![model(), completion(), answers(), forms(), limits(&["max_tokens", "n_predict"]), sampling()],
+    );
+    add(
+        "Embedding",
+        &["input"],
+        vec![
+            model(),
+            object(json!({
+        "input": inputs(), "encoding_format": {"enum": ["float", "base64", null]}, "dimensions": {"type": ["integer", "null"], "minimum": 1}})),
+        ],
+    );
     add("Response", &["input"], vec![model(), response(), limits(&["max_output_tokens"]), sampling()]);
-    add("Message", &["messages", "max_tokens"], vec![model(), message(), object(json!({
-        "max_tokens": {"type": "integer", "minimum": 1, "maximum": i32::MAX}, "stop_sequences": stop(), "stream": flag()})), sampling()]);
+    add(
+        "Message",
+        &["messages", "max_tokens"],
+        vec![
+            model(),
+            message(),
+            object(json!({
+        "max_tokens": {"type": "integer", "minimum": 1, "maximum": i32::MAX}, "stop_sequences": stop(), "stream": flag()})),
+            sampling(),
+        ],
+    );
     add("CountTokens", &["messages"], vec![model(), message()]);
     to
 }

@@ -80,7 +80,9 @@ fn load(entry: &Entry, settings: &LoadSettings, budget: Option<Budget>) -> std::
     let explained = |error: anyhow::Error| {
         output::say(&format!("error: cannot load {}: {error:#}", entry.name));
         match error.downcast_ref::<Error>() {
-            Some(Error::BudgetTooSmall { .. } | Error::OutOfMemory { .. } | Error::Thread(_)) => Failed::Memory(short(&entry.name)),
+            Some(Error::BudgetTooSmall { .. } | Error::OutOfMemory { .. } | Error::Thread(_)) => {
+                Failed::Memory(short(&entry.name))
+            }
             _ => Failed::Model(broken(&entry.name)),
         }
     };
@@ -105,7 +107,13 @@ fn try_load(entry: &Entry, settings: &LoadSettings, budget: Option<Budget>) -> a
 }
 
 /// The model, and the bytes that it may take.
-fn model(gguf: Gguf, settings: &LoadSettings, budget: Option<Budget>, need: MemoryNeed, log: &Log<'_>) -> anyhow::Result<(Model, u64)> {
+fn model(
+    gguf: Gguf,
+    settings: &LoadSettings,
+    budget: Option<Budget>,
+    need: MemoryNeed,
+    log: &Log<'_>,
+) -> anyhow::Result<(Model, u64)> {
     let cpu = (settings.cpu)(settings.threads)?;
     let others = need.kv.saturating_add(need.scratch);
     let Some(budget) = budget else {
@@ -128,7 +136,13 @@ fn options(of: &Hyperparameters, settings: &LoadSettings) -> SchedulerOptions {
         Some(0) => of.context,
         Some(context) => context,
     };
-    SchedulerOptions { slots: settings.slots, context, types: settings.types, batch: settings.batch, prefix_cache: None }
+    SchedulerOptions {
+        slots: settings.slots,
+        context,
+        types: settings.types,
+        batch: settings.batch,
+        prefix_cache: None,
+    }
 }
 
 /// The memory beside the weights: slots, their passes, and a pass of texts to embed.
@@ -139,7 +153,8 @@ fn need(of: &Hyperparameters, settings: &LoadSettings) -> strata::Result<MemoryN
 }
 
 fn short(name: &str) -> Refusal {
-    let problem = format!("there is no memory for the model {} beside those that are answering", strata::error::quoted(name));
+    let problem =
+        format!("there is no memory for the model {} beside those that are answering", strata::error::quoted(name));
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, problem).code("no_memory").retry_after(10)
 }
 

@@ -111,7 +111,11 @@ impl Worker {
         if model.scheduler.is_idle() {
             return;
         }
-        let watch = watch::Watch::new(&model.served.name, model.active.iter().map(|active| active.cancel.clone()), &self.status);
+        let watch = watch::Watch::new(
+            &model.served.name,
+            model.active.iter().map(|active| active.cancel.clone()),
+            &self.status,
+        );
         let done = catch_unwind(AssertUnwindSafe(|| model.scheduler.step(&watch)));
         drop(watch);
         match done {

@@ -202,7 +202,8 @@ impl Models {
     /// Puts prompts to a model.
     pub fn submit(&mut self, submission: Submission) {
         let Submission { model, requests, events, reply } = submission;
-        let Some(model) = self.loaded.iter_mut().find(|loaded| Arc::ptr_eq(&loaded.served, &model) && !loaded.failed) else {
+        let Some(model) = self.loaded.iter_mut().find(|loaded| Arc::ptr_eq(&loaded.served, &model) && !loaded.failed)
+        else {
             let problem = "the model was unloaded; try again";
             let _ = reply.send(Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, problem).retry_after(1)));
             return;

@@ -37,7 +37,13 @@ pub struct Served {
 
 impl Served {
     /// What handlers need of an open file.
-    pub fn new(entry: &Entry, gguf: &Gguf, tokenizer: Arc<Tokenizer>, context: usize, template: Option<&str>) -> strata::Result<Served> {
+    pub fn new(
+        entry: &Entry,
+        gguf: &Gguf,
+        tokenizer: Arc<Tokenizer>,
+        context: usize,
+        template: Option<&str>,
+    ) -> strata::Result<Served> {
         let of = Hyperparameters::read(gguf)?;
         let sources = [false, true].map(|tools| template.unwrap_or_else(|| source(gguf, tools)));
         let made = |tools: bool| match template {
@@ -76,7 +82,8 @@ impl Served {
     /// The template of a conversation.
     pub fn template(&self, tools: bool) -> Result<&ChatTemplate> {
         self.templates[usize::from(tools)].as_ref().map_err(|problem| {
-            Refusal::request(format!("the model {} cannot chat: {problem}", strata::error::quoted(&self.name))).code("no_chat_template")
+            Refusal::request(format!("the model {} cannot chat: {problem}", strata::error::quoted(&self.name)))
+                .code("no_chat_template")
         })
     }
 }
