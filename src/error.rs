@@ -315,20 +315,22 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
+/// Whether a terminal obeys a character rather than show it, or writes in another direction behind it.
+pub fn commands_terminal(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// `text` on one line, with nothing in it that a terminal obeys or that turns the direction of writing, and at most a thousand characters
 /// of it: the last guard of every message, for what was not [`quoted`].
 pub fn printable(text: &str) -> Cow<'_, str> {
     const LONGEST: usize = 1000;
-    let obeyed = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     let (text, rest) = text.split_at(text.char_indices().nth(LONGEST).map_or(text.len(), |(end, _)| end));
-    if rest.is_empty() && !text.contains(obeyed) {
+    if rest.is_empty() && !text.contains(commands_terminal) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if obeyed(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if commands_terminal(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     if !rest.is_empty() {
         shown.push_str("...");

@@ -1,4 +1,4 @@
-//! Conversations at the command line: `strata template`.
+//! Conversations at the command line: `strata template`, and `strata chat` with its messages from a pipe.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -7,6 +7,7 @@ use common::checkpoint;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 fn strata(args: &[&str], input: &str) -> Output {
@@ -95,4 +96,128 @@ fn a_template_is_the_files_or_given_by_name_or_as_text() {
     assert!(fails(&["--date", "31.01.2030"], hi, 2).contains("--date"));
     assert!(fails(&[], "[{\"role\": \"user\"", 1).contains("standard input: JSON: is not valid"));
     assert!(fails(&["--tools", "-"], hi, 1).contains("standard input"));
+}
+
+/// A conversation in a pipe: what the model says, and what else was said.
+fn chat(folder: &Path, more: &[&str], input: &str) -> (String, String) {
+    let (model, cache) = (checkpoint().display().to_string(), folder.join("cache").display().to_string());
+    let args = ["chat", "-m", &model, "--temp", "0", "--cache-dir", &cache];
+    let output = strata(&[&args, more].concat(), input);
+    let [out, said] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success(), "{input}: {said}");
+    (out, said)
+}
+
+fn saved(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("c.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["messages"].as_array().unwrap().clone()
+}
+
+/// The contents of messages of one role.
+fn of(role: &str, messages: &[Value]) -> Vec<String> {
+    let contents = messages.iter().filter(|message| message["role"] == role).map(|message| &message["content"]);
+    contents.map(|content| content.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn each_line_is_a_turn_and_the_model_sees_those_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.json").display().to_string();
+    let save = format!("/save {file}\n");
+    let n = ["-n", "6"];
+    let (out, said) = chat(folder.path(), &n, &format!("Hi\n\nAnd\\\nnow?\n\"\"\"a\n/b\n\"\"\"\n{save}"));
+    let messages = saved(folder.path());
+    assert_eq!(of("user", &messages), ["Hi", "And\nnow?", "a\n/b"]);
+    let answers = of("assistant", &messages);
+    let printed: String =
+        answers.iter().map(|answer| format!("{answer}{}", if answer.ends_with('\n') { "" } else { "\n" })).collect();
+    assert_eq!((out.as_str(), answers.len()), (printed.as_str(), 3));
+    assert!(said.contains("6 messages are in"), "{said}");
+
+    // The first answer is that of run, with the same template.
+    let model = checkpoint().display().to_string();
+    let run = ["run", "--chat", "-m", &model, "-p", "Hi", "-n", "6", "--temp", "0", "--cache-disk", "0"];
+    assert_eq!(told(&run, "").trim_end_matches('\n'), answers[0].trim_end_matches('\n'));
+    // A conversation that is loaded goes on as if it had never been left; that of the last message is the same again.
+    fs::write(folder.path().join("c.json"), json!({"messages": messages[..4]}).to_string()).unwrap();
+    let (out, _) =
+        chat(folder.path(), &[&n[..], &["--load", &file, "--cache-disk", "0"]].concat(), "\"\"\"a\n/b\"\"\"\n/regen\n");
+    let last = answers[2].trim_end_matches('\n');
+    assert_eq!(out.trim_end_matches('\n'), format!("{last}\n{last}"));
+    // One message, from an argument, a file and a pipe.
+    let once = [&n[..], &["-p", "Hi"]].concat();
+    assert_eq!(chat(folder.path(), &once, "ignored\n").0.trim_end_matches('\n'), answers[0].trim_end_matches('\n'));
+    let piped = [&n[..], &["-f", "-"]].concat();
+    assert_eq!(chat(folder.path(), &piped, "Hi").0, chat(folder.path(), &once, "").0);
+}
+
+#[test]
+fn commands_change_what_was_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, text) = (folder.path().join("c.json").display().to_string(), folder.path().join("note.txt"));
+    fs::write(&text, "one ``` two\n").unwrap();
+    let n = ["-n", "3", "--system", "Be kind"];
+    let save = format!("/save {file}\n");
+    let after = |commands: &str| {
+        let (_, said) = chat(folder.path(), &n, &format!("Hi\nHo\n{commands}{save}"));
+        (saved(folder.path()), said)
+    };
+    let (messages, _) = after("/edit Hey\n");
+    assert_eq!(
+        (of("user", &messages), of("system", &messages)),
+        (vec!["Hi".to_owned(), "Hey".to_owned()], vec!["Be kind".to_owned()])
+    );
+    let (messages, said) = after("/clear\n/system Be short\n/system\n//x\n/stats\n");
+    assert_eq!((of("user", &messages), of("system", &messages)), (vec!["/x".to_owned()], vec!["Be short".to_owned()]));
+    assert!(
+        said.contains("Be short") && said.contains("2 messages, ") && said.contains("the last answer: prompt "),
+        "{said}"
+    );
+    let (messages, said) = after(&format!("/system -\n/read {}\nWhat?\nNo\n/set temp 0.5\n/set n 1\n", text.display()));
+    assert_eq!(of("user", &messages)[2..], ["note.txt:\n````\none ``` two\n````\n\nWhat?".to_owned(), "No".to_owned()]);
+    assert!(of("system", &messages).is_empty() && said.contains("12 B of note.txt go with the next message"), "{said}");
+    assert!(after("/help\n").1.contains("/regen"));
+    // Leaving ends the program, whatever follows.
+    assert!(chat(folder.path(), &n, "/exit\n/nonsense\n").0.is_empty());
+    let model = checkpoint().display().to_string();
+    for (line, words) in [
+        ("/nonsense", "is no command; /help"),
+        ("/load /nowhere/x.json", "check the path"),
+        ("/save /nowhere/x.json", "cannot write /nowhere/x.json"),
+        ("/set temp hot", "temp: give a number"),
+        ("/set what 1", "what cannot be set"),
+        ("/regen", "say something first"),
+        ("/edit x", "say something first"),
+    ] {
+        let said = failed(&["chat", "-m", &model, "--cache-disk", "0"], line, 1);
+        assert!(said.contains(words), "{line}: {said}");
+    }
+    let said = failed(&["chat", "-m", &model, "--chat-template", "none"], "Hi", 1);
+    assert!(said.contains("(--chat-template-file)"), "{said}");
+}
+
+#[test]
+fn a_full_context_drops_the_oldest_turns_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.json").display().to_string();
+    let lines: String = (0..5).map(|i| format!("{i} {}\n", "word ".repeat(12))).collect();
+    let small = ["-n", "2", "-c", "96", "--system", "S"];
+    let (_, said) = chat(folder.path(), &small, &format!("{lines}/save {file}\n"));
+    assert!(said.contains("the context of 96 tokens is full: the model no longer sees the oldest "), "{said}");
+    // What was said is all kept, and the last answer is that to the turns that still fit.
+    let messages = saved(folder.path());
+    assert_eq!((of("user", &messages).len(), of("system", &messages).len()), (5, 1));
+    let left = |said: &str| {
+        said.rsplit_once("sees the oldest ").unwrap().1.split_once(' ').unwrap().0.parse::<usize>().unwrap()
+    };
+    let mut rest = vec![messages[0].clone()];
+    rest.extend_from_slice(&messages[1 + left(&said)..messages.len() - 2]);
+    fs::write(&file, json!(rest).to_string()).unwrap();
+    let last = of("user", &messages)[4].clone();
+    let (out, said) = chat(folder.path(), &["-n", "2", "-c", "96", "--load", &file], &last);
+    assert_eq!(out.trim_end_matches('\n'), of("assistant", &messages)[4].trim_end_matches('\n'));
+    assert!(!said.contains("no longer sees"), "{said}");
+    let model = checkpoint().display().to_string();
+    let said = failed(&["chat", "-m", &model, "-c", "32", "--cache-disk", "0"], &"word ".repeat(100), 1);
+    assert!(said.contains("and the context has 32; shorten it, or choose a larger -c"), "{said}");
 }

@@ -45,14 +45,19 @@ pub fn warn(text: &str) {
     say(&format!("warning: {text}"));
 }
 
+/// Writes an error to stderr, with what to do.
+pub fn say_error(error: &anyhow::Error) {
+    status::clear();
+    let _ = writeln!(io::stderr().lock(), "error: {}", in_words(error));
+}
+
 /// Prints the error of a command, if any, and returns the exit code. A closed pipe, as in `strata inspect FILE | head`, is not an error.
 pub fn finish(done: Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            status::clear();
-            let _ = writeln!(io::stderr().lock(), "error: {}", in_words(&error));
+            say_error(&error);
             ExitCode::FAILURE
         }
     }

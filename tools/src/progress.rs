@@ -39,6 +39,11 @@ pub fn stopped() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
+/// Takes back that the user asked to stop: that work has ended, and the program goes on.
+pub fn go_on() {
+    STOP.store(false, Ordering::SeqCst);
+}
+
 /// Runs work that does not check for Ctrl-C and leaves nothing behind; Ctrl-C ends the process meanwhile.
 pub fn at_once<T>(work: impl FnOnce() -> T) -> T {
     AT_ONCE.store(true, Ordering::SeqCst);

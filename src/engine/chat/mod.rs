@@ -103,6 +103,12 @@ impl ChatFormat {
         self
     }
 
+    /// Whether markers of reasoning, or `with_tools` any, are control tokens: then the answer has to be rendered with these
+    /// ([`Request::render_special`](crate::engine::Request::render_special)).
+    pub fn needs_special(&self, with_tools: bool) -> bool {
+        self.tokens.iter().any(|(marker, _)| with_tools || THINK.contains(marker))
+    }
+
     /// The same format for an answer behind this prompt, which may have opened the reasoning.
     pub fn after(mut self, prompt: &str) -> ChatFormat {
         self.opened = self.prompt_opens_reasoning(prompt);

@@ -21,6 +21,7 @@ mod text;
 
 pub use moment::DEFAULT_NOW;
 
+use crate::engine::chat::ChatFormat;
 use crate::error::{Error, Result, quoted};
 use environment::{MARKS, NOW, Refusal};
 use minijinja::machinery::{Instructions, eval, make_string_output};
@@ -111,6 +112,11 @@ impl ChatTemplate {
     /// Where the template is: its file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How models write that this template is for.
+    pub fn format(&self) -> ChatFormat {
+        ChatFormat::of(&self.prepared)
     }
 
     /// Renders a conversation, within bounds of time and memory.

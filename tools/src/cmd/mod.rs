@@ -3,6 +3,7 @@
 mod batch;
 mod bench;
 mod calibrate;
+mod chat;
 mod chat_template;
 mod compare;
 mod completions;
@@ -37,6 +38,7 @@ pub enum Command {
     Convert(convert::Args),
     Quantize(quantize::Args),
     Run(run::Args),
+    Chat(chat::Args),
     Template(template::Args),
     Serve(serve::Args),
     Batch(batch::Args),
@@ -62,6 +64,7 @@ impl Command {
             Command::Convert(args) => args.run(),
             Command::Quantize(args) => args.run(),
             Command::Run(args) => args.run(),
+            Command::Chat(args) => args.run(),
             Command::Template(args) => args.run(),
             Command::Serve(args) => args.run(),
             Command::Batch(args) => args.run(),
