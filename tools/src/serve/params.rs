@@ -201,7 +201,7 @@ mod tests {
             json!({"max_tokens": 1e10}),
             json!({"n": 0}),
             json!({"n": 9}),
-            json!({"stop": ["x"; 17]}),
+            json!({"stop": vec!["x"; 17]}),
             json!({"stop": "x".repeat(1001)}),
             json!({"stop": 3}),
             json!({"stream": "yes"}),
