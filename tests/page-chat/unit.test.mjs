@@ -188,6 +188,7 @@ test("figures are those that people read", () => {
   assert.deepEqual([900, 15_400, 754_000].map(duration), ["0.9 s", "15 s", "12 min 34 s"]);
   assert.deepEqual([0.021, 3.14, 42.4].map(rate), ["0.021 tokens/s", "3.1 tokens/s", "42 tokens/s"]);
   assert.deepEqual(figures({ model: "m", stats: { prompt_tokens: 12, completion_tokens: 11, first_ms: 900, decode_ms: 2000 } }), ["m", "11 tokens", "5.0 tokens/s", "prompt 12 tokens in 0.9 s"]);
+  assert.deepEqual(figures({ model: "", stats: { prompt_tokens: 1200, cached_tokens: 1100, first_ms: 0 } }), ["prompt 1,200 tokens (1,100 cached)"]);
   const now = new Date(2026, 10, 26, 12).getTime();
   assert.deepEqual([0, 1, 5, 20, 60].map((days) => era(now - days * 86_400_000, now)), ["Today", "Yesterday", "Last 7 days", "Last 30 days", "September 2026"]);
 });

@@ -125,6 +125,7 @@ export class Answers extends EventTarget {
     const own = (value, otherwise) => (Number.isFinite(value) && value >= 0 ? value : otherwise);
     message.stats = {
       prompt_tokens: own(usage?.prompt_tokens, 0),
+      cached_tokens: own(usage?.prompt_tokens_details?.cached_tokens, 0),
       completion_tokens: own(usage?.completion_tokens, tokens),
       first_ms: Math.round(own(timings?.prompt_ms, first - began)),
       decode_ms: Math.round(own(timings?.predicted_ms, last - first)),

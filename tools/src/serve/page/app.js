@@ -16,6 +16,8 @@ import { onKeyNeeded } from "./api.js";
 
 const by = (id) => document.getElementById(id);
 const NARROW = matchMedia("(max-width: 820px)");
+/** Where a finger points, the focus in a field opens a keyboard over half of the page. */
+const TOUCH = matchMedia("(pointer: coarse)");
 
 onKeyNeeded(askKey);
 const store = await Store.open();
@@ -31,8 +33,8 @@ chat.addEventListener("unsaved", unsaved);
 /** What the views can ask for. */
 const actions = {
   send: (content, files) => chat.send(content, files).catch(failed),
-  edit: (id, content, files) => (composer.focus(), chat.edit(id, content, files).catch(failed)),
-  regenerate: (id) => (composer.focus(), chat.regenerate(id).catch(failed)),
+  edit: (id, content, files) => (ready(), chat.edit(id, content, files).catch(failed)),
+  regenerate: (id) => (ready(), chat.regenerate(id).catch(failed)),
   stop: () => chat.stop(),
   set: (fields) => chat.set(fields).catch(failed),
   redraw: () => transcript.draw(),
@@ -48,7 +50,7 @@ const actions = {
     if (!(await chat.open(id, message).catch(failed))) return list.refresh();
     drawer(false);
     if (message) transcript.reveal(message);
-    if (!NARROW.matches) composer.focus();
+    ready();
   },
   menu(id, button) {
     openMenu(button, [
@@ -65,10 +67,13 @@ const list = new ListView(chat, actions);
 const settings = new SettingsView(chat, server, actions);
 new Gauges(server);
 
+/** Puts the focus where one writes. */
+const ready = () => TOUCH.matches || composer.focus();
+
 function startNew() {
   chat.startNew();
   drawer(false);
-  composer.focus();
+  ready();
 }
 
 async function rename(id) {
@@ -209,6 +214,6 @@ cover();
 head();
 await list.refresh().catch(failed);
 if (!store.kept) notify("This browser keeps no history here (a private window?). Export what you want to keep.");
-if (!NARROW.matches) composer.focus();
+ready();
 document.body.classList.add("ready");
 await server.start(() => chat.conversation.model);

@@ -8,7 +8,7 @@ const FORMAT = "strata-chat";
 export const MOST_BYTES = 256_000_000;
 const MOST = { conversations: 20_000, messages: 20_000, files: 100, title: 500, system: 1_000_000, content: 16_000_000, name: 500, id: 64 };
 const STATES = ["done", "stopped", "failed"];
-const STATS = ["prompt_tokens", "completion_tokens", "first_ms", "decode_ms"];
+const STATS = ["prompt_tokens", "cached_tokens", "completion_tokens", "first_ms", "decode_ms"];
 
 export class ImportError extends Error {}
 

@@ -25,10 +25,10 @@ export const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${
 export function figures({ stats, model }) {
   const parts = model ? [model] : [];
   if (!stats) return parts;
-  const { prompt_tokens: prompt, completion_tokens: answer, first_ms: first, decode_ms: decode } = stats;
+  const { prompt_tokens: prompt, cached_tokens: cached = 0, completion_tokens: answer, first_ms: first, decode_ms: decode } = stats;
   if (answer) parts.push(counted(answer, "token"));
   if (answer > 1 && decode > 0) parts.push(rate(((answer - 1) * 1000) / decode));
-  if (prompt) parts.push(`prompt ${counted(prompt, "token")}${first > 0 ? ` in ${duration(first)}` : ""}`);
+  if (prompt) parts.push(`prompt ${counted(prompt, "token")}${cached > 0 ? ` (${cached.toLocaleString("en")} cached)` : ""}${first > 0 ? ` in ${duration(first)}` : ""}`);
   return parts;
 }
 
