@@ -293,9 +293,10 @@ async function twoTabs(page) {
   await other.getByRole("button", { name: "Edit message" }).click();
   await other.fill(".edit textarea", "Edited in two");
   await Promise.all([tester.say(page, "Said in one"), other.press(".edit textarea", "Enter")]);
+  await page.waitForFunction(() => document.querySelectorAll(".user").length === 2);
   for (const tab of [page, other]) {
     await tab.waitForSelector(".branches");
-    await tab.waitForFunction(() => !document.querySelector(".live"));
+    await tab.waitForFunction(() => document.querySelector(".answer") && !document.querySelector(".live"));
   }
   equal(await userTexts(page), ["Shared by two tabs", "Said in one"], "one tab");
   equal(await userTexts(other), ["Edited in two"], "the other tab");
