@@ -14,6 +14,7 @@ import { describe as progressOf, ownSlot } from "../../tools/src/serve/page/prog
 import { bytes, duration, era, figures, rate } from "../../tools/src/serve/page/format.js";
 import { markdown } from "../../tools/src/serve/page/markdown.js";
 import { Store } from "../../tools/src/serve/page/store.js";
+import { Chat } from "../../tools/src/serve/page/chat.js";
 
 const load = createRequire(import.meta.url);
 const vendor = (name) => load(`../../tools/src/serve/page/vendor/${name}.min.js`);
@@ -133,6 +134,7 @@ test("a request holds the path without reasoning, failed answers and empty setti
   assert.deepEqual(body, { model: "m", messages: [{ role: "system", content: "Be brief." }, { role: "user", content: "hi" }, { role: "assistant", content: "yes" }, { role: "user", content: "so?" }],
     min_p: 0.1, stream: true, stream_options: { include_usage: true }, return_progress: true });
   assert.deepEqual(apiMessages("  ", []), []);
+  assert.deepEqual(apiMessages("", [...path, { role: "user", content: "still?" }]).at(-1), { role: "user", content: "so?\n\nstill?" });
 });
 
 test("files stand before the message, fenced so that they cannot end their fence", () => {
@@ -259,5 +261,26 @@ test("the history without IndexedDB: what two writers add is kept, what is delet
   assert.equal((await store.list()).length, 0);
   await store.restore([gone]);
   assert.equal((await store.load("c1")).messages.length, 3);
+  store.close();
+});
+
+test("what another tab writes in the middle of sending changes nothing of what is sent", async () => {
+  globalThis.localStorage = { getItem: () => null, setItem: () => {} };
+  const store = await Store.open(`test-${newId()}`);
+  const bodies = [];
+  const answers = { of: () => undefined, start: async (id, message, body) => void bodies.push(body) };
+  const chat = new Chat(store, answers, { model: () => "m" });
+  // The worst moment: each time before a message is written.
+  const put = store.putMessages.bind(store);
+  store.putMessages = async (...all) => (await chat.refresh(), put(...all));
+  await chat.send("one");
+  await chat.send("two");
+  assert.deepEqual(bodies.map((body) => body.messages.map(({ content }) => content)), [["one"], ["one", "two"]]);
+  const [{ id }] = chat.path;
+  await chat.edit(id, "three", []);
+  assert.deepEqual(bodies.at(-1).messages.map(({ content }) => content), ["three"]);
+  assert.equal(chat.siblings(id).length, 2);
+  await chat.regenerate(chat.path[1].id);
+  assert.equal((await store.load(chat.id)).messages.length, 6);
   store.close();
 });

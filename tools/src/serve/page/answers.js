@@ -49,9 +49,10 @@ export class Answers extends EventTarget {
     } finally {
       clearInterval(polling);
       clearInterval(saving);
-      this.#runs.delete(conversation);
       this.#count(run);
       await this.#save(run);
+      // Not before: what was stored until now is older than the message.
+      this.#runs.delete(conversation);
       run.phase = "ended";
       this.#tell(run);
     }

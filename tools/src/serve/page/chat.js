@@ -64,16 +64,20 @@ export class Chat extends EventTarget {
     if (!found) return false;
     this.stored = true;
     this.conversation = found.conversation;
+    this.#tree = new Tree();
     this.#take(found.messages);
     if (message) this.conversation.leaf = this.#tree.newestLeaf(message);
     this.#changed();
     return true;
   }
 
-  /** Messages from the history; one that is being answered here is newer than what was stored of it. */
+  /**
+   * Adds messages from the history. What is here and not there yet is being written, and stays; an answer that is being made here is newer
+   * than what was stored of it.
+   */
   #take(messages) {
     const live = this.run?.message;
-    this.#tree = new Tree(messages.map((message) => (message.id === live?.id ? live : message)));
+    for (const message of messages) if (message.id !== live?.id) this.#tree.add(message);
     if (live) this.#tree.add(live);
     if (!this.#tree.get(this.conversation.leaf)) this.conversation.leaf = this.#tree.newestLeaf(null);
   }

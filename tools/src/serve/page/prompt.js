@@ -17,12 +17,18 @@ export function withFiles({ content, files = [] }) {
   return [...parts, content].filter((part) => part !== "").join("\n");
 }
 
-/** Messages of the API for a path. An answer without text, which failed or was stopped before it began, is left out. */
+/**
+ * Messages of the API for a path. An answer without text, which failed or was stopped before it began, is left out; the messages around it
+ * become one, since many templates want users and answers in turn.
+ */
 export function apiMessages(system, path) {
   const messages = system?.trim() ? [{ role: "system", content: system }] : [];
   for (const message of path) {
-    if (message.role === "user") messages.push({ role: "user", content: withFiles(message) });
-    else if (message.content !== "") messages.push({ role: "assistant", content: message.content });
+    if (message.role === "user") {
+      const before = messages.at(-1);
+      if (before?.role === "user") before.content += `\n\n${withFiles(message)}`;
+      else messages.push({ role: "user", content: withFiles(message) });
+    } else if (message.content !== "") messages.push({ role: "assistant", content: message.content });
   }
   return messages;
 }
