@@ -137,7 +137,7 @@ impl OutputParser {
 
     /// Acts on a marker that is whole, and lets go of what cannot become one.
     fn settle(&mut self) {
-        while let Some(first) = self.held.chars().next() {
+        if let Some(first) = self.held.chars().next() {
             let markers = self.markers();
             if let Some(&marker) = markers.iter().find(|&&marker| marker == self.held) {
                 self.held.clear();
@@ -150,7 +150,7 @@ impl OutputParser {
             take(&mut self.held);
             self.push_text(first);
             // What follows begins anew: whitespace in it is whitespace again.
-            return rest.chars().for_each(|c| self.step(c));
+            rest.chars().for_each(|c| self.step(c));
         }
     }
 

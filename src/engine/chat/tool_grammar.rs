@@ -4,6 +4,7 @@
 //! is named by its number, since no text of a grammar matches it; any other is text.
 
 use super::{CallStyle, ChatFormat, SEPARATOR, THINK};
+use crate::engine::grammar::check_schema;
 use crate::error::{Error, Result, quoted};
 use serde_json::{Map, Value as Json};
 use std::fmt::Write;
@@ -42,6 +43,7 @@ impl ChatFormat {
                     format!("has the name {} of another", quoted(function.name)),
                 ));
             }
+            check_schema(&function.parameters())?;
             functions.push(function);
         }
         match &choice {
