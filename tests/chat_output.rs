@@ -233,7 +233,8 @@ fn takes(factory: &ParserFactory, lark: &str, text: &str) -> bool {
     let mut matcher = Matcher::new(parser);
     assert!(!matcher.is_error(), "{lark}\n{:?}", matcher.get_error());
     text.bytes().all(|byte| {
-        let allowed = matcher.compute_mask().unwrap().is_allowed(byte.into());
+        // It stops where the grammar ends.
+        let allowed = !matcher.is_stopped() && matcher.compute_mask().unwrap().is_allowed(byte.into());
         allowed && matcher.consume_token(byte.into()).is_ok()
     }) && matcher.is_accepting().unwrap()
 }
