@@ -146,8 +146,8 @@ mod tests {
         let run = with(text, &["run"]).unwrap();
         assert!(threads(&run) == 3 && run.subcommand().unwrap().1.get_flag("json"));
         let serve = with(text, &["serve"]).unwrap();
-        let keys: Vec<_> = serve.subcommand().unwrap().1.get_many::<String>("key").unwrap().collect();
-        assert_eq!((threads(&serve), keys), (4, vec!["a", "b"]));
+        let keys: Vec<_> = serve.subcommand().unwrap().1.get_many::<String>("key").unwrap().cloned().collect();
+        assert_eq!((threads(&serve), keys), (4, vec!["a".to_owned(), "b".to_owned()]));
         assert_eq!(threads(&with(text, &["serve", "--threads", "5"]).unwrap()), 5);
     }
 

@@ -180,7 +180,7 @@ impl Completion {
                 token.text
             }
             Said::Finished(finished) => {
-                self.usage.add(&finished, piece.choice % self.choices > 0);
+                self.usage.add(&finished, !piece.choice.is_multiple_of(self.choices));
                 let rest = finished.rest.clone();
                 text.end = Some((Reason::of(&finished, &self.stop), finished));
                 rest

@@ -94,11 +94,12 @@ impl Stream {
     /// Adds to the item of a delta, which begins if another is open.
     fn add(&mut self, delta: Delta, out: &mut Events) {
         let last = self.items.0.last().filter(|_| self.open).map(|(_, item)| item);
-        let fits = match (&delta, last) {
-            (Delta::Reasoning(_), Some(Item::Reasoning(_))) | (Delta::Content(_), Some(Item::Message(_))) => true,
-            (Delta::ToolArguments { .. }, Some(Item::Call(_))) => true,
-            _ => false,
-        };
+        let fits = matches!(
+            (&delta, last),
+            (Delta::Reasoning(_), Some(Item::Reasoning(_)))
+                | (Delta::Content(_), Some(Item::Message(_)))
+                | (Delta::ToolArguments { .. }, Some(Item::Call(_)))
+        );
         let (kind, text) = match delta {
             Delta::ToolCall { id, name, .. } => {
                 return self.open(Item::Call(Call { id, name, arguments: String::new() }), out);
