@@ -22,7 +22,8 @@ fn run(prompt: &str, tokens: usize, seed: u64) -> String {
     let model = model();
     let args = ["run", "-m", model.to_str().unwrap(), "-p", prompt, "--json", "--threads", "2"];
     let (tokens, seed) = (tokens.to_string(), seed.to_string());
-    let output = Command::new(env!("CARGO_BIN_EXE_strata")).args(args).args(["-n", &tokens, "-s", &seed]).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_strata")).args(args).args(["-n", &tokens, "-s", &seed]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     json["text"].as_str().unwrap().to_owned()
@@ -66,10 +67,14 @@ fn answers_have_the_shapes_of_their_apis() {
     assert_eq!(logprobs[0]["top_logprobs"].as_array().unwrap().len(), 3);
     assert!(logprobs[0]["logprob"].as_f64().unwrap() <= 0.0 && logprobs[0]["bytes"].is_array());
     let usage = &chat["usage"];
-    assert_eq!(usage["total_tokens"].as_u64(), Some(usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap()));
+    assert_eq!(
+        usage["total_tokens"].as_u64(),
+        Some(usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap())
+    );
     assert!(chat["timings"]["predicted_n"].as_u64().unwrap() <= 5);
 
-    let completion = server.ok("/v1/completions", &json!({"prompt": ["The", "A"], "max_tokens": 3, "logprobs": 2, "echo": true}));
+    let completion =
+        server.ok("/v1/completions", &json!({"prompt": ["The", "A"], "max_tokens": 3, "logprobs": 2, "echo": true}));
     assert!(completion["choices"][1]["text"].as_str().unwrap().starts_with('A'));
     assert_eq!(completion["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 3);
 
@@ -82,7 +87,8 @@ fn answers_have_the_shapes_of_their_apis() {
     let message = server.ok("/v1/messages", &json!({"model": "tiny-rustdoc", "messages": user("Hi"), "max_tokens": 4}));
     assert_eq!((&message["type"], &message["content"][0]["type"]), (&json!("message"), &json!("text")));
     let counted = server.ok("/v1/messages/count_tokens", &json!({"messages": user("Hi")}));
-    let used = message["usage"]["input_tokens"].as_u64().unwrap() + message["usage"]["cache_read_input_tokens"].as_u64().unwrap();
+    let used = message["usage"]["input_tokens"].as_u64().unwrap()
+        + message["usage"]["cache_read_input_tokens"].as_u64().unwrap();
     assert_eq!(counted["input_tokens"].as_u64(), Some(used));
 
     let response = server.ok("/v1/responses", &json!({"input": "Hi", "max_output_tokens": 4}));
@@ -112,7 +118,9 @@ fn a_stream_has_what_the_whole_answer_has() {
     let stream = server.post(CHAT, &with(&body, json!({"stream": true, "stream_options": {"include_usage": true}})));
     assert!(stream.text().ends_with("data: [DONE]\n\n"));
     for index in 0..2 {
-        let of_choice = |event: &Value| event["choices"].as_array().unwrap().iter().find(|choice| choice["index"] == index).cloned();
+        let of_choice = |event: &Value| {
+            event["choices"].as_array().unwrap().iter().find(|choice| choice["index"] == index).cloned()
+        };
         let choices: Vec<Value> = stream.events().iter().filter_map(of_choice).collect();
         assert_eq!(choices[0]["delta"]["role"], "assistant");
         let text: String = choices.iter().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
@@ -140,10 +148,13 @@ fn a_stream_has_what_the_whole_answer_has() {
     assert_eq!(events.last().unwrap()["response"]["status"], whole["status"]);
 
     // A text that ends the answer is no part of it.
-    let text = server.ok("/v1/completions", &json!({"prompt": "The iterator", "max_tokens": 30, "seed": 3}))["choices"][0]["text"].clone();
+    let text = server.ok("/v1/completions", &json!({"prompt": "The iterator", "max_tokens": 30, "seed": 3}))["choices"]
+        [0]["text"]
+        .clone();
     let text = text.as_str().unwrap();
     let stop = text.split(' ').nth(3).unwrap();
-    let stopped = server.ok("/v1/completions", &json!({"prompt": "The iterator", "max_tokens": 30, "seed": 3, "stop": [stop]}));
+    let stopped =
+        server.ok("/v1/completions", &json!({"prompt": "The iterator", "max_tokens": 30, "seed": 3, "stop": [stop]}));
     assert_eq!(stopped["choices"][0]["text"], text[..text.find(stop).unwrap()]);
     assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
 }
@@ -168,7 +179,11 @@ fn an_answer_has_the_form_that_was_asked_for() {
     let body = json!({"messages": user("What time is it?"), "tools": [tool], "tool_choice": "required", "parallel_tool_calls": false, "max_tokens": 200, "seed": 1});
     let answer = server.ok(CHAT, &body);
     let call = &answer["choices"][0]["message"]["tool_calls"][0];
-    assert_eq!((&call["function"]["name"], &answer["choices"][0]["finish_reason"]), (&json!("now"), &json!("tool_calls")), "{answer}");
+    assert_eq!(
+        (&call["function"]["name"], &answer["choices"][0]["finish_reason"]),
+        (&json!("now"), &json!("tool_calls")),
+        "{answer}"
+    );
     assert!(serde_json::from_str::<Value>(call["function"]["arguments"].as_str().unwrap()).unwrap().is_object());
 }
 
@@ -226,7 +241,10 @@ fn limits_hold_and_slow_senders_are_told() {
     let server = Server::with_model(&["--max-body", "10K", "--request-timeout", "1", "--slots", "1", "--queue", "0"]);
     let body = json!({"messages": user(&"x".repeat(20_000))}).to_string();
     assert_eq!(server.send("POST", CHAT, &[], body.as_bytes()).status, 413);
-    let chunked = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let chunked = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
     assert_eq!(server.raw(chunked.as_bytes()).status, 413);
     let long = "x".repeat(100_000);
     assert_eq!(server.send("GET", "/health", &[("x-long", &long)], b"").status, 431);
@@ -247,7 +265,9 @@ fn limits_hold_and_slow_senders_are_told() {
     assert_eq!((full.status, &full.json()["error"]["type"]), (429, &json!("rate_limit_error")));
     assert!(full.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
     drop(stream);
-    server.wait("a place is free", |server| server.post(CHAT, &json!({"messages": user("x"), "max_tokens": 1})).status == 200);
+    server.wait("a place is free", |server| {
+        server.post(CHAT, &json!({"messages": user("x"), "max_tokens": 1})).status == 200
+    });
     assert_eq!(server.metric("strata_cancelled_total"), 1.0);
 }
 
@@ -298,7 +318,12 @@ fn models_come_and_go_as_they_are_asked_for() {
     };
     let states = |server: &Server| {
         let models = server.get("/v1/models").json();
-        models["data"].as_array().unwrap().iter().map(|model| model["status"]["value"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        models["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|model| model["status"]["value"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     let server = Server::start(&["-m", &a, "-m", &b, "--idle", "1"]);
     let before = server.get("/props").json()["memory"]["resident_bytes"].as_u64().unwrap();

@@ -40,11 +40,11 @@ start
 "$python" "$here/clients.py" "$address"
 finish
 
-start --slots 2 --queue 8 --timeout 20 --request-timeout 2 --max-body 1M
+start --slots 2 --queue 8 -c 512 --request-timeout 2 --max-body 1M
 "$python" "$here/hostile.py" "$address" "${HOSTILE:-2000}"
 finish
 
-start --timeout 20 --slots 4 --queue 64 -c 512
+start -c 256
 cd "$out" # where it keeps its own files
 "$out/venv/bin/st" run "$address/openapi.json" --seed 1 --phases examples,coverage,fuzzing --max-examples "${EXAMPLES:-20}" --workers 2 \
     --exclude-checks positive_data_acceptance --suppress-health-check all --request-timeout 60 --no-color

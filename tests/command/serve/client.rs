@@ -110,7 +110,8 @@ impl Server {
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         let length = body.len().to_string();
-        let usual = [("host", self.address.as_str()), ("content-type", "application/json"), ("content-length", &length)];
+        let usual =
+            [("host", self.address.as_str()), ("content-type", "application/json"), ("content-length", &length)];
         let missing = usual.iter().filter(|(name, _)| !headers.iter().any(|(other, _)| other == name));
         for (name, value) in headers.iter().chain(missing) {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -183,7 +184,8 @@ impl Drop for Server {
 pub fn read(from: &mut impl BufRead, head_only: bool) -> Response {
     let mut line = String::new();
     from.read_line(&mut line).unwrap();
-    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {line:?}"));
+    let status =
+        line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {line:?}"));
     let mut headers = Vec::new();
     loop {
         line.clear();

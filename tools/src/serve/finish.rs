@@ -45,13 +45,16 @@ fn refusal(response: &mut Response, method: &Method, path: &str) -> Option<Refus
     if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
         return Some(refusal);
     }
-    let typed = response.headers().contains_key(header::CONTENT_TYPE);
+    let typed = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let typed_as_json = typed == Some(b"application/json");
     let path = strata::error::quoted(path);
     match response.status() {
         status @ StatusCode::METHOD_NOT_ALLOWED => Some(Refusal::new(status, format!("{path} takes no {method}"))),
-        status @ StatusCode::NOT_FOUND if !typed => {
+        status @ StatusCode::NOT_FOUND if typed.is_none() => {
             Some(Refusal::new(status, format!("there is no {path}; /openapi.json lists what there is")))
         }
+        // What axum finds wrong with a request before a handler sees it.
+        status if status.is_client_error() && !typed_as_json => Some(Refusal::new(status, "the request is malformed")),
         _ => None,
     }
 }

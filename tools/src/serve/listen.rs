@@ -13,11 +13,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 /// Connections at the same time; others are told to come later.
 const CONNECTIONS: usize = 512;
@@ -25,6 +25,8 @@ const CONNECTIONS: usize = 512;
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// The time in which a client must take something of what is sent to it.
 const WRITE_TIME: Duration = Duration::from_secs(60);
+/// The time in which what is still sent is taken before a connection is closed.
+const LINGER: Duration = Duration::from_secs(1);
 /// The most bytes of a request's head, and the most lines.
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_LINES: usize = 100;
@@ -69,7 +71,8 @@ pub async fn serve(listener: TcpListener, router: Router, times: Times, mut stop
             Err(_) => {
                 connections.spawn(async move {
                     let full = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many connections");
-                    let _ = tokio::time::timeout(Duration::from_secs(1), say(stream, &full)).await;
+                    let mut stream = stream;
+                    let _ = timeout(LINGER, say(&mut stream, &full)).await;
                 });
             }
         }
@@ -103,21 +106,28 @@ async fn connection(stream: TcpStream, router: Router, times: Times, mut stop: w
     let mut stream = parts.io.into_inner().stream;
     // A head that began and did not end; an idle connection is closed without a word.
     if done.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty() {
-        let _ = say(stream, &Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time")).await;
-    } else {
-        let _ = stream.shutdown().await;
+        let _ =
+            say(&mut stream, &Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time")).await;
     }
+    let _ = timeout(LINGER, linger(stream)).await;
+}
+
+/// Takes what is still sent: a connection that is closed before may lose the answer on its way.
+async fn linger(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = [0; 4096];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 /// Sends a refusal where no request has been read.
-async fn say(mut stream: TcpStream, refusal: &Refusal) -> io::Result<()> {
+async fn say(stream: &mut TcpStream, refusal: &Refusal) -> io::Result<()> {
     let (status, body) = (refusal.status, refusal.body(Dialect::OpenAi).to_string());
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
-    stream.write_all((head + &body).as_bytes()).await?;
-    stream.shutdown().await
+    stream.write_all((head + &body).as_bytes()).await
 }
 
 /// A stream that fails where the other side takes nothing for too long.

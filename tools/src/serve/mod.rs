@@ -67,8 +67,9 @@ pub fn run(settings: Settings) -> Result<()> {
     let runtime = runtime.context("the system starts no threads")?;
     let (commands, status, worker) =
         worker::start(settings.catalog.clone(), settings.load.clone()).context("the system starts no thread")?;
-    let app = Arc::new(App::new(settings, loopback, commands.clone(), status));
+    let app = Arc::new(App::new(settings, loopback, commands.clone(), status.clone()));
     let served = runtime.block_on(serve(app, &addresses));
+    status.halt();
     let _ = commands.send(Command::Stop);
     runtime.shutdown_timeout(LAST_WORDS);
     let _ = worker.join();
@@ -93,7 +94,7 @@ async fn serve(app: Arc<App>, addresses: &[SocketAddr]) -> Result<()> {
     let address = listener.local_addr().context("cannot listen")?;
     output::say(&format!("listening on http://{address}"));
     let (stop, stopped) = watch::channel(false);
-    let (times, commands) = (app.settings.times, app.commands.clone());
+    let (times, status) = (app.settings.times, app.status.clone());
     let mut served = tokio::spawn(listen::serve(listener, app::router(app), times, stopped));
     while !progress::stopped() {
         sleep(SIGNAL_CHECK).await;
@@ -105,7 +106,7 @@ async fn serve(app: Arc<App>, addresses: &[SocketAddr]) -> Result<()> {
     let _ = stop.send(true);
     if timeout(GRACE, &mut served).await.is_err() {
         // What still runs is told so.
-        let _ = commands.send(Command::Stop);
+        status.halt();
         if timeout(LAST_WORDS, &mut served).await.is_err() {
             served.abort();
         }

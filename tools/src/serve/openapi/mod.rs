@@ -118,8 +118,11 @@ fn operation(path: &str, summary: &str, takes: &Takes, gives: &Gives, keys: bool
     }
     let error = if path.starts_with("/v1/messages") { "AnthropicError" } else { "Error" };
     for (status, when) in REFUSED {
-        let content = json!({"application/json": {"schema": reference(error)}});
-        let mut response = json!({"description": when, "content": content});
+        let mut response = json!({"description": when});
+        // A head that is too long is refused before anything is known of it.
+        if !matches!(status, "414" | "431") {
+            response["content"] = json!({"application/json": {"schema": reference(error)}});
+        }
         if status == "429" {
             response["headers"] =
                 json!({"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}, "required": true}});

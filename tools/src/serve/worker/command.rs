@@ -96,7 +96,11 @@ pub fn listener(choice: usize, events: UnboundedSender<Piece>) -> Listener {
 
 /// What a client hears of an error; the log hears the rest.
 fn failure(error: &strata::Error) -> Refusal {
-    let refusal = Refusal::of(error);
+    let refusal = match error {
+        // In the middle of an answer that is a file of the model, and nothing of the request.
+        strata::Error::Invalid { .. } => Refusal::of(&strata::Error::Internal("")),
+        error => Refusal::of(error),
+    };
     if refusal.status == StatusCode::INTERNAL_SERVER_ERROR {
         crate::output::say(&format!("error: {error}"));
     }

@@ -25,18 +25,32 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use strata::Error;
+use strata::engine::Cancel;
 
 /// How often the worker looks for models that nobody uses.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
 
-/// The status that all may read.
+/// The status that all may read, and the wish that the pass which goes on ends at once.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<Status>>);
+pub struct Shared {
+    status: Arc<Mutex<Status>>,
+    halt: Cancel,
+}
 
 impl Shared {
     /// Reads or writes it.
     pub fn lock(&self) -> MutexGuard<'_, Status> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.status.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Ends the pass that goes on, and all that follow.
+    pub fn halt(&self) {
+        self.halt.cancel();
+    }
+
+    /// Whether no pass may go on.
+    pub fn is_halted(&self) -> bool {
+        self.halt.is_cancelled()
     }
 
     /// As it is now.
@@ -66,7 +80,7 @@ pub fn start(catalog: Catalog, settings: LoadSettings) -> std::io::Result<(Comma
 
 impl Worker {
     fn run(&mut self) {
-        while !self.stopping {
+        while !self.stopping && !self.status.is_halted() {
             self.take_commands();
             self.models.tidy();
             self.tell();
@@ -111,11 +125,7 @@ impl Worker {
         if model.scheduler.is_idle() {
             return;
         }
-        let watch = watch::Watch::new(
-            &model.served.name,
-            model.active.iter().map(|active| active.cancel.clone()),
-            &self.status,
-        );
+        let watch = watch::Watch::new(&model.served.name, Cancel::default(), &self.status);
         let done = catch_unwind(AssertUnwindSafe(|| model.scheduler.step(&watch)));
         drop(watch);
         match done {

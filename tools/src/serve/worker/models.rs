@@ -229,7 +229,7 @@ impl Models {
     pub fn embed(&mut self, name: &str, texts: &[Vec<u32>], cancel: &Cancel) -> Result<Vec<Vec<f32>>> {
         let model = self.loaded.iter_mut().find(|model| model.served.name == name).ok_or_else(|| unknown(name))?;
         model.used = Instant::now();
-        let watch = Watch::new(name, std::iter::once(cancel.clone()), &self.shared);
+        let watch = Watch::new(name, cancel.clone(), &self.shared);
         Ok(embed(model.scheduler.model(), texts, &watch)?)
     }
 

@@ -8,14 +8,14 @@ use strata::progress::Progress;
 /// The progress of a pass of one model.
 pub struct Watch<'a> {
     model: &'a str,
-    waiting: Vec<Cancel>,
+    cancel: Cancel,
     status: &'a Shared,
 }
 
 impl<'a> Watch<'a> {
-    /// Of a pass that those `waiting` have asked for.
-    pub fn new(model: &'a str, waiting: impl Iterator<Item = Cancel>, status: &'a Shared) -> Watch<'a> {
-        Watch { model, waiting: waiting.collect(), status }
+    /// Of a pass that `cancel` stops. The passes of a scheduler need none: it knows what each of its requests wishes.
+    pub fn new(model: &'a str, cancel: Cancel, status: &'a Shared) -> Watch<'a> {
+        Watch { model, cancel, status }
     }
 }
 
@@ -32,9 +32,8 @@ impl Progress for Watch<'_> {
         output::warn(&format!("{}: {what}", self.model));
     }
 
-    /// Nobody waits for any part of the pass.
     fn cancelled(&self) -> bool {
-        self.waiting.iter().all(Cancel::is_cancelled)
+        self.cancel.is_cancelled() || self.status.is_halted()
     }
 }
 
