@@ -268,19 +268,19 @@ test("what another tab writes in the middle of sending changes nothing of what i
   globalThis.localStorage = { getItem: () => null, setItem: () => {} };
   const store = await Store.open(`test-${newId()}`);
   const bodies = [];
-  const answers = { of: () => undefined, start: async (id, message, body) => void bodies.push(body) };
+  const answers = { of: () => undefined, start: async (id, message, body) => void (bodies.push(body), (message.content = "yes")) };
   const chat = new Chat(store, answers, { model: () => "m" });
   // The worst moment: each time before a message is written.
   const put = store.putMessages.bind(store);
   store.putMessages = async (...all) => (await chat.refresh(), put(...all));
   await chat.send("one");
   await chat.send("two");
-  assert.deepEqual(bodies.map((body) => body.messages.map(({ content }) => content)), [["one"], ["one", "two"]]);
+  assert.deepEqual(bodies.map((body) => body.messages.map(({ content }) => content)), [["one"], ["one", "yes", "two"]]);
   const [{ id }] = chat.path;
   await chat.edit(id, "three", []);
   assert.deepEqual(bodies.at(-1).messages.map(({ content }) => content), ["three"]);
   assert.equal(chat.siblings(id).length, 2);
   await chat.regenerate(chat.path[1].id);
-  assert.equal((await store.load(chat.id)).messages.length, 6);
+  assert.equal((await store.load(chat.id)).messages.length, 7);
   store.close();
 });
