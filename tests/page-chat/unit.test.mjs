@@ -281,6 +281,6 @@ test("what another tab writes in the middle of sending changes nothing of what i
   assert.deepEqual(bodies.at(-1).messages.map(({ content }) => content), ["three"]);
   assert.equal(chat.siblings(id).length, 2);
   await chat.regenerate(chat.path[1].id);
-  assert.equal((await store.load(chat.id)).messages.length, 6);
+  assert.equal((await store.load(chat.id)).messages.length, 7);
   store.close();
 });
