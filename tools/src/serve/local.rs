@@ -2,8 +2,8 @@
 
 use super::app::{App, router};
 use super::settings::Settings;
-use super::worker;
 use super::worker::command::{Command, Commands};
+use super::worker::{self, Shared};
 use crate::progress;
 use anyhow::{Context, Result, bail};
 use axum::Router;
@@ -29,6 +29,7 @@ pub struct Local {
     runtime: Option<Runtime>,
     router: Router,
     commands: Commands,
+    status: Shared,
     worker: Option<JoinHandle<()>>,
     host: String,
 }
@@ -51,8 +52,8 @@ impl Local {
         let (commands, status, worker) =
             worker::start(settings.catalog.clone(), settings.load.clone()).context("the system starts no thread")?;
         let host = settings.host.clone();
-        let router = router(Arc::new(App::new(settings, true, commands.clone(), status)));
-        Ok(Local { runtime: Some(runtime), router, commands, worker: Some(worker), host })
+        let router = router(Arc::new(App::new(settings, true, commands.clone(), status.clone())));
+        Ok(Local { runtime: Some(runtime), router, commands, status, worker: Some(worker), host })
     }
 
     /// Asks all questions, up to `at_once` at a time, and hands each answer, its HTTP status and body, to `done` as it comes.
@@ -103,6 +104,8 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
+        // A pass of a streamed model takes long: what it computes is not wanted any more.
+        self.status.halt();
         let _ = self.commands.send(Command::Stop);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(LAST_WORDS);
