@@ -14,7 +14,7 @@ pub fn schemas() -> Map<String, Value> {
         "Props": shape(&[("build_info", text()), ("total_slots", integer()), ("model", maybe("string")), ("properties", maybe("object")),
             ("models", list(shape(&[("name", text()), ("status", text()), ("memory_bytes", maybe("integer"))]))), ("memory", json!({"type": "object"}))]),
         "Slots": list(shape(&[("id", integer()), ("model", text()), ("n_ctx", integer()), ("is_processing", json!({"type": "boolean"})),
-            ("tokens", integer()), ("step", maybe("string"))])),
+            ("prompt_tokens", integer()), ("cached_tokens", integer()), ("answer_tokens", integer()), ("step", maybe("string"))])),
         "Tokens": shape(&[("tokens", json!({"type": "array"}))]),
         "Detokenized": shape(&[("content", text())]),
         "Templated": shape(&[("prompt", text())]),
