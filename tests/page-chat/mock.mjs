@@ -38,7 +38,8 @@ export function mock({ key = null } = {}) {
     for await (const piece of request) body += piece;
     const asked = JSON.parse(body);
     seen.push(asked);
-    const text = asked.messages.at(-1).content;
+    // What was said last: after an answer that failed, messages stand together.
+    const text = asked.messages.at(-1).content.split("\n\n").at(-1);
     if (/busy/i.test(text) && refusals++ === 0) return json(response, 429, { error: { message: "all slots are taken", type: "rate_limit" } }, { "Retry-After": "2" });
     if (/refuse/i.test(text)) return json(response, 400, { error: { message: "the prompt has 9000 tokens and the context holds 8192" } });
     const [said, thought, pause, before] = script(text);
