@@ -22,8 +22,12 @@ fn run(prompt: &str, tokens: usize, seed: u64) -> String {
     let model = model();
     let args = ["run", "-m", model.to_str().unwrap(), "-p", prompt, "--json", "--threads", "2"];
     let (tokens, seed) = (tokens.to_string(), seed.to_string());
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_strata")).args(args).args(["-n", &tokens, "-s", &seed]).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_strata"))
+        .args(args)
+        .args(["-n", &tokens, "-s", &seed])
+        .env("STRATA_CACHE_DISK", "0")
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     json["text"].as_str().unwrap().to_owned()

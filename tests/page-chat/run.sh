@@ -6,6 +6,7 @@ strata=$1
 here=$(dirname "$(realpath "$0")")
 root=$(realpath "$here/../..")
 out=$root/target/page-chat
+export STRATA_CACHE_DIR=$out/cache STRATA_CONFIG=
 export CHROMIUM=${CHROMIUM:-$(command -v chromium || true)}
 
 if [ -z "$CHROMIUM" ] || ! command -v npm >/dev/null; then

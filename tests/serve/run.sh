@@ -6,6 +6,7 @@ strata=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")
 root=$(realpath "$here/../..")
 out=$root/target/serve
+export STRATA_CACHE_DIR=$out/cache STRATA_CONFIG=
 python=$out/venv/bin/python
 mkdir -p "$out"
 venv() { rm -rf "$out/venv" && python3 -m venv "$out/venv" 2>/dev/null; }

@@ -57,7 +57,7 @@ impl Server {
     /// Starts with these arguments behind those of every test, and waits until it listens.
     pub fn start(args: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
-        command.args(["serve", "--port", "0", "--threads", "2"]).args(args);
+        command.args(["serve", "--port", "0", "--threads", "2"]).args(args).env("STRATA_CACHE_DISK", "0");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let (mut line, mut before) = (String::new(), String::new());
