@@ -47,6 +47,6 @@ finish
 
 start -c 256
 cd "$out" # where it keeps its own files
-"$out/venv/bin/st" run "$address/openapi.json" --seed 1 --phases fuzzing --max-examples "${EXAMPLES:-20}" --max-time 120 --workers 2 \
+"$out/venv/bin/st" run "$address/openapi.json" --seed 1 --phases fuzzing --max-examples "${EXAMPLES:-20}" --max-time 60 --workers 2 \
     --exclude-checks positive_data_acceptance --suppress-health-check all --request-timeout 60 --no-color
 finish
