@@ -47,6 +47,11 @@ export class Tester {
 
   #watch(page, expected) {
     page.on("console", (message) => expected(message.text()) || this.check(false, `console: ${message.text()}`));
+    page.on("response", async (response) => {
+      if (response.status() < 400 || expected(`Failed to load resource: ${response.status()}`)) return;
+      const said = await response.text().catch(() => "");
+      this.check(false, `${response.status()} ${response.url()}: ${said.slice(0, 500)} for ${response.request().postData()?.slice(0, 500)}`);
+    });
     page.on("pageerror", (error) => this.check(false, `error: ${error.stack}`));
     page.on("dialog", (dialog) => (this.check(dialog.type() === "beforeunload", `dialog: ${dialog.message()}`), dialog.accept()));
     page.on("popup", () => this.check(false, "a window was opened"));

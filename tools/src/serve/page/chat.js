@@ -84,10 +84,11 @@ export class Chat extends EventTarget {
 
   /** After another tab wrote to this conversation. The branch that is shown stays, and follows what was added to its end. */
   async refresh() {
-    const { id, conversation: { leaf } } = this;
+    const { id } = this;
     const found = await this.store.load(id);
     if (!found || id !== this.id) return;
-    this.conversation = { ...found.conversation, leaf };
+    // As it is now: something may have been said meanwhile.
+    this.conversation = { ...found.conversation, leaf: this.conversation.leaf };
     this.#take(found.messages);
     this.conversation.leaf = this.#tree.newestLeaf(this.conversation.leaf);
     this.#changed();
