@@ -285,6 +285,7 @@ async function twoTabs(page) {
   const other = await page.context().newPage();
   await tester.visit(other, base);
   await page.click("#new-chat");
+  await limitTokens(page, 24);
   await tester.say(page, "Shared by two tabs");
   await tester.settled(page, 1);
   await other.locator("button.conversation", { hasText: "Shared by two tabs" }).click();
