@@ -1,7 +1,7 @@
 //! The JSON of calls: where it ends, and what is called with what.
 
 use super::{CallStyle, SEPARATOR};
-use serde::de::IgnoredAny;
+use serde_json::Value as Json;
 
 /// A call of a tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,8 @@ pub(super) fn may_be_call(json: &str) -> bool {
 
 /// The calls that a text is: `json`, and what stands before it.
 pub(super) fn calls(style: CallStyle, head: &str, json: &str) -> Option<Vec<Call>> {
-    if serde_json::from_str::<IgnoredAny>(json).is_err() {
+    // As a value, whose nesting is bounded: what is ignored is not.
+    if serde_json::from_str::<Json>(json).is_err() {
         return None;
     }
     if style == CallStyle::DeepSeek {
@@ -73,7 +74,7 @@ fn call(json: &str) -> Option<Call> {
         // Arguments as text are JSON, as in OpenAI's form.
         Some(text) => {
             let text: String = serde_json::from_str(text).ok()?;
-            let is_object = text.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(&text).is_ok();
+            let is_object = text.trim_start().starts_with('{') && serde_json::from_str::<Json>(&text).is_ok();
             is_object.then_some(text)?
         }
     };
