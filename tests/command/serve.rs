@@ -172,7 +172,7 @@ fn an_answer_has_the_form_that_was_asked_for() {
         json!({"json_schema": schema}),
         json!({"grammar": "root ::= \"{\\\"x\\\": \" [0-9] \"}\""}),
     ] {
-        let mut body = json!({"messages": user("A number"), "max_tokens": 100, "seed": 1});
+        let mut body = json!({"messages": user("A number"), "max_tokens": 400, "seed": 1});
         body.as_object_mut().unwrap().extend(form.as_object().unwrap().clone());
         let answer = server.ok(CHAT, &body);
         let text = answer["choices"][0]["message"]["content"].as_str().unwrap();

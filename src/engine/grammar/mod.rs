@@ -53,12 +53,13 @@ impl Grammar {
         Grammar::new(what, tokenizer, move || Ok(TopLevelGrammar::from_lark(gbnf::to_lark(&source, &of_tokens)?)))
     }
 
-    /// The JSON values that a schema allows (draft 2020-12, or the one that its `$schema` names), with any whitespace between their parts.
+    /// The JSON values that a schema allows (draft 2020-12, or the one that its `$schema` names), with whitespace between their parts,
+    /// at most 32 characters in a row: a model that does not know what to say would write nothing else.
     ///
     /// A keyword that is not supported is an error that names it and its place.
     pub fn json_schema(schema: &Json, tokenizer: &Arc<Tokenizer>) -> Result<Grammar> {
         schema::check(schema)?;
-        let schema = schema.clone();
+        let schema = schema::with_little_whitespace(schema);
         Grammar::new("JSON schema", tokenizer, move || Ok(TopLevelGrammar::from_json_schema(schema)))
     }
 

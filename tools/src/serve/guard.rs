@@ -6,6 +6,7 @@
 
 use super::app::App;
 use super::keys::Keys;
+use super::listen::HEAD_BYTES;
 use super::refusal::{Refusal, Result};
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -113,11 +114,25 @@ fn name_of(authority: &str) -> Option<String> {
     Some(name.parse::<IpAddr>().map_or_else(|_| name.to_ascii_lowercase(), |address| address.to_string()))
 }
 
+/// Checks the bytes of all headers: hyper bounds those that it holds while they are not complete.
+fn check_size(headers: &HeaderMap) -> Result<()> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    match bytes > HEAD_BYTES {
+        true => {
+            let problem = format!("the headers have {bytes} bytes, more than {HEAD_BYTES}");
+            Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, problem).code("headers_too_large"))
+        }
+        false => Ok(()),
+    }
+}
+
 /// The middleware.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let guard = &app.guard;
-    let checked =
-        guard.check_host(request.headers(), request.uri()).and_then(|()| guard.check_origin(request.headers()));
+    let headers = request.headers();
+    let checked = check_size(headers)
+        .and_then(|()| guard.check_host(headers, request.uri()))
+        .and_then(|()| guard.check_origin(headers));
     let allowed = match checked {
         Ok(allowed) => allowed,
         Err(refusal) => return refusal.into_response(),

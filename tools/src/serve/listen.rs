@@ -28,7 +28,7 @@ const WRITE_TIME: Duration = Duration::from_secs(60);
 /// The time in which what is still sent is taken before a connection is closed.
 const LINGER: Duration = Duration::from_secs(1);
 /// The most bytes of a request's head, and the most lines.
-const HEAD_BYTES: usize = 64 * 1024;
+pub const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_LINES: usize = 100;
 
 /// The time limits of connections.
