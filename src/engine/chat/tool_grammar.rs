@@ -4,7 +4,7 @@
 //! is named by its number, since no text of a grammar matches it; any other is text.
 
 use super::{CallStyle, ChatFormat, SEPARATOR, THINK};
-use crate::engine::grammar::check_schema;
+use crate::engine::grammar::{check_schema, with_little_whitespace};
 use crate::error::{Error, Result, quoted};
 use serde_json::{Map, Value as Json};
 use std::fmt::Write;
@@ -80,8 +80,8 @@ impl ChatFormat {
         let _ = writeln!(lark, "start: {think}{call}");
         self.calls(&mut lark, parallel);
         for (i, function) in functions.iter().enumerate() {
-            let _ =
-                writeln!(lark, "call_{i}: {}\nargs_{i}: %json {}", self.call(i, function.name), function.parameters());
+            let arguments = with_little_whitespace(&function.parameters());
+            let _ = writeln!(lark, "call_{i}: {}\nargs_{i}: %json {arguments}", self.call(i, function.name));
         }
         let all: Vec<String> = (0..functions.len()).map(|i| format!("call_{i}")).collect();
         let _ = writeln!(lark, "call: {}", all.join(" | "));

@@ -17,6 +17,7 @@ mod vocabulary;
 
 pub use mask::TokenMask;
 pub use matcher::Matcher;
+pub(crate) use schema::with_little_whitespace;
 pub use vocabulary::GrammarVocabulary;
 
 use crate::error::{Error, Result};
@@ -59,7 +60,7 @@ impl Grammar {
     /// A keyword that is not supported is an error that names it and its place.
     pub fn json_schema(schema: &Json, tokenizer: &Arc<Tokenizer>) -> Result<Grammar> {
         schema::check(schema)?;
-        let schema = schema::with_little_whitespace(schema);
+        let schema = with_little_whitespace(schema);
         Grammar::new("JSON schema", tokenizer, move || Ok(TopLevelGrammar::from_json_schema(schema)))
     }
 

@@ -164,7 +164,7 @@ impl Walk {
 }
 
 /// The schema with llguidance's own setting of what may stand between the parts.
-pub(super) fn with_little_whitespace(schema: &Json) -> Json {
+pub(crate) fn with_little_whitespace(schema: &Json) -> Json {
     let mut schema = if schema == &Json::Bool(true) { serde_json::json!({}) } else { schema.clone() };
     if let Json::Object(members) = &mut schema {
         let pattern = r"[\x20\x0A\x0D\x09]{1,32}";
