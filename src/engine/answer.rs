@@ -1,8 +1,8 @@
 //! The answer to one request: from logits to the next token and its text, until it ends.
 
 use super::grammar::{Grammar, Matcher};
-use super::request::{End, Request, Token, TokenLogprobs};
-use super::sampling::{Sampler, logprob, top_logprobs};
+use super::request::{End, Request, Token};
+use super::sampling::{Sampler, logprobs};
 use super::stops::StopTexts;
 use crate::error::{Error, Result};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
@@ -76,10 +76,7 @@ impl Answer {
         self.sampler.accept(id);
         self.matcher.as_mut().map_or(Ok(()), |matcher| matcher.accept(id))?;
         self.tokens += 1;
-        let logprobs = match self.logprobs {
-            Some(n) => Some(TokenLogprobs { chosen: logprob(logits, id)?.logprob, top: top_logprobs(logits, n)? }),
-            None => None,
-        };
+        let logprobs = self.logprobs.map(|n| logprobs(logits, id, n)).transpose()?;
         let piece = self.decoder.as_mut().map_or(Ok(String::new()), |decoder| decoder.push(id))?;
         let released = self.stops.push(&piece);
         let end = released.stop.map(End::StopText).or((self.tokens == self.limit).then_some(End::Length));

@@ -23,7 +23,7 @@ pub mod template;
 pub use embedding::embed;
 pub use prefix_cache::PrefixCache;
 pub use request::{Cancel, End, Event, Finished, Listener, Request, Token};
-pub use scheduler::{Collected, Collecting, RequestId, Scheduler, SchedulerOptions, SlotStatus, collect};
+pub use scheduler::{Collected, Collecting, Scheduler, SchedulerOptions, SlotStatus, collect};
 pub use session::Session;
 
 use crate::convert::open_model;

@@ -1,7 +1,7 @@
 //! What is asked of a model, and what is told of it while it answers.
 
 use super::grammar::Grammar;
-use super::sampling::{Logprob, Sampling};
+use super::sampling::{Sampling, TokenLogprobs};
 use crate::error::Error;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -72,15 +72,6 @@ pub struct Token {
     pub text: String,
     /// Its log-probability, and the most likely tokens in its place, if they were asked for.
     pub logprobs: Option<TokenLogprobs>,
-}
-
-/// Log-probabilities in the place of a token, as the model gives them, before any filter.
-#[derive(Clone, Debug)]
-pub struct TokenLogprobs {
-    /// That of the token itself.
-    pub chosen: f64,
-    /// The most likely tokens, the most likely first.
-    pub top: Vec<Logprob>,
 }
 
 /// Why an answer ended.

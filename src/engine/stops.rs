@@ -5,8 +5,8 @@ use std::ops::Range;
 /// Looks for texts in a text that comes in pieces.
 #[derive(Debug)]
 pub struct StopTexts {
-    texts: Vec<String>, // none of them empty
-    held: String,       // the end of the text so far, which may be the beginning of one
+    texts: Vec<String>,
+    held: String, // the end of the text so far, which may be the beginning of one
 }
 
 /// What may be shown of a text after another piece of it.

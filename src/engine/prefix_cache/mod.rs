@@ -79,10 +79,11 @@ impl PrefixCache {
         loop {
             let rest = &tokens[found.len() * SPAN..];
             if let Some(span) = rest.get(..SPAN) {
-                let name = name(&parent, &child(&parent, span));
+                let this = child(&parent, span);
+                let name = name(&parent, &this);
                 if names.contains(&name) {
                     found.push(Found { path: self.folder.path(&name), tokens: SPAN, common: SPAN });
-                    parent = child(&parent, span);
+                    parent = this;
                     continue;
                 }
             }

@@ -29,7 +29,7 @@ mod xtc;
 
 pub use candidates::Candidate;
 pub use chain::Sampler;
-pub use logprobs::{Logprob, logprob, top_logprobs};
+pub use logprobs::{Logprob, TokenLogprobs, logprobs};
 pub use mirostat::MirostatVersion;
 pub use sequence::{FilterKind, Sequence};
 pub use settings::{

@@ -11,16 +11,16 @@ pub use collect::{Collected, Collecting, collect};
 
 use super::answer::Answer;
 use super::prefix_cache::PrefixCache;
-use super::request::{Cancel, End, Event, Finished, Listener, Request};
+use super::request::{Cancel, End, Listener, Request};
 use crate::error::{Error, Result};
 use crate::model::{CacheTypes, KvCache, MemoryNeed, Model, Scratch, Segment};
 use crate::progress::Progress;
 use crate::tokenizer::Tokenizer;
 pub(super) use slot::common;
-use slot::{Clock, Slot, Work, whole_spans};
+use slot::{Slot, Work, whole_spans};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Settings of a [`Scheduler`].
 pub struct SchedulerOptions {
@@ -53,15 +53,11 @@ impl SchedulerOptions {
     }
 }
 
-/// Names a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(pub u64);
-
 /// What a slot does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotStatus {
-    /// The request that it works on.
-    pub request: Option<RequestId>,
+    /// True if it works on a request.
+    pub is_processing: bool,
     /// Tokens of the prompt of that; 0 without one.
     pub prompt_tokens: usize,
     /// Tokens whose keys and values it has.
@@ -72,11 +68,8 @@ pub struct SlotStatus {
 
 /// A request that has no slot yet.
 struct Waiting {
-    id: u64,
-    request: Request,
-    answer: Answer,
-    listener: Listener,
-    submitted: Instant,
+    prompt: Vec<u32>,
+    work: Work,
 }
 
 /// Answers requests; whoever owns it calls [`Scheduler::step`].
@@ -134,7 +127,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// If it can never be answered: its prompt is empty, longer than the context or not of this vocabulary, or its settings are none.
-    pub fn submit(&mut self, request: Request, listener: Listener) -> Result<RequestId> {
+    pub fn submit(&mut self, request: Request, listener: Listener) -> Result<()> {
         let vocab = self.model.hyperparameters().vocab;
         let prompt = &request.prompt;
         if prompt.is_empty() {
@@ -148,9 +141,10 @@ impl Scheduler {
         }
         let answer = Answer::new(&request, vocab, self.tokenizer.as_ref())?;
         self.requests += 1;
-        let id = self.requests;
-        self.waiting.push_back(Waiting { id, request, answer, listener, submitted: Instant::now() });
-        Ok(RequestId(id))
+        let Request { prompt, cancel, .. } = request;
+        let work = Work::new(self.requests, prompt.len(), answer, listener, cancel);
+        self.waiting.push_back(Waiting { prompt, work });
+        Ok(())
     }
 
     /// Requests without a slot.
@@ -166,7 +160,7 @@ impl Scheduler {
     /// What each slot does.
     pub fn slots(&self) -> Vec<SlotStatus> {
         let status = |slot: &Slot| SlotStatus {
-            request: slot.work.as_ref().map(|work| RequestId(work.id)),
+            is_processing: slot.work.is_some(),
             prompt_tokens: slot.work.as_ref().map_or(0, |work| work.prompt),
             cached_tokens: slot.cache.len(),
             answer_tokens: slot.work.as_ref().map_or(0, |work| work.answer.tokens()),
@@ -192,6 +186,7 @@ impl Scheduler {
     pub fn step(&mut self, progress: &dyn Progress) -> Result<()> {
         progress.check()?;
         self.drop_cancelled();
+        self.save(progress);
         self.admit(progress);
         let pieces = self.pieces();
         if pieces.is_empty() {
@@ -268,79 +263,57 @@ impl Scheduler {
                 slot.finish(End::Cancelled);
             }
         }
-        self.waiting.retain_mut(|waiting| {
-            if !waiting.request.cancel.is_cancelled() {
-                return true;
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting.work.cancel.is_cancelled() {
+                true => waiting.work.end(End::Cancelled),
+                false => self.waiting.push_back(waiting),
             }
-            let _ = (waiting.listener)(Event::Finished(&Finished {
-                end: End::Cancelled,
-                rest: String::new(),
-                prompt_tokens: waiting.request.prompt.len(),
-                reused_tokens: 0,
-                tokens: 0,
-                waited: waiting.submitted.elapsed(),
-                prefill: Duration::ZERO,
-                decode: Duration::ZERO,
-                decoded: 0,
-            }));
-            false
-        });
+        }
     }
 
     /// Gives free slots to waiting requests, the first first; one whose beginning is just being computed lets others pass.
     fn admit(&mut self, progress: &dyn Progress) {
         let mut i = 0;
         while i < self.waiting.len() && self.slots.iter().any(|slot| slot.work.is_none()) {
-            let prompt = &self.waiting[i].request.prompt;
-            // The last token is computed always: its logits are wanted.
-            let reusable = &prompt[..prompt.len() - 1];
-            let common = |slot: &Slot| slot.common(reusable);
-            let there = self.slots.iter().map(common).max().unwrap_or(0);
-            let coming = |slot: &&Slot| slot.is_prefilling();
-            let coming = self.slots.iter().filter(coming).map(|slot| slot::common(&slot.tokens, reusable)).max();
+            let reusable = reusable(&self.waiting[i].prompt);
+            let common: Vec<usize> = self.slots.iter().map(|slot| slot.common(reusable)).collect();
+            let there = common.iter().copied().max().unwrap_or(0);
+            let coming = self.slots.iter().filter(|slot| slot.is_prefilling());
+            let coming = coming.map(|slot| slot::common(&slot.tokens, reusable)).max();
             if coming.is_some_and(|coming| coming > there + WORTH_WAITING) {
                 i += 1;
-                continue;
-            }
-            if let Some(waiting) = self.waiting.remove(i) {
-                self.begin(waiting, progress);
+            } else if let Some(waiting) = self.waiting.remove(i) {
+                self.begin(waiting, &common, progress);
             }
         }
     }
 
-    /// Puts a request into a free slot.
-    fn begin(&mut self, waiting: Waiting, progress: &dyn Progress) {
-        let Waiting { id, request, answer, listener, submitted } = waiting;
-        let begun = Instant::now();
-        let reusable = &request.prompt[..request.prompt.len() - 1];
-        let i = self.choose(reusable);
-        let there = self.slots[i].common(reusable);
-        let best = (0..self.slots.len()).max_by_key(|&j| self.slots[j].common(reusable)).unwrap_or(i);
-        let elsewhere = self.slots[best].common(reusable);
-        if elsewhere > there
+    /// Puts a request into a free slot. Each slot holds so many tokens in `common` with its prompt.
+    fn begin(&mut self, Waiting { prompt, mut work }: Waiting, common: &[usize], progress: &dyn Progress) {
+        work.clock.begun = Some(Instant::now());
+        let i = self.choose(common);
+        let best = (0..common.len()).max_by_key(|&j| common[j]).unwrap_or(i);
+        if common[best] > common[i]
             && let Ok([slot, from]) = self.slots.get_disjoint_mut([i, best])
         {
-            slot.cache.become_beginning(&from.cache, elsewhere);
+            slot.cache.become_beginning(&from.cache, common[best]);
             slot.saved = from.saved;
         }
         let slot = &mut self.slots[i];
-        slot.tokens = request.prompt.clone();
-        slot.cache.truncate(there.max(elsewhere));
+        slot.cache.truncate(common[best]);
         slot.saved = whole_spans(slot.saved.min(slot.cache.len()));
         if let Some(cache) = &mut self.prefix_cache {
-            slot.saved = slot.saved.max(cache.restore(reusable, &mut slot.cache, progress));
+            slot.saved = slot.saved.max(cache.restore(reusable(&prompt), &mut slot.cache, progress));
         }
-        let (prompt, reused) = (request.prompt.len(), slot.cache.len());
-        let clock = Clock { submitted, begun, first: None, decoded: 0 };
-        slot.work = Some(Work { id, prompt, reused, answer, listener, cancel: request.cancel, clock });
+        work.reused = slot.cache.len();
+        (slot.tokens, slot.work) = (prompt, Some(work));
     }
 
     /// The free slot that a prompt is continued in: the one with the longest common beginning, if that is most of what it holds; else the
     /// one that was not used for the longest time.
-    fn choose(&self, prompt: &[u32]) -> usize {
+    fn choose(&self, common: &[usize]) -> usize {
         let free = || (0..self.slots.len()).filter(|&i| self.slots[i].work.is_none());
-        let fits = free().filter(|&i| 2 * self.slots[i].common(prompt) >= self.slots[i].cache.len().max(1));
-        let fits = fits.max_by_key(|&i| self.slots[i].common(prompt));
+        let fits = free().filter(|&i| 2 * common[i] >= self.slots[i].cache.len().max(1)).max_by_key(|&i| common[i]);
         fits.or_else(|| free().min_by_key(|&i| self.slots[i].used)).expect("a slot is free")
     }
 
@@ -357,6 +330,11 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// What of a prompt can be there already: the last token is computed always, since its logits are wanted.
+fn reusable(prompt: &[u32]) -> &[u32] {
+    &prompt[..prompt.len() - 1]
 }
 
 /// Progress of a pass that ends within a layer when nobody wants its results.

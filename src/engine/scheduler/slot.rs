@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::model::KvCache;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A sequence. Its cache holds the beginning of its tokens: all but those of a prompt that are still to come, and the last of an answer.
 pub(super) struct Slot {
@@ -31,7 +31,7 @@ pub(super) struct Work {
 /// The times of a request.
 pub(super) struct Clock {
     pub submitted: Instant,
-    pub begun: Instant,
+    pub begun: Option<Instant>,
     pub first: Option<Instant>,
     pub decoded: usize, // passes after that of the first token
 }
@@ -88,10 +88,9 @@ impl Slot {
 
     /// Ends its request.
     pub fn finish(&mut self, end: End) {
-        let Some(mut work) = self.work.take() else { return };
-        let rest = work.answer.finish(end);
-        let finished = work.finished(end, rest);
-        work.tell(Event::Finished(&finished));
+        if let Some(work) = self.work.take() {
+            work.end(end);
+        }
         self.tokens.truncate(self.cache.len());
     }
 
@@ -105,26 +104,35 @@ impl Slot {
 }
 
 impl Work {
+    /// A request that has just been made.
+    pub fn new(id: u64, prompt: usize, answer: Answer, listener: Listener, cancel: Cancel) -> Work {
+        let clock = Clock { submitted: Instant::now(), begun: None, first: None, decoded: 0 };
+        Work { id, prompt, reused: 0, answer, listener, cancel, clock }
+    }
+
     fn tell(&mut self, event: Event<'_>) {
         if let ControlFlow::Break(()) = (self.listener)(event) {
             self.cancel.cancel();
         }
     }
 
-    fn finished(&self, end: End, rest: String) -> Finished {
+    /// Tells of its end.
+    pub fn end(mut self, end: End) {
         let Clock { submitted, begun, first, decoded } = self.clock;
-        let first_or_now = first.unwrap_or_else(Instant::now);
-        Finished {
+        let now = Instant::now();
+        let (begun, first) = (begun.unwrap_or(now), first.unwrap_or(now));
+        let finished = Finished {
             end,
-            rest,
+            rest: self.answer.finish(end),
             prompt_tokens: self.prompt,
             reused_tokens: self.reused,
             tokens: self.answer.tokens(),
             waited: begun - submitted,
-            prefill: first_or_now - begun,
-            decode: first.map_or(Duration::ZERO, |first| first.elapsed()),
+            prefill: first - begun,
+            decode: now - first,
             decoded,
-        }
+        };
+        self.tell(Event::Finished(&finished));
     }
 }
 

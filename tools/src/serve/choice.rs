@@ -5,7 +5,7 @@ use super::worker::command::Said;
 use super::worker::served::Served;
 use serde_json::{Value, json};
 use strata::engine::chat::{Delta, OutputParser};
-use strata::engine::request::TokenLogprobs;
+use strata::engine::sampling::TokenLogprobs;
 use strata::engine::{End, Finished, Token};
 
 /// Why a choice ended.

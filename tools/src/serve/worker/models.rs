@@ -242,7 +242,7 @@ impl Models {
                 bytes: model.bytes,
                 about: model.served.about.clone(),
                 waiting: model.scheduler.waiting(),
-                processing: slots.iter().filter(|slot| slot.request.is_some()).count(),
+                processing: slots.iter().filter(|slot| slot.is_processing).count(),
                 slots: slots.iter().enumerate().map(|(i, slot)| told(i, slot, model.served.context)).collect(),
             }
         };
@@ -264,7 +264,7 @@ impl Models {
 
 /// A slot, with llama.cpp's names where it has some.
 fn told(id: usize, slot: &SlotStatus, context: usize) -> Value {
-    json!({"id": id, "n_ctx": context, "is_processing": slot.request.is_some(), "prompt_tokens": slot.prompt_tokens, "cached_tokens": slot.cached_tokens, "answer_tokens": slot.answer_tokens})
+    json!({"id": id, "n_ctx": context, "is_processing": slot.is_processing, "prompt_tokens": slot.prompt_tokens, "cached_tokens": slot.cached_tokens, "answer_tokens": slot.answer_tokens})
 }
 
 /// The refusal of a model that is not in the catalog.
