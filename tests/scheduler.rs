@@ -2,6 +2,7 @@
 //! computed, another slot, a file of the prefix cache.
 
 mod common;
+mod warnings;
 
 use common::{TOKENS, mix, model_file, open};
 use std::fs;
@@ -14,6 +15,7 @@ use strata::model::{CacheTypes, Model};
 use strata::progress::{Progress, Quiet};
 use strata::tokenizer::Tokenizer;
 use strata::{Error, GgmlType, Isa};
+use warnings::Warnings;
 
 const CONTEXT: usize = 700;
 
@@ -58,22 +60,6 @@ fn answer(scheduler: &mut Scheduler, request: Request, progress: &dyn Progress) 
 /// The answer to a request by a scheduler of its own.
 fn alone(engine: &(Arc<Model>, Arc<Tokenizer>), request: Request) -> Vec<u32> {
     ids(&answer(&mut scheduler(engine, options(1, CONTEXT)), request, &Quiet))
-}
-
-/// Progress that keeps the warnings.
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl Progress for Warnings {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-    fn warn(&self, what: &str) {
-        self.0.lock().unwrap().push(what.to_owned());
-    }
-    fn cancelled(&self) -> bool {
-        false
-    }
 }
 
 #[test]

@@ -142,6 +142,14 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Encodes what a chat template made of a conversation: with its control tokens, and with BOS in front where the model requires one and
+    /// the template has left it out, as many do because llama.cpp adds it.
+    pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>> {
+        let tokens = self.encode(text, EncodeOptions { add_special: false, parse_special: true })?;
+        let missing = self.bos().filter(|bos| tokens.first() != Some(bos));
+        Ok(missing.into_iter().chain(tokens).collect())
+    }
+
     /// Decodes `ids` from the start of a text, without control tokens; invalid UTF-8 becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.decode_with(ids, false)

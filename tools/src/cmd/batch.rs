@@ -1,18 +1,18 @@
 //! `strata batch`: answers a file of requests.
 
-use super::PrefixCacheArgs;
 use super::compare::shard;
-use super::model::{CacheArgs, CpuArgs, RamArgs, open};
-use crate::batch::{self, Line, Results, Shard};
+use super::model::{asked_context, open};
+use super::serving::ServingArgs;
+use crate::batch::{self, Results, Shard};
 use crate::serve::catalog::Catalog;
-use crate::serve::listen::Times;
+use crate::serve::fingerprint;
 use crate::serve::local::Local;
-use crate::serve::settings::{LoadSettings, Settings};
+use crate::serve::settings::Settings;
 use crate::{output, text};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::PathBuf;
-use std::time::Duration;
 use strata::arch::Hyperparameters;
+use strata::engine::template::DEFAULT_NOW;
 use strata::io::inputs::Inputs;
 use strata::model::KvCache;
 use strata::stream::Budget;
@@ -38,20 +38,8 @@ pub struct Args {
     /// Tokens of a request and its answer together [default: what the longest of the requests can need; at most the model's]
     #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT")]
     context: Option<usize>,
-    /// Chat template in the place of the model's own
-    #[arg(long, value_name = "JINJA", conflicts_with = "chat_template_file")]
-    chat_template: Option<String>,
-    /// The same from a file
-    #[arg(long, value_name = "FILE")]
-    chat_template_file: Option<PathBuf>,
     #[command(flatten)]
-    cpu: CpuArgs,
-    #[command(flatten)]
-    cache: CacheArgs,
-    #[command(flatten)]
-    prefix_cache: PrefixCacheArgs,
-    #[command(flatten)]
-    ram: RamArgs,
+    serving: ServingArgs,
 }
 
 /// The most requests at a time that are not asked for.
@@ -60,40 +48,36 @@ const MOST_SLOTS: usize = 256;
 /// The tokens of prompts in a pass: nobody waits for the first word of an answer, and every pass reads all weights.
 const BATCH: usize = 4096;
 
-/// The time that an answer may take: as long as it needs.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
-
 impl Args {
     /// Answers the requests that have no result yet.
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
+        // A run that goes on tomorrow gives the results of today.
+        self.serving.template.date_or(DEFAULT_NOW);
         let gguf = open(&self.model)?;
         let of = Hyperparameters::read(&gguf)?;
-        let template = match &self.chat_template_file {
-            Some(file) => Some(text::read(file)?),
-            None => self.chat_template.clone(),
-        };
-        let types = self.cache.types();
-        let decides = format!("{} {} {} {template:?} {:?}", gguf.digest(), types.k, types.v, self.context);
+        let decides = format!("{} {} {} {:?}", fingerprint(), gguf.digest(), self.serving.decides()?, self.context);
         let (part, parts) = self.shard.unwrap_or((0, 1));
         let lines = batch::read(&self.input, &text::read(&self.input)?, Shard { part, of: parts }, &decides)?;
         let mut inputs = Inputs::default();
         inputs.add(&self.input, "the requests");
         inputs.add_model(&gguf);
         let mut results = Results::open(&self.output, &lines, &inputs)?;
-        let context = self.context(&of, &lines);
-        let budget = self.ram.budget()?;
+        let longest = || lines.iter().map(|line| line.most_tokens).max().unwrap_or(1).min(of.context);
+        let context = asked_context(self.context, &of).unwrap_or_else(longest);
+        let mut load = self.serving.settings(1, Some(context), BATCH)?;
         let slots = match self.slots {
             Some(slots) => usize::from(slots),
-            None => slots(budget, gguf.file_bytes(), KvCache::bytes(&of, context, types)?),
+            None => slots(load.budget, gguf.file_bytes(), KvCache::bytes(&of, context, load.types)?),
         };
-        let slots = slots.clamp(1, lines.len().max(1));
+        load.slots = slots.clamp(1, lines.len().max(1));
         drop(gguf);
         if results.done() > 0 {
             output::say(&format!("{} of {} requests were answered before", results.done(), lines.len()));
         }
         if results.done() < lines.len() {
+            let slots = load.slots;
             output::say(&format!("up to {slots} requests at a time, of {context} tokens each"));
-            let server = Local::start(self.settings(slots, context, template, budget)?)?;
+            let server = Local::start(Settings::local(Catalog::one(&self.model), load))?;
             batch::answer(&server, &lines, &mut results, slots + slots.div_ceil(4))?;
         }
         let refused = results.refused();
@@ -102,53 +86,6 @@ impl Args {
             output::warn(&format!("{refused} of {} requests were refused; their lines say why", lines.len()));
         }
         Ok(())
-    }
-
-    /// Tokens of a slot.
-    fn context(&self, of: &Hyperparameters, lines: &[Line]) -> usize {
-        match self.context {
-            Some(0) => of.context,
-            Some(context) => context,
-            None => lines.iter().map(|line| line.most_tokens).max().unwrap_or(1).min(of.context),
-        }
-    }
-
-    fn settings(
-        &self,
-        slots: usize,
-        context: usize,
-        template: Option<String>,
-        budget: Option<Budget>,
-    ) -> Result<Settings> {
-        let model = self.model.to_str().context("the path of the model is not UTF-8; rename it")?;
-        let threads = self.cpu.threads;
-        drop(self.cpu.cpu()?);
-        Ok(Settings {
-            host: "127.0.0.1".to_owned(),
-            port: 0,
-            keys: Vec::new(),
-            origins: Vec::new(),
-            allow_public: false,
-            queue: 10 * slots,
-            timeout: FOREVER,
-            max_body: 1 << 30,
-            body_time: FOREVER,
-            times: Times::default(),
-            catalog: Catalog::new(&[model.to_owned()], None)?,
-            load: LoadSettings {
-                budget,
-                read: self.ram.options(),
-                cpu: |threads| CpuArgs { threads }.cpu(),
-                threads,
-                slots,
-                context: Some(context),
-                types: self.cache.types(),
-                idle: None,
-                template,
-                batch: BATCH,
-                prefix_cache: self.prefix_cache.clone(),
-            },
-        })
     }
 }
 

@@ -12,7 +12,7 @@ use strata::gguf::Gguf;
 use strata::io::text::LIST;
 
 /// The chat template, and what it is given beside the messages.
-#[derive(clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct ChatTemplateArgs {
     /// Chat template as Jinja text, or the name of one in the file [default: the file's, or its tool_use if there are tools]
     #[arg(long, value_name = "TEMPLATE", allow_hyphen_values = true)]
@@ -39,23 +39,50 @@ fn variables(text: &str) -> Result<Map<String, Json>> {
     Ok(variables)
 }
 
+/// Whether a text is a template, and not the name of one.
+fn is_template(text: &str) -> bool {
+    text.contains("{{") || text.contains("{%")
+}
+
 fn date(text: &str) -> Result<DateTime> {
     text.parse().context("give a date as 2024-07-26")
 }
 
 impl ChatTemplateArgs {
+    /// The text of a template that was given; `None` for one in the model's file.
+    fn text(&self) -> Result<Option<(&Path, String)>> {
+        Ok(match (&self.chat_template, &self.chat_template_file) {
+            (Some(text), _) if is_template(text) => {
+                ensure!(text.len() as u64 <= LIST, "--chat-template has more than {LIST} bytes; give a shorter one");
+                Some((Path::new("--chat-template"), text.clone()))
+            }
+            (None, Some(file)) => Some((file, text::read_at_most(file, LIST)?)),
+            _ => None,
+        })
+    }
+
+    /// The template that was given, without the special tokens of a model; `None` for one in the model's file.
+    pub fn given(&self) -> Result<Option<ChatTemplate>> {
+        self.text()?.map(|(path, text)| Ok(ChatTemplate::new(path, "text", &text)?)).transpose()
+    }
+
+    /// All that decides the text of a conversation, beside the model and the messages.
+    pub fn decides(&self) -> Result<String> {
+        let (text, variables) = (self.text()?.map(|(_, text)| text), Json::Object(self.variables()));
+        Ok(format!("{:?} {text:?} {variables} {}", self.chat_template, self.now()))
+    }
+
+    /// The date at these seconds since 1970, if none was given.
+    pub fn date_or(&mut self, seconds: i64) {
+        self.date = self.date.or(Timestamp::from_second(seconds).ok().map(|time| Offset::UTC.to_datetime(time)));
+    }
+
     /// The template for the model of a file; `with_tools` if a conversation has tools.
     pub fn template(&self, gguf: &Gguf, with_tools: bool) -> Result<ChatTemplate> {
-        let template = match (&self.chat_template, &self.chat_template_file) {
-            (Some(text), _) if text.contains("{{") || text.contains("{%") => {
-                ensure!(text.len() as u64 <= LIST, "--chat-template has more than {LIST} bytes; give a shorter one");
-                ChatTemplate::new(Path::new("--chat-template"), "text", text)?
-            }
-            (Some(name), _) => return Ok(ChatTemplate::from_gguf(gguf, Some(name), with_tools)?),
-            (None, Some(file)) => ChatTemplate::new(file, "text", &text::read_at_most(file, LIST)?)?,
-            (None, None) => return Ok(ChatTemplate::from_gguf(gguf, None, with_tools)?),
-        };
-        Ok(template.with_special_of(gguf)?)
+        Ok(match self.given()? {
+            Some(template) => template.with_special_of(gguf)?,
+            None => ChatTemplate::from_gguf(gguf, self.chat_template.as_deref(), with_tools)?,
+        })
     }
 
     /// The variables beside messages and tools. A date that was given is also `date_string`, in the form of Llama 3.1, whose template knows

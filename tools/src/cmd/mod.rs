@@ -22,11 +22,13 @@ mod recipe;
 mod run;
 mod sampling;
 mod serve;
+mod serving;
 mod split;
 mod template;
 mod verify;
 
-pub use model::long_name;
+pub use chat_template::ChatTemplateArgs;
+pub use model::{CpuArgs, DEFAULT_CONTEXT, asked_context, long_name};
 pub use prefix_cache::PrefixCacheArgs;
 
 use anyhow::Result;

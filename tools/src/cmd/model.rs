@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use strata::arch::Hyperparameters;
 use strata::convert::open_model;
 use strata::gguf::Gguf;
 use strata::limits;
@@ -47,7 +48,7 @@ pub struct RamArgs {
 }
 
 /// The threads of a model.
-#[derive(clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct CpuArgs {
     /// Threads [default: the physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -70,6 +71,20 @@ impl CacheArgs {
     pub fn types(&self) -> CacheTypes {
         CacheTypes { k: self.cache_type_k, v: self.cache_type_v }
     }
+}
+
+/// The largest context that is not asked for, in tokens.
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+/// The context that was asked for, of which 0 is the model's; longer than the model's it is a warning.
+pub fn asked_context(asked: Option<usize>, of: &Hyperparameters) -> Option<usize> {
+    let (asked, trained) = (asked?, of.context);
+    if asked > trained {
+        output::warn(&format!(
+            "the model was trained for {trained} positions; beyond them its text may be poor; choose a smaller -c"
+        ));
+    }
+    Some(if asked == 0 { trained } else { asked })
 }
 
 /// The type of keys or values of this name.

@@ -1,7 +1,6 @@
 //! `strata serve`: models behind HTTP, for programs and browsers.
 
-use super::PrefixCacheArgs;
-use super::model::{CacheArgs, CpuArgs, RamArgs};
+use super::serving::ServingArgs;
 use crate::serve::catalog::Catalog;
 use crate::serve::listen::Times;
 use crate::serve::settings::{LoadSettings, Settings};
@@ -60,20 +59,8 @@ pub struct Args {
     /// Seconds without a request after which a model leaves the memory [default: only when another needs it]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=8_640_000))]
     idle: Option<u64>,
-    /// Chat template in the place of the models' own
-    #[arg(long, value_name = "JINJA", conflicts_with = "chat_template_file")]
-    chat_template: Option<String>,
-    /// The same from a file
-    #[arg(long, value_name = "FILE")]
-    chat_template_file: Option<PathBuf>,
     #[command(flatten)]
-    cpu: CpuArgs,
-    #[command(flatten)]
-    cache: CacheArgs,
-    #[command(flatten)]
-    prefix_cache: PrefixCacheArgs,
-    #[command(flatten)]
-    ram: RamArgs,
+    serving: ServingArgs,
 }
 
 /// The tokens of prompts in a pass.
@@ -90,26 +77,9 @@ impl Args {
             bail!("--max-body is {}; give at most {}", output::bytes(max_body), output::bytes(LARGEST_BODY));
         }
         let catalog = Catalog::new(&self.model, self.models.as_deref())?;
-        let threads = self.cpu.threads;
-        // Once here, so that a wrong number of threads is said before anybody waits for it.
-        drop(self.cpu.cpu()?);
         let request_time = Duration::from_secs(self.request_timeout);
-        let load = LoadSettings {
-            budget: self.ram.budget()?,
-            read: self.ram.options(),
-            cpu: |threads| CpuArgs { threads }.cpu(),
-            threads,
-            slots: usize::from(self.slots),
-            context: self.context,
-            types: self.cache.types(),
-            idle: self.idle.map(Duration::from_secs),
-            template: match &self.chat_template_file {
-                Some(file) => Some(text::read(file)?),
-                None => self.chat_template.clone(),
-            },
-            batch: BATCH,
-            prefix_cache: self.prefix_cache.clone(),
-        };
+        let idle = self.idle.map(Duration::from_secs);
+        let load = LoadSettings { idle, ..self.serving.settings(usize::from(self.slots), self.context, BATCH)? };
         serve::run(Settings {
             keys: self.keys()?,
             host: self.host,

@@ -55,6 +55,11 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// One model, whose name nobody has to know.
+    pub fn one(path: &Path) -> Catalog {
+        Catalog(vec![Entry { name: stem(path).unwrap_or_else(|_| "model".to_owned()), path: path.to_owned() }])
+    }
+
     fn add(&mut self, entry: Entry) -> Result<()> {
         if entry.name.is_empty() || entry.name.len() > 200 || entry.name.contains(char::is_control) {
             bail!("{} is no name of a model; give one to it: -m NAME=FILE", quoted(&entry.name));

@@ -3,12 +3,10 @@
 use super::object::{Object, wrong};
 use super::params::Form;
 use super::refusal::{Refusal, Result};
-use super::worker::served::Served;
+use super::worker::served::{Chat, Served};
 use serde_json::{Map, Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
 use strata::engine::chat::{ChatFormat, ToolChoice};
 use strata::engine::template::ChatInput;
-use strata::tokenizer::EncodeOptions;
 
 /// The most messages, parts of one, tools, and calls in a message.
 pub const MESSAGES: usize = 10_000;
@@ -75,8 +73,8 @@ impl Conversation {
     pub fn prompt(&self, model: &Served) -> Result<Prompt> {
         let used = !self.tools.is_empty() && self.choice != ToolChoice::None;
         let text = self.text(model)?;
-        let tokens = encode(model, &text)?;
-        let format = model.formats[usize::from(used)].clone().after(&text);
+        let tokens = model.tokenizer.encode_chat(&text)?;
+        let format = model.chat(used)?.format.clone().after(&text);
         let grammar = if used { format.tool_grammar(&self.tools, self.choice.clone(), self.parallel)? } else { None };
         Ok(Prompt { tokens, format, form: grammar.map_or(Form::Free, Form::Lark) })
     }
@@ -91,7 +89,7 @@ impl Conversation {
             }
             _ => (&self.messages[..], ""),
         };
-        let format = &model.formats[usize::from(used)];
+        let Chat { template, format } = model.chat(used)?;
         let instructed;
         let messages = match used && !format.shows_tools() {
             true => {
@@ -100,16 +98,17 @@ impl Conversation {
             }
             false => messages,
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
+        let mut variables = model.template.variables();
+        variables.extend(self.variables.clone());
         let input = ChatInput {
             messages,
             tools: used.then_some(&self.tools[..]),
             documents: None,
             add_generation_prompt: true,
-            variables: self.variables.clone(),
-            now,
+            variables,
+            now: model.template.now(),
         };
-        let text = model.template(used)?.render(&input).map_err(|error| Refusal::of(&error).code("chat_template"))?;
+        let text = template.render(&input).map_err(|error| Refusal::of(&error).code("chat_template"))?;
         Ok(text + begun)
     }
 }
@@ -124,13 +123,6 @@ fn with_instructions(messages: &[Value], instructions: &str) -> Vec<Value> {
         None => messages.insert(0, json!({"role": "system", "content": instructions})),
     }
     messages
-}
-
-/// The tokens of a rendered conversation. The template writes BOS where the model wants one; where it does not, it is added.
-fn encode(model: &Served, text: &str) -> Result<Vec<u32>> {
-    let tokens = model.tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: true })?;
-    let bos = model.tokenizer.bos().filter(|bos| tokens.first() != Some(bos));
-    Ok(bos.into_iter().chain(tokens).collect())
 }
 
 /// A message as templates expect it: its text in one piece, the arguments of calls as an object.

@@ -31,6 +31,8 @@ pub mod settings;
 mod sse;
 mod worker;
 
+pub use openai::fingerprint;
+
 use crate::{output, progress};
 use anyhow::{Context, Result, bail};
 use app::App;

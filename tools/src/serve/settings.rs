@@ -2,9 +2,8 @@
 
 use super::catalog::Catalog;
 use super::listen::Times;
-use crate::cmd::PrefixCacheArgs;
+use crate::cmd::{ChatTemplateArgs, CpuArgs, PrefixCacheArgs};
 use std::time::Duration;
-use strata::Cpu;
 use strata::model::CacheTypes;
 use strata::stream::{Budget, ReadOptions};
 
@@ -36,6 +35,31 @@ pub struct Settings {
     pub load: LoadSettings,
 }
 
+/// The most bytes of a body, and the longest time, that a program grants itself.
+const BODY: usize = 1 << 30;
+/// See [`BODY`].
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+impl Settings {
+    /// Those of a server that only this program asks.
+    pub fn local(catalog: Catalog, load: LoadSettings) -> Settings {
+        Settings {
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+            keys: Vec::new(),
+            origins: Vec::new(),
+            allow_public: false,
+            queue: 10 * load.slots,
+            timeout: FOREVER,
+            max_body: BODY,
+            body_time: FOREVER,
+            times: Times::default(),
+            catalog,
+            load,
+        }
+    }
+}
+
 /// How models are loaded.
 #[derive(Clone)]
 pub struct LoadSettings {
@@ -43,10 +67,8 @@ pub struct LoadSettings {
     pub budget: Option<Budget>,
     /// How streamed weights are read.
     pub read: ReadOptions,
-    /// The processor, which all models share.
-    pub cpu: fn(threads: Option<u16>) -> anyhow::Result<Cpu>,
-    /// Threads.
-    pub threads: Option<u16>,
+    /// The threads of each model.
+    pub cpu: CpuArgs,
     /// Requests that a model answers at the same time.
     pub slots: usize,
     /// Tokens of a slot; `None` is the model's, at most [`DEFAULT_CONTEXT`], 0 the model's.
@@ -55,13 +77,10 @@ pub struct LoadSettings {
     pub types: CacheTypes,
     /// The time without a request after which a model is unloaded.
     pub idle: Option<Duration>,
-    /// A chat template in the place of the models' own.
-    pub template: Option<String>,
+    /// The chat template, if it is not the models' own, and what it is given beside messages.
+    pub template: ChatTemplateArgs,
     /// The most tokens of prompts in a pass: other slots wait for no more.
     pub batch: usize,
     /// Keys and values on disk.
     pub prefix_cache: PrefixCacheArgs,
 }
-
-/// The largest context of a slot that is not asked for.
-pub const DEFAULT_CONTEXT: usize = 4096;

@@ -7,7 +7,7 @@ mod show;
 mod talk;
 
 use super::chat_template::ChatTemplateArgs;
-use super::model::{CacheArgs, ModelArgs};
+use super::model::{CacheArgs, DEFAULT_CONTEXT, ModelArgs, asked_context};
 use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
 use crate::{output, text};
@@ -20,9 +20,6 @@ use std::sync::Arc;
 use strata::arch::Hyperparameters;
 use strata::engine::{Scheduler, SchedulerOptions};
 use talk::{Settings, Talk};
-
-/// The largest default context in tokens.
-const DEFAULT_CONTEXT: usize = 4096;
 
 /// The most tokens of prompts in a pass.
 const BATCH: usize = 2048;
@@ -100,17 +97,7 @@ impl Args {
         let tokenizer = Arc::new(text::tokenizer(&gguf)?);
         let format = template.format().with_tokens(&tokenizer);
         let (sampling, of) = (self.sampling.settings(&gguf)?, Hyperparameters::read(&gguf)?);
-        let context = match self.context {
-            Some(0) => of.context,
-            Some(context) => context,
-            None => of.context.min(DEFAULT_CONTEXT),
-        };
-        if context > of.context {
-            let trained = of.context;
-            output::warn(&format!(
-                "the model was trained for {trained} positions; beyond them its text may be poor; choose a smaller -c"
-            ));
-        }
+        let context = asked_context(self.context, &of).unwrap_or(of.context.min(DEFAULT_CONTEXT));
         let name = gguf.str("general.name")?.filter(|name| !name.is_empty()).map(str::to_owned);
         let name = name.unwrap_or_else(|| output::path(&self.model.model));
         let (batch, types) = (context.min(BATCH), self.cache.types());

@@ -5,9 +5,8 @@ use crate::answer::shown;
 use crate::conversation::Conversation;
 use crate::output;
 use crate::progress::{self, Shown, Unit};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Map, Value as Json, json};
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use strata::Error;
@@ -15,7 +14,9 @@ use strata::engine::chat::{ChatFormat, Delta};
 use strata::engine::sampling::Sampling;
 use strata::engine::template::{ChatInput, ChatTemplate};
 use strata::engine::{Cancel, End, Finished, Request, Scheduler};
-use strata::tokenizer::{EncodeOptions, Tokenizer};
+use strata::io::inputs::Inputs;
+use strata::io::outputs::Outputs;
+use strata::tokenizer::Tokenizer;
 
 /// What stays the same for a conversation, or is changed by the user.
 pub struct Settings {
@@ -140,12 +141,9 @@ impl Talk {
     pub fn save(&self, path: &Path) -> Result<()> {
         let system = self.system.iter().map(|text| json!({"role": "system", "content": text}));
         let messages: Vec<Json> = system.chain(self.messages.iter().cloned()).collect();
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let failed = || format!("cannot write {}", output::path(path));
-        let mut file = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
-        serde_json::to_writer_pretty(&mut file, &json!({"messages": messages})).with_context(failed)?;
-        writeln!(file).and_then(|()| file.as_file().sync_all()).with_context(failed)?;
-        file.persist(path).with_context(failed)?;
+        let mut file = Outputs::single("chat", path, &Inputs::default())?;
+        file.write_all(format!("{:#}\n", json!({"messages": messages})).as_bytes())?;
+        file.commit()?;
         Ok(())
     }
 
@@ -252,7 +250,7 @@ impl Talk {
         self.first = before.min(self.last_user().unwrap_or(0));
         let (text, tokens) = loop {
             let text = self.render()?;
-            let tokens = self.tokenizer.encode(&text, EncodeOptions { add_special: false, parse_special: true })?;
+            let tokens = self.tokenizer.encode_chat(&text)?;
             let is_user = |message: &Json| message["role"] == "user";
             let next = self.messages.iter().skip(self.first + 1).position(is_user);
             match next {

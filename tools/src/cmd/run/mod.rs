@@ -4,11 +4,11 @@ mod report;
 
 use super::chat_template::ChatTemplateArgs;
 use super::grammar::GrammarArgs;
-use super::model::{CacheArgs, ModelArgs};
+use super::model::{CacheArgs, DEFAULT_CONTEXT, ModelArgs, asked_context};
 use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
 use crate::answer::{Shown as ShownAnswer, shown};
-use crate::progress::{Shown, Unit};
+use crate::progress::{Shown, Unit, at_once};
 use crate::{machine, output, text};
 use anyhow::{Result, bail};
 use report::{Run, Wanted};
@@ -25,9 +25,6 @@ use strata::gguf::Gguf;
 use strata::model::Model;
 use strata::stream::Estimate;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
-
-/// The largest default context.
-const DEFAULT_CONTEXT: usize = 4096;
 
 /// Generate text after a prompt
 #[derive(clap::Args)]
@@ -172,23 +169,15 @@ impl Args {
         let (template, variables) = (self.template.template(gguf, false)?, self.template.variables());
         let input =
             ChatInput { add_generation_prompt: true, variables, now: self.template.now(), ..ChatInput::of(&messages) };
-        // The template writes the special tokens itself.
-        text::tokens(tokenizer, &template.render(&input)?, EncodeOptions { add_special: false, parse_special: true })
+        let text = template.render(&input)?;
+        Ok(at_once(|| tokenizer.encode_chat(&text))?)
     }
 
     fn context(&self, of: &Hyperparameters, prompt: usize) -> Result<usize> {
         let trained = of.context;
         let wanted = self.predict.map(|n| prompt.saturating_add(n));
-        let context = match self.context {
-            Some(0) => trained,
-            Some(context) => context,
-            None => wanted.map_or(trained.min(DEFAULT_CONTEXT), |n| n.min(trained).max(1)).max(prompt.min(trained)),
-        };
-        if context > trained {
-            output::warn(&format!(
-                "the model was trained for {trained} positions; beyond them its text may be poor; choose a smaller -c"
-            ));
-        }
+        let enough = || wanted.map_or(trained.min(DEFAULT_CONTEXT), |n| n.min(trained).max(1)).max(prompt.min(trained));
+        let context = asked_context(self.context, of).unwrap_or_else(enough);
         if prompt > context {
             bail!(
                 "the prompt has {prompt} tokens and the context {context}; choose a larger -c (the model was trained for {trained})"

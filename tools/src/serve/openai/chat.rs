@@ -95,7 +95,7 @@ pub async fn begin(
     let seed = unique();
     let parser = |i: usize| prompt.format.parser(tools).with_seed(seed.wrapping_add(i as u64));
     let choices = (0..params.choices).map(|i| Choice::new(parser(i), &params)).collect();
-    let (prompt_tokens, render_special) = (prompt.tokens.len(), tools || model.reasons);
+    let (prompt_tokens, render_special) = (prompt.tokens.len(), prompt.format.needs_special(tools));
     let task = Task { model, prompts: vec![prompt.tokens], params: params.clone(), grammar, render_special, place };
     Ok(Begun { answer: Answer::begin(app, task).await?, choices, params, prompt_tokens })
 }

@@ -2,10 +2,11 @@
 
 use super::command::{Command, Commands};
 use super::served::Served;
+use crate::cmd::{DEFAULT_CONTEXT, asked_context};
 use crate::output;
 use crate::serve::catalog::Entry;
 use crate::serve::refusal::Refusal;
-use crate::serve::settings::{DEFAULT_CONTEXT, LoadSettings};
+use crate::serve::settings::LoadSettings;
 use axum::http::StatusCode;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -98,7 +99,7 @@ fn try_load(entry: &Entry, settings: &LoadSettings, budget: Option<Budget>) -> a
     let of = Hyperparameters::read(&gguf)?;
     let (mut options, need) = (options(&of, settings), need(&of, settings)?);
     let context = options.context;
-    let served = Served::new(entry, &gguf, tokenizer.clone(), context, settings.template.as_deref())?;
+    let served = Served::new(entry, &gguf, tokenizer.clone(), context, &settings.template)?;
     let (model, bytes) = model(gguf, settings, budget, need, &log)?;
     limits::spare(need.scratch)?;
     options.prefix_cache = settings.prefix_cache.open(&model, options.types);
@@ -114,7 +115,7 @@ fn model(
     need: MemoryNeed,
     log: &Log<'_>,
 ) -> anyhow::Result<(Model, u64)> {
-    let cpu = (settings.cpu)(settings.threads)?;
+    let cpu = settings.cpu.cpu()?;
     let others = need.kv.saturating_add(need.scratch);
     let Some(budget) = budget else {
         let model = Model::new(gguf, cpu)?;
@@ -131,11 +132,7 @@ fn model(
 
 /// The slots of a model.
 fn options(of: &Hyperparameters, settings: &LoadSettings) -> SchedulerOptions {
-    let context = match settings.context {
-        None => of.context.min(DEFAULT_CONTEXT),
-        Some(0) => of.context,
-        Some(context) => context,
-    };
+    let context = asked_context(settings.context, of).unwrap_or(of.context.min(DEFAULT_CONTEXT));
     SchedulerOptions {
         slots: settings.slots,
         context,

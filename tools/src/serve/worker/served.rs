@@ -1,5 +1,6 @@
 //! A model in memory, as handlers see it: everything but the weights and the slots, which are the worker's.
 
+use crate::cmd::ChatTemplateArgs;
 use crate::serve::catalog::Entry;
 use crate::serve::refusal::{Refusal, Result};
 use serde_json::{Value, json};
@@ -17,12 +18,10 @@ pub struct Served {
     pub name: String,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
-    /// Its chat template for conversations without and with tools, or why there is none.
-    pub templates: [std::result::Result<ChatTemplate, String>; 2],
-    /// How the model writes reasoning and calls, by these.
-    pub formats: [ChatFormat; 2],
-    /// Whether it may reason before it answers.
-    pub reasons: bool,
+    /// How it talks, without and with tools, or why it cannot.
+    pub chats: [std::result::Result<Chat, String>; 2],
+    /// What its templates are given beside messages.
+    pub template: ChatTemplateArgs,
     /// The sampling settings that the file recommends.
     pub sampling: Sampling,
     /// Tokens of the vocabulary.
@@ -35,6 +34,14 @@ pub struct Served {
     pub about: Value,
 }
 
+/// How a model talks.
+pub struct Chat {
+    /// Its template.
+    pub template: ChatTemplate,
+    /// How it writes reasoning and calls.
+    pub format: ChatFormat,
+}
+
 impl Served {
     /// What handlers need of an open file.
     pub fn new(
@@ -42,15 +49,19 @@ impl Served {
         gguf: &Gguf,
         tokenizer: Arc<Tokenizer>,
         context: usize,
-        template: Option<&str>,
+        template: &ChatTemplateArgs,
     ) -> strata::Result<Served> {
         let of = Hyperparameters::read(gguf)?;
-        let sources = [false, true].map(|tools| template.unwrap_or_else(|| source(gguf, tools)));
-        let made = |tools: bool| match template {
-            Some(source) => given(gguf, source, &tokenizer),
-            None => ChatTemplate::from_gguf(gguf, None, tools),
+        let chat = |tools: bool| {
+            let template = template.template(gguf, tools)?;
+            let format = template.format().with_tokens(&tokenizer);
+            Ok(Chat { template, format })
         };
-        let templates = [false, true].map(|tools| made(tools).map_err(|error| Refusal::from(error).message));
+        let said = |error: anyhow::Error| match error.downcast::<strata::Error>() {
+            Ok(error) => Refusal::from(error).message,
+            Err(error) => error.to_string(),
+        };
+        let chats = [false, true].map(|tools| chat(tools).map_err(said));
         let sampling = Sampling::of_model(gguf, |_| false)?;
         let text = |name: &str| gguf.str(name).ok().flatten().map(str::to_owned);
         Ok(Served {
@@ -64,14 +75,13 @@ impl Served {
                 "layers": of.layers,
                 "vocab": of.vocab,
                 "hidden": of.hidden,
-                "chat": templates[0].is_ok(),
+                "chat": chats[0].is_ok(),
                 "sampling": {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p},
             }),
             name: entry.name.clone(),
-            formats: sources.map(|source| ChatFormat::of(source).with_tokens(&tokenizer)),
-            reasons: sources[0].contains("<think>"),
             tokenizer,
-            templates,
+            chats,
+            template: template.clone(),
             sampling,
             vocab: of.vocab,
             context,
@@ -79,28 +89,11 @@ impl Served {
         })
     }
 
-    /// The template of a conversation.
-    pub fn template(&self, tools: bool) -> Result<&ChatTemplate> {
-        self.templates[usize::from(tools)].as_ref().map_err(|problem| {
+    /// How it talks.
+    pub fn chat(&self, tools: bool) -> Result<&Chat> {
+        self.chats[usize::from(tools)].as_ref().map_err(|problem| {
             Refusal::request(format!("the model {} cannot chat: {problem}", strata::error::quoted(&self.name)))
                 .code("no_chat_template")
         })
     }
-}
-
-/// The template that the server was started with, with the special tokens of the model.
-fn given(gguf: &Gguf, source: &str, tokenizer: &Tokenizer) -> strata::Result<ChatTemplate> {
-    let vocab = tokenizer.vocab();
-    let special = [("bos_token", vocab.bos), ("eos_token", vocab.eos)];
-    let text = |id: u32| vocab.tokens.get(id as usize).cloned();
-    let named = special.into_iter().filter_map(|(name, id)| Some((name, text(id?)?)));
-    let template = ChatTemplate::new(gguf.path(), "the given chat template", source)?;
-    Ok(named.fold(template, |template, (name, text)| template.with_special(name, text)))
-}
-
-/// The text of the file's own template.
-fn source(gguf: &Gguf, tools: bool) -> &str {
-    let of = |key: &str| gguf.str(key).ok().flatten();
-    let named = of("tokenizer.chat_template.tool_use").filter(|_| tools);
-    named.or_else(|| of("tokenizer.chat_template")).unwrap_or_default()
 }
