@@ -11,8 +11,9 @@
 //! ```
 //! The variable of `--cache-disk` is `STRATA_CACHE_DISK`, and so for every option.
 
+use crate::folders;
 use clap::{Arg, ArgAction, Command};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use strata::error::quoted;
 use strata::io::file::read_regular;
 use strata::io::text::LIST;
@@ -44,9 +45,7 @@ fn path() -> Option<(PathBuf, bool)> {
     if let Some(path) = std::env::var_os("STRATA_CONFIG") {
         return (!path.is_empty()).then(|| (path.into(), true));
     }
-    let named = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = named("XDG_CONFIG_HOME").or_else(|| Some(named("HOME")?.join(".config")))?;
-    Some((Path::new(&folder).join("strata").join("config.toml"), false))
+    Some((folders::of_user("XDG_CONFIG_HOME", ".config")?.join("config.toml"), false))
 }
 
 /// Every option of every subcommand by its variable.

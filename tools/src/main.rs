@@ -10,6 +10,7 @@ mod batch;
 mod cmd;
 mod config;
 mod conversation;
+mod folders;
 mod machine;
 mod output;
 mod progress;

@@ -1,6 +1,6 @@
 //! The options of the prefix cache, for every command that answers prompts.
 
-use crate::output;
+use crate::{folders, output};
 use anyhow::Result;
 use std::path::PathBuf;
 use strata::engine::PrefixCache;
@@ -25,18 +25,12 @@ fn limit(text: &str) -> Result<u64> {
 impl PrefixCacheArgs {
     /// The cache of a model; `None` if it is off, or its folder cannot be made, which is a warning.
     pub fn open(&self, model: &Model, types: CacheTypes) -> Option<PrefixCache> {
-        let folder = self.cache_dir.clone().or_else(default_folder)?;
+        let folder =
+            self.cache_dir.clone().or_else(|| Some(folders::of_user("XDG_CACHE_HOME", ".cache")?.join("prefix")))?;
         if self.cache_disk == 0 {
             return None;
         }
         let opened = PrefixCache::open(&folder, self.cache_disk, model, types);
         opened.map_err(|error| output::warn(&format!("{error}; prompts are not kept on disk"))).ok()
     }
-}
-
-/// The folder of this user.
-fn default_folder() -> Option<PathBuf> {
-    let named = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let caches = named("XDG_CACHE_HOME").filter(|path| path.is_absolute());
-    Some(caches.or_else(|| Some(named("HOME")?.join(".cache")))?.join("strata").join("prefix"))
 }

@@ -3,8 +3,8 @@
 //! A message goes on after a line that ends with a backslash, and from `"""` to `"""`; what is pasted into the editor is one message.
 
 use super::command::NAMES;
-use crate::output;
 use crate::progress::at_once;
+use crate::{folders, output};
 use anyhow::{Context as _, Result, ensure};
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
@@ -104,9 +104,7 @@ impl Terminal {
 
 /// The file of what the user typed, in a folder that only the user can read; `None` if there can be none.
 fn history_file() -> Option<PathBuf> {
-    let named = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let state = named("XDG_STATE_HOME").filter(|path| path.is_absolute());
-    let folder = state.or_else(|| Some(named("HOME")?.join(".local/state")))?.join("strata");
+    let folder = folders::of_user("XDG_STATE_HOME", ".local/state")?;
     fs::create_dir_all(&folder).ok()?;
     #[cfg(unix)]
     fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).ok()?;
