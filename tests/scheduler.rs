@@ -247,6 +247,12 @@ fn a_prefix_cache_keeps_within_its_limit_and_what_was_used_last() {
     let bytes = || files(dir.path()).iter().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>();
     with_limit(1 << 30, 0);
     let one = bytes();
+    // Prompts are private.
+    #[cfg(unix)]
+    for file in files(dir.path()) {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
     for seed in 1..6 {
         assert_eq!(with_limit(3 * one, seed), 0);
         assert!(bytes() <= 3 * one);

@@ -101,8 +101,9 @@ fn parse(text: &str, number: usize, decides: &str) -> Result<Line> {
             DEFAULT_LIMIT
         }
     };
-    // A token has at least a byte of the text.
-    let most_tokens = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(text.len() + AROUND);
+    // A token has at least a byte of the text, or is BOS.
+    let around = if path == "/v1/completions" { 1 } else { AROUND };
+    let most_tokens = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(text.len() + around);
     let (custom_id, path) = (custom_id.to_owned(), path.to_owned());
     Ok(Line { number, custom_id, id: format!("batch_req_{id}"), path, body: Value::Object(body), most_tokens })
 }

@@ -5,17 +5,15 @@ use super::model::{asked_context, open};
 use super::serving::ServingArgs;
 use crate::batch::{self, Results, Shard};
 use crate::serve::catalog::Catalog;
-use crate::serve::fingerprint;
 use crate::serve::local::Local;
 use crate::serve::settings::Settings;
+use crate::serve::{fingerprint, most_slots};
 use crate::{output, text};
 use anyhow::Result;
 use std::path::PathBuf;
 use strata::arch::Hyperparameters;
 use strata::engine::template::DEFAULT_NOW;
 use strata::io::inputs::Inputs;
-use strata::model::KvCache;
-use strata::stream::Budget;
 
 /// Answer a file of requests, many in each pass; a run that was stopped goes on where it was
 #[derive(clap::Args)]
@@ -65,12 +63,8 @@ impl Args {
         let longest = || lines.iter().map(|line| line.most_tokens).max().unwrap_or(1).min(of.context);
         let context = asked_context(self.context, &of).unwrap_or_else(longest);
         let mut load = self.serving.settings(1, Some(context), BATCH)?;
-        let slots = match self.slots {
-            Some(slots) => usize::from(slots),
-            None => slots(load.budget, gguf.file_bytes(), KvCache::bytes(&of, context, load.types)?),
-        };
-        load.slots = slots.clamp(1, lines.len().max(1));
-        drop(gguf);
+        let most = lines.len().clamp(1, self.slots.map_or(MOST_SLOTS, usize::from));
+        load.slots = if self.slots.is_some() { most } else { most_slots(gguf, &load, most)? };
         if results.done() > 0 {
             output::say(&format!("{} of {} requests were answered before", results.done(), lines.len()));
         }
@@ -86,29 +80,5 @@ impl Args {
             output::warn(&format!("{refused} of {} requests were refused; their lines say why", lines.len()));
         }
         Ok(())
-    }
-}
-
-/// Slots whose keys and values, of `kv` bytes each, fit beside `weights` bytes; of a model that is streamed they take half of the budget.
-fn slots(budget: Option<Budget>, weights: u64, kv: u64) -> usize {
-    let Some(budget) = budget else { return MOST_SLOTS };
-    let free = budget.bytes.saturating_sub(budget.fixed);
-    // A quarter of what is left stays for activations.
-    let spare = free.saturating_sub(weights) / 4 * 3;
-    let most = spare.max(free / 2) / kv.max(1);
-    usize::try_from(most).unwrap_or(MOST_SLOTS).clamp(1, MOST_SLOTS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_fill_the_memory_beside_the_weights() {
-        let budget = Some(Budget { bytes: 110, fixed: 10 });
-        assert_eq!(slots(budget, 20, 6), 10);
-        assert_eq!(slots(budget, 1000, 5), 10);
-        assert_eq!(slots(budget, 1000, 500), 1);
-        assert_eq!(slots(None, 1, 1), MOST_SLOTS);
     }
 }

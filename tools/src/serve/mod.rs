@@ -32,6 +32,7 @@ mod sse;
 mod worker;
 
 pub use openai::fingerprint;
+pub use worker::most_slots;
 
 use crate::{output, progress};
 use anyhow::{Context, Result, bail};

@@ -17,9 +17,9 @@ use strata::engine::{Scheduler, SchedulerOptions};
 use strata::gguf::Gguf;
 use strata::model::{MemoryNeed, Model};
 use strata::progress::{Progress, Quiet};
-use strata::stream::Budget;
+use strata::stream::{Budget, least_bytes};
 use strata::tokenizer::Tokenizer;
-use strata::{Error, limits};
+use strata::{Cpu, Error, Isa, limits};
 
 /// The tokens of texts that are embedded in a pass, or one text that has more.
 pub const EMBED_BATCH: usize = 2048;
@@ -147,6 +147,27 @@ fn need(of: &Hyperparameters, settings: &LoadSettings) -> strata::Result<MemoryN
     let options = options(of, settings);
     let embed = MemoryNeed::layer_by_layer(of, &[options.context.max(EMBED_BATCH)], settings.types)?;
     Ok(options.need(of)?.and_bytes(embed.kv.saturating_add(embed.scratch)))
+}
+
+/// The most slots, up to `most`, that the budget holds beside the weights; of a model that is streamed keys and values take at most half.
+/// At least 1: loading says what is missing.
+pub fn most_slots(gguf: Gguf, settings: &LoadSettings, most: usize) -> strata::Result<usize> {
+    let Some(budget) = settings.budget else { return Ok(most) };
+    let (of, whole) = (Hyperparameters::read(&gguf)?, gguf.file_bytes());
+    let model = Model::new(gguf, Cpu::new(Isa::best(), 1))?;
+    let (least, free) = (least_bytes(&model.weights().sizes()), budget.bytes.saturating_sub(budget.fixed));
+    let fits = |slots: usize| {
+        let need = need(&of, &LoadSettings { slots, ..settings.clone() })?;
+        let others = need.kv.saturating_add(need.scratch);
+        let with = |weights: u64| weights.saturating_add(others) <= free;
+        Ok::<_, Error>(with(whole) || (with(least) && need.kv <= free / 2))
+    };
+    for slots in (2..=most).rev() {
+        if fits(slots)? {
+            return Ok(slots);
+        }
+    }
+    Ok(1)
 }
 
 fn short(name: &str) -> Refusal {

@@ -11,6 +11,8 @@ pub mod served;
 pub mod status;
 mod watch;
 
+pub use load::most_slots;
+
 use super::catalog::Catalog;
 use super::refusal::Refusal;
 use super::settings::LoadSettings;
