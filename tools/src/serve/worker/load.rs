@@ -149,13 +149,17 @@ fn need(of: &Hyperparameters, settings: &LoadSettings) -> strata::Result<MemoryN
     Ok(options.need(of)?.and_bytes(embed.kv.saturating_add(embed.scratch)))
 }
 
+/// What the program itself may take more, between a look at its memory and the loading of a model.
+const GROWTH: u64 = 32_000_000;
+
 /// The most slots, up to `most`, that the budget holds beside the weights; of a model that is streamed keys and values take at most half.
 /// At least 1: loading says what is missing.
 pub fn most_slots(gguf: Gguf, settings: &LoadSettings, most: usize) -> strata::Result<usize> {
     let Some(budget) = settings.budget else { return Ok(most) };
     let (of, whole) = (Hyperparameters::read(&gguf)?, gguf.file_bytes());
     let model = Model::new(gguf, Cpu::new(Isa::best(), 1))?;
-    let (least, free) = (least_bytes(&model.weights().sizes()), budget.bytes.saturating_sub(budget.fixed));
+    let least = least_bytes(&model.weights().sizes());
+    let free = budget.bytes.saturating_sub(budget.fixed).saturating_sub(GROWTH);
     let fits = |slots: usize| {
         let need = need(&of, &LoadSettings { slots, ..settings.clone() })?;
         let others = need.kv.saturating_add(need.scratch);
