@@ -1,14 +1,13 @@
 //! Answers as handlers see them: what the worker says of all choices, within a time limit. Dropped early, the work for it stops.
 
 use super::app::{App, late};
-use super::metrics::Spent;
 use super::params::Params;
 use super::refusal::Result;
 use super::worker::command::{Command, Piece, Said, Submission, stopping};
 use super::worker::served::Served;
 use std::sync::Arc;
 use strata::engine::grammar::Grammar;
-use strata::engine::{Cancel, Finished, Request};
+use strata::engine::{Cancel, Request};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
@@ -71,10 +70,21 @@ impl Answer {
             .collect();
         let (events, pieces) = unbounded_channel();
         let unfinished = requests.len();
-        let answer =
+        let mut answer =
             Answer { model: model.clone(), pieces, cancel, unfinished, deadline, app: app.clone(), _place: place };
-        app.commands.ask(|reply| Command::Submit(Submission { model, requests, events, reply })).await?;
-        Ok(answer)
+        match app.commands.ask(|reply| Command::Submit(Submission { model, requests, events, reply })).await {
+            Ok(()) => Ok(answer),
+            Err(refusal) => {
+                answer.fail();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Ends the work for it: nothing follows, and no client has gone.
+    fn fail(&mut self) {
+        self.unfinished = 0;
+        self.cancel.cancel();
     }
 
     /// The next thing that is said; `None` after the last. Nothing follows a failure.
@@ -91,26 +101,12 @@ impl Answer {
         match &piece.said {
             Said::Finished(finished) => {
                 self.unfinished -= 1;
-                self.app.metrics.spent(&spent(finished));
+                self.app.metrics.finished(finished);
             }
-            Said::Failed(_) => {
-                self.unfinished = 0;
-                self.cancel.cancel();
-            }
+            Said::Failed(_) => self.fail(),
             _ => {}
         }
         Some(piece)
-    }
-}
-
-fn spent(finished: &Finished) -> Spent {
-    Spent {
-        prompt: finished.prompt_tokens,
-        reused: finished.reused_tokens,
-        generated: finished.tokens,
-        prefill: finished.prefill,
-        decode: finished.decode,
-        waited: finished.waited,
     }
 }
 

@@ -9,9 +9,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use strata::engine::Finished;
 
 /// A number of seconds that grows.
 type Seconds = Counter<f64, AtomicU64>;
@@ -41,58 +42,37 @@ pub struct Metrics {
     resident: Gauge,
 }
 
-/// What a finished answer adds.
-#[derive(Clone, Copy)]
-pub struct Spent {
-    /// Tokens of the prompt, and those of them that a cache had.
-    pub prompt: usize,
-    /// See `prompt`.
-    pub reused: usize,
-    /// Tokens of the answer.
-    pub generated: usize,
-    /// The time of the prompt.
-    pub prefill: Duration,
-    /// The time of the answer.
-    pub decode: Duration,
-    /// The time without a slot.
-    pub waited: Duration,
+/// A new metric of a registry.
+fn new<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 impl Metrics {
     /// Zeros. Requests for other paths than the `known` ones are counted together.
     pub fn new(known: Vec<&'static str>) -> Metrics {
-        let mut metrics = Metrics {
-            registry: Registry::default(),
+        let mut registry = Registry::default();
+        let to = &mut registry;
+        let duration = Histogram::new([0.01, 0.1, 1.0, 10.0, 100.0, 1000.0]);
+        to.register("strata_response_start_seconds", "Seconds until a response began", duration.clone());
+        Metrics {
             known,
-            answered: Family::default(),
-            duration: Histogram::new([0.01, 0.1, 1.0, 10.0, 100.0, 1000.0]),
-            prompt_tokens: Counter::default(),
-            reused_tokens: Counter::default(),
-            generated_tokens: Counter::default(),
-            prefill_seconds: Seconds::default(),
-            decode_seconds: Seconds::default(),
-            waited_seconds: Seconds::default(),
-            cancelled: Counter::default(),
-            processing: Gauge::default(),
-            waiting: Gauge::default(),
-            models: Gauge::default(),
-            resident: Gauge::default(),
-        };
-        let to = &mut metrics.registry;
-        to.register("strata_requests", "Responses begun, by path and status", metrics.answered.clone());
-        to.register("strata_response_start_seconds", "Seconds until a response began", metrics.duration.clone());
-        to.register("strata_prompt_tokens", "Tokens of prompts", metrics.prompt_tokens.clone());
-        to.register("strata_prompt_tokens_reused", "Tokens of prompts that a cache had", metrics.reused_tokens.clone());
-        to.register("strata_generated_tokens", "Tokens of answers", metrics.generated_tokens.clone());
-        to.register("strata_prefill_seconds", "Seconds spent on prompts", metrics.prefill_seconds.clone());
-        to.register("strata_decode_seconds", "Seconds spent on answers", metrics.decode_seconds.clone());
-        to.register("strata_waited_seconds", "Seconds that requests waited for a slot", metrics.waited_seconds.clone());
-        to.register("strata_cancelled", "Answers whose client had gone", metrics.cancelled.clone());
-        to.register("strata_requests_processing", "Requests in slots", metrics.processing.clone());
-        to.register("strata_requests_waiting", "Requests without a slot", metrics.waiting.clone());
-        to.register("strata_models_loaded", "Models in memory", metrics.models.clone());
-        to.register("strata_resident_bytes", "Resident memory of the process", metrics.resident.clone());
-        metrics
+            answered: new(to, "strata_requests", "Responses begun, by path and status"),
+            duration,
+            prompt_tokens: new(to, "strata_prompt_tokens", "Tokens of prompts"),
+            reused_tokens: new(to, "strata_prompt_tokens_reused", "Tokens of prompts that a cache had"),
+            generated_tokens: new(to, "strata_generated_tokens", "Tokens of answers"),
+            prefill_seconds: new(to, "strata_prefill_seconds", "Seconds spent on prompts"),
+            decode_seconds: new(to, "strata_decode_seconds", "Seconds spent on answers"),
+            waited_seconds: new(to, "strata_waited_seconds", "Seconds that requests waited for a slot"),
+            cancelled: new(to, "strata_cancelled", "Answers whose client had gone"),
+            processing: new(to, "strata_requests_processing", "Requests in slots"),
+            waiting: new(to, "strata_requests_waiting", "Requests without a slot"),
+            models: new(to, "strata_models_loaded", "Models in memory"),
+            resident: new(to, "strata_resident_bytes", "Resident memory of the process"),
+            registry,
+        }
     }
 
     /// Counts a response.
@@ -103,13 +83,13 @@ impl Metrics {
     }
 
     /// Counts a finished answer.
-    pub fn spent(&self, spent: &Spent) {
-        self.prompt_tokens.inc_by(spent.prompt as u64);
-        self.reused_tokens.inc_by(spent.reused as u64);
-        self.generated_tokens.inc_by(spent.generated as u64);
-        self.prefill_seconds.inc_by(spent.prefill.as_secs_f64());
-        self.decode_seconds.inc_by(spent.decode.as_secs_f64());
-        self.waited_seconds.inc_by(spent.waited.as_secs_f64());
+    pub fn finished(&self, finished: &Finished) {
+        self.prompt_tokens.inc_by(finished.prompt_tokens as u64);
+        self.reused_tokens.inc_by(finished.reused_tokens as u64);
+        self.generated_tokens.inc_by(finished.tokens as u64);
+        self.prefill_seconds.inc_by(finished.prefill.as_secs_f64());
+        self.decode_seconds.inc_by(finished.decode.as_secs_f64());
+        self.waited_seconds.inc_by(finished.waited.as_secs_f64());
     }
 
     /// Counts an answer that nobody waits for any more.
