@@ -2,8 +2,8 @@
 
 use super::app::{App, late};
 use super::params::Params;
-use super::refusal::Result;
-use super::worker::command::{Command, Piece, Said, Submission, stopping};
+use super::refusal::{Refusal, Result};
+use super::worker::command::{Command, Piece, Said};
 use super::worker::served::Served;
 use std::sync::Arc;
 use strata::engine::grammar::Grammar;
@@ -72,7 +72,7 @@ impl Answer {
         let unfinished = requests.len();
         let mut answer =
             Answer { model: model.clone(), pieces, cancel, unfinished, deadline, app: app.clone(), _place: place };
-        match app.commands.ask(|reply| Command::Submit(Submission { model, requests, events, reply })).await {
+        match app.commands.ask(|reply| Command::Submit { model, requests, events, reply }).await {
             Ok(()) => Ok(answer),
             Err(refusal) => {
                 answer.fail();
@@ -95,7 +95,7 @@ impl Answer {
         let failed = |refusal| Piece { choice: 0, said: Said::Failed(refusal) };
         let piece = match timeout_at(self.deadline, self.pieces.recv()).await {
             Ok(Some(piece)) => piece,
-            Ok(None) => failed(stopping()),
+            Ok(None) => failed(Refusal::stopping()),
             Err(_) => failed(late()),
         };
         match &piece.said {

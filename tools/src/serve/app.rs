@@ -108,9 +108,7 @@ impl App {
         });
         match tokio::time::timeout(WORK_TIME, task).await {
             Ok(Ok(done)) => done,
-            Ok(Err(_)) => {
-                Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "a defect of Strata; the server's log says more"))
-            }
+            Ok(Err(_)) => Err(Refusal::defect()),
             Err(_) => Err(Refusal::request("takes too long to prepare: a smaller grammar, schema or prompt is needed")
                 .code("too_complex")),
         }

@@ -17,10 +17,9 @@ pub async fn finish(State(app): State<Arc<App>>, request: Request, next: Next) -
     // A task of its own: its panic is not this connection's. Dropped with this future, it is aborted with it.
     let mut task = JoinSet::new();
     task.spawn(next.run(request));
-    let failed = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "a defect of Strata; the server's log says more");
     let mut response = match task.join_next().await {
         Some(Ok(response)) => response,
-        _ => failed().told(Dialect::of(&path)),
+        _ => Refusal::defect().told(Dialect::of(&path)),
     };
     if let Some(refusal) = refusal(&mut response, &method, &path) {
         let mut told = refusal.told(Dialect::of(&path));

@@ -60,6 +60,16 @@ impl Refusal {
         Refusal::new(StatusCode::BAD_REQUEST, message)
     }
 
+    /// 500 for a panic.
+    pub fn defect() -> Refusal {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "a defect of Strata; the server's log says more")
+    }
+
+    /// 503 of a server that ends.
+    pub fn stopping() -> Refusal {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping").retry_after(5)
+    }
+
     /// The same with a word for programs.
     pub fn code(self, code: &'static str) -> Refusal {
         Refusal { code: Some(code), ..self }
@@ -146,7 +156,7 @@ impl Refusal {
             }
             // The place and the path are of this machine; the problem is of the request.
             Error::Invalid { problem, .. } => Refusal::request(strata::error::printable(problem).into_owned()),
-            Error::Cancelled => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping").retry_after(5),
+            Error::Cancelled => Refusal::stopping(),
             Error::OutOfMemory { .. } | Error::BudgetTooSmall { .. } | Error::Thread(_) => {
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "memory is short; try again later").retry_after(10)
             }

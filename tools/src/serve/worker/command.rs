@@ -22,8 +22,17 @@ pub enum Command {
     },
     /// A loading thread is done.
     Loaded(Box<LoadedModel>),
-    /// Prompts to continue.
-    Submit(Submission),
+    /// The prompts of one HTTP request.
+    Submit {
+        /// The model.
+        model: Arc<Served>,
+        /// The choices of the answer.
+        requests: Vec<Request>,
+        /// Where all that is said goes.
+        events: UnboundedSender<Piece>,
+        /// Whether they were taken.
+        reply: oneshot::Sender<Result<()>>,
+    },
     /// Texts to embed.
     Embed {
         /// The model.
@@ -37,18 +46,6 @@ pub enum Command {
     },
     /// The end of the server.
     Stop,
-}
-
-/// The prompts of one HTTP request.
-pub struct Submission {
-    /// The model.
-    pub model: Arc<Served>,
-    /// The choices of the answer.
-    pub requests: Vec<Request>,
-    /// Where all that is said goes.
-    pub events: UnboundedSender<Piece>,
-    /// Whether they were taken.
-    pub reply: oneshot::Sender<Result<()>>,
 }
 
 /// Something of an answer.
@@ -122,7 +119,7 @@ impl Commands {
     /// # Errors
     /// If the worker has ended.
     pub fn send(&self, command: Command) -> Result<()> {
-        self.0.send(command).map_err(|_| stopping())
+        self.0.send(command).map_err(|_| Refusal::stopping())
     }
 
     /// Sends one that has a reply, and waits for it.
@@ -132,11 +129,6 @@ impl Commands {
     pub async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply))?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        answer.await.unwrap_or_else(|_| Err(Refusal::stopping()))
     }
-}
-
-/// The refusal of a server that ends.
-pub fn stopping() -> Refusal {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping").retry_after(5)
 }

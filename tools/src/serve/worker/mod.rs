@@ -19,15 +19,16 @@ use super::settings::LoadSettings;
 use crate::output;
 use axum::http::StatusCode;
 use command::{Command, Commands, Piece, Said};
-use models::Models;
+use models::{Active, Loaded, Models};
 use status::Status;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use strata::Error;
 use strata::engine::Cancel;
+use watch::Watch;
 
 /// How often the worker looks for models that nobody uses.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
@@ -69,7 +70,7 @@ pub struct Worker {
     stopping: bool,
 }
 
-/// Starts the worker. It ends after [`Command::Stop`], or when nobody can ask any more.
+/// Starts the worker. It ends after [`Command::Stop`].
 pub fn start(catalog: Catalog, settings: LoadSettings) -> std::io::Result<(Commands, Shared, JoinHandle<()>)> {
     let (sender, commands) = channel();
     let status = Shared::default();
@@ -86,26 +87,22 @@ impl Worker {
             self.take_commands();
             self.models.tidy();
             self.tell();
-            for index in 0..self.models.loaded.len() {
-                self.step(index);
-            }
-            self.models.loaded.retain(|model| !model.failed);
+            self.models.loaded.retain_mut(|model| step(model, &self.status));
         }
         self.models.end();
         self.tell();
     }
 
-    /// Takes all commands; waits for one if there is nothing else to do.
+    /// Takes all commands, up to one that is a pass itself: others get theirs before the next. Waits for one if there is nothing else to do.
     fn take_commands(&mut self) {
-        if self.models.is_idle() {
-            match self.commands.recv_timeout(IDLE_CHECK) {
-                Ok(command) => self.obey(command),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.stopping = true,
-            }
-        }
-        while let Ok(command) = self.commands.try_recv() {
+        let mut wait = if self.models.is_idle() { IDLE_CHECK } else { Duration::ZERO };
+        while let Ok(command) = self.commands.recv_timeout(wait) {
+            let pass = matches!(command, Command::Embed { .. });
             self.obey(command);
+            if pass {
+                break;
+            }
+            wait = Duration::ZERO;
         }
     }
 
@@ -113,40 +110,15 @@ impl Worker {
         match command {
             Command::Model { name, reply } => self.models.want(&name, reply),
             Command::Loaded(loaded) => self.models.loaded(*loaded),
-            Command::Submit(submission) => self.models.submit(submission),
+            Command::Submit { model, requests, events, reply } => {
+                let _ = reply.send(self.models.submit(&model, requests, &events));
+            }
             Command::Embed { model, texts, cancel, reply } => {
-                let _ = reply.send(self.models.embed(&model.name, &texts, &cancel));
+                let vectors = catch_unwind(AssertUnwindSafe(|| self.models.embed(&model, &texts, &cancel)));
+                let _ = reply.send(vectors.unwrap_or_else(|_| Err(Refusal::defect())));
             }
             Command::Stop => self.stopping = true,
         }
-    }
-
-    /// One pass of a model. What goes wrong in it is the model's end, not the server's.
-    fn step(&mut self, index: usize) {
-        let model = &mut self.models.loaded[index];
-        if model.scheduler.is_idle() {
-            return;
-        }
-        let watch = watch::Watch::new(&model.served.name, Cancel::default(), &self.status);
-        let done = catch_unwind(AssertUnwindSafe(|| model.scheduler.step(&watch)));
-        drop(watch);
-        match done {
-            // Those who had the pass know of its end by their listeners.
-            Ok(Ok(()) | Err(Error::Cancelled)) => {}
-            Ok(Err(error)) => self.fail(index, &error.to_string()),
-            Err(_) => self.fail(index, "a pass panicked"),
-        }
-    }
-
-    /// Takes a model out of memory that has failed; a new request loads it again.
-    fn fail(&mut self, index: usize, problem: &str) {
-        let model = &mut self.models.loaded[index];
-        output::say(&format!("error: {}: {problem}", model.served.name));
-        let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the model failed; the server's log says why");
-        for active in model.active.drain(..) {
-            let _ = active.events.send(Piece { choice: active.choice, said: Said::Failed(refusal.clone()) });
-        }
-        model.failed = true;
     }
 
     fn tell(&self) {
@@ -154,4 +126,25 @@ impl Worker {
         let mut status = self.status.lock();
         (status.models, status.loading) = (models, loading);
     }
+}
+
+/// One pass of a model. What goes wrong in it is the model's end, not the server's: false, and a new request loads it again.
+fn step(model: &mut Loaded, status: &Shared) -> bool {
+    if model.scheduler.is_idle() {
+        return true;
+    }
+    let watch = Watch::new(&model.served.name, None, status);
+    let done = catch_unwind(AssertUnwindSafe(|| model.scheduler.step(&watch)));
+    let problem = match done {
+        // Those who had the pass know of its end by their listeners.
+        Ok(Ok(()) | Err(Error::Cancelled)) => return true,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "a pass panicked".to_owned(),
+    };
+    output::say(&format!("error: {}: {problem}", model.served.name));
+    let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the model failed; the server's log says why");
+    for Active { events, choice } in model.active.drain(..) {
+        let _ = events.send(Piece { choice, said: Said::Failed(refusal.clone()) });
+    }
+    false
 }

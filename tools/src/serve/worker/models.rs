@@ -5,7 +5,7 @@
 //! to stream it, those who want it wait until another model becomes idle.
 
 use super::Shared;
-use super::command::{Commands, Piece, Submission, listener, stopping};
+use super::command::{Commands, Piece, listener};
 use super::load::{self, Failed, LoadedModel, Ready};
 use super::served::Served;
 use super::status::ModelStatus;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
-use strata::engine::{Cancel, Scheduler, SlotStatus, embed};
+use strata::engine::{Cancel, Request, Scheduler, SlotStatus, embed};
 use strata::error::quoted;
 use strata::stream::Budget;
 use tokio::sync::mpsc::UnboundedSender;
@@ -35,16 +35,12 @@ pub struct Loaded {
     pub served: Arc<Served>,
     /// The requests that it answers or that wait.
     pub active: Vec<Active>,
-    /// Whether it must not be used any more.
-    pub failed: bool,
     bytes: u64,
     used: Instant,
 }
 
 /// A request of a model.
 pub struct Active {
-    /// Set when nobody waits for it any more.
-    pub cancel: Cancel,
     /// Where it is told of; closed at its end.
     pub events: UnboundedSender<Piece>,
     /// Which choice of the HTTP request it is.
@@ -91,7 +87,7 @@ impl Models {
 
     /// Gives the model of this name to `reply`, as soon as it is there.
     pub fn want(&mut self, name: &str, reply: Reply) {
-        if let Some(model) = self.loaded.iter_mut().find(|model| model.served.name == name && !model.failed) {
+        if let Some(model) = self.loaded.iter_mut().find(|model| model.served.name == name) {
             model.used = Instant::now();
             let _ = reply.send(Ok(model.served.clone()));
         } else if let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.entry.name == name) {
@@ -104,19 +100,13 @@ impl Models {
         }
     }
 
-    /// Forgets requests that are done, cancels those that nobody waits for, unloads and loads models.
+    /// Forgets requests that nobody waits for, unloads and loads models.
     pub fn tidy(&mut self) {
         let mut ended = Vec::new();
         for model in &mut self.loaded {
             let Loaded { scheduler, active, used, .. } = model;
             let before = active.len();
-            active.retain(|one| {
-                let gone = one.events.is_closed();
-                if gone {
-                    one.cancel.cancel();
-                }
-                !gone
-            });
+            active.retain(|one| !one.events.is_closed());
             if scheduler.is_idle() {
                 active.clear();
             }
@@ -184,8 +174,7 @@ impl Models {
                 for reply in self.wanted.remove(place).into_iter().flat_map(|wanted| wanted.waiting) {
                     let _ = reply.send(Ok(served.clone()));
                 }
-                let (active, failed, used) = (Vec::new(), false, Instant::now());
-                self.loaded.push(Loaded { scheduler, served, active, failed, bytes, used });
+                self.loaded.push(Loaded { scheduler, served, active: Vec::new(), bytes, used: Instant::now() });
             }
             // Others answer now and will be idle.
             Err(Failed::Memory(_)) if !self.loaded.is_empty() => {
@@ -199,37 +188,35 @@ impl Models {
         }
     }
 
-    /// Puts prompts to a model.
-    pub fn submit(&mut self, submission: Submission) {
-        let Submission { model, requests, events, reply } = submission;
-        let Some(model) = self.loaded.iter_mut().find(|loaded| Arc::ptr_eq(&loaded.served, &model) && !loaded.failed)
-        else {
-            let problem = "the model was unloaded; try again";
-            let _ = reply.send(Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, problem).retry_after(1)));
-            return;
-        };
+    /// The model that a handler holds, unless it has failed meanwhile.
+    fn held(&mut self, served: &Arc<Served>) -> Result<&mut Loaded> {
+        let model = self.loaded.iter_mut().find(|model| Arc::ptr_eq(&model.served, served));
+        let problem = "the model was unloaded; try again";
+        let model = model.ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, problem).retry_after(1))?;
         model.used = Instant::now();
-        let mut taken = Vec::new();
+        Ok(model)
+    }
+
+    /// Puts prompts to a model. Where one is refused, whoever asked cancels those before it.
+    pub fn submit(
+        &mut self,
+        served: &Arc<Served>,
+        requests: Vec<Request>,
+        events: &UnboundedSender<Piece>,
+    ) -> Result<()> {
+        let model = self.held(served)?;
         for (choice, request) in requests.into_iter().enumerate() {
-            let cancel = request.cancel.clone();
-            match model.scheduler.submit(request, listener(choice, events.clone())) {
-                Ok(_) => taken.push(Active { cancel, events: events.clone(), choice }),
-                Err(error) => {
-                    taken.iter().for_each(|one: &Active| one.cancel.cancel());
-                    let _ = reply.send(Err(error.into()));
-                    return;
-                }
-            }
+            model.scheduler.submit(request, listener(choice, events.clone()))?;
+            model.active.push(Active { events: events.clone(), choice });
         }
-        model.active.extend(taken);
-        let _ = reply.send(Ok(()));
+        Ok(())
     }
 
     /// The vectors of texts.
-    pub fn embed(&mut self, name: &str, texts: &[Vec<u32>], cancel: &Cancel) -> Result<Vec<Vec<f32>>> {
-        let model = self.loaded.iter_mut().find(|model| model.served.name == name).ok_or_else(|| unknown(name))?;
-        model.used = Instant::now();
-        let watch = Watch::new(name, cancel.clone(), &self.shared);
+    pub fn embed(&mut self, served: &Arc<Served>, texts: &[Vec<u32>], cancel: &Cancel) -> Result<Vec<Vec<f32>>> {
+        let shared = self.shared.clone();
+        let model = self.held(served)?;
+        let watch = Watch::new(&served.name, Some(cancel), &shared);
         Ok(embed(model.scheduler.model(), texts, &watch)?)
     }
 
@@ -249,16 +236,10 @@ impl Models {
         (self.loaded.iter().map(of).collect(), self.wanted.iter().map(|wanted| wanted.entry.name.clone()).collect())
     }
 
-    /// Ends all that goes on.
+    /// Ends all that goes on. Whoever waits learns of it by the end of his channel.
     pub fn end(&mut self) {
-        for model in self.loaded.drain(..) {
-            for one in model.active {
-                let _ = one.events.send(Piece { choice: one.choice, said: super::command::Said::Failed(stopping()) });
-            }
-        }
-        for reply in self.wanted.drain(..).flat_map(|wanted| wanted.waiting) {
-            let _ = reply.send(Err(stopping()));
-        }
+        self.loaded.clear();
+        self.wanted.clear();
     }
 }
 

@@ -8,13 +8,13 @@ use strata::progress::Progress;
 /// The progress of a pass of one model.
 pub struct Watch<'a> {
     model: &'a str,
-    cancel: Cancel,
+    cancel: Option<&'a Cancel>,
     status: &'a Shared,
 }
 
 impl<'a> Watch<'a> {
-    /// Of a pass that `cancel` stops. The passes of a scheduler need none: it knows what each of its requests wishes.
-    pub fn new(model: &'a str, cancel: Cancel, status: &'a Shared) -> Watch<'a> {
+    /// Of a pass that `cancel` stops. The passes of a scheduler have none: it knows what each of its requests wishes.
+    pub fn new(model: &'a str, cancel: Option<&'a Cancel>, status: &'a Shared) -> Watch<'a> {
         Watch { model, cancel, status }
     }
 }
@@ -33,7 +33,7 @@ impl Progress for Watch<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        self.cancel.is_cancelled() || self.status.is_halted()
+        self.cancel.is_some_and(Cancel::is_cancelled) || self.status.is_halted()
     }
 }
 
