@@ -25,14 +25,13 @@ pub struct Stream {
     prompt_tokens: usize,
     open: Option<Kind>,
     blocks: usize,
-    end: Option<(Reason, Finished)>,
-    failed: bool,
+    end: Option<(Reason, Finished)>, // none where it failed
 }
 
 impl Stream {
     /// A stream of a choice of this model.
     pub fn new(choice: Choice, model: String, prompt_tokens: usize) -> Stream {
-        Stream { choice, model, prompt_tokens, open: None, blocks: 0, end: None, failed: false }
+        Stream { choice, model, prompt_tokens, open: None, blocks: 0, end: None }
     }
 
     fn close(&mut self, out: &mut Events) {
@@ -86,24 +85,20 @@ impl Encoder for Stream {
 
     fn piece(&mut self, piece: Piece, out: &mut Events) {
         if let Said::Failed(refusal) = piece.said {
-            self.failed = true;
             return out.named(&refusal.body(Dialect::Anthropic));
         }
         let news = self.choice.take(piece.said);
         for delta in news.deltas {
             self.add(delta, out);
         }
-        self.end = news.end.or(self.end.take());
+        self.end = news.end;
     }
 
     fn end(&mut self, out: &mut Events) {
-        if self.failed {
-            return;
-        }
+        let Some((reason, finished)) = self.end.take() else { return };
         self.close(out);
-        let Some((reason, finished)) = &self.end else { return };
-        let (reason, stop) = ended(reason);
-        out.named(&json!({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": stop}, "usage": usage(finished)}));
+        let (reason, stop) = ended(&reason);
+        out.named(&json!({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": stop}, "usage": usage(&finished)}));
         out.named(&json!({"type": "message_stop"}));
     }
 }

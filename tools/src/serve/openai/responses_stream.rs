@@ -15,14 +15,13 @@ pub struct Stream {
     items: Items,
     open: bool,
     number: u64,
-    end: Option<(Reason, Finished)>,
-    failed: bool,
+    end: Option<(Reason, Finished)>, // none where it failed
 }
 
 impl Stream {
     /// A stream of a choice.
     pub fn new(choice: Choice, echo: Echo) -> Stream {
-        Stream { choice, echo, items: Items::default(), open: false, number: 0, end: None, failed: false }
+        Stream { choice, echo, items: Items::default(), open: false, number: 0, end: None }
     }
 
     /// Sends an event with its number.
@@ -148,7 +147,6 @@ impl Encoder for Stream {
 
     fn piece(&mut self, piece: Piece, out: &mut Events) {
         if let Said::Failed(refusal) = piece.said {
-            self.failed = true;
             let response = failed(&self.echo, &self.items.told(), &refusal.message);
             return self.say(out, json!({"type": "response.failed", "response": response}));
         }
@@ -156,22 +154,20 @@ impl Encoder for Stream {
         for delta in news.deltas {
             self.add(delta, out);
         }
-        self.end = news.end.or(self.end.take());
+        self.end = news.end;
     }
 
     fn end(&mut self, out: &mut Events) {
-        if self.failed {
-            return;
-        }
+        let Some(end) = self.end.take() else { return };
         if self.items.0.is_empty() {
             self.open(Item::Message(String::new()), out);
         }
         self.close(out);
-        let kind = match &self.end {
-            Some((Reason::Length, _)) => "response.incomplete",
+        let kind = match end.0 {
+            Reason::Length => "response.incomplete",
             _ => "response.completed",
         };
-        let response = envelope(&self.echo, &self.items.told(), self.end.as_ref());
+        let response = envelope(&self.echo, &self.items.told(), Some(&end));
         self.say(out, json!({"type": kind, "response": response}));
     }
 }
