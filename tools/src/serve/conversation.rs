@@ -129,12 +129,7 @@ fn with_instructions(messages: &[Value], instructions: &str) -> Vec<Value> {
 fn message(message: &Object<'_>) -> Result<Value> {
     let role = message.required("role", message.word("role", &ROLES))?;
     let mut to = message.map().clone();
-    let content = match message.get("content") {
-        None => None,
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(Value::Array(_)) => Some(joined(message)?),
-        Some(other) => return Err(wrong(message.name("content"), other, "a text or a list of parts")),
-    };
+    let content = text_of(message, "content")?;
     let calls = message.objects("tool_calls", PARTS)?.unwrap_or_default();
     match content {
         Some(text) => to.insert("content".to_owned(), json!(text)),
@@ -151,9 +146,14 @@ fn message(message: &Object<'_>) -> Result<Value> {
     Ok(Value::Object(to))
 }
 
-/// The texts of a message's parts.
-fn joined(message: &Object<'_>) -> Result<String> {
-    let parts = message.objects("content", PARTS)?.unwrap_or_default();
+/// The text of a field that is a text or a list of parts.
+pub fn text_of(object: &Object<'_>, key: &str) -> Result<Option<String>> {
+    let parts = match object.get(key) {
+        None => return Ok(None),
+        Some(Value::String(text)) => return Ok(Some(text.clone())),
+        Some(Value::Array(_)) => object.objects(key, PARTS)?.unwrap_or_default(),
+        Some(other) => return Err(wrong(object.name(key), other, "a text or a list of parts")),
+    };
     let text = |part: &Object<'_>| match part.required_text("type")? {
         "text" | "input_text" | "output_text" => part.required_text("text").map(str::to_owned),
         "refusal" => part.required_text("refusal").map(str::to_owned),
@@ -162,7 +162,7 @@ fn joined(message: &Object<'_>) -> Result<String> {
             format!("{} is not supported; only text is", strata::error::quoted(kind)),
         )),
     };
-    Ok(parts.iter().map(text).collect::<Result<Vec<_>>>()?.join("\n"))
+    Ok(Some(parts.iter().map(text).collect::<Result<Vec<_>>>()?.join("\n")))
 }
 
 /// A call of a tool in a message.
@@ -209,7 +209,7 @@ pub fn function_of(function: &Object<'_>) -> Result<Value> {
 }
 
 /// `tool_choice`: a word, or the function that must be called.
-fn choice(body: &Object<'_>, tools: &[Value]) -> Result<ToolChoice> {
+pub fn choice(body: &Object<'_>, tools: &[Value]) -> Result<ToolChoice> {
     let choice = match body.get("tool_choice") {
         None => ToolChoice::Auto,
         Some(Value::String(_)) => match body.word("tool_choice", &["none", "auto", "required"])? {

@@ -1,11 +1,10 @@
 //! What `/v1/responses` is asked, as a conversation in the form of chat.
 
-use crate::serve::conversation::{Conversation, MESSAGES, PARTS, TOOLS, check_choice, function_of};
+use crate::serve::conversation::{Conversation, MESSAGES, TOOLS, choice, function_of, text_of};
 use crate::serve::object::{Object, wrong};
 use crate::serve::params::{Form, of_format};
 use crate::serve::refusal::{Refusal, Result};
 use serde_json::{Map, Value, json};
-use strata::engine::chat::ToolChoice;
 use strata::error::quoted;
 
 /// Reads `instructions`, `input`, `tools` and `tool_choice`.
@@ -29,8 +28,7 @@ pub fn conversation(body: &Object<'_>) -> Result<Conversation> {
     }
     let tools = body.objects("tools", TOOLS)?.unwrap_or_default();
     let tools = tools.iter().map(tool).collect::<Result<Vec<_>>>()?;
-    let choice = choice(body)?;
-    check_choice(&choice, &tools)?;
+    let choice = choice(body, &tools)?;
     let parallel = body.flag("parallel_tool_calls")?.unwrap_or(true);
     Ok(Conversation { messages, tools, choice, parallel, variables: Map::new() })
 }
@@ -49,7 +47,7 @@ fn add(item: &Object<'_>, messages: &mut Vec<Value>) -> Result<()> {
         "message" => {
             let role = item.required("role", item.word("role", &["system", "developer", "user", "assistant"]))?;
             let role = if role == "developer" { "system" } else { role };
-            messages.push(json!({"role": role, "content": text_of(item, "content")?}));
+            messages.push(json!({"role": role, "content": item.required("content", text_of(item, "content"))?}));
         }
         "function_call" => {
             let (name, arguments) = (item.required_text("name")?, item.required_text("arguments")?);
@@ -65,7 +63,7 @@ fn add(item: &Object<'_>, messages: &mut Vec<Value>) -> Result<()> {
         }
         "function_call_output" => {
             let id = item.required_text("call_id")?;
-            messages.push(json!({"role": "tool", "tool_call_id": id, "content": text_of(item, "output")?}));
+            messages.push(json!({"role": "tool", "tool_call_id": id, "content": item.required("output", text_of(item, "output"))?}));
         }
         // What the model thought is not fed back.
         "reasoning" => {}
@@ -74,45 +72,9 @@ fn add(item: &Object<'_>, messages: &mut Vec<Value>) -> Result<()> {
     Ok(())
 }
 
-/// The text of a field that is a text or a list of parts.
-fn text_of(item: &Object<'_>, key: &str) -> Result<String> {
-    match item.get(key) {
-        None => Err(item.missing(key)),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Array(_)) => {
-            let parts = item.objects(key, PARTS)?.unwrap_or_default();
-            let text = |part: &Object<'_>| match part.required_text("type")? {
-                "input_text" | "output_text" | "text" => part.required_text("text").map(str::to_owned),
-                "refusal" => part.required_text("refusal").map(str::to_owned),
-                kind => {
-                    Err(Refusal::field(part.name("type"), format!("{} is not supported; only text is", quoted(kind))))
-                }
-            };
-            Ok(parts.iter().map(text).collect::<Result<Vec<_>>>()?.join("\n"))
-        }
-        Some(other) => Err(wrong(item.name(key), other, "a text or a list of parts")),
-    }
-}
-
 fn tool(tool: &Object<'_>) -> Result<Value> {
     tool.required("type", tool.word("type", &["function"]))?;
     function_of(tool)
-}
-
-fn choice(body: &Object<'_>) -> Result<ToolChoice> {
-    Ok(match body.get("tool_choice") {
-        None => ToolChoice::Auto,
-        Some(Value::String(_)) => match body.word("tool_choice", &["none", "auto", "required"])? {
-            Some("none") => ToolChoice::None,
-            Some("required") => ToolChoice::Required,
-            _ => ToolChoice::Auto,
-        },
-        Some(value) => {
-            let object = Object::of(value, "tool_choice")?;
-            object.required("type", object.word("type", &["function"]))?;
-            ToolChoice::Named(object.required_text("name")?.to_owned())
-        }
-    })
 }
 
 #[cfg(test)]
