@@ -81,15 +81,22 @@ pub async fn props(State(app): State<Arc<App>>, query: Wanted) -> Result<Respons
     .into_response())
 }
 
-/// What each slot of the models in memory does, and the layer of the pass that goes on.
+/// What each slot of the models in memory does, with llama.cpp's names where it has some, and the layer of the pass that goes on.
 pub async fn slots(State(app): State<Arc<App>>, query: Wanted) -> Result<Response> {
     let (wanted, status) = (wanted(&app, query)?, app.status.now());
     let mut slots = Vec::new();
     for model in status.models.iter().filter(|model| wanted.as_ref().is_none_or(|name| *name == model.name)) {
-        for slot in &model.slots {
-            let mut slot = slot.clone();
-            (slot["model"], slot["step"]) = (json!(model.name), status.step_of(&model.name));
-            slots.push(slot);
+        for (id, slot) in model.slots.iter().enumerate() {
+            slots.push(json!({
+                "id": id,
+                "n_ctx": model.about["n_ctx"],
+                "is_processing": slot.is_processing,
+                "prompt_tokens": slot.prompt_tokens,
+                "cached_tokens": slot.cached_tokens,
+                "answer_tokens": slot.answer_tokens,
+                "model": model.name,
+                "step": status.step_of(&model.name),
+            }));
         }
     }
     Ok(axum::Json(Value::Array(slots)).into_response())

@@ -15,11 +15,10 @@ use crate::serve::catalog::{Catalog, Entry};
 use crate::serve::refusal::{Refusal, Result};
 use crate::serve::settings::LoadSettings;
 use axum::http::StatusCode;
-use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
-use strata::engine::{Cancel, Request, Scheduler, SlotStatus, embed};
+use strata::engine::{Cancel, Request, Scheduler, embed};
 use strata::error::quoted;
 use strata::stream::Budget;
 use tokio::sync::mpsc::UnboundedSender;
@@ -222,16 +221,12 @@ impl Models {
 
     /// What the models do, and which are being loaded.
     pub fn status(&self) -> (Vec<ModelStatus>, Vec<String>) {
-        let of = |model: &Loaded| {
-            let slots = model.scheduler.slots();
-            ModelStatus {
-                name: model.served.name.clone(),
-                bytes: model.bytes,
-                about: model.served.about.clone(),
-                waiting: model.scheduler.waiting(),
-                processing: slots.iter().filter(|slot| slot.is_processing).count(),
-                slots: slots.iter().enumerate().map(|(i, slot)| told(i, slot, model.served.context)).collect(),
-            }
+        let of = |model: &Loaded| ModelStatus {
+            name: model.served.name.clone(),
+            bytes: model.bytes,
+            about: model.served.about.clone(),
+            waiting: model.scheduler.waiting(),
+            slots: model.scheduler.slots(),
         };
         (self.loaded.iter().map(of).collect(), self.wanted.iter().map(|wanted| wanted.entry.name.clone()).collect())
     }
@@ -241,11 +236,6 @@ impl Models {
         self.loaded.clear();
         self.wanted.clear();
     }
-}
-
-/// A slot, with llama.cpp's names where it has some.
-fn told(id: usize, slot: &SlotStatus, context: usize) -> Value {
-    json!({"id": id, "n_ctx": context, "is_processing": slot.is_processing, "prompt_tokens": slot.prompt_tokens, "cached_tokens": slot.cached_tokens, "answer_tokens": slot.answer_tokens})
 }
 
 /// The refusal of a model that is not in the catalog.

@@ -1,6 +1,7 @@
 //! What the server is doing, as of a moment ago: read without asking the worker, who may be in a long pass.
 
 use serde_json::{Value, json};
+use strata::engine::SlotStatus;
 
 /// A model in memory.
 #[derive(Clone, Debug, Default)]
@@ -11,12 +12,10 @@ pub struct ModelStatus {
     pub bytes: u64,
     /// Requests without a slot.
     pub waiting: usize,
-    /// Requests in slots.
-    pub processing: usize,
     /// What its file says of itself, and what it is served with.
     pub about: Value,
-    /// Its slots, as `/slots` tells them.
-    pub slots: Vec<Value>,
+    /// Its slots.
+    pub slots: Vec<SlotStatus>,
 }
 
 /// What the server is doing.
@@ -33,7 +32,7 @@ pub struct Status {
 impl Status {
     /// Requests in slots.
     pub fn processing(&self) -> usize {
-        self.models.iter().map(|model| model.processing).sum()
+        self.models.iter().flat_map(|model| &model.slots).filter(|slot| slot.is_processing).count()
     }
 
     /// Requests without a slot.
