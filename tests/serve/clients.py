@@ -97,7 +97,6 @@ def tools():
             name = part.function.name or name
             text += part.function.arguments or ""
     check("tools: a stream of the same call", (name, text) == ("get_weather", call.message.tool_calls[0].function.arguments), (name, text))
-    arguments["seed"] = seed
     chosen = client.chat.completions.create(**{**arguments, "tool_choice": {"type": "function", "function": {"name": "get_weather"}}})
     check("tools: one by name", chosen.choices[0].message.tool_calls[0].function.name == "get_weather", chosen)
     result = {"role": "tool", "tool_call_id": call.message.tool_calls[0].id, "content": "22 degrees"}
