@@ -69,7 +69,7 @@ const REFUSED: [(&str, &str); 12] = [
     ("413", "The body is too large"),
     ("414", "The path is too long"),
     ("429", "All slots are taken and the queue is full"),
-    ("431", "The headers are too large"),
+    ("431", "The headers are too large; has a body if they were read at all"),
     ("500", "The model failed, or Strata did"),
     ("503", "No memory for the model, or the server is stopping"),
     ("504", "The answer took too long"),
@@ -119,8 +119,8 @@ fn operation(path: &str, summary: &str, takes: &Takes, gives: &Gives, keys: bool
     let error = if path.starts_with("/v1/messages") { "AnthropicError" } else { "Error" };
     for (status, when) in REFUSED {
         let mut response = json!({"description": when});
-        // A head that is too long is refused before anything is known of it.
-        if !matches!(status, "414" | "431") {
+        // A path that is too long is refused before anything is known of the request.
+        if status != "414" {
             response["content"] = json!({"application/json": {"schema": reference(error)}});
         }
         if status == "429" {
