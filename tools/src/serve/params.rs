@@ -51,6 +51,8 @@ pub struct Params {
     pub form: Form,
     /// Whether a stream tells of the prompt's progress.
     pub progress: bool,
+    /// Whether it ends with the tokens of all choices.
+    pub usage: bool,
 }
 
 impl Params {
@@ -67,6 +69,8 @@ impl Params {
         };
         let stop = body.texts("stop", STOPS)?.unwrap_or_default();
         check_stop("stop", &stop)?;
+        let options = body.object("stream_options")?;
+        let usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten();
         Ok(Params {
             sampling: sampling::read(body, model, vocab)?,
             limit,
@@ -77,6 +81,7 @@ impl Params {
             logprobs: None,
             form: form(body)?,
             progress: body.flag("return_progress")?.unwrap_or(false),
+            usage: usage.unwrap_or(false),
         })
     }
 }

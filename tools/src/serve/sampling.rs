@@ -1,9 +1,9 @@
 //! The sampling fields of a request, with OpenAI's and llama.cpp's names, over the model's own settings.
 
 use super::object::{Object, wrong};
+use super::openai::unique;
 use super::refusal::{Refusal, Result};
 use serde_json::Value;
-use std::time::{SystemTime, UNIX_EPOCH};
 use strata::engine::sampling::{
     AT_LEAST_ONE, BREAKERS, FINITE, MULTIPLIERS, MirostatVersion, NumberRange, PROBABILITIES, Sampling, Sequence,
     TEMPERATURES,
@@ -111,9 +111,9 @@ fn logit_bias(value: &Value) -> Result<Vec<(u32, f32)>> {
     entries.into_iter().map(one).collect()
 }
 
-/// Nanoseconds since 1970: different for every request. Below 2^53, which every JSON reader keeps exactly.
+/// Different for every request. Below 2^53, which every JSON reader keeps exactly.
 fn random() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64) % (1 << 53)
+    unique() % (1 << 53)
 }
 
 #[cfg(test)]

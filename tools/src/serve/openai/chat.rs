@@ -56,8 +56,6 @@ pub async fn create(State(app): State<Arc<App>>, request: Json) -> Result<Respon
     let conversation = Conversation::read(&body)?;
     // Everything is checked before a model is loaded for it.
     let first = read(&body, &Sampling::default(), u32::MAX as usize, &app)?;
-    let options = body.object("stream_options")?;
-    let usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten().unwrap_or(false);
     let place = app.admit(first.choices)?;
     let model = app.model(entry).await?;
     let params = read(&body, &model.sampling, model.vocab, &app)?;
@@ -65,7 +63,7 @@ pub async fn create(State(app): State<Arc<App>>, request: Json) -> Result<Respon
     let begun = begin(&app, model, conversation, params, place).await?;
     match begun.params.stream {
         true => {
-            let (answer, encoder) = Stream::new(begun, usage);
+            let (answer, encoder) = Stream::new(begun);
             Ok(sse::response(answer, encoder))
         }
         false => whole(begun).await,

@@ -25,8 +25,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A stream of what has begun, with a last chunk for its `usage` if that is wanted.
-    pub fn new(begun: Begun, usage: bool) -> (Answer, Stream) {
+    /// A stream of what has begun.
+    pub fn new(begun: Begun) -> (Answer, Stream) {
         let Begun { answer, choices, params, .. } = begun;
         let stream = Stream {
             model: answer.model.clone(),
@@ -36,7 +36,7 @@ impl Stream {
             seed: params.sampling.seed,
             logprobs: params.logprobs.is_some(),
             progress: params.progress,
-            usage: usage.then(Usage::default),
+            usage: params.usage.then(Usage::default),
         };
         (answer, stream)
     }

@@ -85,8 +85,6 @@ pub async fn create(State(app): State<Arc<App>>, request: Json) -> Result<Respon
     let inputs = inputs(&body, "prompt", app.most())?;
     let first = read(&body, &Sampling::default(), u32::MAX as usize, &app)?;
     let echo = body.flag("echo")?.unwrap_or(false);
-    let options = body.object("stream_options")?;
-    let usage = options.map(|options| options.flag("include_usage")).transpose()?.flatten().unwrap_or(false);
     let place = app.admit(first.choices * inputs.len())?;
     let model = app.model(entry).await?;
     let params = read(&body, &model.sampling, model.vocab, &app)?;
@@ -99,7 +97,7 @@ pub async fn create(State(app): State<Arc<App>>, request: Json) -> Result<Respon
         Ok((prompts, echoed, compile(&form, &of)?))
     });
     let (prompts, echoed, grammar) = prepared.await?;
-    let state = Completion::new(&model, &params, echoed, usage);
+    let state = Completion::new(&model, &params, echoed);
     let stream = params.stream;
     let answer = Answer::begin(&app, Task { model, prompts, params, grammar, render_special: false, place }).await?;
     if stream { Ok(sse::response(answer, state)) } else { whole(answer, state).await }
@@ -154,7 +152,7 @@ impl Logprobs {
 }
 
 impl Completion {
-    fn new(model: &Arc<Served>, params: &Params, echoed: Vec<String>, told_usage: bool) -> Completion {
+    fn new(model: &Arc<Served>, params: &Params, echoed: Vec<String>) -> Completion {
         Completion {
             model: model.clone(),
             id: id("cmpl-"),
@@ -166,7 +164,7 @@ impl Completion {
             logprobs: params.logprobs.is_some(),
             seed: params.sampling.seed,
             usage: Usage::default(),
-            told_usage,
+            told_usage: params.usage,
         }
     }
 
