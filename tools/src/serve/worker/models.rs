@@ -59,7 +59,6 @@ struct Wanted {
     waiting: Vec<Reply>,
     loading: bool,
     starved: bool, // the last try found too little memory
-    wish: u64,
 }
 
 /// The models of the worker.
@@ -92,8 +91,7 @@ impl Models {
         } else if let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.entry.name == name) {
             wanted.waiting.push(reply);
         } else if let Some(entry) = self.catalog.find(name).cloned() {
-            let wish = load::wish(&entry, &self.settings);
-            self.wanted.push_back(Wanted { entry, waiting: vec![reply], loading: false, starved: false, wish });
+            self.wanted.push_back(Wanted { entry, waiting: vec![reply], loading: false, starved: false });
         } else {
             let _ = reply.send(Err(unknown(name)));
         }
@@ -133,14 +131,16 @@ impl Models {
     /// Starts to load the model that has waited longest.
     fn load_next(&mut self) {
         let Some(first) = self.wanted.front().filter(|first| !first.loading) else { return };
-        let (entry, wish, starved) = (first.entry.clone(), first.wish, first.starved);
+        let (entry, starved) = (first.entry.clone(), first.starved);
         if starved && !self.loaded.is_empty() && !self.evict(&entry.name) {
             return;
         }
-        while self.left().is_some_and(|left| left.bytes.saturating_sub(left.fixed) < wish) {
-            if !self.evict(&entry.name) {
-                break;
-            }
+        // Its header is read here only if a model may have to go for it: others may be answering.
+        if self.loaded.iter().any(Loaded::is_idle) {
+            let wish = load::wish(&entry, &self.settings);
+            while self.left().is_some_and(|left| left.bytes.saturating_sub(left.fixed) < wish)
+                && self.evict(&entry.name)
+            {}
         }
         let budget = self.left();
         if let Some(first) = self.wanted.front_mut() {
