@@ -69,9 +69,14 @@ impl Conversation {
         })
     }
 
+    /// Whether the answer may call tools.
+    pub fn may_call(&self) -> bool {
+        !self.tools.is_empty() && self.choice != ToolChoice::None
+    }
+
     /// The prompt for a model. A last message of the assistant is continued.
     pub fn prompt(&self, model: &Served) -> Result<Prompt> {
-        let used = !self.tools.is_empty() && self.choice != ToolChoice::None;
+        let used = self.may_call();
         let text = self.text(model)?;
         let tokens = model.tokenizer.encode_chat(&text)?;
         let format = model.chat(used)?.format.clone().after(&text);
@@ -81,7 +86,7 @@ impl Conversation {
 
     /// The text that the model's template makes of it.
     pub fn text(&self, model: &Served) -> Result<String> {
-        let used = !self.tools.is_empty() && self.choice != ToolChoice::None;
+        let used = self.may_call();
         let role = |message: &Value| message["role"] == "assistant" && message.get("tool_calls").is_none();
         let (messages, begun) = match self.messages.split_last() {
             Some((last, before)) if role(last) && !before.is_empty() => {

@@ -87,7 +87,7 @@ pub async fn begin(
             _ => return Err(Refusal::field("tools", "cannot be used beside response_format, json_schema or grammar")),
         };
         let grammar = compile(&form, &of)?;
-        Ok((prompt, grammar, !conversation.tools.is_empty()))
+        Ok((prompt, grammar, conversation.may_call()))
     });
     let (prompt, grammar, tools) = prepared.await?;
     let seed = unique();
