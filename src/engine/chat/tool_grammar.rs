@@ -4,7 +4,7 @@
 //! is named by its number, since no text of a grammar matches it; any other is text.
 
 use super::{CallStyle, ChatFormat, SEPARATOR, THINK};
-use crate::engine::grammar::{check_schema, with_little_whitespace};
+use crate::engine::grammar::checked_schema;
 use crate::error::{Error, Result, quoted};
 use serde_json::{Map, Value as Json};
 use std::fmt::Write;
@@ -34,22 +34,21 @@ impl ChatFormat {
     /// # Errors
     /// If a tool has no name, two have the same, the schema of its parameters is none, or the tool to be called is not among them.
     pub fn tool_grammar(&self, tools: &[Json], choice: ToolChoice, parallel: bool) -> Result<Option<String>> {
-        let mut functions = Vec::new();
+        let mut functions: Vec<(&str, Json)> = Vec::new();
         for (i, tool) in tools.iter().enumerate() {
             let function = Function::of(tool).map_err(|problem| Error::argument(format!("tool {}", i + 1), problem))?;
-            if functions.iter().any(|other: &Function<'_>| other.name == function.name) {
+            if functions.iter().any(|(other, _)| *other == function.name) {
                 return Err(Error::argument(
                     format!("tool {}", i + 1),
                     format!("has the name {} of another", quoted(function.name)),
                 ));
             }
-            check_schema(&function.parameters())?;
-            functions.push(function);
+            functions.push((function.name, checked_schema(&function.parameters())?));
         }
         match &choice {
             ToolChoice::None => return Ok(None),
             ToolChoice::Auto if functions.is_empty() => return Ok(None),
-            ToolChoice::Named(name) => functions.retain(|function| function.name == name),
+            ToolChoice::Named(name) => functions.retain(|(other, _)| other == name),
             _ => {}
         }
         if functions.is_empty() {
@@ -58,7 +57,7 @@ impl ChatFormat {
         Ok(Some(self.grammar(&functions, choice == ToolChoice::Auto, parallel)))
     }
 
-    fn grammar(&self, functions: &[Function<'_>], may_be_text: bool, parallel: bool) -> String {
+    fn grammar(&self, functions: &[(&str, Json)], may_be_text: bool, parallel: bool) -> String {
         let mut lark = String::from(TEXT);
         let think = self.think(&mut lark);
         let opener = self.marker(self.calls.openers()[0]);
@@ -79,9 +78,8 @@ impl ChatFormat {
         };
         let _ = writeln!(lark, "start: {think}{call}");
         self.calls(&mut lark, parallel);
-        for (i, function) in functions.iter().enumerate() {
-            let arguments = with_little_whitespace(&function.parameters());
-            let _ = writeln!(lark, "call_{i}: {}\nargs_{i}: %json {arguments}", self.call(i, function.name));
+        for (i, (name, arguments)) in functions.iter().enumerate() {
+            let _ = writeln!(lark, "call_{i}: {}\nargs_{i}: %json {arguments}", self.call(i, name));
         }
         let all: Vec<String> = (0..functions.len()).map(|i| format!("call_{i}")).collect();
         let _ = writeln!(lark, "call: {}", all.join(" | "));

@@ -17,7 +17,7 @@ mod vocabulary;
 
 pub use mask::TokenMask;
 pub use matcher::Matcher;
-pub(crate) use schema::with_little_whitespace;
+pub(crate) use schema::checked_schema;
 pub use vocabulary::GrammarVocabulary;
 
 use crate::error::{Error, Result};
@@ -59,8 +59,7 @@ impl Grammar {
     ///
     /// A keyword that is not supported is an error that names it and its place.
     pub fn json_schema(schema: &Json, tokenizer: &Arc<Tokenizer>) -> Result<Grammar> {
-        schema::check(schema)?;
-        let schema = with_little_whitespace(schema);
+        let schema = checked_schema(schema)?;
         Grammar::new("JSON schema", tokenizer, move || Ok(TopLevelGrammar::from_json_schema(schema)))
     }
 
@@ -78,8 +77,8 @@ impl Grammar {
         Grammar::new(what, tokenizer, move || Ok(TopLevelGrammar::from_lark(format!("start: /{pattern}/"))))
     }
 
-    /// A grammar in llguidance's variant of Lark, whose rule `start` is the answer. It may have `%json {...}` with a schema, which
-    /// [`check_schema`] should have seen before, and special tokens by their text (`<|eot_id|>`) or number (`<[128009]>`).
+    /// A grammar in llguidance's variant of Lark, whose rule `start` is the answer. It may have `%json {...}` with a schema, taken as
+    /// llguidance takes it, and special tokens by their text (`<|eot_id|>`) or number (`<[128009]>`).
     pub fn lark(source: &str, tokenizer: &Arc<Tokenizer>) -> Result<Grammar> {
         let what = "Lark grammar";
         check_size(what, source.len())?;
@@ -103,14 +102,6 @@ impl Grammar {
     pub fn matcher(&self) -> Result<Matcher> {
         guarded("grammar", || Ok(self.0.matcher()))
     }
-}
-
-/// Checks what [`Grammar::json_schema`] checks before it compiles: for a schema that becomes part of a grammar in Lark.
-///
-/// # Errors
-/// If the schema is too large or too deep, or uses a keyword that is not supported.
-pub fn check_schema(schema: &Json) -> Result<()> {
-    schema::check(schema)
 }
 
 fn check_size(what: &'static str, bytes: usize) -> Result<()> {

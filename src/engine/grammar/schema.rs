@@ -52,10 +52,18 @@ const EXACT: f64 = (1u64 << 53) as f64;
 /// The longest `minLength` or `maxLength`: a state for each character.
 const LONGEST: u64 = 1 << 20;
 
-/// Checks a schema.
-pub(super) fn check(schema: &Json) -> Result<()> {
-    let mut walk = Walk { place: String::new(), depth: 0, bytes: 0 };
-    walk.schema(schema)
+/// A schema as part of a grammar: checked, and with llguidance's own setting of what may stand between the parts of values.
+///
+/// # Errors
+/// If the schema is too large or too deep, or uses a keyword that is not supported.
+pub(crate) fn checked_schema(schema: &Json) -> Result<Json> {
+    Walk { place: String::new(), depth: 0, bytes: 0 }.schema(schema)?;
+    let mut schema = if schema == &Json::Bool(true) { serde_json::json!({}) } else { schema.clone() };
+    if let Json::Object(members) = &mut schema {
+        let pattern = r"[\x20\x0A\x0D\x09]{1,32}";
+        members.insert("x-guidance".to_owned(), serde_json::json!({ "whitespace_pattern": pattern }));
+    }
+    Ok(schema)
 }
 
 /// Where the check is.
@@ -161,14 +169,4 @@ impl Walk {
             }
         }
     }
-}
-
-/// The schema with llguidance's own setting of what may stand between the parts.
-pub(crate) fn with_little_whitespace(schema: &Json) -> Json {
-    let mut schema = if schema == &Json::Bool(true) { serde_json::json!({}) } else { schema.clone() };
-    if let Json::Object(members) = &mut schema {
-        let pattern = r"[\x20\x0A\x0D\x09]{1,32}";
-        members.insert("x-guidance".to_owned(), serde_json::json!({ "whitespace_pattern": pattern }));
-    }
-    schema
 }
