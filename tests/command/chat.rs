@@ -189,7 +189,7 @@ fn commands_change_what_was_said() {
     for (line, words) in [
         ("/nonsense", "is no command; /help"),
         ("/load /nowhere/x.json", "check the path"),
-        ("/save /nowhere/x.json", "cannot write /nowhere/x.json"),
+        ("/save /nowhere/x.json", "run `mkdir -p /nowhere`"),
         ("/set temp hot", "temp: give a number"),
         ("/set what 1", "what cannot be set"),
         ("/regen", "say something first"),

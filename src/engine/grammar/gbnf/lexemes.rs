@@ -10,6 +10,10 @@ use super::conflicts;
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
+/// The most characters of a lexeme, with the rules that it names written out, or as many as the grammar itself has: rules that name others
+/// twice are small, and written out they are not.
+const LEXEME: usize = 1 << 12;
+
 /// Rounds of dividing before every character becomes a lexeme.
 const ROUNDS: usize = 32;
 
@@ -52,9 +56,11 @@ pub(super) fn split(grammar: &Grammar) -> Lexical {
     Lowering::run(grammar, &regular, None)
 }
 
-/// Which rules are regular.
+/// Which rules are regular, and small enough for a lexeme.
 struct Regular {
     rules: Vec<bool>,
+    /// Their characters, written out.
+    sizes: Vec<usize>,
     /// Those of them that match the empty text alone.
     empty: Vec<bool>,
 }
@@ -69,12 +75,14 @@ impl Regular {
                 named_by[named].push(rule);
             });
         }
-        let mut regular = Regular { rules: vec![false; count], empty: vec![false; count] };
+        let mut regular = Regular { rules: vec![false; count], sizes: vec![0; count], empty: vec![false; count] };
+        let most = grammar.rules.iter().map(|body| regular.size(body)).sum::<usize>().max(LEXEME);
         // A rule comes when all that it names are known; those of a cycle never do.
         let mut ready: Vec<usize> = (0..count).filter(|&rule| waits_for[rule] == 0).collect();
         while let Some(rule) = ready.pop() {
             let body = &grammar.rules[rule];
-            if body.has_tokens() {
+            regular.sizes[rule] = regular.size(body);
+            if body.has_tokens() || regular.sizes[rule] > most {
                 continue;
             }
             regular.rules[rule] = true;
@@ -94,6 +102,16 @@ impl Regular {
             Expr::Tokens(_) => false,
             Expr::Rule(rule) => self.rules[*rule],
             _ => expr.parts().iter().all(|part| self.has(part)),
+        }
+    }
+
+    /// The characters of a part, with what is known of the rules that it names.
+    fn size(&self, expr: &Expr) -> usize {
+        match expr {
+            Expr::Chars(_) => 1,
+            Expr::Tokens(_) => 0,
+            Expr::Rule(rule) => self.sizes[*rule],
+            _ => expr.parts().iter().map(|part| self.size(part)).fold(0, usize::saturating_add),
         }
     }
 
