@@ -257,6 +257,8 @@ pub enum Allocation {
     Weights,
     /// Buffers between reading, encoding and writing.
     Conversion,
+    /// Second moments of activations.
+    Moments,
 }
 
 impl Error {
@@ -390,6 +392,7 @@ impl Error {
                     Allocation::Activations { tokens } => write!(f, "activations for {tokens} tokens"),
                     Allocation::Weights => f.write_str("weights"),
                     Allocation::Conversion => f.write_str("conversion buffers"),
+                    Allocation::Moments => f.write_str("second moments of activations"),
                 }
             }
             Error::BudgetTooSmall { budget, need, kv, activations, pinned, ring, program } => write!(

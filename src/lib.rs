@@ -54,6 +54,7 @@ pub mod io;
 pub mod limits;
 pub mod model;
 pub mod progress;
+pub mod quantize;
 mod random;
 pub mod recipe;
 pub mod roofline;

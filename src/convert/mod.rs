@@ -6,12 +6,14 @@
 //! * `metadata.rs`: the metadata keys; `naming.rs`: the parts of a model's name; `vocabulary/`: the tokenizer;
 //! * `pipeline.rs`: reading, encoding and writing at the same time; `buffers.rs`: the sizes of buffers; `rows.rs`: encoding of rows;
 //! * `view.rs`: a checkpoint as it would be converted, to run it at once;
+//! * [`method`]: tensors that are made otherwise;
 //! * `output.rs`: the unfinished file; `sync.rs`: syncs to the disk; `journal.rs`: the record of what is written.
 
 mod acceptance;
 mod buffers;
 mod journal;
 mod metadata;
+pub mod method;
 mod naming;
 mod output;
 mod pipeline;
@@ -40,6 +42,7 @@ use crate::progress::Progress;
 use crate::threads;
 use acceptance::Accepted;
 use journal::{Head, SourceHead, TensorHead};
+use method::{Method, Unmade};
 use output::{Output, OutputFile};
 use plan::Tensor;
 use serde_json::{Map, Value as Json};
@@ -148,6 +151,20 @@ pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<TargetP
 /// cannot be written, the memory is too small, the folder of a target is missing, or its disk too small; if another process writes
 /// the same file; if the user stopped.
 pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
+    convert_with(input, targets, options, None, progress)
+}
+
+/// [`convert`], where a `method` makes some of the tensors. The targets' `record` must tell it and all that its bytes depend on.
+///
+/// # Errors
+/// As there; and those of the method.
+pub fn convert_with(
+    input: &Input,
+    targets: &[Target],
+    options: &Options,
+    method: Option<&mut Method<'_>>,
+    progress: &dyn Progress,
+) -> Result<Vec<Report>> {
     let job = Job::new(input, targets, options)?;
     job.notes.iter().for_each(|note| progress.warn(note));
     let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
@@ -177,8 +194,12 @@ pub fn convert(input: &Input, targets: &[Target], options: &Options, progress: &
         memory: options.memory,
         progress,
     };
-    let todo = pipeline::Todo::new(&work, &outputs)?;
+    let mut todo = pipeline::Todo::new(&work, &outputs)?;
     outputs.iter_mut().try_for_each(|output| output.begin(todo.request()))?;
+    if let Some(method) = method {
+        method(&mut Unmade::new(&job.tensors, &job.types, &importance, &mut outputs))?;
+        todo = pipeline::Todo::new(&work, &outputs)?;
+    }
     let digests = pipeline::run(&work, todo, &mut outputs)?;
     for output in &mut outputs {
         write_computed(&job.tensors, output)?;

@@ -348,6 +348,16 @@ impl Output {
         self.file(part).map(Partial::wrote)
     }
 
+    /// The bytes of a tensor that is written.
+    pub fn read(&mut self, tensor: usize) -> Result<Vec<u8>> {
+        self.flush()?;
+        let Place { part, range } = &self.places[tensor];
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        read_at(self.file(*part)?.file(), &mut bytes, range.start)
+            .map_err(Error::io("read", &self.parts[*part].partial))?;
+        Ok(bytes)
+    }
+
     /// Writes what the sink has gathered.
     fn flush(&mut self) -> Result<()> {
         let Some((part, _)) = self.sink else { return Ok(()) };

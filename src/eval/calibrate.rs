@@ -7,6 +7,7 @@
 //! memory is read once.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 use strata_quant::Activations;
@@ -48,6 +49,7 @@ pub fn calibrate(model: &Model, text: &Text, process_output: bool, progress: &dy
     let mut scratch = Scratch::default();
     model.forward_with_hook(&mut scratch, &tokens, &lengths, progress, &mut |layer, input, x| {
         add_squares(sums.entry((layer, input)).or_insert_with(|| vec![0.0; x.cols()]), x);
+        ControlFlow::Continue(())
     })?;
     progress.end();
     let mut entries = BTreeMap::new();

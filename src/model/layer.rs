@@ -11,7 +11,7 @@ use super::finite::{Stage, finite};
 use super::{KvCache, Model};
 use crate::arch::{Activation, MatrixInput, Norm, Rope};
 use crate::weights::{Layer, Linear};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use strata_kernels::{AttentionScratch, Rotation, SequenceChunk};
 use strata_quant::Activations;
 
@@ -26,8 +26,9 @@ pub struct Segment<'a> {
     pub cache: &'a mut KvCache,
 }
 
-/// Sees what each matrix reads, `(tokens, columns)`, before it is multiplied: the layer, which input it is, the values.
-pub type Hook<'a> = dyn FnMut(usize, MatrixInput, &Activations) + 'a;
+/// Sees what each matrix reads, `(tokens, columns)`, before it is multiplied: the layer, which input it is, the values. A hook that breaks is
+/// not interested in what the rest of the layer makes of these tokens: their hidden states stay as they are then.
+pub type Hook<'a> = dyn FnMut(usize, MatrixInput, &Activations) -> ControlFlow<()> + 'a;
 
 /// Buffers that passes reuse: after the first pass of a shape, the next allocates nothing.
 #[derive(Default)]
@@ -68,13 +69,12 @@ impl Model {
         for start in (0..tokens).step_by(SUB_BATCH) {
             let range = start..(start + SUB_BATCH).min(tokens);
             let h = &mut h[range.start * hidden..range.end * hidden]; // (n, hidden)
-            let mut see = |input, x: &Activations| {
-                if let Some(hook) = &mut hook {
-                    hook(i, input, x);
-                }
-            };
-            self.attention(i, w, h, range, segments, (&mut *scratch, rotation), &mut see)?;
-            self.feed_forward(w, h, scratch, &mut see)?;
+            let mut see =
+                |input, x: &Activations| hook.as_mut().map_or(ControlFlow::Continue(()), |hook| hook(i, input, x));
+            if self.attention(i, w, h, range, segments, (&mut *scratch, rotation), &mut see)?.is_continue() {
+                // Whoever breaks there wants no more either.
+                let _ = self.feed_forward(w, h, scratch, &mut see)?;
+            }
         }
         Ok(())
     }
@@ -91,15 +91,17 @@ impl Model {
         range: Range<usize>,
         segments: &mut [Segment<'_>],
         (scratch, rotation): (&mut Scratch, &Rotation),
-        see: &mut impl FnMut(MatrixInput, &Activations),
-    ) -> Result<(), Stage> {
+        see: &mut impl FnMut(MatrixInput, &Activations) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Stage> {
         let (of, cpu, n) = (&self.hyperparameters, &self.cpu, range.len());
         let Norm::Rms = self.architecture.norm;
         let Rope::Interleaved = self.architecture.rope;
         let Scratch { places, shared, x, q, k, v, y, chunks, attention, .. } = scratch;
 
         finite(cpu.rms_norm(h, w.attn_norm, of.norm_eps, x.reset(n, of.hidden)), Stage::AttentionNorm)?;
-        see(MatrixInput::Attention, x);
+        if see(MatrixInput::Attention, x).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         let [q, k, v] = self.linears([w.q, w.k, w.v], x, [q, k, v]);
         cpu.rope(q, of.heads, of.head_dim, rotation, &places[range.clone()]);
         cpu.rope(k, of.kv_heads, of.head_dim, rotation, &places[range.clone()]);
@@ -122,10 +124,12 @@ impl Model {
         if !attended {
             return Err(Stage::of_attention(q, k, v, entries(chunks[0].sequence).layout));
         }
-        see(MatrixInput::AttentionOutput, x);
+        if see(MatrixInput::AttentionOutput, x).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         let [attended] = self.linears([w.o], x, [y]);
         let normed = cpu.add_rms_norm(h, attended, w.ffn_norm, of.norm_eps, x.reset(n, of.hidden));
-        finite(normed, Stage::AttentionOutput)
+        finite(normed, Stage::AttentionOutput).map(ControlFlow::Continue)
     }
 
     /// `h = h + Wdown(act(Wgate x) * Wup x)`, where `x` is `scratch.x`.
@@ -134,18 +138,22 @@ impl Model {
         w: &Layer<'_>,
         h: &mut [f32],
         scratch: &mut Scratch,
-        see: &mut impl FnMut(MatrixInput, &Activations),
-    ) -> Result<(), Stage> {
+        see: &mut impl FnMut(MatrixInput, &Activations) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Stage> {
         let (of, cpu) = (&self.hyperparameters, &self.cpu);
         let Activation::Silu = self.architecture.activation;
         let Scratch { x, gate, up, y, .. } = scratch;
-        see(MatrixInput::Ffn, x);
+        if see(MatrixInput::Ffn, x).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         let [gate, up] = self.linears([w.gate, w.up], x, [gate, up]);
         let n = x.rows();
         finite(cpu.silu_mul(gate, up, x.reset(n, of.ffn)), Stage::Gate)?;
-        see(MatrixInput::FfnDown, x);
+        if see(MatrixInput::FfnDown, x).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         let [down] = self.linears([w.down], x, [y]);
-        finite(cpu.add(h, down, of.hidden), Stage::Down)
+        finite(cpu.add(h, down, of.hidden), Stage::Down).map(ControlFlow::Continue)
     }
 
     /// `W x + b` of all matrices that read the same `x`, into the fronts of `ys`, `(rows of x, rows of W)` each.

@@ -168,7 +168,8 @@ impl Model {
         self.check()?;
         for h in h.into_memory().chunks(SUB_BATCH * of.hidden) {
             self.output_norm(h, &mut scratch.x, progress)?;
-            hook(of.layers, MatrixInput::Output, &scratch.x);
+            // After the last layer there is nothing to leave out.
+            let _ = hook(of.layers, MatrixInput::Output, &scratch.x);
         }
         Ok(())
     }

@@ -2,18 +2,23 @@
 //!
 //! * [`LayerSource`]: hands out one layer after the other; `layers.rs` has the two that there are, over a map and over a ring;
 //! * `tensors.rs`: the tensors of a model, found and checked once;
+//! * `transform.rs`: what becomes of matrices in memory; `owned.rs`: matrices and layers in memory of their own;
 //! * `streamed.rs`: the weights of a model that does not fit into its budget; `pinned.rs`: what of them stays, until others need the memory.
 //!
 //! Mapped, pinned and streamed weights are the bytes that lie in the file. That file may be a safetensors file as well as a GGUF file: the
 //! only difference is the order of the rows of query and key matrices ([`Linear::head_dim`]).
 
 mod layers;
+pub(crate) mod owned;
 pub(crate) mod pinned;
 pub(crate) mod streamed;
 pub(crate) mod tensors;
+mod transform;
 
 pub use layers::Layers;
+pub(crate) use layers::OneLayer;
 pub use streamed::Streamed;
+pub use transform::Transform;
 
 use crate::arch::{Architecture, Hyperparameters, Role};
 use crate::error::{Error, Result};

@@ -2,8 +2,12 @@
 
 use crate::output;
 use crate::progress::{Shown, Unit, at_once};
-use anyhow::Result;
-use std::path::Path;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use strata::engine::template::ChatTemplate;
+use strata::eval::compare::Text;
+use strata::eval::compare::chat::ChatCut;
+use strata::eval::compare::text::Cut;
 use strata::gguf::Gguf;
 use strata::io::text;
 use strata::tokenizer::{EncodeOptions, Tokenizer};
@@ -28,4 +32,26 @@ pub fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
 /// Encodes a text. Ctrl-C ends the program meanwhile, since a long text takes time.
 pub fn tokens(tokenizer: &Tokenizer, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
     Ok(at_once(|| tokenizer.encode(text, options))?)
+}
+
+/// The chunks of texts, and of files of conversations, formatted by the model's own template.
+pub fn cut(gguf: &Gguf, tokenizer: &Tokenizer, texts: &[PathBuf], chats: &[PathBuf], cut: Cut) -> Result<Text> {
+    let options = EncodeOptions { add_special: true, parse_special: false };
+    let mut all = Text::default();
+    for file in texts {
+        let tokens = tokens(tokenizer, &read(file)?, options)?;
+        let text = Text::raw(output::path(file), &tokens, cut, tokenizer.bos());
+        all.append(text.with_context(|| format!("text {}", output::path(file)))?);
+    }
+    if chats.is_empty() {
+        return Ok(all);
+    }
+    let template = ChatTemplate::from_gguf(gguf, None, false)?;
+    let tool_template = ChatTemplate::from_gguf(gguf, None, true)?;
+    let Cut { context, max_chunks, .. } = cut;
+    let cut = ChatCut { template: &template, tool_template: &tool_template, tokenizer, context, max_chunks };
+    for file in chats {
+        all.append(Text::chat(file, &read(file)?, cut, &Shown::new(Unit::Bytes))?);
+    }
+    Ok(all)
 }

@@ -1,13 +1,14 @@
 //! All chunks of the text through layer `i` of every model before layer `i + 1` of any: each layer of each file is read once, and neither
 //! model needs to fit in memory. What is kept are the hidden states, which are saved between layers.
 
-use super::derive::{Derived, Transform};
+use super::derive::Derived;
 use super::state::{Saved, StateFile};
 use super::text::Text;
 use crate::error::Result;
 use crate::model::forward::{Derive, Feed, Lane, forward};
 use crate::model::{CacheTypes, Model, Scratch, Sequences, States, WholeSequences};
 use crate::progress::Progress;
+use crate::weights::Transform;
 use std::path::Path;
 
 /// The reference or a candidate, in one mode.

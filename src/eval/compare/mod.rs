@@ -22,8 +22,8 @@ mod state;
 pub mod summary;
 pub mod text;
 
+pub use crate::weights::Transform;
 pub(super) use derive::Head;
-pub use derive::Transform;
 pub use result::{CandidateFacts, Comparison, ModeScores};
 pub use state::StateFile;
 pub use text::Text;

@@ -13,6 +13,7 @@ mod grammar;
 mod info;
 mod inspect;
 mod merge;
+mod method;
 mod model;
 mod perplexity;
 mod plan;

@@ -1,12 +1,14 @@
 //! The arguments of all commands that write models, with the names of llama-quantize.
 
+use super::method::{self, Calibrated, MethodArgs};
 use crate::output;
 use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
-use strata::convert::{Input, Options, Split, Target, TargetPlan, convert, plan};
+use strata::convert::method::Unmade;
+use strata::convert::{Input, Options, Split, Target, TargetPlan, convert_with, plan};
 use strata::error::printable;
 use strata::gguf::Value;
 use strata::gguf::shards::SplitLimit;
@@ -16,9 +18,10 @@ use strata::io::hash::Digest;
 use strata::io::inputs::Inputs;
 use strata::io::partial::Partial;
 use strata::io::text;
+use strata::quantize::feedback::feedback;
 use strata::recipe::{Mix, Recipe, tensor_type};
 use strata::size::Size;
-use strata::{Error, GgmlType, Isa};
+use strata::{Cpu, Error, GgmlType, Isa};
 
 /// A pattern of tensor names, and the type of these tensors.
 type Exception = (regex::Regex, GgmlType);
@@ -86,6 +89,8 @@ pub struct RecipeArgs {
     /// Discard what an interrupted run left, instead of resuming from there
     #[arg(long)]
     restart: bool,
+    #[command(flatten)]
+    method: MethodArgs,
 }
 
 impl RecipeArgs {
@@ -101,15 +106,36 @@ impl RecipeArgs {
             requantize: self.allow_requantize,
             inputs: self.inputs(),
         };
-        let importance = self.imatrix.as_deref().map(|path| self.importance(path)).transpose()?;
+        let threads = options.threads.unwrap_or_else(strata::threads::physical_cores);
+        let calibrated = self.method.prepare(input, || Cpu::new(isa, threads))?;
+        let importance = match (&self.imatrix, &calibrated) {
+            (Some(path), _) => Some(self.importance(path)?),
+            (None, Some(calibrated)) => Some(Importance { weights: calibrated.importance()?, ..Importance::default() }),
+            (None, None) => None,
+        };
         let listed = self.listed_types()?;
         let target = |(path, mix): &(PathBuf, Mix)| self.target(path, *mix, &listed, importance.as_ref());
-        let targets: Vec<Target> = outputs.iter().map(target).collect::<Result<_>>()?;
+        let mut targets: Vec<Target> = outputs.iter().map(target).collect::<Result<_>>()?;
+        for target in &mut targets {
+            target.record.extend(calibrated.iter().flat_map(Calibrated::record));
+        }
         if self.dry_run {
             return targets.iter().try_for_each(|target| self.show_plan(input, target, &options));
         }
-        match convert(input, &targets, &options, &Shown::new(Unit::Bytes)) {
-            Ok(reports) => self.show(&reports),
+        let mut rounded = Vec::new();
+        let mut feed_back = |unmade: &mut Unmade<'_>| {
+            if let Some(Calibrated { model, text, propagate }) = &calibrated {
+                rounded = feedback(model, text, *propagate, unmade, &Shown::new(Unit::Tokens))?;
+            }
+            Ok(())
+        };
+        match convert_with(input, &targets, &options, Some(&mut feed_back), &Shown::new(Unit::Bytes)) {
+            Ok(reports) => {
+                if calibrated.is_some() {
+                    method::say(&rounded);
+                }
+                self.show(&reports)
+            }
             Err(Error::Cancelled) => match left_over(input, &targets, &options) {
                 Some(partial) => bail!("stopped; the same command resumes from {}", output::path(&partial)),
                 None => Err(Error::Cancelled.into()),
@@ -123,6 +149,7 @@ impl RecipeArgs {
         let mut inputs = Inputs::default();
         self.imatrix.iter().for_each(|path| inputs.add(path, "the importance matrix"));
         self.tensor_type_file.iter().for_each(|path| inputs.add(path, "the file of types"));
+        self.method.inputs(&mut inputs);
         inputs
     }
 
@@ -279,6 +306,7 @@ impl RecipeArgs {
 }
 
 /// An importance matrix, prepared for the targets.
+#[derive(Default)]
 struct Importance {
     weights: std::collections::BTreeMap<String, Vec<f32>>,
     metadata: Vec<(String, Value)>,

@@ -10,12 +10,13 @@
 //! The gradients by the results of the matrices are `dq dk dv dh2 dg du dh3`. Several functions (probes) share one walk: their gradients are
 //! stacked, `(probes, tokens, ...)`.
 
+use super::MATRICES;
 use super::attention::{HeadInputs, HeadShape, backward};
-use super::matrix::{MATRICES, Owned, OwnedLayer};
 use super::product::dot;
 use crate::error::Result;
 use crate::eval::compare::ranges::ranges;
 use crate::model::{CacheTypes, KvCache, Model};
+use crate::weights::owned::{Owned, OwnedLayer};
 use crate::weights::{Layer, Linear};
 use rayon::prelude::*;
 use std::ops::Range;

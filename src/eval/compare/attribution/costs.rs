@@ -1,6 +1,6 @@
 //! From the sums of all tensors to their costs.
 
-use super::matrix::MATRICES;
+use super::MATRICES;
 use super::resume::LAYERS_AT;
 use super::tally::Tally;
 use super::work::{Variant, Work};

@@ -1,13 +1,14 @@
 //! The walk of the gradients from the last layer to the first, past every matrix, halfway from the reference to a candidate.
 
+use super::MATRICES;
 use super::backward::{Angles, Gradients, Group, INPUT, Trace, Transposed};
-use super::matrix::{MATRICES, Owned};
 use super::resume::{LAYERS_AT, Walk};
 use super::streams::Stream;
 use super::tally::Tally;
 use super::work::{Layers, Variant, Work};
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::weights::owned::Owned;
 
 /// Rows of gradients, tokens times probes, that go through a layer together; at least those of a chunk and a probe.
 pub const ROWS: usize = 512;

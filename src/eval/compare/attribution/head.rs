@@ -14,7 +14,6 @@
 //! ever whole in memory.
 
 use super::backward::add_norm_gradient;
-use super::matrix::{Owned, towards};
 use super::tally::{Tally, dot};
 use super::work::{HALFWAY, Variant, Work};
 use crate::error::Result;
@@ -24,6 +23,7 @@ use crate::model::States;
 use crate::progress::Progress;
 use crate::random;
 use crate::weights::Linear;
+use crate::weights::owned::{Owned, towards};
 use rayon::prelude::*;
 use std::ops::Range;
 use strata_quant::Activations;

@@ -18,14 +18,13 @@
 //! * `gradients.rs`: these from the last layer to the first; `backward.rs`, `attention.rs`: through a layer;
 //! * `tally.rs`: what is summed up for a tensor, and why that gives its share; `costs.rs`: the shares;
 //! * `upgrades.rs`: where more bytes would save most; `verify.rs`: tensors measured one at a time;
-//! * `matrix.rs`, `product.rs`: matrices in memory.
+//! * `product.rs`: products in memory.
 
 mod attention;
 mod backward;
 mod costs;
 mod gradients;
 mod head;
-mod matrix;
 mod product;
 pub mod result;
 mod resume;
@@ -38,7 +37,7 @@ mod work;
 
 pub use result::{Attribution, LayerError, TensorCost, Upgrade};
 
-use super::derive::{Head, Transform};
+use super::derive::Head;
 use super::scores::CandidateScores;
 use super::{Candidate, DECODED_LOGIT_ROWS, StateFile, Text, comparable, identify, score};
 use crate::arch::Hyperparameters;
@@ -46,8 +45,8 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::{CacheTypes, MemoryNeed, Model, States, WholeSequences};
 use crate::progress::Progress;
+use crate::weights::Transform;
 use costs::Place;
-use matrix::MATRICES;
 use resume::{Done, Resume};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -55,6 +54,9 @@ use strata_quant::GgmlType;
 use tally::Tally;
 use verify::Task;
 use work::{Variant, Work};
+
+/// The number of matrices of a layer.
+const MATRICES: usize = crate::weights::MATRICES.len();
 
 /// Settings of an attribution.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,7 @@
 //! How far an attribution is: what it has found and the states that it goes on from, and the file that keeps all of it, so that a run that
 //! is stopped or killed is resumed after a layer of its longest step.
 
-use super::matrix::MATRICES;
+use super::MATRICES;
 use super::result::LayerError;
 use super::tally::Tally;
 use super::work::Work;

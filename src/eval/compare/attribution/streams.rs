@@ -1,6 +1,5 @@
 //! The residual stream: what becomes of it in the candidates, layer by layer, and that of one model, kept before every layer.
 
-use super::matrix::{OwnedLayer, towards};
 use super::result::LayerError;
 use super::resume::{Done, Resume};
 use super::work::{HALFWAY, Layers, Variant, Work};
@@ -10,7 +9,8 @@ use crate::eval::compare::ranges::blocks;
 use crate::model::forward::{Feed, Lane, forward};
 use crate::model::{CacheTypes, Model, Scratch, Sequences, States, WholeSequences};
 use crate::progress::Progress;
-use crate::weights::{Layer, LayerSource};
+use crate::weights::owned::{OwnedLayer, towards};
+use crate::weights::{Layer, LayerSource, OneLayer};
 use rayon::prelude::*;
 use std::ops::Range;
 use strata_quant::GgmlType;
@@ -160,19 +160,6 @@ pub fn pass(
     let whole = WholeSequences::new(model.hyperparameters(), &work.tokens, &work.lengths, cache)?;
     let sequences = Sequences::Whole(whole);
     let lane = Lane { model, derive: None, h, sequences, rotation: Default::default(), hook: None };
-    let feed = Feed { layers: &mut One(w), lanes: &mut [lane] };
+    let feed = Feed { layers: &mut OneLayer(w), lanes: &mut [lane] };
     forward(&mut [feed], scratch, i..i + 1, progress, &mut |_, _| Ok(()))
-}
-
-/// Hands out one layer.
-struct One<'a>(&'a Layer<'a>);
-
-impl LayerSource for One<'_> {
-    fn layers(&self) -> usize {
-        1
-    }
-
-    fn next_layer(&mut self, _: &dyn Progress) -> Result<Layer<'_>> {
-        Ok(self.0.with_matrices(|_, linear| linear.weight))
-    }
 }

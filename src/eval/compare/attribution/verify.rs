@@ -2,7 +2,6 @@
 //! tensor on are run, from the kept states of the reference.
 
 use super::costs::Place;
-use super::matrix::{Owned, OwnedLayer};
 use super::resume::{Done, Resume};
 use super::streams::{Stream, copy, pass, stream};
 use super::work::{Variant, Work};
@@ -13,6 +12,7 @@ use crate::eval::compare::scores::CandidateScores;
 use crate::eval::compare::{DECODED_LOGIT_ROWS, score};
 use crate::model::{Scratch, States};
 use crate::progress::Progress;
+use crate::weights::owned::{Owned, OwnedLayer};
 
 /// Tensors that are run together: each layer of the reference is read once for all of them, and each has a stream of its own.
 pub const TOGETHER: usize = 8;

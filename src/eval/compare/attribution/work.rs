@@ -1,12 +1,12 @@
 //! What all steps of an attribution work on: the reference, the text, and the models that are set beside the reference.
 
-use super::matrix::OwnedLayer;
 use crate::error::Result;
-use crate::eval::compare::derive::Transform;
 use crate::eval::compare::ranges::ranges;
 use crate::eval::compare::{Candidate, Text};
 use crate::model::sequences::groups;
 use crate::model::{Model, States};
+use crate::weights::Transform;
+use crate::weights::owned::OwnedLayer;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;

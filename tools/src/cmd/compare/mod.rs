@@ -16,20 +16,18 @@ mod tensors;
 use super::model::{CacheArgs, CpuArgs, RamArgs, open};
 use crate::progress::{Shown, Unit};
 use crate::{machine, output, text};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use html::Page;
 use report::Report;
 use std::path::{Path, PathBuf};
 use strata::arch::Hyperparameters;
-use strata::engine::template::ChatTemplate;
 use strata::eval::compare::attribution::{Attribution, attribute};
-use strata::eval::compare::chat::ChatCut;
 use strata::eval::compare::text::Cut;
 use strata::eval::compare::{Comparison, Mode, Settings, Text, compare_and_keep};
 use strata::gguf::Gguf;
 use strata::io::inputs::Inputs;
 use strata::io::outputs::Outputs;
-use strata::tokenizer::{EncodeOptions, Tokenizer};
+use strata::tokenizer::Tokenizer;
 use tensors::TensorArgs;
 
 /// Compare quantizations with the model that they were made of
@@ -153,29 +151,8 @@ impl Args {
         if let Some(tasks) = self.tasks.text(tokenizer, &Hyperparameters::read(reference)?)? {
             return Ok(tasks);
         }
-        let options = EncodeOptions { add_special: true, parse_special: false };
         let cut = Cut { context: self.context, stride: self.stride, max_chunks: self.chunks };
-        let mut all = Text::default();
-        for file in &self.texts {
-            let tokens = text::tokens(tokenizer, &text::read(file)?, options)?;
-            let text = Text::raw(output::path(file), &tokens, cut, tokenizer.bos());
-            all.append(text.with_context(|| format!("text {}", output::path(file)))?);
-        }
-        if !self.chats.is_empty() {
-            let template = ChatTemplate::from_gguf(reference, None, false)?;
-            let tool_template = ChatTemplate::from_gguf(reference, None, true)?;
-            let cut = ChatCut {
-                template: &template,
-                tool_template: &tool_template,
-                tokenizer,
-                context: self.context,
-                max_chunks: self.chunks,
-            };
-            for file in &self.chats {
-                all.append(Text::chat(file, &text::read(file)?, cut, &Shown::new(Unit::Bytes))?);
-            }
-        }
-        Ok(all)
+        text::cut(reference, tokenizer, &self.texts, &self.chats, cut)
     }
 
     fn settings(&self) -> Settings {

@@ -107,7 +107,10 @@ fn operation(path: &str, summary: &str, takes: &Takes, gives: &Gives, keys: bool
     let content = match gives {
         GivesJson(schema) => json!({"application/json": {"schema": reference(schema)}}),
         Streamed(schema) => {
-            json!({"application/json": {"schema": reference(schema)}, "text/event-stream": {"schema": {"type": "string"}}})
+            // The schema of an event; what its data hold is as the API says that this one follows.
+            let event = json!({"type": "object", "required": ["data"],
+                "properties": {"event": {"type": "string"}, "data": {"type": "string"}}});
+            json!({"application/json": {"schema": reference(schema)}, "text/event-stream": {"schema": event}})
         }
         Text(kind) => json!({*kind: {"schema": {"type": "string"}}}),
     };

@@ -1,16 +1,12 @@
 //! Matrices in memory of their own: encoded, decoded to F32, transposed, or the difference of two. Their rows are in the order of GGUF
 //! files, whatever the order of the file that they come from: so matrices of a checkpoint and of a GGUF file can be compared.
 
-use super::super::derive::Transform;
+use super::{Layer, Linear, Transform};
 use crate::arch::Architecture;
 use crate::arch::tensors::permuted_row;
-use crate::weights::{self, Layer, Linear};
 use rayon::prelude::*;
 use strata_kernels::Matrix;
 use strata_quant::GgmlType;
-
-/// The number of matrices of a layer.
-pub const MATRICES: usize = weights::MATRICES.len();
 
 /// A matrix and its memory.
 pub struct Owned {
@@ -42,6 +38,30 @@ impl Owned {
             bytes = ordered;
         }
         Owned { ty, rows, cols, bytes }
+    }
+
+    /// A matrix of the shape of `like` in F32, of its rows in blocks of type `ty`.
+    pub fn decoded_from(ty: GgmlType, like: &Owned, blocks: &[u8]) -> Owned {
+        let matrix = Matrix::new(ty, like.rows, like.cols, blocks).expect("the blocks are those of whole rows");
+        let mut bytes = vec![0; 4 * like.rows * like.cols];
+        bytes.par_chunks_mut(4 * like.cols).enumerate().for_each_init(Vec::new, |values, (r, to)| {
+            values.resize(like.cols, 0.0);
+            matrix.decode_row(r, values);
+            to.as_chunks_mut().0.iter_mut().zip(&*values).for_each(|(to, value)| *to = value.to_le_bytes());
+        });
+        Owned { ty: GgmlType::F32, rows: like.rows, cols: like.cols, bytes }
+    }
+
+    /// The rows in blocks of type `ty`, each weight rounded by itself.
+    pub fn encoded(&self, ty: GgmlType) -> Vec<u8> {
+        let (matrix, row_bytes) = (self.matrix(), ty.row_bytes(self.cols).expect("whole blocks"));
+        let mut bytes = vec![0; self.rows * row_bytes];
+        bytes.par_chunks_mut(row_bytes).enumerate().for_each_init(Vec::new, |values, (r, to)| {
+            values.resize(self.cols, 0.0);
+            matrix.decode_row(r, values);
+            strata_kernels::Isa::best().encode(ty, values, None, to);
+        });
+        bytes
     }
 
     /// As kernels take it.
@@ -161,7 +181,7 @@ impl OwnedLayer {
 
     /// As a pass takes it.
     pub fn layer(&self) -> Layer<'_> {
-        self.with(MATRICES, &self.matrices[0])
+        self.with(self.matrices.len(), &self.matrices[0])
     }
 
     /// The layer with another matrix at place `m`.
@@ -173,6 +193,11 @@ impl OwnedLayer {
         };
         let [q, k, v, o, gate, up, down] = std::array::from_fn(linear);
         Layer { attn_norm: &self.attn_norm, q, k, v, o, ffn_norm: &self.ffn_norm, gate, up, down }
+    }
+
+    /// Replaces the matrix at place `m`.
+    pub fn set(&mut self, m: usize, other: Owned) {
+        self.matrices[m] = other;
     }
 
     /// The matrices, in the order of [`Layer::linears`].

@@ -1,0 +1,278 @@
+//! The factor of a second moment: how much of a rounding error in one column the columns after it can make up for.
+//!
+//! With `A = U D U^T`, `U` unit upper triangular and the columns in the order in which they are rounded, the loss of a row's errors `e` is
+//! ```text
+//! e A e^T = sum_c D_c (e_c + sum over j < c of e_j U_jc)^2
+//! ```
+//! so whoever rounds column `c` aims at `w_c + sum over j < c of e_j U_jc` (GPTQ, arXiv 2210.17323, in the form of LDLQ, arXiv 2307.13304).
+//! Columns are rounded in descending order of their energy. Here they are kept in ascending order, and rounded from the last to the first:
+//! then `A = L D L^T` with `L` unit lower triangular, `U_jc` is `L_jc` with `j > c`, and the factors are the usual ones.
+
+use super::moments::zeros;
+use crate::error::Result;
+use rayon::prelude::*;
+use strata_kernels::{Cpu, Matrix};
+use strata_quant::{Activations, GgmlType};
+
+/// Columns of a block of the factorization.
+const BLOCK: usize = 64;
+
+/// What is added to the diagonal, as a share of its mean: activations of other texts are never quite those of the calibration.
+const DAMPING: f64 = 0.01;
+
+/// A moment in the order of its columns' energy, and its factor.
+pub struct Factor {
+    /// The columns, the one with the least energy first.
+    pub order: Vec<usize>,
+    /// The damped moment in that order, `(columns, columns)`.
+    pub moment: Vec<f32>,
+    /// Row `c` holds column `c` of `L`: at `j > c` what an error in column `j` adds to the target of column `c`; zeros before.
+    pub carry: Vec<f32>,
+    diagonal: Vec<f32>, // D
+}
+
+impl Factor {
+    /// Of a moment `(columns, columns)`.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub fn new(moment: &[f32], cols: usize) -> Result<Factor> {
+        let mut order: Vec<usize> = (0..cols).collect();
+        order.sort_by(|&a, &b| moment[a * cols + a].total_cmp(&moment[b * cols + b]).then(b.cmp(&a)));
+        let mean = (0..cols).map(|c| f64::from(moment[c * cols + c])).sum::<f64>() / cols.max(1) as f64;
+        let mut damping = DAMPING * mean;
+        let mut a = zeros(cols * cols)?;
+        let mut lower = Vec::new(); // (columns, columns) in double precision
+        loop {
+            a.par_chunks_mut(cols.max(1)).enumerate().for_each(|(r, row)| {
+                row.iter_mut().zip(&order).for_each(|(to, &c)| *to = moment[order[r] * cols + c]);
+                row[r] = (f64::from(row[r]) + damping) as f32;
+            });
+            lower.clear();
+            lower.extend(a.iter().map(|&value| f64::from(value)));
+            // A moment of zeros has no errors that matter.
+            if mean == 0.0 || factorize(&mut lower, cols) {
+                break;
+            }
+            damping *= 3.0;
+        }
+        let mut carry = zeros(cols * cols)?;
+        if mean > 0.0 {
+            carry.par_chunks_mut(cols.max(1)).enumerate().for_each(|(c, row)| {
+                row.iter_mut().enumerate().skip(c + 1).for_each(|(j, to)| *to = lower[j * cols + c] as f32);
+            });
+        }
+        let diagonal = (0..cols).map(|c| if mean > 0.0 { lower[c * cols + c] as f32 } else { 1.0 }).collect();
+        Ok(Factor { order, moment: a, carry, diagonal })
+    }
+
+    /// The number of columns.
+    pub fn cols(&self) -> usize {
+        self.order.len()
+    }
+
+    /// A matrix `(columns, columns)` with rows and columns in this order.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub fn permuted(&self, of: &[f32]) -> Result<Vec<f32>> {
+        let cols = self.cols();
+        let mut to = zeros(cols * cols)?;
+        to.par_chunks_mut(cols.max(1)).enumerate().for_each(|(r, row)| {
+            row.iter_mut().zip(&self.order).for_each(|(to, &c)| *to = of[self.order[r] * cols + c]);
+        });
+        Ok(to)
+    }
+
+    /// Puts the columns of `a (rows, columns)` in this order.
+    pub fn permute_columns(&self, a: &mut [f32]) {
+        a.par_chunks_mut(self.cols().max(1)).for_each_init(Vec::new, |row, values| {
+            row.clear();
+            row.extend(self.order.iter().map(|&c| values[c]));
+            values.copy_from_slice(row);
+        });
+    }
+
+    /// `v = v A^-1` for the damped moment `A` and some rows `v (rows, columns)`, all in this order.
+    pub fn solve(&self, cpu: &Cpu, v: &mut [f32], scratch: &mut SolveScratch) {
+        let cols = self.cols();
+        let SolveScratch { x, w, y } = scratch;
+        let rows = v.len() / cols;
+        // z L D L^T = v: first y = z L D from the front, then z from the back; between blocks by matrix products.
+        for first in (0..cols).step_by(BLOCK) {
+            let end = (first + BLOCK).min(cols);
+            let width = end - first;
+            y.clear();
+            y.resize(rows * width, 0.0);
+            if first > 0 {
+                let before = x.reset(rows, first);
+                before.par_chunks_mut(first).zip(v.par_chunks(cols)).for_each(|(x, v)| x.copy_from_slice(&v[..first]));
+                w.clear();
+                w.extend(
+                    (first..end).flat_map(|c| (0..first).flat_map(move |k| self.carry[k * cols + c].to_le_bytes())),
+                );
+                cpu.matmul(Matrix::new(GgmlType::F32, width, first, w).expect("rows of F32"), x, y);
+            }
+            v.par_chunks_mut(cols).zip(y.par_chunks_mut(width)).for_each(|(v, before)| {
+                for c in first..end {
+                    v[c] -= before[c - first];
+                    let carry = &self.carry[c * cols + c + 1..c * cols + end];
+                    before[c - first + 1..].iter_mut().zip(carry).for_each(|(before, carry)| *before += v[c] * carry);
+                }
+            });
+        }
+        v.par_chunks_mut(cols).for_each(|v| v.iter_mut().zip(&self.diagonal).for_each(|(v, d)| *v /= d));
+        let mut end = cols;
+        while end > 0 {
+            let first = end.saturating_sub(BLOCK);
+            let width = end - first;
+            y.clear();
+            y.resize(rows * width, 0.0);
+            if end < cols {
+                let after = x.reset(rows, cols - end);
+                after
+                    .par_chunks_mut(cols - end)
+                    .zip(v.par_chunks(cols))
+                    .for_each(|(x, v)| x.copy_from_slice(&v[end..]));
+                w.clear();
+                let carry = (first..end).flat_map(|c| &self.carry[c * cols + end..(c + 1) * cols]);
+                w.extend(carry.flat_map(|carry| carry.to_le_bytes()));
+                cpu.matmul(Matrix::new(GgmlType::F32, width, cols - end, w).expect("rows of F32"), x, y);
+            }
+            v.par_chunks_mut(cols).zip(y.par_chunks(width)).for_each(|(v, after)| {
+                for c in (first..end).rev() {
+                    let carry = &self.carry[c * cols + c + 1..c * cols + end];
+                    let inside: f32 = v[c + 1..end].iter().zip(carry).map(|(v, carry)| v * carry).sum();
+                    v[c] -= after[c - first] + inside;
+                }
+            });
+            end = first;
+        }
+    }
+}
+
+/// Buffers of [`Factor::solve`].
+#[derive(Default)]
+pub struct SolveScratch {
+    x: Activations,
+    w: Vec<u8>,
+    y: Vec<f32>,
+}
+
+/// `a = l d l^T` in place of the lower triangle: `l` below the diagonal, `d` on it. `false` if `a (n, n)` is not positive definite.
+fn factorize(a: &mut [f64], n: usize) -> bool {
+    for first in (0..n).step_by(BLOCK) {
+        let end = (first + BLOCK).min(n);
+        for r in first..end {
+            let (above, row) = a.split_at_mut(r * n);
+            let row = &mut row[..n];
+            eliminate(row, above, n, first..r);
+            let square = (first..r).map(|k| row[k] * row[k] * above[k * n + k]).sum::<f64>();
+            row[r] -= square;
+            if row[r] <= 0.0 || !row[r].is_finite() {
+                return false;
+            }
+        }
+        let (above, below) = a.split_at_mut(end * n);
+        let above = &*above;
+        below.par_chunks_mut(n).for_each(|row| eliminate(row, above, n, first..end));
+        // What is left of the rows below: each loses its product with every row before it.
+        let width = end - first;
+        let scaled: Vec<f64> =
+            below.par_chunks(n).flat_map_iter(|row| (first..end).map(move |k| row[k] * above[k * n + k])).collect();
+        below.par_chunks_mut(n).enumerate().for_each(|(r, row)| {
+            let (own, rest) = row.split_at_mut(end);
+            for (to, scaled) in rest.iter_mut().zip(scaled.chunks_exact(width)).take(r + 1) {
+                *to -= dot(&own[first..], scaled);
+            }
+        });
+    }
+    true
+}
+
+/// The entries `block` of a row of `l`, of which `above` has the rows before.
+fn eliminate(row: &mut [f64], above: &[f64], n: usize, block: std::ops::Range<usize>) {
+    for j in block.clone() {
+        let of = &above[j * n..(j + 1) * n];
+        let product = (block.start..j).map(|k| row[k] * above[k * n + k] * of[k]).sum::<f64>();
+        row[j] = (row[j] - product) / of[j];
+    }
+}
+
+/// `a . b` in eight lanes.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut lanes = [0.0; 8];
+    let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.0.iter().zip(b.0) {
+        (0..8).for_each(|i| lanes[i] += a[i] * b[i]);
+    }
+    let rest = a.1.iter().zip(b.1).map(|(a, b)| a * b).sum::<f64>();
+    lanes.into_iter().sum::<f64>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `x^T x` of `tokens` rows of `cols` values, the columns of growing size.
+    fn moment(cols: usize, tokens: usize) -> Vec<f32> {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(state >> 8) / f64::from(1 << 23) - 1.0
+        };
+        let x: Vec<f64> = (0..cols * tokens).map(|_| next()).collect();
+        let at = |r: usize, c: usize| (0..tokens).map(|t| x[t * cols + r] * x[t * cols + c]).sum::<f64>();
+        (0..cols * cols)
+            .map(|i| (at(i / cols, i % cols) * (1 + i / cols) as f64 * (1 + i % cols) as f64) as f32)
+            .collect()
+    }
+
+    #[test]
+    fn the_factor_gives_the_moment_back() {
+        for (cols, tokens) in [(1, 4), (63, 200), (64, 200), (65, 200), (200, 400)] {
+            let a = moment(cols, tokens);
+            let mut l: Vec<f64> = a.iter().map(|&v| f64::from(v)).collect();
+            assert!(factorize(&mut l, cols));
+            let entry = |r: usize, k: usize| if r == k { 1.0 } else { l[r * cols + k] };
+            for (r, c) in (0..cols).map(|r| (r, (r * 31) % (r + 1))) {
+                let got: f64 = (0..=c).map(|k| entry(r, k) * l[k * cols + k] * entry(c, k)).sum();
+                let want = f64::from(a[r * cols + c]);
+                assert!(
+                    (got - want).abs() <= 1e-6 * f64::from(a[cols * cols - 1]).abs(),
+                    "{cols}: {r}, {c}: {got} {want}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn solving_undoes_the_moment() {
+        for cols in [1, 64, 150] {
+            let factor = Factor::new(&moment(cols, 2 * cols + 3), cols).unwrap();
+            let (cpu, z) =
+                (Cpu::new(strata_kernels::Isa::best(), 2), |i: usize| ((i * 37 + 5) % 19) as f64 / 9.0 - 1.0);
+            let a = |r: usize, c: usize| f64::from(factor.moment[r * cols + c]);
+            let product = |i: usize| (0..cols).map(|k| z(i / cols * cols + k) * a(k, i % cols)).sum::<f64>() as f32;
+            let mut v: Vec<f32> = (0..3 * cols).map(product).collect();
+            factor.solve(&cpu, &mut v, &mut SolveScratch::default());
+            for (i, v) in v.iter().enumerate() {
+                assert!((f64::from(*v) - z(i)).abs() < 0.02, "{cols}: {i}: {v} {}", z(i));
+            }
+        }
+    }
+
+    #[test]
+    fn moments_without_full_rank_are_damped_until_they_can_be_factorized() {
+        // One token; and one whose columns are multiples of each other with energies that differ by 10^12; and nothing at all.
+        let one = moment(40, 1);
+        let mut wild = one.clone();
+        wild.iter_mut().enumerate().for_each(|(i, v)| *v *= 10f32.powi(-((i / 40 + i % 40) as i32) / 6));
+        for of in [one, wild, vec![0.0; 1600]] {
+            let factor = Factor::new(&of, 40).unwrap();
+            assert!(factor.carry.iter().chain(&factor.moment).all(|v| v.is_finite()));
+            let energy: Vec<f32> = factor.order.iter().map(|&c| of[c * 41]).collect();
+            assert!(energy.is_sorted());
+        }
+    }
+}

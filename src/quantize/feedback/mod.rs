@@ -1,0 +1,169 @@
+//! Error feedback: the codes of a matrix are chosen one column after the other, each with regard to the errors of those before it, so that
+//! what the matrix makes of real activations changes as little as the grids of its blocks allow.
+//!
+//! All tokens of a calibration text go through a layer before the next one. Of what the layer's matrices read, second moments are summed
+//! (`sums.rs`, `moments.rs`), factorized (`factor.rs`), and the rows of each matrix rounded with them (`round.rs`). Scales are those that
+//! llama-quantize finds with the importance of the columns. A tenth of every text is held out: a matrix whose loss on the held-out tenth of
+//! any of the texts is larger than with plain rounding keeps plain rounding (`tensor.rs`).
+//!
+//! With *propagation* (`propagate.rs`) a second stream of activations goes through the layers as they are quantized so far, and each matrix
+//! is moved towards what undoes the errors that it reads, before it is rounded (QEP, arXiv 2504.09629; GPTAQ, arXiv 2504.02692).
+
+mod factor;
+mod layer;
+mod moments;
+mod propagate;
+mod round;
+mod sums;
+mod tensor;
+
+pub use tensor::TensorReport;
+
+use crate::arch::{Hyperparameters, MatrixInput, Role};
+use crate::convert::method::Unmade;
+use crate::error::Result;
+use crate::eval::compare::Text;
+use crate::model::{CacheTypes, MemoryNeed, Model, WholeSequences};
+use crate::progress::Progress;
+use crate::weights::owned::OwnedLayer;
+use crate::weights::{LayerSource, MATRICES, Transform};
+use layer::LayerPass;
+use moments::{MomentScratch, Moments};
+use std::ops::ControlFlow;
+use strata_quant::{Codec, GgmlType};
+use sums::Sums;
+use tensor::{Pull, ROWS, Setting, TensorScratch};
+
+/// The inputs of a layer's matrices, in the order of a pass.
+const INPUTS: [MatrixInput; 4] =
+    [MatrixInput::Attention, MatrixInput::AttentionOutput, MatrixInput::Ffn, MatrixInput::FfnDown];
+
+/// Makes the matrices of all layers in their types with error feedback; with `propagate` each with regard to what is quantized before it.
+/// `progress` counts tokens times layers, and that for every target with `propagate`.
+///
+/// # Errors
+/// If the memory cannot be had, weights cannot be read, a number is not finite, a tensor cannot be written, or the user stopped.
+pub fn feedback(
+    model: &Model,
+    text: &Text,
+    propagate: bool,
+    unmade: &mut Unmade<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<TensorReport>> {
+    let targets: Vec<usize> = (0..unmade.targets()).filter(|&target| wants_any(model, unmade, target)).collect();
+    let walks = if propagate { targets.len() } else { targets.len().min(1) };
+    let total = walks * model.hyperparameters().layers * text.lengths().iter().sum::<usize>();
+    progress.begin("error feedback", total as u64);
+    let mut reports = Vec::new();
+    if propagate {
+        for target in targets {
+            reports.extend(propagate::propagate(model, text, target, unmade, progress)?);
+        }
+    } else if walks > 0 {
+        reports = walk(model, text, unmade, progress)?;
+    }
+    model.check()?;
+    progress.end();
+    Ok(reports)
+}
+
+/// The memory beside the weights that error feedback takes.
+///
+/// # Errors
+/// None: the caches are of a usual type.
+pub fn need(of: &Hyperparameters, text: &Text, propagate: bool) -> Result<MemoryNeed> {
+    let (lengths, widest) = (text.lengths(), of.hidden.max(of.q_width()).max(of.ffn));
+    let kv = WholeSequences::kv_bytes(of, &lengths, CacheTypes::both(GgmlType::F32))?;
+    let parts = 1 + text.texts.len() as u64; // of every moment
+    let inputs = INPUTS.map(|input| Moments::bytes(columns(of, input)));
+    // With propagation one input at a time, with its pull.
+    let moments = if propagate { 2 * inputs.iter().max().unwrap_or(&0) } else { inputs.iter().sum::<u64>() };
+    let square = (widest as u64).saturating_mul(widest as u64);
+    // The factor: in double precision, the moment, the carry; what they are multiplied with.
+    let factor = square.saturating_mul(4 * (2 + 1 + 1 + 1));
+    let rows = (ROWS as u64).saturating_mul(widest as u64).saturating_mul(4 * (6 + parts));
+    let matrices = (2 * of.q_width() + 2 * of.kv_width() + 3 * of.ffn) as u64;
+    let streams = if propagate { 2 } else { 1 };
+    let layer = matrices.saturating_mul(of.hidden as u64).saturating_mul(4 * streams);
+    let states = MemoryNeed::states(of, lengths.iter().sum()).saturating_mul(streams);
+    let all = [moments.saturating_mul(parts), factor, rows, layer, states, MemoryNeed::sub_batch(of, &lengths)];
+    Ok(MemoryNeed { kv, scratch: all.into_iter().fold(0, u64::saturating_add) })
+}
+
+/// Error feedback for all targets in one walk over the layers of the source.
+fn walk(model: &Model, text: &Text, unmade: &mut Unmade<'_>, progress: &dyn Progress) -> Result<Vec<TensorReport>> {
+    let (of, spans, cpu) = (model.hyperparameters(), sums::spans(text), model.cpu());
+    let mut pass = LayerPass::new(model, text);
+    let mut h = pass.embedded(&Transform::default())?;
+    let (mut layers, decoded) = (model.weights().layers(), Transform::decoded());
+    let (mut moments, mut scratch, mut reports) = (MomentScratch::default(), TensorScratch::default(), Vec::new());
+    for i in 0..of.layers {
+        let w = layers.next_layer(progress)?;
+        let ours = OwnedLayer::of(&w, i, model.architecture(), &decoded);
+        let sums = |input: MatrixInput| {
+            let wanted = readers(model, input).any(|(_, role)| wants_one(model, unmade, i, role));
+            wanted.then(|| Sums::new(columns(of, input), None, &spans)).transpose()
+        };
+        let mut sums = INPUTS.into_iter().map(sums).collect::<Result<Vec<_>>>()?;
+        for group in pass.groups() {
+            pass.send(i, &ours.layer(), &mut h, group, progress, &mut |input, x| {
+                let sums = INPUTS.iter().position(|of| *of == input).and_then(|place| sums[place].as_mut());
+                sums.into_iter().for_each(|sums| sums.see(x, &[], cpu, &mut moments));
+                ControlFlow::Continue(())
+            })?;
+        }
+        for (input, sums) in INPUTS.into_iter().zip(sums) {
+            let Some(sums) = sums else { continue };
+            let of_input = sums.finish(cpu, &mut moments)?;
+            for (m, role) in readers(model, input) {
+                let name = model.architecture().spec(role).name(Some(i));
+                for target in 0..unmade.targets() {
+                    let Some((ty, codec)) = unmade.wants(target, &name).and_then(with_codes) else { continue };
+                    progress.check()?;
+                    progress.step(&name);
+                    let importance = unmade.importance(target, &name);
+                    let setting =
+                        Setting { cpu, moments: &of_input, pull: Pull::Inputs, ty, codec: &codec, importance };
+                    let (bytes, report) = setting.round(&ours.matrices()[m], &mut scratch);
+                    unmade.write(target, &name, &bytes)?;
+                    reports.push(TensorReport { target, name: name.clone(), ..report });
+                }
+            }
+        }
+    }
+    Ok(reports)
+}
+
+/// A type with its codec, if it has codes.
+fn with_codes(ty: GgmlType) -> Option<(GgmlType, Codec)> {
+    Some((ty, ty.format()?.codec?))
+}
+
+/// The matrices that read an input, with their places in a layer.
+fn readers(model: &Model, input: MatrixInput) -> impl Iterator<Item = (usize, Role)> {
+    let reads = move |(_, role): &(usize, Role)| model.architecture().spec(*role).input == Some(input);
+    MATRICES.into_iter().enumerate().filter(reads)
+}
+
+/// The columns of an input.
+fn columns(of: &Hyperparameters, input: MatrixInput) -> usize {
+    match input {
+        MatrixInput::AttentionOutput => of.q_width(),
+        MatrixInput::FfnDown => of.ffn,
+        _ => of.hidden,
+    }
+}
+
+/// Whether any target still wants the matrix of this role in layer `i`, in a type with codes.
+fn wants_one(model: &Model, unmade: &Unmade<'_>, i: usize, role: Role) -> bool {
+    let name = model.architecture().spec(role).name(Some(i));
+    (0..unmade.targets()).any(|target| unmade.wants(target, &name).and_then(with_codes).is_some())
+}
+
+/// Whether a target still wants any matrix in a type with codes.
+fn wants_any(model: &Model, unmade: &Unmade<'_>, target: usize) -> bool {
+    (0..model.hyperparameters().layers).any(|i| {
+        let names = MATRICES.into_iter().map(|role| model.architecture().spec(role).name(Some(i)));
+        names.into_iter().any(|name| unmade.wants(target, &name).and_then(with_codes).is_some())
+    })
+}

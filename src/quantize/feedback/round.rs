@@ -1,0 +1,294 @@
+//! Rounding the rows of a matrix with error feedback, on the grids that a search has found for its blocks.
+//!
+//! The scales of the blocks stay; only the codes change. So the bytes are as many, and any program reads them.
+
+use super::factor::Factor;
+use rayon::prelude::*;
+use strata_kernels::{Cpu, Matrix};
+use strata_quant::{Activations, BlockScales, Codec, GgmlType, Grid};
+
+/// Columns that are rounded before the others hear of their errors.
+const BLOCK: usize = 128;
+
+/// Sweeps of coordinate descent after the feedback; each lowers the loss a little, the first the most.
+const SWEEPS: usize = 3;
+
+/// Some rows of a matrix that are being rounded. Columns are in the order of the factor, but for codes and grids, which are as in the file.
+#[derive(Default)]
+pub struct Rows {
+    cols: usize,
+    weights: Vec<f32>,        // (rows, columns)
+    errors: Vec<f32>,         // (rows, columns): weights less what their codes stand for
+    codes: Vec<u8>,           // (rows, columns)
+    grids: Vec<Grid>,         // (rows, groups)
+    scales: Vec<BlockScales>, // (rows, blocks)
+    x: Activations,           // (rows, columns): errors that are multiplied
+    w: Vec<u8>,               // in F32, with what
+    y: Vec<f32>,              // and their product
+}
+
+impl Rows {
+    /// Takes rows `w (rows, columns)` that are encoded as `blocks`, of a type with this codec.
+    pub fn take(&mut self, factor: &Factor, (ty, codec): (GgmlType, &Codec), w: &[f32], blocks: &[u8]) {
+        let (cols, len) = (factor.cols(), ty.block_len());
+        self.cols = cols;
+        self.weights.resize(w.len(), 0.0);
+        self.errors.resize(w.len(), 0.0);
+        self.codes.resize(w.len(), 0);
+        let unpack = |(codes, block): (&mut [u8], &[u8])| (codec.unpack)(block, codes);
+        self.scales.clear();
+        self.codes
+            .par_chunks_mut(len)
+            .zip(blocks.par_chunks(ty.block_bytes()))
+            .map(unpack)
+            .collect_into_vec(&mut self.scales);
+        let groups = len / codec.group;
+        let grids = self.scales.iter().flat_map(|scales| (0..groups).map(move |group| (codec.grid)(scales, group)));
+        self.grids.clear();
+        self.grids.extend(grids);
+        let rows = self.weights.par_chunks_mut(cols).zip(self.errors.par_chunks_mut(cols));
+        let rows = rows.zip(self.codes.par_chunks(cols)).zip(self.grids.par_chunks(cols / codec.group));
+        rows.zip(w.par_chunks(cols)).for_each(|((((weights, errors), codes), grids), w)| {
+            for (place, &c) in factor.order.iter().enumerate() {
+                weights[place] = w[c];
+                errors[place] = w[c] - grids[c / codec.group].value(codes[c]);
+            }
+        });
+    }
+
+    /// Aims at `weights + strength * shift` from now on, `shift (rows, columns)` in the factor's order.
+    pub fn shift(&mut self, shift: &[f32], strength: f32) {
+        let weights = self.weights.par_iter_mut().zip(&mut self.errors);
+        weights.zip(shift).for_each(|((weight, error), shift)| {
+            *weight += strength * shift;
+            *error += strength * shift;
+        });
+    }
+
+    /// `sum d e^T` of the errors as they are with `d (rows, columns)` in the factor's order.
+    pub fn along(&self, d: &[f32]) -> f64 {
+        let row = |(e, d): (&[f32], &[f32])| e.iter().zip(d).map(|(e, d)| f64::from(*e) * f64::from(*d)).sum::<f64>();
+        let rows: Vec<f64> = self.errors.par_chunks(self.cols).zip(d.par_chunks(self.cols)).map(row).collect();
+        rows.into_iter().sum()
+    }
+
+    /// The loss of the errors as they are: `sum over rows of e M e^T` for a moment `(columns, columns)` in the factor's order.
+    pub fn loss(&mut self, cpu: &Cpu, moment: &[f32]) -> f64 {
+        self.multiply(cpu, moment);
+        let row = |(e, y): (&[f32], &[f32])| e.iter().zip(y).map(|(e, y)| f64::from(*e) * f64::from(*y)).sum::<f64>();
+        let rows: Vec<f64> = self.errors.par_chunks(self.cols).zip(self.y.par_chunks(self.cols)).map(row).collect();
+        rows.into_iter().sum()
+    }
+
+    /// `y = errors M` for a symmetric `M (columns, columns)`.
+    fn multiply(&mut self, cpu: &Cpu, moment: &[f32]) {
+        let (cols, rows) = (self.cols, self.errors.len() / self.cols);
+        bytes(moment.chunks(cols), &mut self.w);
+        self.x.reset(rows, cols).copy_from_slice(&self.errors);
+        self.y.resize(rows * cols, 0.0);
+        cpu.matmul(Matrix::new(GgmlType::F32, cols, cols, &self.w).expect("rows of F32"), &mut self.x, &mut self.y);
+    }
+
+    /// Rounds all rows, the column with the most energy first, each with what the errors before it add to its target.
+    pub fn feed_back(&mut self, cpu: &Cpu, factor: &Factor, codec: &Codec) {
+        let (cols, rows) = (self.cols, self.weights.len() / self.cols);
+        let mut end = cols;
+        while end > 0 {
+            let first = end.saturating_sub(BLOCK);
+            let width = end - first;
+            self.y.clear();
+            self.y.resize(rows * width, 0.0);
+            if end < cols {
+                let carry = (first..end).map(|c| &factor.carry[c * cols + end..(c + 1) * cols]);
+                bytes(carry, &mut self.w);
+                let errors = self.errors.par_chunks(cols);
+                let x = self.x.reset(rows, cols - end);
+                x.par_chunks_mut(cols - end).zip(errors).for_each(|(x, errors)| x.copy_from_slice(&errors[end..]));
+                let carry = Matrix::new(GgmlType::F32, width, cols - end, &self.w).expect("rows of F32");
+                cpu.matmul(carry, &mut self.x, &mut self.y);
+            }
+            // What an error adds to the targets of the columns of the block that come after it.
+            let inside: Vec<f32> =
+                (0..width * width).map(|i| factor.carry[(first + i % width) * cols + first + i / width]).collect();
+            let rows = self.weights.par_chunks(cols).zip(self.errors.par_chunks_mut(cols));
+            let rows = rows.zip(self.codes.par_chunks_mut(cols)).zip(self.grids.par_chunks(cols / codec.group));
+            rows.zip(self.y.par_chunks_mut(width)).for_each(|((((weights, errors), codes), grids), carried)| {
+                for at in (0..width).rev() {
+                    let (c, w) = (factor.order[first + at], weights[first + at]);
+                    let grid = &grids[c / codec.group];
+                    codes[c] = grid.nearest(w + carried[at]);
+                    let error = w - grid.value(codes[c]);
+                    errors[first + at] = error;
+                    let carry = &inside[at * width..at * width + at];
+                    carried.iter_mut().zip(carry).for_each(|(carried, carry)| *carried += error * carry);
+                }
+            });
+            end = first;
+        }
+    }
+
+    /// Coordinate descent on the codes: each in turn becomes the best one, given all others. The loss never grows but by rounding.
+    pub fn descend(&mut self, cpu: &Cpu, factor: &Factor, codec: &Codec) {
+        let cols = self.cols;
+        self.multiply(cpu, &factor.moment);
+        let rows = self.errors.par_chunks_mut(cols).zip(self.codes.par_chunks_mut(cols));
+        let rows = rows.zip(self.grids.par_chunks(cols / codec.group)).zip(self.y.par_chunks_mut(cols));
+        rows.for_each(|(((errors, codes), grids), gradient)| {
+            for _ in 0..SWEEPS {
+                let mut changed = false;
+                for place in (0..cols).rev() {
+                    let (c, row) = (factor.order[place], &factor.moment[place * cols..(place + 1) * cols]);
+                    let curvature = row[place];
+                    if curvature <= 0.0 {
+                        continue;
+                    }
+                    let grid = &grids[c / codec.group];
+                    let value = grid.value(codes[c]);
+                    let code = grid.nearest(value + gradient[place] / curvature);
+                    let step = grid.value(code) - value; // the error becomes so much less
+                    if step != 0.0 && step * (step * curvature - 2.0 * gradient[place]) < 0.0 {
+                        codes[c] = code;
+                        errors[place] -= step;
+                        gradient.iter_mut().zip(row).for_each(|(gradient, row)| *gradient -= step * row);
+                        changed = true;
+                    }
+                }
+                if !changed {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Writes the codes into the blocks, with the scales that they were taken with.
+    pub fn put(&self, (ty, codec): (GgmlType, &Codec), blocks: &mut [u8]) {
+        let codes = self.codes.par_chunks(ty.block_len());
+        let blocks = blocks.par_chunks_mut(ty.block_bytes());
+        blocks.zip(codes).zip(&self.scales).for_each(|((block, codes), scales)| (codec.pack)(scales, codes, block));
+    }
+}
+
+/// Rows of values as bytes.
+fn bytes<'a>(rows: impl Iterator<Item = &'a [f32]>, to: &mut Vec<u8>) {
+    to.clear();
+    to.extend(rows.flatten().flat_map(|value| value.to_le_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use strata_kernels::Isa;
+
+    /// Values between -1 and 1 in no order.
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// A moment whose columns differ in energy and go together.
+    fn moment(cols: usize) -> Vec<f32> {
+        let (tokens, mixed) = (2 * cols, numbers(cols * cols, 3));
+        let x = numbers(tokens * 8, 5);
+        let value = |t: usize, c: usize| {
+            let common: f32 = (0..8).map(|i| x[t * 8 + i] * mixed[c * cols + i]).sum();
+            (common + 0.3 * mixed[(t * 7 + c * 3) % mixed.len()]) * (1.0 + (c % 17) as f32)
+        };
+        let rows: Vec<Vec<f32>> = (0..tokens).map(|t| (0..cols).map(|c| value(t, c)).collect()).collect();
+        let at = |r: usize, c: usize| rows.iter().map(|x| x[r] * x[c]).sum::<f32>() / tokens as f32;
+        (0..cols * cols).map(|i| at((i / cols).max(i % cols), (i / cols).min(i % cols))).collect()
+    }
+
+    fn plain(ty: GgmlType, w: &[f32], importance: &[f32]) -> Vec<u8> {
+        let cols = importance.len();
+        let mut blocks = vec![0; w.len() / cols * ty.row_bytes(cols).unwrap()];
+        for (w, blocks) in w.chunks(cols).zip(blocks.chunks_mut(ty.row_bytes(cols).unwrap())) {
+            Isa::best().encode(ty, w, Some(importance), blocks);
+        }
+        blocks
+    }
+
+    #[test]
+    fn feedback_and_descent_lower_the_loss_of_every_format_and_keep_its_scales() {
+        let (rows, cols) = (5, 256);
+        let (moment, w) = (moment(cols), numbers(rows * cols, 1));
+        let (factor, cpu) = (Factor::new(&moment, cols).unwrap(), Cpu::new(Isa::best(), 1));
+        let importance: Vec<f32> = (0..cols).map(|c| moment[c * cols + c]).collect();
+        let mut formats = 0;
+        for format in GgmlType::with_format() {
+            let (Some(codec), ty) = (format.codec, format.ty) else { continue };
+            let mut blocks = plain(ty, &w, &importance);
+            let (before, mut all) = (blocks.clone(), Rows::default());
+            all.take(&factor, (ty, &codec), &w, &blocks);
+            all.put((ty, &codec), &mut blocks);
+            assert_eq!(blocks, before, "{ty}: nothing is changed");
+            let rounded = all.loss(&cpu, &factor.moment);
+            all.feed_back(&cpu, &factor, &codec);
+            let fed_back = all.loss(&cpu, &factor.moment);
+            all.descend(&cpu, &factor, &codec);
+            let descended = all.loss(&cpu, &factor.moment);
+            assert!(fed_back < 0.7 * rounded, "{ty}: {fed_back} of {rounded}");
+            assert!(descended <= fed_back, "{ty}: {descended} of {fed_back}");
+            all.put((ty, &codec), &mut blocks);
+            // The errors are those of the blocks as any reader decodes them.
+            let mut values = vec![0.0; rows * cols];
+            (format.decode)(&blocks, &mut values);
+            for (i, error) in all.errors.iter().enumerate() {
+                let at = i / cols * cols + factor.order[i % cols];
+                assert_eq!((w[at] - values[at]).to_bits(), error.to_bits(), "{ty}");
+            }
+            let mut codes = vec![0; ty.block_len()];
+            for (a, b) in blocks.chunks(ty.block_bytes()).zip(before.chunks(ty.block_bytes())) {
+                assert_eq!((codec.unpack)(a, &mut codes), (codec.unpack)(b, &mut codes), "{ty}");
+            }
+            formats += 1;
+        }
+        assert!(formats >= 12, "{formats}");
+    }
+
+    #[test]
+    fn the_loss_is_what_the_factor_says() {
+        // sum_c D_c (target_c - value_c)^2 = e A e^T: with the targets that the errors before give.
+        let (cols, ty) = (256, GgmlType::Q4_0);
+        let (moment, w) = (moment(cols), numbers(cols, 9));
+        let (factor, cpu) = (Factor::new(&moment, cols).unwrap(), Cpu::new(Isa::best(), 1));
+        let codec = ty.format().unwrap().codec.unwrap();
+        let blocks = plain(ty, &w, &vec![1.0; cols]);
+        let mut all = Rows::default();
+        all.take(&factor, (ty, &codec), &w, &blocks);
+        all.feed_back(&cpu, &factor, &codec);
+        let e: Vec<f64> = all.errors.iter().map(|&e| f64::from(e)).collect();
+        let carry = |c: usize, j: usize| f64::from(factor.carry[c * cols + j]);
+        // D from the moment: A_cc = sum over k of L_ck^2 D_k.
+        let mut d = vec![0.0; cols];
+        for c in 0..cols {
+            let before: f64 = (0..c).map(|k| carry(k, c) * carry(k, c) * d[k]).sum();
+            d[c] = f64::from(factor.moment[c * cols + c]) - before;
+        }
+        let sum: f64 =
+            (0..cols).map(|c| d[c] * (e[c] + (c + 1..cols).map(|j| e[j] * carry(c, j)).sum::<f64>()).powi(2)).sum();
+        let loss = all.loss(&cpu, &factor.moment);
+        assert!((sum / loss - 1.0).abs() < 1e-3, "{sum} {loss}");
+    }
+
+    #[test]
+    fn the_same_codes_on_every_instruction_set_and_any_number_of_threads() {
+        let (rows, cols, ty) = (9, 512, GgmlType::Q4_K);
+        let (moment, w) = (moment(cols), numbers(rows * cols, 2));
+        let (factor, codec) = (Factor::new(&moment, cols).unwrap(), ty.format().unwrap().codec.unwrap());
+        let results = Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]).map(|(isa, threads)| {
+            let cpu = Cpu::new(isa, threads);
+            let (mut blocks, mut all) = (plain(ty, &w, &vec![1.0; cols]), Rows::default());
+            all.take(&factor, (ty, &codec), &w, &blocks);
+            all.feed_back(&cpu, &factor, &codec);
+            all.descend(&cpu, &factor, &codec);
+            all.put((ty, &codec), &mut blocks);
+            blocks
+        });
+        let results: Vec<_> = results.collect();
+        assert!(results.iter().all(|result| *result == results[0]));
+    }
+}
