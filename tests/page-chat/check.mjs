@@ -175,7 +175,7 @@ async function harmless(page, name) {
   });
   equal(found, [], name);
   equal(await page.evaluate(() => [document.querySelectorAll("#message").length, getComputedStyle(document.querySelector("#message")).visibility]), [1, "visible"], `${name}: the field`);
-  check(!(await page.textContent(".markdown")).includes("undefined"), `${name}: undefined`);
+  check((await answerTexts(page)).every((text) => !text.includes("undefined")), `${name}: undefined`);
 }
 
 async function hostile(page) {
