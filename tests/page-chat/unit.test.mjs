@@ -255,7 +255,9 @@ test("the history without IndexedDB: what two writers add is kept, what is delet
   assert.equal(whole.conversation.leaf, "b");
   assert.equal(await store.restore([{ conversation: { ...conversation, title: "Old" }, messages: [...messages, message("c", "b", 3)] }]), 1);
   assert.equal((await store.load("c1")).conversation.title, "New");
-  const gone = await store.remove("c1");
+  // What is written while it is deleted is in what is given back, or refused.
+  const [gone, late] = await Promise.all([store.remove("c1"), store.putMessages("c1", [message("d", "c", 4)], "d").catch((error) => error)]);
+  assert.match(late.message, /deleted/);
   await assert.rejects(store.putMessages("c1", [messages[0]]), /deleted/);
   await assert.rejects(store.change("c1", {}), /deleted/);
   assert.equal((await store.list()).length, 0);

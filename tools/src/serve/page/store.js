@@ -54,6 +54,11 @@ function memoryTables() {
   };
 }
 
+async function whole(tables, id) {
+  const conversation = await tables.conversation(id);
+  return conversation && { conversation, messages: await tables.messages(id) };
+}
+
 export class Store {
   #database = null;
   #memory = null;
@@ -117,10 +122,7 @@ export class Store {
 
   /** `{conversation, messages}`, or `undefined`. */
   async load(id) {
-    return this.#within("readonly", async (tables) => {
-      const conversation = await tables.conversation(id);
-      return conversation && { conversation, messages: await tables.messages(id) };
-    });
+    return this.#within("readonly", (tables) => whole(tables, id));
   }
 
   async create(conversation) {
@@ -152,12 +154,15 @@ export class Store {
     this.#tell(id);
   }
 
-  /** Deletes a conversation and gives back what it was, for `restore`. */
+  /** Deletes a conversation and gives back what it was, for `restore`. At once: what is written in between would be lost to both. */
   async remove(id) {
-    const whole = await this.load(id);
-    await this.#within("readwrite", (tables) => tables.remove(id));
+    const gone = await this.#within("readwrite", async (tables) => {
+      const found = await whole(tables, id);
+      await tables.remove(id);
+      return found;
+    });
     this.#tell(id, true);
-    return whole;
+    return gone;
   }
 
   /** Adds conversations, all or none. One that is here already gets the messages that it lacks and keeps all else. */
