@@ -8,7 +8,7 @@ import { HOSTILE, RICH } from "./answers.mjs";
 
 const PAGE = fileURLToPath(new URL("../../tools/src/serve/page/", import.meta.url));
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml" };
-export const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const LONG = Array.from({ length: 400 }, (_, i) => `Sentence ${i + 1} of a long answer. `).join("");
 const THOUGHT = "The user asks for a sum. Two and two are four.\n\nI can say so.";
