@@ -6,7 +6,7 @@
 // be slow. The parts that are the same for both do not care what the model says.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Tester } from "./browser.mjs";
+import { Tester } from "./tester.mjs";
 import { HOSTILE, RICH } from "./answers.mjs";
 import { mock } from "./mock.mjs";
 

@@ -1,11 +1,8 @@
 // A browser that takes note of everything that a chat page must not do: messages in the console, errors, dialogs, requests to another host,
 // violations of the policy. And what tests do again and again.
-import { chromium } from "playwright-core";
-import { readFileSync, mkdirSync } from "node:fs";
-import { createRequire } from "node:module";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+import { faults, launch } from "../browser/browser.mjs";
 
 export class Tester {
   problems = [];
@@ -17,7 +14,7 @@ export class Tester {
   }
 
   async launch() {
-    this.browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+    this.browser = await launch();
   }
 
   check(right, what) {
@@ -93,12 +90,7 @@ export class Tester {
 
   /** Nothing that axe-core finds, and nothing that is wider than the window. */
   async accessible(page, name) {
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-    this.check(wide <= 0, `${name}: ${wide} pixels too wide`);
-    // From outside of the page: its policy forbids another script.
-    const { violations } = await page.evaluate(`${axe}; axe.run()`);
-    this.checks += 1;
-    for (const { id, help, nodes } of violations) this.check(false, `${name}: axe ${id}: ${help}: ${nodes[0].html.slice(0, 200)} ${nodes[0].any[0]?.message ?? ""} (${nodes.length})`);
+    this.equal(await faults(page), [], name);
   }
 
   async end() {
