@@ -383,9 +383,7 @@ async function troubles(page) {
 async function withKey() {
   const guarded = mock({ key: "secret" });
   const address = await guarded.listen();
-  const context = await tester.browser.newContext({ viewport: { width: 1360, height: 900 } });
-  const page = await context.newPage();
-  await page.goto(address);
+  const page = await tester.open(address, { expected: (text) => /Failed to load resource: .*(401|ERR_)/.test(text) });
   await page.waitForSelector("dialog[open]");
   await tester.shot(page, "key");
   await tester.accessible(page, "key");
@@ -403,7 +401,7 @@ async function withKey() {
   await tester.say(page, "hello?");
   await tester.settled(page, 2);
   check(/does not answer/.test(await page.locator(".problem").last().innerText()), "a server that is gone");
-  await context.close();
+  await page.context().close();
 }
 
 // Chromium itself reports answers that are errors; the mock gives such on purpose.

@@ -7,6 +7,7 @@ import { faults, launch } from "../browser/browser.mjs";
 export class Tester {
   problems = [];
   checks = 0;
+  where = "start";
 
   constructor(shots) {
     this.shots = shots;
@@ -26,9 +27,10 @@ export class Tester {
     this.check(JSON.stringify(found) === JSON.stringify(wanted), `${what}: ${JSON.stringify(found)} and not ${JSON.stringify(wanted)}`);
   }
 
-  /** A window of its own, with a history of its own. */
-  async open(base, { width = 1360, height = 900, colorScheme = "light", expected = () => false } = {}) {
-    const context = await this.browser.newContext({ viewport: { width, height }, colorScheme, reducedMotion: "reduce", acceptDownloads: true, permissions: ["clipboard-read", "clipboard-write"] });
+  /** A window of its own, with a history of its own. `expected` tells of a message whether it may be; `prepare` runs before the page's scripts. */
+  async open(base, { expected = () => false, prepare = () => {}, ...options } = {}) {
+    const context = await this.browser.newContext({ viewport: { width: 1360, height: 900 }, colorScheme: "light", reducedMotion: "reduce", permissions: ["clipboard-read", "clipboard-write"], ...options });
+    await context.addInitScript(prepare);
     await context.addInitScript(() => addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`)));
     await context.route("**", (route) => {
       const url = route.request().url();
@@ -38,7 +40,8 @@ export class Tester {
     });
     context.on("page", (page) => this.#watch(page, expected));
     const page = await context.newPage();
-    await this.visit(page, base);
+    await page.goto(base);
+    await page.waitForSelector("body.ready");
     return page;
   }
 
