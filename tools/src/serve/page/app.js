@@ -193,15 +193,17 @@ function escape() {
 chat.addEventListener("change", head);
 server.addEventListener("change", head);
 let listed = null;
-answers.addEventListener("change", ({ detail: { phase } }) => {
-  // Titles and the order change when an answer begins and ends.
-  if (phase === "waiting" || phase === "ended") (clearTimeout(listed), (listed = setTimeout(() => list.refresh().catch(failed), 50)));
-});
+/** Soon, and once for many changes. */
+function listSoon() {
+  clearTimeout(listed);
+  listed = setTimeout(() => list.refresh().catch(failed), 100);
+}
+// Titles and the order change when an answer begins and ends.
+answers.addEventListener("change", ({ detail: { phase } }) => (phase === "waiting" || phase === "ended") && listSoon());
 window.addEventListener("beforeunload", (event) => answers.any && event.preventDefault());
 
 store.onchange(async ({ id, gone }) => {
-  clearTimeout(listed);
-  listed = setTimeout(() => list.refresh().catch(failed), 200);
+  listSoon();
   if (id !== chat.id || !chat.stored) return;
   if (!gone) return chat.refresh().catch(failed);
   chat.stop();
