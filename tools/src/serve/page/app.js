@@ -40,9 +40,9 @@ const actions = {
   redraw: () => transcript.draw(),
   editLast: () => transcript.editLast(),
   covered: () => cover(),
-  /** The arrow that was used is drawn anew, so the focus is put on it again. */
-  async choose(id, step) {
-    await chat.choose(id).catch(failed);
+  /** The arrow that was used is drawn anew, so the focus is put on it again: at once, since the history may take its time. */
+  choose(id, step) {
+    chat.choose(id).catch(failed);
     const arrows = document.querySelector(`[data-id="${id}"] .branches`);
     (arrows?.querySelector(`[data-step="${step}"]:not(:disabled)`) ?? arrows?.querySelector("button:not(:disabled)"))?.focus();
   },
