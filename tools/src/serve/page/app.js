@@ -87,7 +87,7 @@ async function rename(id) {
 
 /** At once, with a way back: a question before would be asked a hundred times for the one that was needed. */
 async function remove(id) {
-  answers.of(id)?.stop();
+  await answers.end(id);
   const whole = await store.remove(id);
   if (id === chat.id) startNew();
   await list.refresh();
@@ -204,9 +204,9 @@ window.addEventListener("beforeunload", (event) => answers.any && event.preventD
 
 store.onchange(async ({ id, gone }) => {
   listSoon();
+  if (gone) answers.of(id)?.stop();
   if (id !== chat.id || !chat.stored) return;
   if (!gone) return chat.refresh().catch(failed);
-  chat.stop();
   startNew();
   notify("The chat was deleted in another tab.");
 });

@@ -94,13 +94,6 @@ export class Chat extends EventTarget {
     this.#changed();
   }
 
-  async #ensureStored(message) {
-    if (this.stored) return;
-    this.conversation.title ||= titleOf(message);
-    this.stored = true;
-    await this.#write(this.store.create(this.conversation));
-  }
-
   #add(fields) {
     const parent = this.#tree.get(fields.parent);
     // Later than its parent by the clock of any tab: exports and lists stand in the order of time.
@@ -110,24 +103,28 @@ export class Chat extends EventTarget {
     return message;
   }
 
-  async #say(parent, content, files) {
-    const { conversation } = this;
-    await this.#ensureStored({ content, files });
+  #say(parent, content, files) {
     const message = this.#add({ parent, role: "user", content, files });
-    await this.#write(this.store.putMessages(conversation.id, [message], message.id));
-    return this.#answer(message.id);
+    return this.#answer(message.id, [message]);
   }
 
-  #answer(parent) {
-    return this.#run(this.#add({ parent, role: "assistant", content: "", reasoning: "", state: "answering", finish: "", model: "" }));
+  #answer(parent, before = []) {
+    return this.#run(this.#add({ parent, role: "assistant", content: "", reasoning: "", state: "answering", finish: "", model: "" }), before);
   }
 
-  async #run(message) {
+  /** Begins an answer, and writes it with the messages `before` it. All begins at once: while the disk writes, another conversation may be opened. */
+  async #run(message, before = []) {
     const { conversation } = this;
     const body = requestBody(conversation, this.server.model(conversation.model), this.#tree.path(message.parent));
+    if (!this.stored) {
+      conversation.title = titleOf(before[0]);
+      this.stored = true;
+      this.#write(this.store.create(conversation));
+    }
+    const written = this.#write(this.store.putMessages(conversation.id, [...before, message], message.id));
     const ended = this.answers.start(conversation.id, message, body);
     this.#changed();
-    await this.#write(this.store.putMessages(conversation.id, [message], message.id));
+    await written;
     return ended;
   }
 
