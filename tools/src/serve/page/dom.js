@@ -54,6 +54,9 @@ export function h(name, properties = {}, ...children) {
   return element;
 }
 
+/** Whether a key belongs to an input method, which ends words by Enter. Safari says so by the code 229 alone. */
+export const composing = (event) => event.isComposing || event.keyCode === 229;
+
 /** A button that shows only an icon; its label is read aloud and shown as a tip. */
 export const iconButton = (name, label, onclick, properties = {}) =>
   h("button.icon-button", { type: "button", "aria-label": label, title: label, onclick, ...properties }, icon(name));
