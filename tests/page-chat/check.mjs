@@ -6,7 +6,7 @@
 // be slow. The parts that are the same for both do not care what the model says.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Tester } from "./browser.mjs";
+import { Tester } from "./tester.mjs";
 import { HOSTILE, RICH } from "./answers.mjs";
 import { mock } from "./mock.mjs";
 
@@ -175,7 +175,7 @@ async function harmless(page, name) {
   });
   equal(found, [], name);
   equal(await page.evaluate(() => [document.querySelectorAll("#message").length, getComputedStyle(document.querySelector("#message")).visibility]), [1, "visible"], `${name}: the field`);
-  check(!(await page.textContent(".markdown")).includes("undefined"), `${name}: undefined`);
+  check((await answerTexts(page)).every((text) => !text.includes("undefined")), `${name}: undefined`);
 }
 
 async function hostile(page) {
@@ -380,15 +380,130 @@ async function troubles(page) {
   equal(server.seen.at(-1).model, "SmolLM2-135M-Instruct-Q8_0", "the model that was chosen");
 }
 
+/** Where a person is quicker than the disk, what is answered stays where it belongs. */
+async function quick(page) {
+  await page.click("#new-chat");
+  await page.fill("#message", "Quick words");
+  await page.evaluate(() => (document.querySelector("#composer").requestSubmit(), document.querySelector("#new-chat").click()));
+  equal([await userTexts(page), await page.textContent("h1")], [[], "New chat"], "a new chat at once after sending");
+  await page.locator("button.conversation", { hasText: "Quick words" }).click();
+  await tester.settled(page, 1);
+  equal([server.seen.at(-1).messages.at(-1).content, (await answerTexts(page)).at(-1).slice(0, 21)], ["Quick words", "You said: Quick words"], "what was sent before the new chat");
+}
+
+/** What one does while an answer comes neither loses words nor stops it. */
+async function meanwhile(page) {
+  await page.getByRole("button", { name: "Edit message" }).click();
+  await page.fill(".edit textarea", "Words to be kept");
+  await page.evaluate(() => (document.querySelector("#scroller").scrollTop = 0));
+  await limitTokens(page, 4000);
+  await tester.say(page, "long, please");
+  await page.waitForFunction(() => document.querySelector(".live > .markdown")?.textContent.includes("Sentence 20"));
+  await page.press(".edit textarea", "Enter");
+  equal([await page.inputValue(".edit textarea"), await notes(page)], ["Words to be kept", ["Another answer is being made. Stop it or wait for its end, then send."]], "an edit while an answer comes");
+  await clearNotes(page);
+  await page.press(".edit textarea", "Escape");
+  await page.click("#open-settings");
+  await page.focus("#system");
+  await page.keyboard.press("Escape");
+  equal([await page.isVisible("#settings"), await page.locator(".live").count()], [false, 1], "Escape in the settings while an answer comes");
+  await page.focus("#search");
+  await page.keyboard.press("Escape");
+  await page.dispatchEvent("#message", "keydown", { key: "Escape", keyCode: 229 });
+  equal(await page.locator(".live").count(), 1, "Escape in the list and in an input method");
+  const other = await page.context().newPage();
+  await tester.visit(other, base);
+  await other.locator("button.conversation", { hasText: "Quick words" }).click();
+  await other.waitForFunction(() => document.querySelectorAll(".answer").length === 2);
+  equal(await other.$$eval(".problem, .tools", (all) => all.slice(-2).map(({ hidden }) => hidden)), [true, true], "an answer that comes in another tab");
+  await other.close();
+  // Deleted while it answers: all that came comes back.
+  await page.getByRole("button", { name: "More for this chat" }).click();
+  await page.getByRole("menuitem", { name: "Delete" }).click();
+  await page.waitForSelector(".note");
+  equal(await notes(page), ["“Quick words” was deleted."], "a chat deleted while it answers");
+  await page.getByRole("button", { name: "Undo" }).click();
+  await tester.settled(page, 2);
+  check((await answerTexts(page)).at(-1).includes("Sentence 20"), "what had come before the chat was deleted");
+  check((await page.locator(".problem").last().innerText()).startsWith("Stopped."), "the answer of a deleted chat does not say that it was stopped");
+}
+
+/** What is sent is seen, wherever one read before. */
+async function scrolling(page) {
+  await page.setViewportSize({ width: 1360, height: 500 });
+  await page.evaluate(() => (document.querySelector("#scroller").scrollTop = 0));
+  await page.waitForSelector("#jump:not([hidden])");
+  await page.press("#jump", "Enter");
+  equal(await page.evaluate(() => document.activeElement.id), "message", "the focus after the way to the newest message");
+  await page.evaluate(() => (document.querySelector("#scroller").scrollTop = 0));
+  await page.waitForSelector("#jump:not([hidden])");
+  await tester.say(page, "Am I seen?");
+  await tester.settled(page, 3);
+  check(await page.isHidden("#jump"), "what was sent is not in the window");
+  await page.setViewportSize({ width: 1360, height: 900 });
+}
+
+/** What was written and not yet sent, and where the focus is. */
+async function kept(page) {
+  await page.click("#open-settings");
+  await page.fill("#system", "Be brief");
+  await page.keyboard.press("Control+Shift+O");
+  equal(await page.inputValue("#system"), "Be brief", "a system prompt that was just written");
+  await page.fill("#system", "");
+  await page.click("#close-settings");
+  await page.fill("#message", "A draft");
+  const [dialog] = await Promise.all([page.waitForEvent("dialog"), page.reload()]);
+  equal(dialog.type(), "beforeunload", "leaving with a draft");
+  await page.waitForSelector("button.conversation");
+  // A chat deleted among those that were found is gone there too, and the focus goes on to the next.
+  await importText(page, "two.json", JSON.stringify({ format: "strata-chat", version: 1, conversations: ["Zebra one", "Zebra two"].flatMap((title, i) => JSON.parse(file(`z${i}`, title, "x")).conversations) }));
+  await clearNotes(page);
+  await page.fill("#search", "zebra");
+  await page.waitForFunction(() => document.querySelector("#conversations [role=status]")?.textContent === "2 chats");
+  await page.getByRole("button", { name: "More for Zebra one" }).press("Enter");
+  await page.keyboard.press("Control+k");
+  equal(await page.locator(".menu").count(), 0, "menus after a key took the focus");
+  await page.getByRole("button", { name: "More for Zebra one" }).press("Enter");
+  await page.getByRole("menuitem", { name: "Delete" }).press("Enter");
+  await page.waitForFunction(() => document.querySelector("#conversations [role=status]")?.textContent === "1 chat");
+  await page.waitForFunction(() => document.activeElement.textContent.startsWith("Zebra two"));
+  await page.fill("#search", "");
+  await clearNotes(page);
+}
+
+/** A browser that keeps nothing, on a tablet. */
+async function tablet() {
+  const page = await tester.open(base, { viewport: { width: 1024, height: 768 }, hasTouch: true, isMobile: true, prepare: () => {
+    const refuse = () => { throw new DOMException("denied", "SecurityError"); };
+    for (const storage of ["localStorage", "sessionStorage"]) Object.defineProperty(window, storage, { get: refuse });
+    IDBFactory.prototype.open = refuse;
+  } });
+  await page.waitForFunction(() => document.querySelector("#model").value !== "…");
+  check((await notes(page))[0]?.startsWith("This browser keeps no history"), "a browser that keeps nothing is not told of");
+  await limitTokens(page, 24);
+  await tester.say(page, "Kept nowhere");
+  await tester.settled(page, 1);
+  await page.click("#theme");
+  await page.click("#new-chat");
+  equal(await page.evaluate(() => document.activeElement.id), "scroller", "the focus without a keyboard");
+  await page.waitForSelector("button.conversation");
+  equal(await page.$eval("#conversations .icon-button", (button) => getComputedStyle(button).opacity), "1", "what a finger can touch is not seen");
+  await page.locator("button.conversation", { hasText: "Kept nowhere" }).click();
+  await tester.settled(page, 1);
+  await tester.accessible(page, "tablet");
+  await page.context().close();
+}
+
 async function withKey() {
   const guarded = mock({ key: "secret" });
   const address = await guarded.listen();
-  const context = await tester.browser.newContext({ viewport: { width: 1360, height: 900 } });
-  const page = await context.newPage();
-  await page.goto(address);
+  const page = await tester.open(address, { expected: (text) => /Failed to load resource: .*(401|ERR_)/.test(text) });
   await page.waitForSelector("dialog[open]");
   await tester.shot(page, "key");
   await tester.accessible(page, "key");
+  await page.fill("dialog input", "ключ");
+  await page.press("dialog input", "Enter");
+  check(await page.isVisible("dialog input:invalid"), "a key that no request can carry is taken");
   await page.fill("dialog input", "wrong");
   await page.press("dialog input", "Enter");
   await page.waitForSelector("text=The server refused this API key");
@@ -403,12 +518,12 @@ async function withKey() {
   await tester.say(page, "hello?");
   await tester.settled(page, 2);
   check(/does not answer/.test(await page.locator(".problem").last().innerText()), "a server that is gone");
-  await context.close();
+  await page.context().close();
 }
 
 // Chromium itself reports answers that are errors; the mock gives such on purpose.
 const page = await tester.open(base, { expected: (text) => mocked && /Failed to load resource: .*(429|400|ERR_)/.test(text) });
-for (const part of [conversation, branching, stopping, history, managing, files, hostile, looks, twoTabs, keyboard, ...(mocked ? [troubles, withKey] : [])]) {
+for (const part of [conversation, branching, stopping, history, managing, files, hostile, looks, twoTabs, keyboard, kept, tablet, ...(mocked ? [quick, meanwhile, scrolling, troubles, withKey] : [])]) {
   await tester.part(part.name, () => part(page));
 }
 await tester.part("last", async () => check(!(await page.evaluate(() => window.hacked)), "a script ran"));

@@ -1,6 +1,7 @@
 // A server that speaks as much of strata's API as the page uses, and says what no test model can be made to say: hostile answers, silence,
 // refusals. `node mock.mjs [PORT]` prints its address; the last message of the user chooses what happens.
 import { createServer } from "node:http";
+import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { extname, join, normalize } from "node:path";
@@ -8,7 +9,15 @@ import { HOSTILE, RICH } from "./answers.mjs";
 
 const PAGE = fileURLToPath(new URL("../../tools/src/serve/page/", import.meta.url));
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml" };
-export const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/** The server's own, so that what is tested here is what it allows. */
+function policy() {
+  const [, text] = /^const POLICY: &str = "((?:[^"\\]|\\\n)+)";$/m.exec(readFileSync(new URL("../../tools/src/serve/page.rs", import.meta.url), "utf8")) ?? [];
+  if (!text?.includes("default-src 'none'")) throw new Error("page.rs has no POLICY that this can read");
+  return text.replace(/\\\n\s*/g, "");
+}
+
+const POLICY = policy();
 
 const LONG = Array.from({ length: 400 }, (_, i) => `Sentence ${i + 1} of a long answer. `).join("");
 const THOUGHT = "The user asks for a sum. Two and two are four.\n\nI can say so.";

@@ -15,6 +15,7 @@ import { bytes, duration, era, figures, rate } from "../../tools/src/serve/page/
 import { markdown } from "../../tools/src/serve/page/markdown.js";
 import { Store } from "../../tools/src/serve/page/store.js";
 import { Chat } from "../../tools/src/serve/page/chat.js";
+import { Server } from "../../tools/src/serve/page/server.js";
 
 const load = createRequire(import.meta.url);
 const vendor = (name) => load(`../../tools/src/serve/page/vendor/${name}.min.js`);
@@ -97,7 +98,7 @@ test("hostile imports are refused, each with its place", () => {
     [file((f, c) => (c.system = "x".repeat(1_000_001))), /system/], [file((f, c) => (c.leaf = "zz")), /leaf/], [file((f, c) => (c.messages = "x")), /messages/],
     [file((f, c, m) => (m[0].id = "<b>")), /messages\[0\]\.id/], [file((f, c, m) => (m[1].id = "a")), /messages\[1\]\.id/],
     [file((f, c, m) => (m[0].parent = "b")), /parent/], [file((f, c, m) => (m[0].parent = "a")), /parent/], [file((f, c, m) => (m[0].parent = "__proto__")), /parent/],
-    [file((f, c, m) => (m[0].role = "system")), /role/], [file((f, c, m) => (m[1].role = "user")), /role/],
+    [file((f, c, m) => (m[0].role = "system")), /role/], [file((f, c, m) => (m[0].role = "assistant")), /role/],
     [file((f, c, m) => (m[0].content = ["x"])), /content/], [file((f, c, m) => delete m[0].content), /content/],
     [file((f, c, m) => (m[0].files = [{ name: "x" }])), /files\[0\]\.text/], [file((f, c, m) => (m[0].files = [null])), /files/],
     [file((f, c, m) => (m[0].files = Array(101).fill({ name: "", text: "" }))), /101/],
@@ -187,7 +188,7 @@ test("progress says what the server does", () => {
 
 test("figures are those that people read", () => {
   assert.deepEqual([0, 999, 1000, 41.3e9, 201e9, -1, NaN].map(bytes), ["0 B", "999 B", "1.0 KB", "41.3 GB", "201 GB", "–", "–"]);
-  assert.deepEqual([900, 15_400, 754_000].map(duration), ["0.9 s", "15 s", "12 min 34 s"]);
+  assert.deepEqual([900, 15_400, 754_000, 119_700].map(duration), ["0.9 s", "15 s", "12 min 34 s", "2 min 0 s"]);
   assert.deepEqual([0.021, 3.14, 42.4].map(rate), ["0.021 tokens/s", "3.1 tokens/s", "42 tokens/s"]);
   assert.deepEqual(figures({ model: "m", stats: { prompt_tokens: 12, completion_tokens: 11, first_ms: 900, decode_ms: 2000 } }), ["m", "11 tokens", "5.0 tokens/s", "prompt 12 tokens in 0.9 s"]);
   assert.deepEqual(figures({ model: "", stats: { prompt_tokens: 1200, cached_tokens: 1100, first_ms: 0 } }), ["prompt 1,200 tokens (1,100 cached)"]);
@@ -255,13 +256,49 @@ test("the history without IndexedDB: what two writers add is kept, what is delet
   assert.equal(whole.conversation.leaf, "b");
   assert.equal(await store.restore([{ conversation: { ...conversation, title: "Old" }, messages: [...messages, message("c", "b", 3)] }]), 1);
   assert.equal((await store.load("c1")).conversation.title, "New");
-  const gone = await store.remove("c1");
+  // What is written while it is deleted is in what is given back, or refused.
+  const [gone, late] = await Promise.all([store.remove("c1"), store.putMessages("c1", [message("d", "c", 4)], "d").catch((error) => error)]);
+  assert.match(late.message, /deleted/);
   await assert.rejects(store.putMessages("c1", [messages[0]]), /deleted/);
   await assert.rejects(store.change("c1", {}), /deleted/);
   assert.equal((await store.list()).length, 0);
   await store.restore([gone]);
   assert.equal((await store.load("c1")).messages.length, 3);
   store.close();
+});
+
+test("a chat that is opened later is shown, however long an earlier one takes; what comes in another tab is no stopped answer", async () => {
+  globalThis.localStorage = { getItem: () => null, setItem: () => {} };
+  const slow = {};
+  const stored = (id, updated) => ({ conversation: { ...conversation, id, updated, leaf: "b" }, messages: [messages[0], { ...messages[1], state: "answering" }] });
+  const store = { load: (id) => (id === "slow" ? new Promise((resolve) => (slow.resolve = () => resolve(stored(id, 0)))) : stored(id, Date.now() - 2000)) };
+  const chat = new Chat(store, { of: () => undefined }, { model: () => "m" });
+  const first = chat.open("slow");
+  await chat.open("quick");
+  slow.resolve();
+  await first;
+  assert.equal(chat.id, "quick");
+  assert.equal(chat.elsewhere(chat.path[1]), true);
+  const again = chat.open("slow");
+  slow.resolve();
+  await again;
+  assert.equal(chat.elsewhere(chat.path[1]), false);
+});
+
+test("a server that is slow to answer is asked once at a time", async () => {
+  let asked = 0;
+  globalThis.fetch = async () => ((asked += 1), { ok: true, json: async () => ({ data: [] }) });
+  const server = new Server();
+  server.wanted = () => "";
+  await Promise.all([server.refresh(false), server.refresh(false), server.refresh(false)]);
+  assert.equal(asked, 2, "models and properties");
+  await server.refresh(false);
+  assert.equal(asked, 4);
+});
+
+test("messages of the user may follow each other, as after an answer that was lost", () => {
+  const [read] = imported(exported([{ conversation, messages: [messages[0], { ...messages[1], role: "user" }] }]));
+  assert.deepEqual(read.messages.map(({ role }) => role), ["user", "user"]);
 });
 
 test("what another tab writes in the middle of sending changes nothing of what is sent", async () => {

@@ -5,15 +5,13 @@
 // A message in the console, a request for anything but the file, a plot without size or marks, text that is cut off at the edge of a plot or
 // stands on other text there, a page that scrolls sideways on a phone, a violation that axe-core finds, a copied table that is not the one
 // that is shown. In light and dark, on a desk and on a phone, and as a PDF.
-import { chromium } from "playwright-core";
-import { readFileSync, mkdirSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { pathToFileURL } from "node:url";
-import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
+import { faults, launch } from "../browser/browser.mjs";
 
 const [file, shots] = process.argv.slice(2);
 const url = pathToFileURL(resolve(file)).href;
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const problems = [];
 const fail = (where, what) => problems.push(`${where}: ${what}`);
 
@@ -82,10 +80,7 @@ const keyboard = async (page, where) => {
 
 const headings = () => [...document.querySelectorAll("h1, h2, h3, h4")].map((heading) => Number(heading.tagName[1]));
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-dev-shm-usage"],
-});
+const browser = await launch();
 let drawn = 0;
 for (const [where, width, colorScheme] of [["light", 1280, "light"], ["dark", 1280, "dark"], ["phone", 375, "light"], ["phone-dark", 375, "dark"]]) {
   const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme, permissions: ["clipboard-read", "clipboard-write"] });
@@ -109,13 +104,10 @@ for (const [where, width, colorScheme] of [["light", 1280, "light"], ["dark", 12
     mkdirSync(shots, { recursive: true });
     await page.screenshot({ path: join(shots, `${where}.png`), fullPage: true });
   }
-  // With everything open; the policy of the page forbids another script, so axe-core is run from outside of it.
+  // With everything open.
   await page.evaluate(() => document.querySelectorAll("details").forEach((details) => (details.open = true)));
   (await page.evaluate(plots)).wrong.forEach((what) => fail(`${where}, open`, what));
-  const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-  if (wide > 0) fail(`${where}, open`, `the page is ${wide} pixels too wide`);
-  const { violations } = await page.evaluate(`${axe}; axe.run()`);
-  for (const { id, help, nodes } of violations) fail(where, `axe ${id}: ${help}: ${nodes[0].html.slice(0, 200)} (${nodes.length})`);
+  (await faults(page)).forEach((what) => fail(`${where}, open`, what));
   if (where === "light") {
     await page.emulateMedia({ media: "print", colorScheme: null });
     await page.evaluate(() => document.querySelectorAll("details").forEach((details) => (details.open = details.matches(".candidate:first-of-type"))));

@@ -1,22 +1,14 @@
 #!/usr/bin/env bash
-# The report of seven candidates in headless Chromium: tests/page/run.sh STRATA. Installs what it needs from Debian and npm.
+# The report of seven candidates in headless Chromium: tests/page/run.sh STRATA.
 set -euo pipefail
 strata=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")
 root=$(realpath "$here/../..")
 out=$root/target/page
-export CHROMIUM=${CHROMIUM:-$(command -v chromium || true)}
+source "$root/tests/browser/install.sh"
 
-if [ -z "$CHROMIUM" ] || ! command -v npm >/dev/null; then
-    command -v npm >/dev/null && missing=(chromium) || missing=(chromium nodejs npm)
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" fonts-dejavu-core
-    CHROMIUM=$(command -v chromium)
-fi
 rm -rf "$out"
-mkdir -p "$out/npm" "$out/texts"
-cp "$here"/package*.json "$here/check.mjs" "$out/npm/"
-npm ci --prefix "$out/npm" --silent --no-audit --no-fund
+mkdir -p "$out/texts"
 
 # Files, types, one with a cache of its own; two texts, one of them hostile, as is the name of a file.
 "$strata" convert "$root/models/tiny-rustdoc" -t q4_k_m -o "$out/tiny-Q4_K_M.gguf" 2>"$out/log"
@@ -31,7 +23,7 @@ page() {
         --state "$out" "$@" 2>>"$out/log" || { cat "$out/log" && false; }
 }
 page --both --html "$out/report.html" >"$out/table.txt"
-node "$out/npm/check.mjs" "$out/report.html" "$out/shots"
+node "$here/check.mjs" "$out/report.html" "$out/shots"
 # Parts give the same page, except for what is said of how it was made.
 for i in 1 2 3; do page --both --shard "$i/3" -o "$out/part$i"; done
 "$strata" compare --merge "$out"/part? --html "$out/merged.html" >"$out/merged.txt"

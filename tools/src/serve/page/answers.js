@@ -28,20 +28,33 @@ export class Answers extends EventTarget {
     return this.#runs.size > 0;
   }
 
+  /** Stops the answer of a conversation, if one is going, and resolves when it is in the history. */
+  async end(conversation) {
+    const run = this.of(conversation);
+    run?.stop();
+    await run?.ended;
+  }
+
   /** Makes `message` the answer to `body`. Resolves when it has ended, however it ended. */
-  async start(conversation, message, body) {
+  start(conversation, message, body) {
     const control = new AbortController();
     const run = { conversation, message, model: body.model, prompt: null, phase: "waiting", progress: null, tokens: 0, began: performance.now(), first: null, last: performance.now(), stop: () => control.abort() };
     this.#runs.set(conversation, run);
     Object.assign(message, { state: "answering", error: undefined });
+    run.ended = this.#make(run, body, control.signal);
     this.#tell(run);
-    const polling = setInterval(() => this.#poll(run, control.signal), POLL_EVERY);
+    return run.ended;
+  }
+
+  async #make(run, body, signal) {
+    const { conversation, message } = run;
+    const polling = setInterval(() => this.#poll(run, signal), POLL_EVERY);
     const saving = setInterval(() => this.#save(run), SAVE_EVERY);
     try {
-      await this.#stream(run, body, control.signal);
+      await this.#stream(run, body, signal);
       message.state = "done";
     } catch (error) {
-      message.state = control.signal.aborted ? "stopped" : "failed";
+      message.state = signal.aborted ? "stopped" : "failed";
       if (message.state === "failed") {
         const { title, advice } = error instanceof ApiError ? error : { title: error.message, advice: "Try again." };
         message.error = { title, advice: advice ?? "" };
@@ -137,10 +150,10 @@ export class Answers extends EventTarget {
     try {
       await this.store.putMessages(run.conversation, [run.message]);
     } catch (error) {
-      if (error instanceof GoneError) run.stop();
-      // Once: an answer that grows would say it every second.
-      if (!run.unsaved) this.dispatchEvent(new CustomEvent("unsaved", { detail: error }));
+      // Who deleted the conversation knows it, and who could not create it has said so. Once: an answer that grows would say it every second.
+      if (error instanceof GoneError || run.unsaved) return;
       run.unsaved = true;
+      this.dispatchEvent(new CustomEvent("unsaved", { detail: error }));
     }
   }
 

@@ -1,6 +1,7 @@
 // The server's HTTP interface: lists, states, and answers that are streamed. What goes wrong becomes an `ApiError` that says what to do.
 
 import { EventParser } from "./sse.js";
+import { keep, kept } from "./kept.js";
 
 const KEY = "strata-api-key";
 
@@ -21,7 +22,7 @@ export function onKeyNeeded(ask) {
   askKey = (refused) => (asking ??= ask(refused).finally(() => (asking = null)));
 }
 
-const key = () => sessionStorage.getItem(KEY);
+const key = () => kept("sessionStorage", KEY);
 
 async function send(path, options, ask = true) {
   for (;;) {
@@ -38,7 +39,7 @@ async function send(path, options, ask = true) {
     if (key() !== used) continue;
     const given = await askKey(used !== null);
     if (given === null) return response;
-    sessionStorage.setItem(KEY, given);
+    keep("sessionStorage", KEY, given);
   }
 }
 

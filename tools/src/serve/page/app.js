@@ -10,8 +10,9 @@ import { SettingsView } from "./view-settings.js";
 import { Store } from "./store.js";
 import { TranscriptView } from "./view-transcript.js";
 import { askKey, askTitle, openMenu, showKeys } from "./view-dialogs.js";
-import { announce, h, icon, notify } from "./dom.js";
+import { announce, composing, h, icon, notify } from "./dom.js";
 import { exportAll, exportOne, importFile } from "./transfer.js";
+import { keep } from "./kept.js";
 import { onKeyNeeded } from "./api.js";
 
 const by = (id) => document.getElementById(id);
@@ -32,7 +33,10 @@ chat.addEventListener("unsaved", unsaved);
 
 /** What the views can ask for. */
 const actions = {
-  send: (content, files) => chat.send(content, files).catch(failed),
+  send(content, files) {
+    chat.send(content, files).catch(failed);
+    transcript.toEnd(true);
+  },
   edit: (id, content, files) => (ready(), chat.edit(id, content, files).catch(failed)),
   regenerate: (id) => (ready(), chat.regenerate(id).catch(failed)),
   stop: () => chat.stop(),
@@ -40,9 +44,10 @@ const actions = {
   redraw: () => transcript.draw(),
   editLast: () => transcript.editLast(),
   covered: () => cover(),
-  /** The arrow that was used is drawn anew, so the focus is put on it again. */
-  async choose(id, step) {
-    await chat.choose(id).catch(failed);
+  ready: () => ready(),
+  /** The arrow that was used is drawn anew, so the focus is put on it again: at once, since the history may take its time. */
+  choose(id, step) {
+    chat.choose(id).catch(failed);
     const arrows = document.querySelector(`[data-id="${id}"] .branches`);
     (arrows?.querySelector(`[data-step="${step}"]:not(:disabled)`) ?? arrows?.querySelector("button:not(:disabled)"))?.focus();
   },
@@ -67,8 +72,8 @@ const list = new ListView(chat, actions);
 const settings = new SettingsView(chat, server, actions);
 new Gauges(server);
 
-/** Puts the focus where one writes. */
-const ready = () => TOUCH.matches || composer.focus();
+/** Puts the focus where one writes, or where one reads. */
+const ready = () => (TOUCH.matches ? by("scroller") : composer).focus();
 
 function startNew() {
   chat.startNew();
@@ -87,7 +92,7 @@ async function rename(id) {
 
 /** At once, with a way back: a question before would be asked a hundred times for the one that was needed. */
 async function remove(id) {
-  answers.of(id)?.stop();
+  await answers.end(id);
   const whole = await store.remove(id);
   if (id === chat.id) startNew();
   await list.refresh();
@@ -139,7 +144,7 @@ function theme(next) {
   const [name, label] = THEMES[(at + next) % THEMES.length];
   if (name === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = name;
-  if (next) (localStorage.setItem("strata-theme", name), announce(label));
+  if (next) (keep("localStorage", "strata-theme", name), announce(label));
   by("theme").replaceChildren(icon({ system: "system", light: "sun", dark: "moon" }[name]));
   by("theme").setAttribute("aria-label", label);
   by("theme").title = label;
@@ -178,33 +183,37 @@ window.addEventListener("keydown", (event) => {
     : event.key === "?" && !typing && !command ? showKeys
     : event.key === "Escape" && !document.querySelector("dialog[open]") ? escape
     : null;
-  if (!does || document.querySelector("dialog[open]")) return;
+  if (!does || composing(event) || document.querySelector("dialog[open]")) return;
   if (event.key !== "Escape") event.preventDefault();
   does();
 });
 
+/** What is open where the focus is, then the answer: one who leaves a panel does not want to lose an answer of many minutes. */
 function escape() {
+  const within = (id) => by(id).contains(document.activeElement);
   if (document.body.classList.contains("drawer")) return (drawer(false), by("open-list").focus());
-  if (chat.run) return chat.stop();
-  if (settings.open) return settings.toggle(false);
+  if (settings.open && (within("settings") || NARROW.matches || !chat.run)) return settings.toggle(false);
+  if (chat.run && !within("list")) return chat.stop();
   composer.focus();
 }
 
 chat.addEventListener("change", head);
 server.addEventListener("change", head);
 let listed = null;
-answers.addEventListener("change", ({ detail: { phase } }) => {
-  // Titles and the order change when an answer begins and ends.
-  if (phase === "waiting" || phase === "ended") (clearTimeout(listed), (listed = setTimeout(() => list.refresh().catch(failed), 50)));
-});
-window.addEventListener("beforeunload", (event) => answers.any && event.preventDefault());
+/** Soon, and once for many changes. */
+function listSoon() {
+  clearTimeout(listed);
+  listed = setTimeout(() => list.refresh().catch(failed), 100);
+}
+// Titles and the order change when an answer begins and ends.
+answers.addEventListener("change", ({ detail: { phase } }) => (phase === "waiting" || phase === "ended") && listSoon());
+window.addEventListener("beforeunload", (event) => (answers.any || composer.holds) && event.preventDefault());
 
 store.onchange(async ({ id, gone }) => {
-  clearTimeout(listed);
-  listed = setTimeout(() => list.refresh().catch(failed), 200);
+  listSoon();
+  if (gone) answers.of(id)?.stop();
   if (id !== chat.id || !chat.stored) return;
   if (!gone) return chat.refresh().catch(failed);
-  chat.stop();
   startNew();
   notify("The chat was deleted in another tab.");
 });

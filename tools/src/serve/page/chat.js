@@ -3,13 +3,16 @@
 import { Tree, newId } from "./tree.js";
 import { requestBody, titleOf } from "./prompt.js";
 import { cleaned } from "./settings.js";
+import { keep, kept } from "./kept.js";
 
 const LAST = "strata-last";
+/** Who makes an answer writes it every second: one that was not written for so long (milliseconds) is made by nobody. */
+export const MOST_SILENT = 10_000;
 
 /** Settings of the last conversation, with which a new one begins. */
 function remembered() {
   try {
-    const { system, settings, model } = JSON.parse(localStorage.getItem(LAST)) ?? {};
+    const { system, settings, model } = JSON.parse(kept("localStorage", LAST)) ?? {};
     return { system: typeof system === "string" ? system : "", settings: cleaned(settings), model: typeof model === "string" ? model : "" };
   } catch {
     return { system: "", settings: {}, model: "" };
@@ -18,6 +21,7 @@ function remembered() {
 
 export class Chat extends EventTarget {
   #tree = new Tree();
+  #opening = 0;
 
   /** `server.model(name)` gives the name of a model that is there. */
   constructor(store, answers, server) {
@@ -45,6 +49,11 @@ export class Chat extends EventTarget {
     return this.answers.of(this.id);
   }
 
+  /** Whether another tab makes an answer. */
+  elsewhere(message) {
+    return message.state === "answering" && message.id !== this.run?.message.id && Date.now() - this.conversation.updated < MOST_SILENT;
+  }
+
   siblings(id) {
     return this.#tree.siblings(id);
   }
@@ -54,13 +63,16 @@ export class Chat extends EventTarget {
   }
 
   startNew() {
+    this.#opening += 1;
     this.#reset();
     this.#changed();
   }
 
-  /** Shows a conversation, at the branch of a message if one is named. False when it is not there. */
+  /** Shows a conversation, at the branch of a message if one is named, unless another is asked for meanwhile. False when it is not there. */
   async open(id, message) {
+    const opening = (this.#opening += 1);
     const found = await this.store.load(id);
+    if (opening !== this.#opening) return true;
     if (!found) return false;
     this.stored = true;
     this.conversation = found.conversation;
@@ -94,13 +106,6 @@ export class Chat extends EventTarget {
     this.#changed();
   }
 
-  async #ensureStored(message) {
-    if (this.stored) return;
-    this.conversation.title ||= titleOf(message);
-    this.stored = true;
-    await this.#write(this.store.create(this.conversation));
-  }
-
   #add(fields) {
     const parent = this.#tree.get(fields.parent);
     // Later than its parent by the clock of any tab: exports and lists stand in the order of time.
@@ -110,24 +115,28 @@ export class Chat extends EventTarget {
     return message;
   }
 
-  async #say(parent, content, files) {
-    const { conversation } = this;
-    await this.#ensureStored({ content, files });
+  #say(parent, content, files) {
     const message = this.#add({ parent, role: "user", content, files });
-    await this.#write(this.store.putMessages(conversation.id, [message], message.id));
-    return this.#answer(message.id);
+    return this.#answer(message.id, [message]);
   }
 
-  #answer(parent) {
-    return this.#run(this.#add({ parent, role: "assistant", content: "", reasoning: "", state: "answering", finish: "", model: "" }));
+  #answer(parent, before = []) {
+    return this.#run(this.#add({ parent, role: "assistant", content: "", reasoning: "", state: "answering", finish: "", model: "" }), before);
   }
 
-  async #run(message) {
+  /** Begins an answer, and writes it with the messages `before` it. All begins at once: while the disk writes, another conversation may be opened. */
+  async #run(message, before = []) {
     const { conversation } = this;
     const body = requestBody(conversation, this.server.model(conversation.model), this.#tree.path(message.parent));
+    if (!this.stored) {
+      conversation.title = titleOf(before[0]);
+      this.stored = true;
+      this.#write(this.store.create(conversation));
+    }
+    const written = this.#write(this.store.putMessages(conversation.id, [...before, message], message.id));
     const ended = this.answers.start(conversation.id, message, body);
     this.#changed();
-    await this.#write(this.store.putMessages(conversation.id, [message], message.id));
+    await written;
     return ended;
   }
 
@@ -162,7 +171,7 @@ export class Chat extends EventTarget {
   async set(fields) {
     Object.assign(this.conversation, fields);
     const { system, settings, model } = this.conversation;
-    localStorage.setItem(LAST, JSON.stringify({ system, settings, model }));
+    keep("localStorage", LAST, JSON.stringify({ system, settings, model }));
     this.#changed();
     await this.#keep(fields);
   }

@@ -79,7 +79,7 @@ function readMessage(value, place, known) {
   if (parent !== null && !above) fail(`${place}.parent`, "is no message before this one");
   const role = own(value, "role");
   if (role !== "user" && role !== "assistant") fail(`${place}.role`, 'is neither "user" nor "assistant"');
-  if ((above?.role ?? "assistant") === role) fail(`${place}.role`, "is the role of the message before it");
+  if (role === "assistant" && above?.role !== "user") fail(`${place}.role`, 'is "assistant" without a message of the user before it');
   const clean = { id, parent, role, content: read("content", MOST.content), created: time(own(value, "created"), `${place}.created`) };
   if (role === "user") return { ...clean, files: readFiles(own(value, "files") ?? [], `${place}.files`) };
   const error = own(value, "error");

@@ -20,7 +20,7 @@ macro_rules! files {
 /// All files. `/` is the first.
 pub static FILES: &[File] = files! {
     SCRIPT: "answers.js" "api.js" "app.js" "chat.js" "clipboard.js" "dom.js" "exchange.js" "files.js"
-        "format.js" "gauges.js" "markdown.js" "math.js" "progress.js" "prompt.js" "render.js" "search.js" "server.js"
+        "format.js" "gauges.js" "kept.js" "markdown.js" "math.js" "progress.js" "prompt.js" "render.js" "search.js" "server.js"
         "settings.js" "sse.js" "store.js" "tex.js" "theme.js" "transfer.js" "tree.js" "view-composer.js"
         "view-dialogs.js" "view-list.js" "view-message.js" "view-settings.js" "view-transcript.js"
         "vendor/highlight.min.js" "vendor/markdown-it.min.js" "vendor/purify.min.js" "vendor/temml.min.js";

@@ -13,7 +13,8 @@ export function duration(milliseconds) {
   const seconds = milliseconds / 1000;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 100) return `${Math.round(seconds)} s`;
-  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  const whole = Math.round(seconds);
+  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
 export const rate = (perSecond) => `${perSecond < 9.95 ? perSecond.toFixed(perSecond < 0.1 ? 3 : 1) : Math.round(perSecond)} tokens/s`;

@@ -12,6 +12,7 @@ export class Server extends EventTarget {
   /** Bytes a second that the server read from disk of late; `null` before two answers. */
   reading = null;
   #read = null;
+  #refreshing = null;
 
   /** Asks now and from time to time. `wanted()` names the model that the page shows. */
   async start(wanted) {
@@ -21,7 +22,12 @@ export class Server extends EventTarget {
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.refresh(false));
   }
 
-  async refresh(ask) {
+  /** One at a time: a server that is slow to answer must not be asked over all the connections that a browser has. */
+  refresh(ask) {
+    return (this.#refreshing ??= this.#refresh(ask).finally(() => (this.#refreshing = null)));
+  }
+
+  async #refresh(ask) {
     try {
       const { data } = await getJson("/v1/models", { ask });
       this.models = (Array.isArray(data) ? data : []).map(({ id }) => id).filter((id) => typeof id === "string");

@@ -2,13 +2,13 @@
 // to the server, which knows what the model's file recommends.
 
 export const FIELDS = [
-  { key: "temperature", label: "Temperature", min: 0, max: 10, step: 0.05, hint: "0 always takes the likeliest token" },
-  { key: "top_p", label: "Top-p", min: 0, max: 1, step: 0.01, hint: "Likeliest tokens that together have this probability" },
-  { key: "top_k", label: "Top-k", min: 0, max: 1_000_000, step: 1, whole: true, hint: "So many likeliest tokens; 0 for all" },
-  { key: "min_p", label: "Min-p", min: 0, max: 1, step: 0.01, hint: "Least probability, as a share of the likeliest token's" },
-  { key: "repeat_penalty", label: "Repeat penalty", min: 0.01, max: 10, step: 0.01, hint: "1 for none" },
-  { key: "max_tokens", label: "Max tokens", min: 1, max: 10_000_000, step: 1, whole: true, hint: "Most tokens of an answer" },
-  { key: "seed", label: "Seed", min: 0, max: 4_294_967_295, step: 1, whole: true, hint: "The same seed gives the same answer" },
+  { key: "temperature", label: "Temperature", min: 0, max: 10, hint: "0 always takes the likeliest token" },
+  { key: "top_p", label: "Top-p", min: 0, max: 1, hint: "Likeliest tokens that together have this probability" },
+  { key: "top_k", label: "Top-k", min: 0, max: 1_000_000, whole: true, hint: "So many likeliest tokens; 0 for all" },
+  { key: "min_p", label: "Min-p", min: 0, max: 1, hint: "Least probability, as a share of the likeliest token's" },
+  { key: "repeat_penalty", label: "Repeat penalty", min: 0.01, max: 10, hint: "1 for none" },
+  { key: "max_tokens", label: "Max tokens", min: 1, max: 10_000_000, whole: true, hint: "Most tokens of an answer" },
+  { key: "seed", label: "Seed", min: 0, max: 4_294_967_295, whole: true, hint: "The same seed gives the same answer" },
 ];
 
 /** What is wrong with a number for a field, or `null`. */

@@ -1,6 +1,6 @@
 // The history, in IndexedDB. A conversation and each of its messages are records of their own, so two tabs that write to one conversation
-// both keep what they wrote. A write reads the record that it changes in the same transaction and counts its version up; other tabs hear of
-// it by BroadcastChannel and read anew. Where the browser keeps nothing (some private windows), the history lasts as long as the page.
+// both keep what they wrote. A write reads the record that it changes in the same transaction; other tabs hear of it by BroadcastChannel
+// and read anew. Where the browser keeps nothing (some private windows), the history lasts as long as the page.
 
 const done = (request) => new Promise((resolve, reject) => {
   request.onsuccess = () => resolve(request.result);
@@ -52,6 +52,17 @@ function memoryTables() {
     putMessage: async (record) => void of(record.conversation).set(record.id, copy(record)),
     remove: async (id) => void (conversations.delete(id), messages.delete(id)),
   };
+}
+
+async function present(tables, id) {
+  const conversation = await tables.conversation(id);
+  if (!conversation) throw new GoneError("This conversation was deleted in another tab.");
+  return conversation;
+}
+
+async function whole(tables, id) {
+  const conversation = await tables.conversation(id);
+  return conversation && { conversation, messages: await tables.messages(id) };
 }
 
 export class Store {
@@ -117,47 +128,39 @@ export class Store {
 
   /** `{conversation, messages}`, or `undefined`. */
   async load(id) {
-    return this.#within("readonly", async (tables) => {
-      const conversation = await tables.conversation(id);
-      return conversation && { conversation, messages: await tables.messages(id) };
-    });
+    return this.#within("readonly", (tables) => whole(tables, id));
   }
 
   async create(conversation) {
-    await this.#within("readwrite", (tables) => tables.putConversation({ ...conversation, version: 1 }));
+    await this.#within("readwrite", (tables) => tables.putConversation(conversation));
     this.#tell(conversation.id);
   }
 
   /** Changes some fields of a conversation and leaves the others as whoever wrote them last. */
-  async change(id, fields, touch = false) {
-    const changed = await this.#within("readwrite", async (tables) => {
-      const old = await tables.conversation(id);
-      if (!old) throw new GoneError("This conversation was deleted in another tab.");
-      const changed = { ...old, ...fields, version: (old.version ?? 0) + 1, updated: touch ? Date.now() : old.updated };
-      await tables.putConversation(changed);
-      return changed;
-    });
+  async change(id, fields) {
+    await this.#within("readwrite", async (tables) => tables.putConversation({ ...(await present(tables, id)), ...fields }));
     this.#tell(id);
-    return changed;
   }
 
   /** Writes messages and, with `leaf`, which of them is shown. */
   async putMessages(id, messages, leaf) {
     await this.#within("readwrite", async (tables) => {
-      const old = await tables.conversation(id);
-      if (!old) throw new GoneError("This conversation was deleted in another tab.");
+      const old = await present(tables, id);
       for (const message of messages) await tables.putMessage({ ...message, conversation: id });
-      await tables.putConversation({ ...old, version: (old.version ?? 0) + 1, updated: Date.now(), leaf: leaf ?? old.leaf });
+      await tables.putConversation({ ...old, updated: Date.now(), leaf: leaf ?? old.leaf });
     });
     this.#tell(id);
   }
 
-  /** Deletes a conversation and gives back what it was, for `restore`. */
+  /** Deletes a conversation and gives back what it was, for `restore`. At once: what is written in between would be lost to both. */
   async remove(id) {
-    const whole = await this.load(id);
-    await this.#within("readwrite", (tables) => tables.remove(id));
+    const gone = await this.#within("readwrite", async (tables) => {
+      const found = await whole(tables, id);
+      await tables.remove(id);
+      return found;
+    });
     this.#tell(id, true);
-    return whole;
+    return gone;
   }
 
   /** Adds conversations, all or none. One that is here already gets the messages that it lacks and keeps all else. */
@@ -166,7 +169,7 @@ export class Store {
     await this.#within("readwrite", async (tables) => {
       for (const { conversation, messages } of list) {
         const here = await tables.conversation(conversation.id);
-        if (!here) await tables.putConversation({ ...conversation, version: 1 });
+        if (!here) await tables.putConversation(conversation);
         for (const message of messages) {
           if (here && (await tables.message(conversation.id, message.id))) continue;
           await tables.putMessage({ ...message, conversation: conversation.id });

@@ -1,6 +1,6 @@
 // The field at the bottom: text, files, send and stop.
 
-import { h, icon, iconButton, notify } from "./dom.js";
+import { composing, h, icon, iconButton, notify } from "./dom.js";
 import { readFiles } from "./files.js";
 import { counted } from "./format.js";
 
@@ -30,6 +30,11 @@ export class ComposerView {
     this.area.focus();
   }
 
+  /** Whether anything is written that was not sent. */
+  get holds() {
+    return this.area.value.trim() !== "" || this.#files.length > 0;
+  }
+
   async add(chosen) {
     const { files, refused } = await readFiles(chosen, this.#files.length);
     this.#files.push(...files);
@@ -40,8 +45,8 @@ export class ComposerView {
 
   submit() {
     if (this.chat.run) return this.actions.stop();
+    if (!this.holds) return;
     const content = this.area.value;
-    if (content.trim() === "" && this.#files.length === 0) return;
     const files = this.#files;
     this.#files = [];
     this.area.value = "";
@@ -50,7 +55,7 @@ export class ComposerView {
   }
 
   #key(event) {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (event.key === "Enter" && !event.shiftKey && !composing(event)) {
       event.preventDefault();
       if (!this.chat.run) this.submit();
     } else if (event.key === "ArrowUp" && this.area.value === "" && this.#files.length === 0) {
@@ -84,7 +89,7 @@ export class ComposerView {
   #changed() {
     this.area.style.height = "auto";
     this.area.style.height = `${Math.min(this.area.scrollHeight, window.innerHeight * 0.4)}px`;
-    this.send.disabled = !this.chat.run && this.area.value.trim() === "" && this.#files.length === 0;
+    this.send.disabled = !this.chat.run && !this.holds;
   }
 
   draw() {

@@ -30,7 +30,7 @@ function question(title, text, field, button) {
 }
 
 export const askKey = (refused) => question(refused ? "The server refused this API key" : "API key", "The server was started with a key. It is kept until this tab is closed.",
-  h("input", { type: "password", "aria-label": "API key", autocomplete: "off", required: true, maxLength: 4096 }), "Continue");
+  h("input", { type: "password", "aria-label": "API key", autocomplete: "off", required: true, maxLength: 4096, pattern: "[\\x21-\\x7e]+", title: "Letters, digits and signs of ASCII, without spaces" }), "Continue");
 
 export const askTitle = (title) => question("Rename chat", null, h("input", { type: "text", value: title, "aria-label": "Title", maxLength: 200, required: true }), "Rename");
 
@@ -61,7 +61,8 @@ export function openMenu(button, entries) {
     if (to !== undefined) (event.preventDefault(), items[to % items.length].focus());
     if (event.key === "Escape" || event.key === "Tab") (event.preventDefault(), event.stopPropagation(), close(), button.focus());
   });
-  document.querySelectorAll(".menu").forEach((other) => other.remove());
+  // Where a key of the page takes the focus away.
+  menu.addEventListener("focusout", ({ relatedTarget }) => relatedTarget && !menu.contains(relatedTarget) && close());
   document.body.append(menu);
   const at = button.getBoundingClientRect();
   menu.style.left = `${Math.max(8, Math.min(at.left, window.innerWidth - menu.offsetWidth - 8))}px`;

@@ -27,10 +27,25 @@ export class ListView {
 
   async refresh() {
     this.#list = await this.chat.store.list();
-    if (this.field.value.trim() !== "") return;
     const shape = JSON.stringify(this.#list.map(({ id, title, updated }) => [id, title, era(updated)]));
-    if (shape !== this.#shape) this.#draw();
+    if (shape === this.#shape) return;
     this.#shape = shape;
+    const refocus = this.#focused();
+    await this.#search();
+    refocus();
+  }
+
+  /** Where the focus is, as a function that puts it there again when the rows are drawn anew: the row itself or the one in its place. */
+  #focused() {
+    const rows = () => [...this.place.querySelectorAll("button.conversation")];
+    const row = this.place.contains(document.activeElement) && document.activeElement.closest("li")?.firstElementChild;
+    if (!row) return () => {};
+    const at = rows().indexOf(row);
+    return () => {
+      if (this.place.contains(document.activeElement)) return;
+      const now = rows();
+      (now.find(({ dataset }) => dataset.id === row.dataset.id) ?? now[Math.min(at, now.length - 1)] ?? this.field).focus();
+    };
   }
 
   focusSearch() {
@@ -46,7 +61,6 @@ export class ListView {
   }
 
   #draw() {
-    const focused = this.place.contains(document.activeElement) && document.activeElement.closest("li")?.firstElementChild.dataset.id;
     const listed = this.#list.slice(0, this.#most);
     const groups = Map.groupBy?.(listed, ({ updated }) => era(updated)) ?? new Map([["Chats", listed]]);
     this.place.replaceChildren(...[...groups].map(([name, list], i) =>
@@ -54,7 +68,6 @@ export class ListView {
     if (listed.length < this.#list.length) this.place.append(h("button.button.all", { type: "button", onclick: () => this.#drawAll() }, `Show all ${this.#list.length.toLocaleString("en")}`));
     if (this.#list.length === 0) this.place.replaceChildren(h("p.faint", {}, "Your chats will be listed here. They stay in this browser."));
     this.#mark();
-    if (focused) [...this.place.querySelectorAll("button.conversation")].find(({ dataset }) => dataset.id === focused)?.focus();
   }
 
   #drawAll() {

@@ -1,11 +1,11 @@
 // One message on the page: what was said, the figures under it, and what can be done to it.
 
-import { h, icon, iconButton } from "./dom.js";
+import { composing, h, icon, iconButton, notify } from "./dom.js";
 import { Rendered } from "./render.js";
+import { MOST_SILENT } from "./chat.js";
 import { copyText } from "./clipboard.js";
 import { counted, figures } from "./format.js";
 
-const OLD = 10_000;
 
 function fileChip({ name, text }) {
   return h("details.file", {}, h("summary", {}, icon("file"), h("span.file-name", {}, name), h("span.faint", {}, counted(text.length, "character"))),
@@ -31,6 +31,7 @@ export class UserMessage {
   }
 
   update(message, { siblings, locked }) {
+    this.locked = locked;
     const shape = `${siblings.map(({ id }) => id)} ${locked}`;
     if (this.shape === shape || this.editing) return;
     this.shape = shape;
@@ -57,14 +58,15 @@ export class UserMessage {
     const send = () => {
       const content = area.value;
       if (content.trim() === "" && !message.files?.length) return;
+      if (this.locked) return notify("Another answer is being made. Stop it or wait for its end, then send.");
       close();
       this.actions.edit(message.id, content, message.files);
     };
     const form = h("form.edit", { onsubmit: (event) => (event.preventDefault(), send()) }, area,
       h("div.edit-buttons", {}, h("button.button", { type: "button", onclick: close }, "Cancel"), h("button.button.primary", { type: "submit" }, "Send")));
     area.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") (event.stopPropagation(), close());
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) (event.preventDefault(), send());
+      if (event.key === "Escape" && !composing(event)) (event.stopPropagation(), close());
+      if (event.key === "Enter" && !event.shiftKey && !composing(event)) (event.preventDefault(), send());
     });
     this.editing = true;
     this.body.hidden = this.tools.hidden = true;
@@ -113,7 +115,7 @@ export class AnswerMessage {
   }
 
   /** With `later`, a message that was never drawn shows its bare text until `complete` is called: a long conversation opens at once. */
-  update(message, { run, siblings, locked, later }) {
+  update(message, { run, siblings, locked, later, elsewhere }) {
     this.message = message;
     if (later && this.bare !== false) {
       this.bare = true;
@@ -126,11 +128,13 @@ export class AnswerMessage {
     this.showThought();
     this.progress.update(run);
     this.element.classList.toggle("live", Boolean(run));
-    const shape = [siblings.map(({ id }) => id), locked, Boolean(run), message.state, JSON.stringify(message.error), JSON.stringify(message.stats)].join();
+    clearTimeout(this.silence);
+    if (elsewhere) this.silence = setTimeout(() => this.actions.redraw(), MOST_SILENT);
+    const shape = [siblings.map(({ id }) => id), locked, Boolean(run), elsewhere, message.state, JSON.stringify(message.error), JSON.stringify(message.stats)].join();
     if (this.shape === shape) return;
     this.shape = shape;
-    this.#showProblem(message, run);
-    this.#showTools(message, siblings, locked, run);
+    this.#showProblem(message, run || elsewhere);
+    this.#showTools(message, siblings, locked, run || elsewhere);
   }
 
   complete() {
@@ -144,10 +148,9 @@ export class AnswerMessage {
     if (this.thinking.open && this.message) this.thoughtRendered.set(this.message.reasoning);
   }
 
-  #showProblem(message, run) {
+  #showProblem(message, coming) {
     const cut = { length: ["The answer reached the limit of tokens.", "Raise Max tokens in the settings, or ask it to go on."] }[message.finish];
-    const elsewhere = message.state === "answering" && !run && Date.now() - message.created < OLD;
-    const said = run || elsewhere ? null
+    const said = coming ? null
       : message.state === "failed" ? [message.error?.title ?? "The answer failed.", message.error?.advice ?? ""]
       : message.state === "stopped" || message.state === "answering" ? ["Stopped.", ""]
       : (cut ?? null);
@@ -158,8 +161,8 @@ export class AnswerMessage {
     if (message.state === "failed") this.problem.append(h("button.button", { type: "button", onclick: () => this.actions.regenerate(message.id) }, "Try again"));
   }
 
-  #showTools(message, siblings, locked, run) {
-    this.tools.hidden = Boolean(run);
+  #showTools(message, siblings, locked, coming) {
+    this.tools.hidden = Boolean(coming);
     this.tools.replaceChildren(...[
       branches(message, siblings, this.actions),
       message.content && iconButton("copy", "Copy answer", ({ currentTarget }) => copyText(message.content, currentTarget)),

@@ -15,7 +15,7 @@ export class SettingsView {
     document.getElementById("close-settings").append(icon("close"));
     document.getElementById("close-settings").addEventListener("click", () => this.toggle(false));
     this.system = document.getElementById("system");
-    this.system.addEventListener("change", () => this.actions.set({ system: this.system.value }));
+    this.system.addEventListener("input", () => this.actions.set({ system: this.system.value }));
     this.fields = FIELDS.map((field) => this.#field(field));
     document.getElementById("sampling").append(...this.fields.map(({ element }) => element));
     document.getElementById("reset-settings").addEventListener("click", () => {

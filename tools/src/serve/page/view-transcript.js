@@ -23,7 +23,7 @@ export class TranscriptView {
     this.welcome = document.getElementById("welcome");
     this.jump = document.getElementById("jump");
     this.jump.append(icon("down"));
-    this.jump.addEventListener("click", () => this.toEnd(true));
+    this.jump.addEventListener("click", () => (this.toEnd(true), this.actions.ready()));
     this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     const resized = new ResizeObserver(() => (this.#follows ? this.toEnd(false) : this.#scrolled()));
     resized.observe(this.scroller);
@@ -83,7 +83,7 @@ export class TranscriptView {
 
   #update(view, message, later) {
     const { run } = this.chat;
-    view.update(message, { run: run?.message.id === message.id ? run : undefined, siblings: this.chat.siblings(message.id), locked: Boolean(run), later });
+    view.update(message, { run: run?.message.id === message.id ? run : undefined, siblings: this.chat.siblings(message.id), locked: Boolean(run), later, elsewhere: this.chat.elsewhere(message) });
   }
 
   /** The answer that comes, and nothing else. */

@@ -1,15 +1,13 @@
 // A browser that takes note of everything that a chat page must not do: messages in the console, errors, dialogs, requests to another host,
 // violations of the policy. And what tests do again and again.
-import { chromium } from "playwright-core";
-import { readFileSync, mkdirSync } from "node:fs";
-import { createRequire } from "node:module";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+import { faults, launch } from "../browser/browser.mjs";
 
 export class Tester {
   problems = [];
   checks = 0;
+  where = "start";
 
   constructor(shots) {
     this.shots = shots;
@@ -17,7 +15,7 @@ export class Tester {
   }
 
   async launch() {
-    this.browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+    this.browser = await launch();
   }
 
   check(right, what) {
@@ -29,9 +27,10 @@ export class Tester {
     this.check(JSON.stringify(found) === JSON.stringify(wanted), `${what}: ${JSON.stringify(found)} and not ${JSON.stringify(wanted)}`);
   }
 
-  /** A window of its own, with a history of its own. */
-  async open(base, { width = 1360, height = 900, colorScheme = "light", expected = () => false } = {}) {
-    const context = await this.browser.newContext({ viewport: { width, height }, colorScheme, reducedMotion: "reduce", acceptDownloads: true, permissions: ["clipboard-read", "clipboard-write"] });
+  /** A window of its own, with a history of its own. `expected` tells of a message whether it may be; `prepare` runs before the page's scripts. */
+  async open(base, { expected = () => false, prepare = () => {}, ...options } = {}) {
+    const context = await this.browser.newContext({ viewport: { width: 1360, height: 900 }, colorScheme: "light", reducedMotion: "reduce", permissions: ["clipboard-read", "clipboard-write"], ...options });
+    await context.addInitScript(prepare);
     await context.addInitScript(() => addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`)));
     await context.route("**", (route) => {
       const url = route.request().url();
@@ -41,7 +40,8 @@ export class Tester {
     });
     context.on("page", (page) => this.#watch(page, expected));
     const page = await context.newPage();
-    await this.visit(page, base);
+    await page.goto(base);
+    await page.waitForSelector("body.ready");
     return page;
   }
 
@@ -93,12 +93,7 @@ export class Tester {
 
   /** Nothing that axe-core finds, and nothing that is wider than the window. */
   async accessible(page, name) {
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-    this.check(wide <= 0, `${name}: ${wide} pixels too wide`);
-    // From outside of the page: its policy forbids another script.
-    const { violations } = await page.evaluate(`${axe}; axe.run()`);
-    this.checks += 1;
-    for (const { id, help, nodes } of violations) this.check(false, `${name}: axe ${id}: ${help}: ${nodes[0].html.slice(0, 200)} ${nodes[0].any[0]?.message ?? ""} (${nodes.length})`);
+    this.equal(await faults(page), [], name);
   }
 
   async end() {
