@@ -30,8 +30,7 @@ pub fn need(of: &Hyperparameters, text: &Text) -> Result<MemoryNeed> {
     MemoryNeed::layer_by_layer(of, &text.lengths(), CacheTypes::default())
 }
 
-/// The importance matrix of a text, which is cut into chunks of one length ([`Text::raw`]) and names the matrix's dataset; also of the output
-/// matrix, where the model has one of its own and `process_output` is set. The same bits with any number of threads.
+/// The importance matrix of texts, which name the matrix's datasets and whose longest chunk is its chunk size; also of the output matrix, where the model has one of its own and `process_output` is set. The same bits with any number of threads.
 ///
 /// Memory: four bytes for each value of the hidden states of all tokens.
 ///
@@ -40,7 +39,7 @@ pub fn need(of: &Hyperparameters, text: &Text) -> Result<MemoryNeed> {
 /// stopped.
 pub fn calibrate(model: &Model, text: &Text, process_output: bool, progress: &dyn Progress) -> Result<Imatrix> {
     let (tokens, lengths) = (text.tokens(), text.lengths());
-    let context = lengths.first().copied().unwrap_or(0);
+    let context = lengths.iter().copied().max().unwrap_or(0);
     let (Ok(chunk_count), Ok(chunk_size)) = (lengths.len().try_into(), context.try_into()) else {
         return Err(Error::TextTooShort { tokens: tokens.len(), chunk: context });
     };

@@ -34,9 +34,15 @@ pub fn tokens(tokenizer: &Tokenizer, text: &str, options: EncodeOptions) -> Resu
     Ok(at_once(|| tokenizer.encode(text, options))?)
 }
 
-/// The chunks of texts, and of files of conversations, formatted by the model's own template.
-pub fn cut(gguf: &Gguf, tokenizer: &Tokenizer, texts: &[PathBuf], chats: &[PathBuf], cut: Cut) -> Result<Text> {
-    let options = EncodeOptions { add_special: true, parse_special: false };
+/// The chunks of texts, in which special tokens are parsed or not, and of files of conversations, formatted by the model's own template.
+pub fn cut(
+    gguf: &Gguf,
+    tokenizer: &Tokenizer,
+    (texts, parse_special): (&[PathBuf], bool),
+    chats: &[PathBuf],
+    cut: Cut,
+) -> Result<Text> {
+    let options = EncodeOptions { add_special: true, parse_special };
     let mut all = Text::default();
     for file in texts {
         let tokens = tokens(tokenizer, &read(file)?, options)?;

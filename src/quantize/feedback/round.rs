@@ -279,7 +279,7 @@ mod tests {
         let (rows, cols, ty) = (9, 512, GgmlType::Q4_K);
         let (moment, w) = (moment(cols), numbers(rows * cols, 2));
         let (factor, codec) = (Factor::new(&moment, cols).unwrap(), ty.format().unwrap().codec.unwrap());
-        let results = Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]).map(|(isa, threads)| {
+        let results = Isa::available().flat_map(|isa| [(isa, 1), (isa, 3)]).map(|(isa, threads)| {
             let cpu = Cpu::new(isa, threads);
             let (mut blocks, mut all) = (plain(ty, &w, &vec![1.0; cols]), Rows::default());
             all.take(&factor, (ty, &codec), &w, &blocks);

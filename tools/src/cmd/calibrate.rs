@@ -3,18 +3,16 @@
 use super::model::{CpuArgs, RamArgs, open};
 use crate::progress::{Shown, Unit};
 use crate::{output, text};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use strata::arch::{Architecture, Hyperparameters, Role};
 use strata::eval::calibrate::{calibrate, need};
-use strata::eval::compare::Text;
 use strata::eval::compare::text::Cut;
 use strata::gguf::Gguf;
 use strata::imatrix::{Imatrix, ImatrixFormat};
 use strata::io::inputs::Inputs;
 use strata::io::outputs::Outputs;
-use strata::tokenizer::EncodeOptions;
 
 /// Compute an importance matrix of a model and a text, as llama-imatrix does
 ///
@@ -23,15 +21,18 @@ use strata::tokenizer::EncodeOptions;
 #[derive(clap::Args)]
 pub struct Args {
     /// The model: a GGUF file, of a split one any part, or the folder of a Hugging Face checkpoint
-    #[arg(short = 'm', long = "model", value_name = "FILE", requires = "text", required_unless_present = "in_files")]
+    #[arg(short = 'm', long = "model", value_name = "FILE", required_unless_present = "in_files")]
     model: Option<PathBuf>,
     #[command(flatten)]
     cpu: CpuArgs,
     #[command(flatten)]
     ram: RamArgs,
-    /// The text, UTF-8: a file or a pipe; - is standard input
-    #[arg(short = 'f', long = "file", value_name = "TEXT", requires = "model", required_unless_present = "in_files")]
-    text: Option<PathBuf>,
+    /// A text, UTF-8: a file or a pipe; - is standard input; may be given several times
+    #[arg(short = 'f', long = "file", value_name = "TEXT", requires = "model")]
+    texts: Vec<PathBuf>,
+    /// Conversations, a JSON object a line as compare's --chat takes them, formatted by the model's own template
+    #[arg(long = "chat", value_name = "JSONL", requires = "model")]
+    chats: Vec<PathBuf>,
     /// The importance matrix to write
     #[arg(short = 'o', long = "output", value_name = "FILE", default_value = "imatrix.gguf")]
     output: PathBuf,
@@ -41,7 +42,7 @@ pub struct Args {
     /// Tokens in a chunk
     #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT", default_value_t = 512)]
     context: usize,
-    /// Use at most N chunks
+    /// Use at most N chunks of each text
     #[arg(long, value_name = "N")]
     chunks: Option<usize>,
     /// Measure the output matrix too, where the model has one of its own
@@ -68,14 +69,17 @@ enum OutputFormat {
 impl Args {
     /// Measures the matrix and writes it.
     pub fn run(self) -> Result<()> {
+        if self.model.is_some() && self.texts.is_empty() && self.chats.is_empty() {
+            bail!("a model needs a text; give it by -f or --chat");
+        }
         let model = self.model.as_deref().map(open).transpose()?;
         let inputs = self.inputs(model.as_ref())?;
         let mut matrix = Imatrix::default();
         for path in &self.in_files {
             matrix.merge(Imatrix::open(path)?).with_context(|| output::path(path))?;
         }
-        if let (Some(model), Some(text)) = (model, &self.text) {
-            matrix.merge(self.measure(model, text)?)?;
+        if let Some(model) = model {
+            matrix.merge(self.measure(model)?)?;
         }
         let by_name =
             if self.output.extension().is_some_and(|e| e == "dat") { ImatrixFormat::Dat } else { ImatrixFormat::Gguf };
@@ -108,21 +112,19 @@ impl Args {
     fn inputs(&self, model: Option<&Gguf>) -> Result<Inputs> {
         let mut inputs = Inputs::default();
         self.in_files.iter().for_each(|path| inputs.add(path, "a matrix that is added"));
-        self.text.iter().for_each(|path| inputs.add(path, "the text"));
+        self.texts.iter().chain(&self.chats).for_each(|path| inputs.add(path, "the text"));
         model.iter().for_each(|model| inputs.add_model(model));
         Outputs::check(&self.output, &[&self.output], &inputs)?;
         Ok(inputs)
     }
 
-    fn measure(&self, gguf: Gguf, file: &Path) -> Result<Imatrix> {
+    fn measure(&self, gguf: Gguf) -> Result<Imatrix> {
         if self.process_output && gguf.tensor(&Architecture::of(&gguf)?.spec(Role::Output).name(None)).is_none() {
             output::say("note: --process-output has no effect: the model's embedding is its output matrix");
         }
         let tokenizer = text::tokenizer(&gguf)?;
-        let options = EncodeOptions { add_special: true, parse_special: self.parse_special };
-        let tokens = text::tokens(&tokenizer, &text::read(file)?, options)?;
         let cut = Cut { context: self.context, stride: None, max_chunks: self.chunks };
-        let text = Text::raw(file.display().to_string(), &tokens, cut, tokenizer.bos())?;
+        let text = text::cut(&gguf, &tokenizer, (&self.texts, self.parse_special), &self.chats, cut)?;
         let need = need(&Hyperparameters::read(&gguf)?, &text)?;
         let model = self.ram.load(gguf, self.cpu.cpu()?, need)?;
         Ok(calibrate(&model, &text, self.process_output, &Shown::new(Unit::Tokens))?)

@@ -81,7 +81,7 @@ impl MethodArgs {
         let gguf = open(input.path())?;
         let tokenizer = text::tokenizer(&gguf)?;
         let cut = Cut { context: self.context, stride: None, max_chunks: self.chunks };
-        let text = text::cut(&gguf, &tokenizer, &self.texts, &self.chats, cut)?;
+        let text = text::cut(&gguf, &tokenizer, (&self.texts, false), &self.chats, cut)?;
         let of = Hyperparameters::read(&gguf)?;
         let model = self.ram.load(gguf, cpu(), feedback::need(&of, &text, self.propagate)?)?;
         Ok(Some(Calibrated { model, text, propagate: self.propagate }))

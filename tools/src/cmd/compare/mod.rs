@@ -152,7 +152,7 @@ impl Args {
             return Ok(tasks);
         }
         let cut = Cut { context: self.context, stride: self.stride, max_chunks: self.chunks };
-        text::cut(reference, tokenizer, &self.texts, &self.chats, cut)
+        text::cut(reference, tokenizer, (&self.texts, false), &self.chats, cut)
     }
 
     fn settings(&self) -> Settings {

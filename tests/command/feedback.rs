@@ -1,0 +1,153 @@
+//! `--method feedback` on the small model: less divergence in as many bytes, the same bytes however they are made, and what is refused.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::checkpoint;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A folder with two texts: one to calibrate with, one to compare on.
+fn texts() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let valid = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/data/valid.txt");
+    let valid = fs::read_to_string(valid).unwrap();
+    let half = (valid.len() / 2..).find(|&at| valid.is_char_boundary(at)).unwrap();
+    fs::write(dir.path().join("learn.txt"), &valid[..half]).unwrap();
+    fs::write(dir.path().join("judge.txt"), &valid[half..]).unwrap();
+    dir
+}
+
+fn strata(dir: &TempDir, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
+    command.args(args).current_dir(dir.path());
+    command
+}
+
+fn ok(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// A conversion with feedback on so many chunks.
+fn feedback(dir: &TempDir, ty: &str, out: &str, chunks: &str, more: &[&str]) -> Command {
+    let source = checkpoint();
+    let args = ["convert", source.to_str().unwrap(), "-t", ty, "-o", out, "--method", "feedback"];
+    // The embedding, which gives the logits too, is rounded plainly: in 8 bits it costs next to nothing.
+    let calibration = [
+        "--token-embedding-type",
+        "q8_0",
+        "--calibration",
+        "learn.txt",
+        "--calibration-context",
+        "128",
+        "--calibration-chunks",
+        chunks,
+    ];
+    strata(dir, &[&args[..], &calibration, more].concat())
+}
+
+#[test]
+fn it_diverges_less_in_as_many_bytes() {
+    let (dir, source) = (texts(), checkpoint());
+    let source = source.to_str().unwrap();
+    ok(&mut strata(
+        &dir,
+        &["calibrate", "-m", source, "-f", "learn.txt", "-c", "128", "--chunks", "40", "-o", "im.gguf"],
+    ));
+    let mut files = Vec::new();
+    for ty in ["q4_0", "q4_k_m", "q8_0"] {
+        let [plain, fed_back, propagated] = ["plain", "feedback", "propagated"].map(|how| format!("{how}-{ty}.gguf"));
+        ok(&mut strata(
+            &dir,
+            &["convert", source, "-t", ty, "-o", &plain, "--imatrix", "im.gguf", "--token-embedding-type", "q8_0"],
+        ));
+        ok(&mut feedback(&dir, ty, &fed_back, "40", &[]));
+        ok(&mut feedback(&dir, ty, &propagated, "40", &["--propagate"]));
+        files.extend([plain, fed_back, propagated]);
+    }
+    let mut args =
+        vec!["compare", source, "-f", "judge.txt", "-c", "128", "--chunks", "12", "--weights-only", "--json"];
+    args.extend(files.iter().map(String::as_str));
+    let json: Value = serde_json::from_slice(&ok(&mut strata(&dir, &args)).stdout).unwrap();
+    for three in json["candidates"].as_array().unwrap().chunks(3) {
+        let [plain, fed_back, propagated] = [0, 1, 2].map(|i| three[i]["mean_kld"].as_f64().unwrap());
+        let name = &three[0]["file"];
+        assert!(fed_back < 0.7 * plain, "{name}: {fed_back} of {plain}");
+        assert!(propagated < 0.7 * plain, "{name}: {propagated} of {plain}");
+        let tensors = |i: usize| {
+            let path = dir.path().join(three[i]["file"].as_str().unwrap());
+            let gguf = strata::gguf::Gguf::open(&path).unwrap();
+            gguf.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.ty, tensor.bytes)).collect::<Vec<_>>()
+        };
+        assert!(tensors(0) == tensors(1) && tensors(0) == tensors(2), "{name}: the same types and bytes");
+    }
+}
+
+#[test]
+fn the_same_bytes_on_any_processor_and_within_any_budget() {
+    let dir = texts();
+    for more in [&[][..], &["--propagate"]] {
+        let first = dir.path().join("first.gguf");
+        ok(&mut feedback(&dir, "q4_k_m", "first.gguf", "6", more));
+        let expected = fs::read(&first).unwrap();
+        let scalar = Some(("STRATA_ISA", "scalar"));
+        for (variable, also) in
+            [(None, &["--threads", "1"][..]), (scalar, &["--threads", "3"]), (None, &["--ram", "200M"])]
+        {
+            let mut command = feedback(&dir, "q4_k_m", "again.gguf", "6", &[more, also].concat());
+            ok(command.envs(variable));
+            let again = dir.path().join("again.gguf");
+            assert!(fs::read(&again).unwrap() == expected, "{more:?} {also:?}");
+            fs::remove_file(again).unwrap();
+        }
+        fs::remove_file(first).unwrap();
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_ends_in_the_same_bytes() {
+    let dir = texts();
+    let run = |out: &str| feedback(&dir, "q4_0", out, "12", &["--propagate"]);
+    ok(&mut run("whole.gguf"));
+    let (whole, killed) = (dir.path().join("whole.gguf"), dir.path().join("killed.gguf"));
+    let (mut resumed, mut wait) = (0, 50);
+    // Longer and longer until it is done: a run that is killed keeps the tensors that it has made.
+    while !killed.exists() {
+        let mut child = run("killed.gguf").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        let _ = child.kill();
+        child.wait().unwrap();
+        resumed += usize::from(dir.path().join("killed.gguf.partial").exists());
+        wait += wait / 4;
+    }
+    assert!(resumed > 0);
+    assert!(fs::read(whole).unwrap() == fs::read(killed).unwrap());
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let (dir, source) = (texts(), checkpoint());
+    let source = source.to_str().unwrap();
+    let text: PathBuf = dir.path().join("short.txt");
+    fs::write(&text, "Too short.").unwrap();
+    for (more, words) in [
+        (&["--method", "feedback"][..], "--method feedback needs text"),
+        (&["--calibration", "learn.txt"], "add that"),
+        (&["--propagate"], "add that"),
+        (&["--method", "feedback", "--calibration", "short.txt"], "short.txt"),
+        (&["--method", "feedback", "--calibration", "none.txt"], "none.txt"),
+    ] {
+        let output =
+            strata(&dir, &[&["convert", source, "-t", "q4_0", "-o", "m.gguf"], more].concat()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{more:?}: {said}");
+        assert!(said.contains(words), "{more:?}: {said}");
+    }
+    assert!(!dir.path().join("m.gguf").exists());
+}
