@@ -6,7 +6,8 @@
 For each number of slots both servers run, without caches of prompts; in turns each answers as many streams at once as it has slots, greedily,
 with every prompt new. `all` is tokens of answers per second from the first request to the last answer, prompts included; `decode` is the sum
 of what each client gets per second after its first token. Medians, and ratios of them. A round waits until the machine is quiet, and counts
-only if other programs had little of the processor in it. Needs Linux, and nothing but Python.
+only if other programs had little of the processor in it; `own`, tokens of answers per second of the server's own processor time, is right
+with one thread on a busy machine too (--noise 1 --threads 1). Needs Linux, and nothing but Python.
 """
 import argparse, atexit, http.client, json, os, random, re, signal, socket, statistics, subprocess, tempfile, threading, time
 
@@ -89,27 +90,29 @@ class Server:
         return first, last, json.loads(usage[-1])
 
     def round(self, prompts, tokens):
-        """Tokens per second of all, of decoding, how many tokens prompts and answers had, and what other programs had of the processor."""
+        """Tokens per second of all, of decoding, how many tokens prompts and answers had, what other programs had of the
+        processor, and tokens per second of processor time of the server."""
         answers = [None] * len(prompts)
 
         def client(i):
             answers[i] = self.ask(prompts[i], tokens)
 
-        wait_for_quiet()
         mine = lambda: busy(self.process.pid) + busy(os.getpid())
-        others = busy() - mine()
+        others, own = busy() - mine(), busy(self.process.pid)
         threads = [threading.Thread(target=client, args=(i,)) for i in range(len(prompts))]
         begin = time.perf_counter()
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
+        own = busy(self.process.pid) - own
         others = (busy() - mine() - others) / os.cpu_count() / (time.perf_counter() - begin)
         count = [usage["completion_tokens"] for _, _, usage in answers]
         decode = sum((n - 1) / (last - first) for n, (first, last, _) in zip(count, answers))
         end = max(last for _, last, _ in answers)
-        return sum(count) / (end - begin), decode, sum(usage["prompt_tokens"] for _, _, usage in answers), sum(count), others
+        return sum(count) / (end - begin), decode, sum(usage["prompt_tokens"] for _, _, usage in answers), sum(count), others, sum(count) / own
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: exit(1))  # so that the servers end too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--strata", required=True)
@@ -134,6 +137,8 @@ def main():
         rounds = {server.name: [] for server in servers}
         number, noisy = 0, 0
         while number <= args.rounds:  # the first warms up
+            if args.noise < 1:
+                wait_for_quiet()
             prompts = [" ".join(chance.choices(WORDS, k=args.prompt)) for _ in range(slots)]
             results = [(server.name, server.round(prompts, args.tokens)) for server in (servers if number % 2 else servers[::-1])]
             if max(result[4] for _, result in results) > args.noise:
@@ -145,13 +150,13 @@ def main():
         [server.stop() for server in servers]
         medians = {}
         for name, results in rounds.items():
-            all_, decode = ([r[i] for r in results] for i in (0, 1))
-            medians[name] = statistics.median(all_), statistics.median(decode)
-            shown = " ".join(f"{x:.1f}" for x in all_), " ".join(f"{x:.1f}" for x in decode)
-            print(f"{slots} slots  {name:6}  all {shown[0]}  decode {shown[1]}  ({results[0][2]} prompt tokens, {results[0][3]} of answers)")
+            columns = [[r[i] for r in results] for i in (0, 1, 5)]
+            medians[name] = list(map(statistics.median, columns))
+            shown = [" ".join(f"{x:.1f}" for x in column) for column in columns]
+            print(f"{slots} slots  {name:6}  all {shown[0]}  decode {shown[1]}  own {shown[2]}  ({results[0][2]} prompt tokens, {results[0][3]} of answers)")
         if args.llama:
             ratios = [x / y for x, y in zip(medians["strata"], medians["llama"])]
-            print(f"{slots} slots  strata / llama: all {ratios[0]:.2f}, decode {ratios[1]:.2f}  ({noisy} noisy rounds left out)", flush=True)
+            print(f"{slots} slots  strata / llama: all {ratios[0]:.2f}, decode {ratios[1]:.2f}, own {ratios[2]:.2f}  ({noisy} noisy rounds left out)", flush=True)
 
 
 main()
