@@ -46,6 +46,7 @@ finish
 
 start -c 256
 cd "$out" # where it keeps its own files
-"$out/venv/bin/st" run "$address/openapi.json" --seed 1 --phases fuzzing --max-examples "${EXAMPLES:-20}" --max-time 60 --workers 2 \
+"$out/venv/bin/st" --config-file "$here/schemathesis.toml" run "$address/openapi.json" --seed 1 --phases coverage,fuzzing \
+    --max-examples "${EXAMPLES:-20}" --max-time 150 --workers 2 \
     --exclude-checks positive_data_acceptance --suppress-health-check all --request-timeout 60 --no-color
 finish

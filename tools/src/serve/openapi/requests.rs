@@ -13,7 +13,9 @@ pub fn schemas() -> Map<String, Value> {
         to.insert(name.to_owned(), json!({"type": "object", "required": required, "properties": properties}));
     };
     let model = || {
-        object(json!({"model": {"type": "string", "description": "The name of a model; the first one if not given"}}))
+        object(
+            json!({"model": {"type": ["string", "null"], "description": "The name of a model; the first one if not given"}}),
+        )
     };
     add(
         "Tokenize",
