@@ -128,6 +128,9 @@ fn hostile_schemas() {
     let nested = |levels: usize| (0..levels).fold(json!({"type": "null"}), |inner, _| json!({"items": inner}));
     let names: serde_json::Map<String, Value> =
         (0..3_000).map(|i| (format!("name{i}"), json!({"type": "integer"}))).collect();
+    let required: Vec<&String> = names.keys().collect();
+    let patterns: serde_json::Map<String, Value> =
+        (0..300).map(|i| (format!("^a{i}[a-z]+$"), json!({"type": "string"}))).collect();
     for (name, schema, named) in [
         ("no schema", json!(3), "neither an object"),
         ("deep", nested(3_000), "nested deeper"),
@@ -153,7 +156,14 @@ fn hostile_schemas() {
         ("contradiction", json!({"type": "array", "minItems": 3, "maxItems": 2}), "minItems"),
         ("never", json!(false), "false"),
         ("long", json!({"type": "string", "minLength": 1 << 20, "maxLength": 1 << 20}), ""),
-        ("names", json!({"type": "object", "properties": names}), ""),
+        (
+            "names",
+            json!({"items": {"type": "object", "properties": names}}),
+            "/items: 3000 properties that may be left out are more than 490",
+        ),
+        ("names of which most are required", json!({"properties": names, "required": &required[490..]}), ""),
+        ("one too many", json!({"properties": names, "required": &required[491..]}), "491 properties"),
+        ("patterns", json!({"patternProperties": patterns}), "300 patternProperties are more than 64"),
         (
             "required names",
             json!({"type": "object", "required": (0..3_000).map(|i| format!("name{i}")).collect::<Vec<_>>()}),

@@ -67,7 +67,7 @@ pub(super) fn compile(
         Err(Error::GrammarRefused {
             what,
             place: String::new(),
-            problem: format!("it takes longer than {} s to compile", limits::COMPILE_TIME.as_secs()),
+            problem: format!("it takes longer than {} s to compile", limits::COMPILE_TIME.as_secs_f64()),
             remedy: "make it smaller".to_owned(),
         })
     })

@@ -1,4 +1,4 @@
-//! What a grammar may use: bounds of its source and of the work that it makes, so that a hostile one is an error within seconds.
+//! What a grammar may use: bounds of its source and of the work that it makes, so that a hostile one is an error within a second.
 
 use llguidance::api::ParserLimits;
 use std::time::Duration;
@@ -15,8 +15,15 @@ pub(super) const RULES: usize = 10_000;
 /// The largest number of repetitions that a grammar in GBNF may name.
 pub(super) const REPETITIONS: u32 = 100_000;
 
-/// The time that compiling may take. The work is bounded without it; this is for a machine that is slow or busy.
-pub(super) const COMPILE_TIME: Duration = Duration::from_secs(5);
+/// The most members of an object in a schema that may be left out. llguidance takes four items of a step for each, of which it allows
+/// `max_items_in_row`, and compiles them in more than quadratic time.
+pub(super) const OPTIONAL_MEMBERS: usize = 490;
+
+/// The most patterns of names of an object in a schema: each is compared with each.
+pub(super) const NAME_PATTERNS: usize = 64;
+
+/// The time that compiling may take, so that what takes too long is refused within a second. What is in use takes some milliseconds.
+pub(super) const COMPILE_TIME: Duration = Duration::from_millis(800);
 
 /// Grammars that may be compiled at once, among them those that nobody waits for any more.
 pub(super) const COMPILING: usize = 8;

@@ -6,7 +6,8 @@
 
 use super::limits;
 use crate::error::{Error, Result};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
+use std::collections::HashSet;
 
 /// Keywords whose value is a schema.
 const SCHEMA: [&str; 3] = ["additionalProperties", "additionalItems", "items"];
@@ -119,10 +120,31 @@ impl Walk {
         match schema {
             Json::Bool(_) => Ok(()),
             Json::Object(keywords) => {
+                self.members(keywords)?;
                 keywords.iter().try_for_each(|(name, value)| self.within(name, |walk| walk.keyword(name, value)))
             }
             _ => Err(self.wrong("it is neither an object nor true or false", "put a schema here")),
         }
+    }
+
+    /// How many members and patterns of names an object may have.
+    fn members(&self, keywords: &Map<String, Json>) -> Result<()> {
+        let of = |name: &str| keywords.get(name).and_then(Json::as_object);
+        let patterns = of("patternProperties").map_or(0, Map::len);
+        if patterns > limits::NAME_PATTERNS {
+            let problem = format!("{patterns} patternProperties are more than {}", limits::NAME_PATTERNS);
+            return Err(self.wrong(problem, "join some of them to one pattern"));
+        }
+        let required = keywords.get("required").and_then(Json::as_array).into_iter().flatten();
+        let required: HashSet<&str> = required.filter_map(Json::as_str).collect();
+        let names = of("properties").into_iter().flat_map(Map::keys);
+        let optional = names.filter(|name| !required.contains(name.as_str())).count();
+        if optional > limits::OPTIONAL_MEMBERS {
+            let problem =
+                format!("{optional} properties that may be left out are more than {}", limits::OPTIONAL_MEMBERS);
+            return Err(self.wrong(problem, "list some of them as required, or make the schema smaller"));
+        }
+        Ok(())
     }
 
     fn keyword(&mut self, name: &str, value: &Json) -> Result<()> {

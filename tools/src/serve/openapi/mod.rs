@@ -50,7 +50,7 @@ const ENDPOINTS: [Endpoint; 18] = [
     ("/v1/models/{model}", "A model", Path, GivesJson("Model")),
     ("/tokenize", "The tokens of a text", Body("Tokenize"), GivesJson("Tokens")),
     ("/detokenize", "The text of tokens", Body("Detokenize"), GivesJson("Detokenized")),
-    ("/apply-template", "The text of a conversation", Body("Chat"), GivesJson("Templated")),
+    ("/apply-template", "The text of a conversation", Body("Conversation"), GivesJson("Templated")),
     ("/v1/chat/completions", "The next message of a conversation", Body("Chat"), Streamed("ChatAnswer")),
     ("/v1/completions", "The continuation of prompts", Body("Completion"), Streamed("CompletionAnswer")),
     ("/v1/embeddings", "The vectors of texts", Body("Embedding"), GivesJson("Embeddings")),

@@ -13,7 +13,9 @@ pub fn schemas() -> Map<String, Value> {
         to.insert(name.to_owned(), json!({"type": "object", "required": required, "properties": properties}));
     };
     let model = || {
-        object(json!({"model": {"type": "string", "description": "The name of a model; the first one if not given"}}))
+        object(
+            json!({"model": {"type": ["string", "null"], "description": "The name of a model; the first one if not given"}}),
+        )
     };
     add(
         "Tokenize",
@@ -29,11 +31,13 @@ pub fn schemas() -> Map<String, Value> {
         &["tokens"],
         vec![model(), object(json!({"tokens": {"type": "array", "items": token(), "maxItems": 1 << 20}}))],
     );
+    add("Conversation", &["messages"], vec![model(), conversation()]);
     add(
         "Chat",
         &["messages"],
         vec![
             model(),
+            conversation(),
             chat(),
             answers(),
             forms(),
@@ -120,7 +124,7 @@ fn function() -> Value {
         "description": text(), "parameters": {"type": ["object", "null"]}}})
 }
 
-fn chat() -> Map<String, Value> {
+fn conversation() -> Map<String, Value> {
     let call = json!({"type": "object", "required": ["function"], "properties": {"id": {"type": "string"}, "function": {
         "type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "arguments": {"type": ["string", "object", "null"]}}}}});
     object(json!({
@@ -135,6 +139,11 @@ fn chat() -> Map<String, Value> {
             "properties": {"type": {"const": "function"}, "function": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}}}]},
         "parallel_tool_calls": flag(),
         "chat_template_kwargs": {"type": ["object", "null"]},
+    }))
+}
+
+fn chat() -> Map<String, Value> {
+    object(json!({
         "logprobs": flag(),
         "top_logprobs": {"type": ["integer", "null"], "minimum": 0, "maximum": LOGPROBS},
         "return_progress": flag(),
