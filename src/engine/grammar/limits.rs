@@ -1,4 +1,4 @@
-//! What a grammar may use: bounds of its source and of the work that it makes, so that a hostile one is an error within a second.
+//! What a grammar may use: bounds of its source and of the work that it makes, so that a hostile one is an error soon.
 
 use llguidance::api::ParserLimits;
 use std::time::Duration;
@@ -22,8 +22,9 @@ pub(super) const OPTIONAL_MEMBERS: usize = 490;
 /// The most patterns of names of an object in a schema: each is compared with each.
 pub(super) const NAME_PATTERNS: usize = 64;
 
-/// The time that compiling may take, so that what takes too long is refused within a second. What is in use takes some milliseconds.
-pub(super) const COMPILE_TIME: Duration = Duration::from_millis(800);
+/// The time that compiling may take. What is in use takes some milliseconds, and what is known to take long is refused before; this is for
+/// what is not known, and leaves a busy machine the time for what it can compile.
+pub(super) const COMPILE_TIME: Duration = Duration::from_secs(2);
 
 /// Grammars that may be compiled at once, among them those that nobody waits for any more.
 pub(super) const COMPILING: usize = 8;
