@@ -77,7 +77,6 @@ fn sixteen_bit_activations_leave_the_loss_of_the_weights() {
         let candidates = names.map(|name| ty(&reference, name));
         let settings = Settings { cache: CacheTypes::both(GgmlType::F32), ..settings(&[mode]) };
         let result = compare(&reference, &candidates, &text, &settings, &Quiet).unwrap();
-        assert!(Comparison::from_bytes(&result.to_bytes()).unwrap() == result);
         let mean = |kld: &[f64]| kld.iter().sum::<f64>() / kld.len() as f64;
         result.modes[0].candidates.iter().map(|scores| mean(&scores.kld)).collect::<Vec<_>>()
     };
