@@ -1,14 +1,14 @@
 //! How close every format on every instruction set comes to the machine's limits: GEMV (decoding) to reading the same bytes, GEMM (prefill)
 //! to multiplying on registers.
 //!
-//! `cargo bench -p strata-kernels --bench matmul [FORMAT ...] [--threads N] [--isa NAME] [--columns N,N] [--k N]`
+//! `cargo bench -p strata-kernels --bench matmul [FORMAT ...] [--threads N] [--isa NAME] [--columns N,N] [--k N] [--activations 16]`
 //!
 //! Medians of alternating runs; each run is compared with limits that were measured right before it.
 
 use std::hint::black_box;
 use std::time::Instant;
 use strata_kernels::{Cpu, Isa, Matrix};
-use strata_quant::{Activations, GgmlType};
+use strata_quant::{ActivationBits, Activations, GgmlType};
 
 /// Weights that GEMV reads: beyond all caches.
 const BYTES: usize = 1 << 30;
@@ -23,10 +23,12 @@ fn main() {
     let threads = option("--threads").map_or(2, |n| n.parse().expect("a number"));
     let columns: Vec<usize> =
         option("--columns").unwrap_or("1,2,4,8,512".into()).split(',').map(|n| n.parse().expect("numbers")).collect();
+    let wanted = option("--activations").unwrap_or("8".into());
+    let bits = ActivationBits::ALL.into_iter().find(|bits| bits.bits().to_string() == wanted).expect("8 or 16");
     let k = option("--k").map_or(4096, |k| k.parse().expect("a number"));
     let cpus: Vec<Cpu> = Isa::available()
         .filter(|isa| option("--isa").map_or(isa.name() != "scalar", |name| isa.name() == name))
-        .map(|isa| Cpu::new(isa, threads))
+        .map(|isa| Cpu::new(isa, threads).with_activations(bits))
         .collect();
     assert!(!cpus.is_empty(), "this machine has no such instruction set");
     let mut state = 1u32;
@@ -87,7 +89,7 @@ fn run(cpu: &Cpu, ty: GgmlType, [m, k]: [usize; 2], some: &[f32], data: &[u8]) -
     let (work, limit) = if m < MANY {
         (data.len() as f64, cpu.read_bytes_per_second(data))
     } else {
-        ((rows * k * m) as f64, cpu.int8_macs_per_second())
+        ((rows * k * m) as f64, cpu.int8_macs_per_second() / cpu.activations().planes() as f64)
     };
     let start = Instant::now();
     cpu.matmul(black_box(w), &mut x, &mut y);

@@ -183,7 +183,9 @@ pub fn run(
         seconds += start.elapsed().as_secs_f64();
         let attended: usize = caches.iter().map(|cache| cache.len() * cache.token_bytes()).sum();
         let work = sizes.pass(all as u64, test.batch() as u64, attended as u64);
-        limits.push(work.seconds(machine.read_bytes_per_second, machine.int8_macs_per_second));
+        // Every plane of the activations is a product of its own.
+        let macs = machine.int8_macs_per_second / model.cpu().activations().planes() as f64;
+        limits.push(work.seconds(machine.read_bytes_per_second, macs));
         bytes += work.bytes;
         progress.advance((tokens * test.batch()) as u64);
     }

@@ -72,7 +72,7 @@ pub use error::{Error, Result};
 pub use model::Model;
 pub use strata_kernels::Matrix;
 pub use strata_kernels::{Cpu, Isa, IsaError};
-pub use strata_quant::{Activations, GgmlType};
+pub use strata_quant::{ActivationBits, Activations, GgmlType};
 
 // Tests use the crate by its name, wherever they are.
 #[cfg(test)]

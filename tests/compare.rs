@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::compared::{file, model, streamed, text, tokens, ty};
+use common::compared::{file, model, model_on, streamed, text, tokens, ty};
 use common::{StopsAfter, checkpoint, mix, model_file, pure};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use strata::eval::compare::{Candidate, Comparison, Mode, Settings, Text, compare
 use strata::model::{CacheTypes, Model};
 use strata::progress::Quiet;
 use strata::recipe::Mix;
-use strata::{Error, GgmlType};
+use strata::{ActivationBits, Cpu, Error, GgmlType, Isa};
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
@@ -64,6 +64,34 @@ fn weights_only_is_what_transformers_says() {
             let expected = golden[key].as_f64().unwrap();
             assert!((value / expected - 1.0).abs() < tolerance, "{name} {key}: {value} instead of {expected}");
         }
+    }
+}
+
+/// With 16-bit activations a run loses what the weights have lost, and next to nothing more.
+#[test]
+fn sixteen_bit_activations_leave_the_loss_of_the_weights() {
+    let names = ["q8_0", "q6_k", "q4_k_m"];
+    let mean_kld = |bits: ActivationBits, mode: Mode| {
+        let reference = model_on(&checkpoint(), Cpu::new(Isa::best(), 2).with_activations(bits));
+        let text = text(&reference, 256, 4);
+        let candidates = names.map(|name| ty(&reference, name));
+        let settings = Settings { cache: CacheTypes::both(GgmlType::F32), ..settings(&[mode]) };
+        let result = compare(&reference, &candidates, &text, &settings, &Quiet).unwrap();
+        let mean = |kld: &[f64]| kld.iter().sum::<f64>() / kld.len() as f64;
+        result.modes[0].candidates.iter().map(|scores| mean(&scores.kld)).collect::<Vec<_>>()
+    };
+    let weights = mean_kld(ActivationBits::Eight, Mode::WeightsOnly);
+    let (eight, sixteen) =
+        (mean_kld(ActivationBits::Eight, Mode::AsRun), mean_kld(ActivationBits::Sixteen, Mode::AsRun16));
+    for (i, name) in names.iter().enumerate() {
+        let (more_8, more_16) = ((eight[i] - weights[i]).abs(), (sixteen[i] - weights[i]).abs());
+        assert!(
+            more_16 < 0.02 * more_8 && more_16 < 0.01 * weights[i],
+            "{name}: {} {} {}",
+            weights[i],
+            eight[i],
+            sixteen[i]
+        );
     }
 }
 

@@ -7,7 +7,8 @@ use kernel_inputs::{Random, activations, weights};
 use strata_kernels::{
     AttentionScratch, AttentionShape, Cpu, Isa, IsaError, KvEntries, KvLayout, Matrix, Rotation, SequenceChunk,
 };
-use strata_quant::{ActivationKind, Activations, Format, GgmlType};
+use strata_quant::activations::{Planes, RADIX};
+use strata_quant::{ActivationBits, ActivationRow, Activations, Format, GgmlType};
 
 fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
@@ -25,21 +26,23 @@ fn products_are_the_same_bits_everywhere_and_right() {
         };
         for (rows, cols) in shapes {
             for kind in 0..6 {
-                for m in [1, 2, 3, 4, 5, 17] {
+                for (m, bits) in [1, 2, 3, 4, 5, 17].into_iter().flat_map(|m| ActivationBits::ALL.map(|bits| (m, bits)))
+                {
                     let bytes = weights(format, rows, cols, kind, &mut random);
                     let w = Matrix::new(format.ty, rows, cols, &bytes).unwrap();
                     let mut x = activations(m, cols, kind >= 3, &mut random);
                     let mut expected = vec![f32::NAN; m * rows];
-                    Cpu::new(Isa::named("scalar").unwrap(), 1).matmul(w, &mut x, &mut expected);
+                    let cpu = |isa, threads| Cpu::new(isa, threads).with_activations(bits);
+                    cpu(Isa::named("scalar").unwrap(), 1).matmul(w, &mut x, &mut expected);
                     check_against_f64(format, &bytes, rows, cols, &x, &expected);
                     for isa in Isa::available() {
                         let threads = if (m + kind) % 2 == 0 { 1 } else { 3 };
                         let mut y = vec![f32::NAN; m * rows];
                         let mut x2 = Activations::default();
                         x2.reset(m, cols).copy_from_slice(x.values());
-                        Cpu::new(isa, threads).matmul(w, &mut x2, &mut y);
-                        let name = format!("{}/{}/matmul", isa.name(), format.ty);
-                        assert!(same_bits(&y, &expected), "{name} {rows}x{cols} m={m} kind={kind} threads={threads}");
+                        cpu(isa, threads).matmul(w, &mut x2, &mut y);
+                        let what = format!("{rows}x{cols} m={m} {} bits kind={kind} threads={threads}", bits.bits());
+                        assert!(same_bits(&y, &expected), "{}/{}/matmul {what}", isa.name(), format.ty);
                     }
                 }
             }
@@ -90,15 +93,15 @@ fn check_against_f64(format: &Format, bytes: &[u8], rows: usize, cols: usize, x:
     (format.decode)(bytes, &mut w);
     for c in 0..x.rows() {
         // The product is with the activations that the format sees: after their quantization.
-        let xs: Vec<f64> = match format.activation {
-            ActivationKind::F32 => x.values()[c * cols..(c + 1) * cols].iter().map(|&v| v as f64).collect(),
-            ActivationKind::Q8x32 => {
-                let row = x.q8x32_row(c);
-                (0..cols).map(|i| row.code(i / 32, i % 32) as f64 * row.scales[i / 32] as f64).collect()
+        let xs: Vec<f64> = match x.row(format.activation, c) {
+            ActivationRow::F32(row) => row.iter().map(|&v| v as f64).collect(),
+            ActivationRow::Q8x32(row) => {
+                let code = |i: usize| whole(&row, |row| row.code(i / 32, i % 32));
+                (0..cols).map(|i| code(i) * row.high.scales[i / 32] as f64).collect()
             }
-            ActivationKind::Q8x256 => {
-                let row = x.q8x256_row(c);
-                (0..cols).map(|i| row.codes[i / 256][i % 256] as f64 * row.scales[i / 256] as f64).collect()
+            ActivationRow::Q8x256(row) => {
+                let code = |i: usize| whole(&row, |row| row.codes[i / 256][i % 256].into());
+                (0..cols).map(|i| code(i) * row.high.scales[i / 256] as f64).collect()
             }
         };
         for r in 0..rows {
@@ -115,6 +118,11 @@ fn check_against_f64(format: &Format, bytes: &[u8], rows: usize, cols: usize, x:
     }
 }
 
+/// A code of one plane or two.
+fn whole<R>(row: &Planes<R>, code: impl Fn(&R) -> i32) -> f64 {
+    row.low.as_ref().map_or(code(&row.high), |low| RADIX * code(&row.high) + code(low)).into()
+}
+
 /// More columns than go through a panel together, and more rows than a panel has, with a rest of both.
 #[test]
 fn large_products_are_the_same_bits_everywhere() {
@@ -124,12 +132,14 @@ fn large_products_are_the_same_bits_everywhere() {
         let bytes = weights(format, rows, cols, 0, &mut random);
         let w = Matrix::new(format.ty, rows, cols, &bytes).unwrap();
         let mut x = activations(m, cols, false, &mut random);
-        let mut expected: Option<Vec<f32>> = None;
-        for isa in Isa::available() {
-            let mut y = vec![f32::NAN; m * rows];
-            Cpu::new(isa, 2).matmul(w, &mut x, &mut y);
-            let expected = expected.get_or_insert_with(|| y.clone());
-            assert!(same_bits(&y, expected), "{}/{}", isa.name(), format.ty);
+        for bits in ActivationBits::ALL {
+            let mut expected: Option<Vec<f32>> = None;
+            for isa in Isa::available() {
+                let mut y = vec![f32::NAN; m * rows];
+                Cpu::new(isa, 2).with_activations(bits).matmul(w, &mut x, &mut y);
+                let expected = expected.get_or_insert_with(|| y.clone());
+                assert!(same_bits(&y, expected), "{}/{} {} bits", isa.name(), format.ty, bits.bits());
+            }
         }
     }
 }
@@ -142,14 +152,15 @@ fn tall_products_are_the_same_bits_everywhere() {
         let (rows, cols) = (1100, 256);
         let bytes = weights(format, rows, cols, 0, &mut random);
         let w = Matrix::new(format.ty, rows, cols, &bytes).unwrap();
-        for m in [1, 4, 13, 20] {
+        for (m, bits) in [1, 4, 13, 20].into_iter().flat_map(|m| ActivationBits::ALL.map(|bits| (m, bits))) {
             let mut x = activations(m, cols, false, &mut random);
             let mut expected = vec![f32::NAN; m * rows];
-            Cpu::new(Isa::named("scalar").unwrap(), 1).matmul(w, &mut x, &mut expected);
+            let cpu = |isa, threads| Cpu::new(isa, threads).with_activations(bits);
+            cpu(Isa::named("scalar").unwrap(), 1).matmul(w, &mut x, &mut expected);
             for isa in Isa::available() {
                 let mut y = vec![f32::NAN; m * rows];
-                Cpu::new(isa, 2).matmul(w, &mut x, &mut y);
-                assert!(same_bits(&y, &expected), "{}/{} m={m}", isa.name(), format.ty);
+                cpu(isa, 2).matmul(w, &mut x, &mut y);
+                assert!(same_bits(&y, &expected), "{}/{} m={m} {} bits", isa.name(), format.ty, bits.bits());
             }
         }
     }
@@ -190,8 +201,8 @@ fn rows_of_the_result_do_not_depend_on_the_batch() {
         let bytes = weights(format, rows, cols, 0, &mut random);
         let w = Matrix::new(format.ty, rows, cols, &bytes).unwrap();
         let mut x = activations(m, cols, false, &mut random);
-        for isa in Isa::available() {
-            let cpu = Cpu::new(isa, 2);
+        for (isa, bits) in Isa::available().flat_map(|isa| ActivationBits::ALL.map(|bits| (isa, bits))) {
+            let cpu = Cpu::new(isa, 2).with_activations(bits);
             let mut all = vec![f32::NAN; m * rows];
             cpu.matmul(w, &mut x, &mut all);
             for c in 0..m {

@@ -6,21 +6,30 @@ mod common;
 
 use common::{TOKENS, assert_same_bits, logits, logits_with, mix, model_file, open, pure};
 use sha2::{Digest, Sha256};
-use strata::model::{CacheTypes, KvCache, Scratch, Segment, WholeSequences};
+use std::path::Path;
+use strata::gguf::Gguf;
+use strata::model::{CacheTypes, KvCache, Model, Scratch, Segment, WholeSequences};
 use strata::progress::Quiet;
-use strata::{GgmlType, Isa};
+use strata::{ActivationBits, Cpu, GgmlType, Isa};
+
+/// Opens a model for 16-bit activations.
+fn open_16(path: &Path, isa: Isa, threads: usize) -> Model {
+    let cpu = Cpu::new(isa, threads).with_activations(ActivationBits::Sixteen);
+    Model::new(Gguf::open(path).unwrap(), cpu).unwrap()
+}
 
 #[test]
 fn logits_do_not_depend_on_how_they_are_computed() {
     for format in GgmlType::with_format() {
         let (_dir, path) = model_file(pure(format.ty));
-        let expected = logits(&open(&path, Isa::named("scalar").unwrap(), 1), &TOKENS, TOKENS.len()).unwrap();
-        assert!(expected.iter().all(|l| l.is_finite()));
-        for isa in Isa::available() {
-            for threads in [1, 2] {
+        for (bits, open) in [(8, open as fn(&Path, Isa, usize) -> Model), (16, open_16)] {
+            let expected = logits(&open(&path, Isa::named("scalar").unwrap(), 1), &TOKENS, TOKENS.len()).unwrap();
+            assert!(expected.iter().all(|l| l.is_finite()));
+            for (isa, threads) in Isa::available().flat_map(|isa| [(isa, 1), (isa, 2)]) {
                 let model = open(&path, isa, threads);
                 for piece in [1, 4, TOKENS.len()] {
-                    let what = format!("{} {} {threads} threads, {piece} tokens a pass", format.ty, isa.name());
+                    let of = format!("{} with {bits}-bit activations on {}", format.ty, isa.name());
+                    let what = format!("{of}, {threads} threads, {piece} tokens a pass");
                     assert_same_bits(&logits(&model, &TOKENS, piece).unwrap(), &expected, &what);
                 }
             }
@@ -31,16 +40,28 @@ fn logits_do_not_depend_on_how_they_are_computed() {
 /// `.ci/run` runs this test on x86-64 and under an emulator of aarch64: the model is converted there, too.
 #[test]
 fn pinned_logits_are_the_same_on_every_processor() {
-    for (recipe, pinned) in [
-        ("bf16", "006033be92cacb8273dbfb6b0d12908a6844bdf32ddf2c88de3a73ef9642f367"),
-        ("q8_0", "1a84bd61a5a6c60525b32d3285553d2ec8fb4ed6aafe5b1cb4b0fc40a3ea9833"),
-        ("q4_k_m", "b110ee43ff174fb0992d2b5f62843c033229f16e34371c6ef6327e72111922dd"),
+    let bf16 = "006033be92cacb8273dbfb6b0d12908a6844bdf32ddf2c88de3a73ef9642f367";
+    for (recipe, pinned, pinned_16) in [
+        ("bf16", bf16, bf16),
+        (
+            "q8_0",
+            "1a84bd61a5a6c60525b32d3285553d2ec8fb4ed6aafe5b1cb4b0fc40a3ea9833",
+            "e88e85bd908cf4203553603db201f61889b42041da968935b56b48f85fd17e33",
+        ),
+        (
+            "q4_k_m",
+            "b110ee43ff174fb0992d2b5f62843c033229f16e34371c6ef6327e72111922dd",
+            "972647a32cec096031f10437290e0acb57f9603a7de237a16c6de151ec8b729d",
+        ),
     ] {
         let (_dir, path) = model_file(mix(recipe));
         for isa in Isa::available() {
-            let logits = logits(&open(&path, isa, 1), &TOKENS, TOKENS.len()).unwrap();
-            let bytes: Vec<u8> = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
-            assert_eq!(format!("{:x}", Sha256::digest(&bytes)), pinned, "{recipe} on {}", isa.name());
+            for (model, pinned) in [(open(&path, isa, 1), pinned), (open_16(&path, isa, 1), pinned_16)] {
+                let logits = logits(&model, &TOKENS, TOKENS.len()).unwrap();
+                let bytes: Vec<u8> = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
+                let what = format!("{recipe} on {}, {:?} bits", isa.name(), model.cpu().activations());
+                assert_eq!(format!("{:x}", Sha256::digest(&bytes)), pinned, "{what}");
+            }
         }
     }
 }

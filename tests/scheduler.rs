@@ -11,10 +11,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use strata::engine::sampling::Sampling;
 use strata::engine::{Collected, End, Event, PrefixCache, Request, Scheduler, SchedulerOptions, collect, embed};
+use strata::gguf::Gguf;
 use strata::model::{CacheTypes, Model};
 use strata::progress::{Progress, Quiet};
 use strata::tokenizer::Tokenizer;
-use strata::{Error, GgmlType, Isa};
+use strata::{ActivationBits, Cpu, Error, GgmlType, Isa};
 use warnings::Warnings;
 
 const CONTEXT: usize = 700;
@@ -221,17 +222,21 @@ fn a_damaged_or_foreign_file_is_one_warning_and_the_answer_is_right() {
             assert!(warnings.0.into_inner().unwrap().is_empty());
         }
     }
-    // Files of another model, and what is none: they stay as they are.
+    // Files of another model, of the same with other activations, and what is none: they stay as they are.
     let dir = tempfile::tempdir().unwrap();
-    let (_dir, path) = model_file(mix("Q8_0"));
-    let other = open(&path, Isa::best(), 1);
+    let ((_a, q8_0), (_b, q4_k_m)) = (model_file(mix("Q8_0")), model_file(mix("Q4_K_M")));
+    let cpu = Cpu::new(Isa::best(), 1).with_activations(ActivationBits::Sixteen);
+    let same_16 = Model::new(Gguf::open(&q4_k_m).unwrap(), cpu).unwrap();
+    let others = [(open(&q8_0, Isa::best(), 1), 0), (same_16, 0), (open(&q4_k_m, Isa::best(), 1), 599)];
     fs::write(dir.path().join("notes.kv"), "mine").unwrap();
     fs::create_dir(dir.path().join("folder.kv")).unwrap();
     cached(dir.path(), &Quiet);
-    let prefix_cache = Some(PrefixCache::open(dir.path(), 1 << 30, &other, CacheTypes::default()).unwrap());
-    let mut of_other =
-        Scheduler::new(Arc::new(other), None, SchedulerOptions { prefix_cache, ..options(1, 300) }).unwrap();
-    assert_eq!(answer(&mut of_other, request(prompt(600, 0, 0), 1), &Quiet).finished.reused_tokens, 0);
+    for (other, reused) in others {
+        let prefix_cache = Some(PrefixCache::open(dir.path(), 1 << 30, &other, CacheTypes::default()).unwrap());
+        let mut of_other =
+            Scheduler::new(Arc::new(other), None, SchedulerOptions { prefix_cache, ..options(1, 300) }).unwrap();
+        assert_eq!(answer(&mut of_other, request(prompt(600, 0, 0), 1), &Quiet).finished.reused_tokens, reused);
+    }
     assert_eq!(fs::read(dir.path().join("notes.kv")).unwrap(), b"mine");
 }
 

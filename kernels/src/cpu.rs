@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use strata_quant::activations::FormBuffers;
 use strata_quant::activations::tiled::{TiledPart, Tiling};
-use strata_quant::{ActivationKind, Activations};
+use strata_quant::{ActivationBits, ActivationKind, Activations};
 
 /// Rows of weights are shared out in multiples of this, the height of the register tiles.
 const ROW_STEP: usize = 4;
@@ -73,13 +73,24 @@ fn share(n: usize, step: usize, i: usize, of: usize) -> Range<usize> {
 /// would lose those that are not.
 pub struct Cpu {
     isa: Isa,
+    activations: ActivationBits,
     pub(crate) pool: Pool,
 }
 
 impl Cpu {
     /// A processor with `threads` threads, at least one.
     pub fn new(isa: Isa, threads: usize) -> Cpu {
-        Cpu { isa, pool: Pool::new(threads) }
+        Cpu { isa, activations: ActivationBits::default(), pool: Pool::new(threads) }
+    }
+
+    /// The same, which multiplies quantized weights with activations of this precision. Plain weights are multiplied with them as they are.
+    pub fn with_activations(self, activations: ActivationBits) -> Cpu {
+        Cpu { activations, ..self }
+    }
+
+    /// The precision of the activations that quantized weights are multiplied with.
+    pub fn activations(&self) -> ActivationBits {
+        self.activations
     }
 
     /// The instruction set.
@@ -107,13 +118,15 @@ impl Cpu {
 
     /// [`Cpu::matmul`] of several matrices with the same `x`; the threads meet once, not after each.
     pub fn matmuls<const N: usize>(&self, ws: [Matrix<'_>; N], x: &mut Activations, ys: [&mut [f32]; N]) {
-        let (m, table) = (x.rows(), self.isa.table());
+        x.set_bits(self.activations);
+        let (m, planes, table) = (x.rows(), self.activations.planes(), self.isa.table());
         let products = ws.map(|w| {
             assert!(w.cols == x.cols(), "a product of {} with {} columns", w.cols, x.cols());
             self.prepare(w.format.activation, x);
-            match table.gemm(w.format.ty, m) {
+            match table.gemm(w.format.ty, planes * m) {
                 Some((gemm, kernel)) => {
-                    let tiling = Tiling { kind: w.format.activation, columns: (gemm.nr)(m), bias: (kernel.bias)() };
+                    let (kind, columns) = (w.format.activation, (gemm.nr)(m, planes));
+                    let tiling = Tiling { kind, columns, bias: (kernel.bias)() };
                     self.prepare_tiles(tiling, x);
                     (w, kernel.run, Shares::new(w.rows, gemm.mr, self.threads()))
                 }

@@ -20,8 +20,8 @@ pub type Encode = unsafe fn(GgmlType, &[f32], Option<&[f32]>, &mut [u8]);
 /// GEMM over panels of weights: see `isa/gemm`.
 #[derive(Clone, Copy)]
 pub struct Gemm {
-    /// NR, the columns of a tile, where there are so many in all: the order in which the activations must lie.
-    pub nr: fn(usize) -> usize,
+    /// NR, the columns of a tile, where there are so many tokens of so many planes in all: the order in which the activations must lie.
+    pub nr: fn(usize, usize) -> usize,
     /// MR, the rows of a panel: rows are shared out in multiples of it.
     pub mr: usize,
     /// Bytes that each thread keeps for results.

@@ -32,7 +32,7 @@ mod search;
 pub mod simd;
 mod types;
 
-pub use activations::{ActivationKind, ActivationRow, Activations};
+pub use activations::{ActivationBits, ActivationKind, ActivationRow, Activations};
 pub use codec::{BlockScales, Codec, Grid, Levels};
 pub use half::f16;
 pub use types::{Format, GgmlType, encode};

@@ -4,6 +4,7 @@ use super::layer::SUB_BATCH;
 use super::{CacheTypes, WholeSequences};
 use crate::arch::Hyperparameters;
 use crate::error::Result;
+use strata_quant::ActivationBits;
 
 /// The memory beside the weights, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,11 @@ impl MemoryNeed {
     /// The same and so many bytes more.
     pub fn and_bytes(self, bytes: u64) -> MemoryNeed {
         MemoryNeed { scratch: self.scratch.saturating_add(bytes), ..self }
+    }
+
+    /// The same with activations of this precision; without it, a need is that of 8 bits.
+    pub fn with_activations(self, of: &Hyperparameters, bits: ActivationBits) -> MemoryNeed {
+        self.and_bytes(product([(bits.planes() - 1) * PLANE, widest(of), SUB_BATCH]))
     }
 
     /// All tokens of sequences of so many each in every layer before the next, as [`super::Model::forward_with_hook`] does.
@@ -56,12 +62,18 @@ fn scratch(of: &Hyperparameters, tokens: usize, rows: usize) -> u64 {
 
 /// The buffers of a sub-batch of so many tokens.
 fn batch(of: &Hyperparameters, tokens: usize) -> u64 {
-    let widest = of.hidden.max(of.q_width()).max(of.ffn);
-    // A value as it is takes 4 bytes; in either 8-bit form, by rows and by tiles with and without a bias, 1 and its part of scales and
-    // sums: below 1.5.
-    let x = 13 * widest;
+    let x = (4 + PLANE) * widest(of);
     let others = 4 * (of.q_width() + 2 * of.kv_width() + 2 * of.ffn + of.hidden);
     product([x + others, tokens.min(SUB_BATCH)])
+}
+
+/// Bytes of a value in all 8-bit forms: either, by rows and by tiles with and without a bias, takes 1 and its part of scales and sums, which
+/// is below 1.5 together. As it is a value takes 4.
+const PLANE: usize = 9;
+
+/// The values of a token that the widest matrix reads.
+fn widest(of: &Hyperparameters) -> usize {
+    of.hidden.max(of.q_width()).max(of.ffn)
 }
 
 fn product<const N: usize>(factors: [usize; N]) -> u64 {

@@ -15,7 +15,12 @@ use strata::{Cpu, Isa};
 
 /// A model of a file or checkpoint.
 pub fn model(path: &Path, threads: usize) -> Arc<Model> {
-    Arc::new(Model::new(open_model(path, &Quiet).unwrap(), Cpu::new(Isa::best(), threads)).unwrap())
+    model_on(path, Cpu::new(Isa::best(), threads))
+}
+
+/// The same on a certain processor.
+pub fn model_on(path: &Path, cpu: Cpu) -> Arc<Model> {
+    Arc::new(Model::new(open_model(path, &Quiet).unwrap(), cpu).unwrap())
 }
 
 /// The same in the least memory, each layer read once.

@@ -1,25 +1,25 @@
 //! GEMV, and GEMM with few columns: the loops over rows, columns and steps of k. Formats and instruction sets differ in a step.
 
 use crate::matmul::{Job, Out};
-use strata_quant::Activations;
 use strata_quant::activations::{Q8x32Row, Q8x256Row};
+use strata_quant::{ActivationBits, Activations};
 
-/// A row of activations in 8-bit blocks.
+/// A plane of a row of activations in 8-bit blocks.
 pub trait QuantizedRow<'a>: Copy {
     /// Values in a block.
     const BLOCK: usize;
     /// Blocks in a step.
     const BLOCKS: usize;
-    /// Row `c`.
-    fn of(x: &'a Activations, c: usize) -> Self;
+    /// A plane of row `c`.
+    fn of(x: &'a Activations, c: usize, plane: usize) -> Self;
 }
 
 impl<'a> QuantizedRow<'a> for Q8x32Row<'a> {
     const BLOCK: usize = 32;
     const BLOCKS: usize = 4;
     #[inline(always)]
-    fn of(x: &'a Activations, c: usize) -> Q8x32Row<'a> {
-        x.q8x32_row(c)
+    fn of(x: &'a Activations, c: usize, plane: usize) -> Q8x32Row<'a> {
+        x.q8x32_row(c, plane)
     }
 }
 
@@ -27,8 +27,8 @@ impl<'a> QuantizedRow<'a> for Q8x256Row<'a> {
     const BLOCK: usize = 256;
     const BLOCKS: usize = 1;
     #[inline(always)]
-    fn of(x: &'a Activations, c: usize) -> Q8x256Row<'a> {
-        x.q8x256_row(c)
+    fn of(x: &'a Activations, c: usize, plane: usize) -> Q8x256Row<'a> {
+        x.q8x256_row(c, plane)
     }
 }
 
@@ -51,23 +51,32 @@ pub trait Steps<const N: usize> {
     /// Four sums, one a row.
     type Acc: Acc;
 
-    /// The first `live` blocks of step `i` of four rows times `C` columns: the exact block sums, then one fused multiply-add a block (two
-    /// where the format has offsets), in the order of k, into the four rows of each accumulator.
-    fn step<const C: usize>(
+    /// The first `live` blocks of step `i` of four rows times `C` columns of `P` planes: the exact block sums, then one fused multiply-add a
+    /// block (two where the format has offsets), in the order of k, into the four rows of each accumulator. The sum of a block with two
+    /// planes is `RADIX * high + low`, a fused multiply-add of both as floats, or in integers where no rounding can come between.
+    fn step<const C: usize, const P: usize>(
         t: Self::Token,
         rows: [&[u8; N]; 4],
-        xs: &[Self::Row<'_>; C],
+        xs: &[[Self::Row<'_>; P]; C],
         i: usize,
         live: usize,
         acc: &mut [Self::Acc; C],
     );
 }
 
-/// All rows of the job times all columns: four rows and up to four columns at a time. The four rows are a quarter of the job apart, so
+/// All rows of the job times all columns: four rows and up to four planes of columns at a time. The four rows are a quarter of the job apart, so
 /// that memory is read as four long runs, which is what the processor's prefetchers follow: neighbouring rows, which end after a few
 /// kilobytes, reached only half of the speed.
 #[inline(always)]
 pub fn matmul<F: Steps<N>, const N: usize>(t: F::Token, job: Job<'_>, x: &Activations, out: Out<'_>) {
+    match x.bits() {
+        ActivationBits::Eight => all_rows::<F, N, 1>(t, job, x, out),
+        ActivationBits::Sixteen => all_rows::<F, N, 2>(t, job, x, out),
+    }
+}
+
+#[inline(always)]
+fn all_rows<F: Steps<N>, const N: usize, const P: usize>(t: F::Token, job: Job<'_>, x: &Activations, out: Out<'_>) {
     let quarter = job.rows().div_ceil(4);
     for r in 0..quarter {
         // Past the last row the last is computed again, and dropped.
@@ -76,21 +85,23 @@ pub fn matmul<F: Steps<N>, const N: usize>(t: F::Token, job: Job<'_>, x: &Activa
         let rows = [row(0), row(1), row(2), row(3)];
         let mut c = 0;
         while c < x.rows() {
-            let columns = (x.rows() - c).min(4);
+            let columns = (x.rows() - c).min(4 / P);
             match columns {
-                1 => tile::<F, N, 1>(t, rows, x, c, out, places),
-                2 => tile::<F, N, 2>(t, rows, x, c, out, places),
-                3 => tile::<F, N, 3>(t, rows, x, c, out, places),
-                _ => tile::<F, N, 4>(t, rows, x, c, out, places),
+                1 => tile::<F, N, 1, P>(t, rows, x, c, out, places),
+                2 => tile::<F, N, 2, P>(t, rows, x, c, out, places),
+                // A condition on constants: what it rules out is not compiled.
+                3 if P == 1 => tile::<F, N, 3, P>(t, rows, x, c, out, places),
+                4 if P == 1 => tile::<F, N, 4, P>(t, rows, x, c, out, places),
+                n => unreachable!("{n} columns of {P} planes"),
             }
             c += columns;
         }
     }
 }
 
-/// Four rows times `C` columns from `c0` on. The results go to the rows `places`; those past the last row are dropped.
+/// Four rows times `C` columns of `P` planes from `c0` on. The results go to the rows `places`; those past the last row are dropped.
 #[inline(always)]
-fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
+fn tile<'a, F: Steps<N>, const N: usize, const C: usize, const P: usize>(
     t: F::Token,
     rows: [&[u8]; 4],
     x: &'a Activations,
@@ -98,9 +109,11 @@ fn tile<'a, F: Steps<N>, const N: usize, const C: usize>(
     out: Out<'_>,
     places: [usize; 4],
 ) {
-    let mut xs = [F::Row::<'a>::of(x, c0); C];
-    for c in 1..C {
-        xs[c] = F::Row::<'a>::of(x, c0 + c);
+    let mut xs = [[F::Row::<'a>::of(x, c0, 0); P]; C];
+    for c in 0..C {
+        for plane in 0..P {
+            xs[c][plane] = F::Row::<'a>::of(x, c0 + c, plane);
+        }
     }
     let blocks = x.cols() / F::Row::<'a>::BLOCK;
     let whole = F::Row::<'a>::BLOCKS;

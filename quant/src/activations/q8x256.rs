@@ -1,7 +1,8 @@
 //! 8-bit activations with a scale per 256 values, for weights in blocks of 256: `d = max|x| / 127`, `q = round(x / d)`, never -128; the
 //! codes in their order, and the sums of 16 codes each, for weights whose groups have offsets.
 
-use super::{EightBit, quantize};
+use super::EightBit;
+use super::precision::{codes as plane_codes, scale};
 
 /// Values that share a scale.
 pub const BLOCK: usize = 256;
@@ -10,7 +11,7 @@ pub const BLOCK: usize = 256;
 #[derive(Default)]
 pub struct Q8x256;
 
-/// A row of 8-bit blocks of 256.
+/// A plane of a row of blocks of 256.
 #[derive(Clone, Copy, Debug)]
 pub struct Q8x256Row<'a> {
     /// `(blocks)`: the codes.
@@ -29,15 +30,19 @@ impl EightBit for Q8x256 {
     const ZERO: ([i8; BLOCK], [i16; 16]) = ([0; BLOCK], [0; 16]);
 
     #[inline(always)]
-    fn quantize(x: &[f32], codes: &mut [[i8; BLOCK]], scales: &mut [f32], sums: &mut [[i16; 16]]) {
+    fn quantize<const P: usize>(x: &[f32], codes: &mut [[i8; BLOCK]], scales: &mut [f32], sums: &mut [[i16; 16]]) {
         let (blocks, rest) = x.as_chunks::<BLOCK>();
-        assert!(
-            rest.is_empty() && codes.len() == blocks.len() && scales.len() == codes.len() && sums.len() == codes.len()
-        );
+        assert!(rest.is_empty() && codes.len() == P * blocks.len());
+        assert!(scales.len() == codes.len() && sums.len() == codes.len());
         for (b, block) in blocks.iter().enumerate() {
-            scales[b] = quantize(block, &mut codes[b]);
-            for (sum, codes) in sums[b].iter_mut().zip(codes[b].as_chunks::<16>().0) {
-                *sum = codes.iter().map(|&q| q as i16).sum();
+            let (d, inverse) = scale::<BLOCK, P>(block);
+            for plane in 0..P {
+                let at = plane * blocks.len() + b;
+                scales[at] = d;
+                plane_codes::<BLOCK, P>(block, inverse, plane, &mut codes[at]);
+                for (sum, codes) in sums[at].iter_mut().zip(codes[at].as_chunks::<16>().0) {
+                    *sum = codes.iter().map(|&q| q as i16).sum();
+                }
             }
         }
     }

@@ -7,7 +7,8 @@
 //! ```
 //! Value `i` of block `b` is at `b % 4 * 16 + i / 16 * 64 + i % 16` of quad `b / 4`. A last quad is padded with zeros.
 
-use super::{EightBit, quantize};
+use super::EightBit;
+use super::precision::{codes as plane_codes, scale};
 
 /// Values that share a scale.
 pub const BLOCK: usize = 32;
@@ -18,7 +19,7 @@ pub const QUAD: usize = 4;
 #[derive(Default)]
 pub struct Q8x32;
 
-/// A row of 8-bit blocks.
+/// A plane of a row of blocks of 32.
 #[derive(Clone, Copy, Debug)]
 pub struct Q8x32Row<'a> {
     /// `(blocks / 4, rounded up)`: the codes; see the module for their order.
@@ -45,22 +46,31 @@ impl EightBit for Q8x32 {
     const ZERO: ([i8; 128], i32) = ([0; 128], 0);
 
     #[inline(always)]
-    fn quantize(x: &[f32], quads: &mut [[i8; 128]], scales: &mut [f32], sums: &mut [i32]) {
+    fn quantize<const P: usize>(x: &[f32], quads: &mut [[i8; 128]], scales: &mut [f32], sums: &mut [i32]) {
         let (blocks, rest) = x.as_chunks::<BLOCK>();
-        assert!(rest.is_empty() && quads.len() == blocks.len().div_ceil(QUAD));
+        let units = blocks.len().div_ceil(QUAD);
+        assert!(rest.is_empty() && quads.len() == P * units);
         assert!(scales.len() == quads.len() * QUAD && sums.len() == scales.len());
         if !blocks.len().is_multiple_of(QUAD) {
-            quads[blocks.len() / QUAD] = [0; 128];
-            scales[blocks.len()..].fill(0.0);
-            sums[blocks.len()..].fill(0);
+            for plane in 0..P {
+                let (unit, padding) = (plane * units, plane * units * QUAD + blocks.len()..(plane + 1) * units * QUAD);
+                quads[unit + units - 1] = [0; 128];
+                scales[padding.clone()].fill(0.0);
+                sums[padding].fill(0);
+            }
         }
         for (b, block) in blocks.iter().enumerate() {
-            let mut codes = [0; BLOCK];
-            scales[b] = quantize(block, &mut codes);
-            let (quad, lane) = (&mut quads[b / QUAD], b % QUAD * 16);
-            quad[lane..lane + 16].copy_from_slice(&codes[..16]);
-            quad[lane + 64..lane + 80].copy_from_slice(&codes[16..]);
-            sums[b] = codes.iter().map(|&q| q as i32).sum();
+            let (d, inverse) = scale::<BLOCK, P>(block);
+            for plane in 0..P {
+                let mut codes = [0; BLOCK];
+                plane_codes::<BLOCK, P>(block, inverse, plane, &mut codes);
+                let (quad, lane) = (&mut quads[plane * units + b / QUAD], b % QUAD * 16);
+                quad[lane..lane + 16].copy_from_slice(&codes[..16]);
+                quad[lane + 64..lane + 80].copy_from_slice(&codes[16..]);
+                let at = plane * units * QUAD + b;
+                scales[at] = d;
+                sums[at] = codes.iter().map(|&q| q as i32).sum();
+            }
         }
     }
 }

@@ -8,6 +8,8 @@
 //! ```
 //! so that both tile and KC block are one run of memory. The last tile of a KC block has the columns that are left, the last KC block is
 //! padded with zeros. A bias of 128 makes the codes unsigned, for instructions that multiply unsigned with signed bytes.
+//!
+//! A column is a plane of a token: activations of 16 bits have two columns for each token, side by side in one tile.
 
 use super::{ActivationKind, Activations};
 
@@ -32,7 +34,7 @@ pub struct Tiled {
 pub struct Tiling {
     /// [`ActivationKind::Q8x32`] or [`ActivationKind::Q8x256`].
     pub kind: ActivationKind,
-    /// C: columns in a tile.
+    /// C: columns in a tile, all planes of every token in it.
     pub columns: usize,
     /// The bias (zero point) that was added to every code.
     pub bias: u8,
@@ -129,7 +131,7 @@ impl Activations {
     /// If it is not.
     pub fn tiled_mut<R>(&mut self, tiling: Tiling, fill: impl FnOnce(TiledPart<'_>) -> R) -> R {
         assert!(self.has(tiling.kind) && tiling.kind != ActivationKind::F32);
-        let (m, cols, blocks) = (self.rows, self.cols, self.kc_blocks());
+        let (m, cols, blocks) = (self.rows * self.bits.planes(), self.cols, self.kc_blocks());
         let (kind, bias) = place(tiling.kind, tiling.bias);
         let form = if tiling.kind == ActivationKind::Q8x256 {
             EightBitForm::Q8x256(&self.q8x256)

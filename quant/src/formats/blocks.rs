@@ -2,7 +2,7 @@
 //! time, from its search, rounding and packing.
 
 use super::pairs;
-use crate::activations::{ActivationKind, ActivationRow};
+use crate::activations::{ActivationKind, ActivationRow, Q8x256Row};
 use crate::codec::{BlockScales, Codec, Grid, Levels};
 use crate::float::fma;
 use crate::search::{LANES, Tile, codes, sum_of_squares, tile};
@@ -161,46 +161,65 @@ where
 
 /// The canonical dot product: for each block, in order, the exact integer sum `isum`, scales of groups included, then
 /// `acc = fma(d * d_x, isum, acc)`; where the format has offsets, the exact sum `msum` of theirs times the activations, then
-/// `acc = fma(+-(m * d_x), msum, acc)`.
+/// `acc = fma(+-(m * d_x), msum, acc)`. Of activations with two planes, each sum is that of both: [`Planes::joined`].
+///
+/// [`Planes::joined`]: crate::activations::Planes::joined
 fn dot<F, const LEN: usize, const GROUPS: usize, const BYTES: usize>(row: &[u8], x: ActivationRow<'_>) -> f32
 where
     F: BlockLayout<LEN, GROUPS, BYTES>,
 {
     let (blocks, rest) = row.as_chunks::<BYTES>();
     let fits = match x {
-        ActivationRow::Q8x32(x) => GROUPS == 1 && blocks.len().div_ceil(4) == x.quads.len(),
-        ActivationRow::Q8x256(x) => GROUPS > 1 && blocks.len() == x.codes.len(),
+        ActivationRow::Q8x32(x) => GROUPS == 1 && blocks.len().div_ceil(4) == x.high.quads.len(),
+        ActivationRow::Q8x256(x) => GROUPS > 1 && blocks.len() == x.high.codes.len(),
         ActivationRow::F32(_) => false,
     };
     assert!(fits && rest.is_empty(), "activations of another form or length");
     let mut acc = 0.0;
     for (b, block) in blocks.iter().enumerate() {
         let scales = F::scales(block);
-        let (mut isum, mut msum) = (0i32, 0i32);
-        for group in 0..GROUPS {
-            let level = |i: usize| F::LEVELS.level(F::code(block, group * LEN + i));
-            let (dot, sum) = match x {
-                ActivationRow::Q8x32(x) => ((0..LEN).map(|i| level(i) * x.code(b, i)).sum::<i32>(), x.sums[b]),
-                ActivationRow::Q8x256(x) => {
-                    let codes = &x.codes[b][group * LEN..(group + 1) * LEN];
+        let (d_x, isum, msum) = match x {
+            ActivationRow::Q8x32(x) => {
+                let isum = x.joined(|x| isum::<F, LEN, GROUPS, BYTES>(block, &scales, |i| x.code(b, i)));
+                (x.high.scales[b], isum, x.joined(|x| msum::<GROUPS>(&scales, |_| x.sums[b])))
+            }
+            ActivationRow::Q8x256(x) => {
+                let code = |x: &Q8x256Row<'_>, i: usize| i32::from(x.codes[b][i]);
+                let isum = x.joined(|x| isum::<F, LEN, GROUPS, BYTES>(block, &scales, |i| code(x, i)));
+                let sum = |x: &Q8x256Row<'_>, group: usize| {
                     let sums = &x.sums[b][group * LEN / 16..(group + 1) * LEN / 16];
-                    let dot = codes.iter().enumerate().map(|(i, x)| level(i) * i32::from(*x)).sum::<i32>();
-                    (dot, sums.iter().map(|&sum| i32::from(sum)).sum())
-                }
-                ActivationRow::F32(_) => unreachable!("refused above"),
-            };
-            isum += i32::from(scales.scales[group]) * dot;
-            msum += i32::from(scales.mins[group]) * sum;
-        }
-        let d_x = match x {
-            ActivationRow::Q8x32(x) => x.scales[b],
-            ActivationRow::Q8x256(x) => x.scales[b],
+                    sums.iter().map(|&sum| i32::from(sum)).sum()
+                };
+                (x.high.scales[b], isum, x.joined(|x| msum::<GROUPS>(&scales, |group| sum(x, group))))
+            }
             ActivationRow::F32(_) => unreachable!("refused above"),
         };
-        acc = fma(scales.d.to_f32() * d_x, isum as f32, acc);
+        acc = fma(scales.d.to_f32() * d_x, isum, acc);
         if let Some(sign) = F::OFFSET {
-            acc = fma(sign * (scales.m.to_f32() * d_x), msum as f32, acc);
+            acc = fma(sign * (scales.m.to_f32() * d_x), msum, acc);
         }
     }
     acc
+}
+
+/// The sum of a block times a plane of activations, whose value `i` is `x(i)`.
+fn isum<F, const LEN: usize, const GROUPS: usize, const BYTES: usize>(
+    block: &[u8; BYTES],
+    scales: &BlockScales,
+    x: impl Fn(usize) -> i32,
+) -> i32
+where
+    F: BlockLayout<LEN, GROUPS, BYTES>,
+{
+    let mut isum = 0;
+    for group in 0..GROUPS {
+        let product = |i: usize| F::LEVELS.level(F::code(block, i)) * x(i);
+        isum += i32::from(scales.scales[group]) * (group * LEN..(group + 1) * LEN).map(product).sum::<i32>();
+    }
+    isum
+}
+
+/// The sum of the offsets of a block's groups times a plane of activations, whose sum in a group is `sum(group)`.
+fn msum<const GROUPS: usize>(scales: &BlockScales, sum: impl Fn(usize) -> i32) -> i32 {
+    (0..GROUPS).map(|group| i32::from(scales.mins[group]) * sum(group)).sum()
 }

@@ -126,7 +126,7 @@ fn parse(file: &[u8]) -> Option<Comparison> {
         return None;
     }
     for (name, astray) in header.modes.iter().zip(header.astray) {
-        let mode = [Mode::AsRun, Mode::WeightsOnly].into_iter().find(|mode| mode.name() == name)?;
+        let mode = Mode::ALL.into_iter().find(|mode| mode.name() == name)?;
         let reference = ReferenceScores { nll: floats(take(8)?)? };
         let mut candidates = Vec::new();
         if astray.len() != header.candidates.len() {

@@ -38,13 +38,15 @@ use scores::{CandidateScores, Distributions, ReferenceScores};
 use state::Saved;
 use std::path::PathBuf;
 use std::sync::Arc;
-use strata_quant::GgmlType;
+use strata_quant::{ActivationBits, GgmlType};
 
 /// How matrices are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// As a run multiplies them: quantized weights with 8-bit activations. What the user gets.
     AsRun,
+    /// As a run with 16-bit activations multiplies them.
+    AsRun16,
     /// Decoded weights with activations, keys and values in F32. What the file is.
     WeightsOnly,
 }
@@ -54,7 +56,19 @@ impl Mode {
     pub fn name(self) -> &'static str {
         match self {
             Mode::AsRun => "as run",
+            Mode::AsRun16 => "as run, 16-bit activations",
             Mode::WeightsOnly => "weights only",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Mode; 3] = [Mode::AsRun, Mode::AsRun16, Mode::WeightsOnly];
+
+    /// That of a run with activations of this precision.
+    pub fn as_run(bits: ActivationBits) -> Mode {
+        match bits {
+            ActivationBits::Eight => Mode::AsRun,
+            ActivationBits::Sixteen => Mode::AsRun16,
         }
     }
 }
@@ -76,7 +90,7 @@ pub struct Candidate {
 pub struct Settings {
     /// The modes to compare in.
     pub modes: Vec<Mode>,
-    /// The types of the KV cache in [`Mode::AsRun`].
+    /// The types of the KV cache as run.
     pub cache: CacheTypes,
     /// The part of the chunks to compute, `(i, n)` with `i` from 0: every `n`-th.
     pub shard: (usize, usize),
@@ -114,6 +128,9 @@ pub fn need(of: &Hyperparameters, text: &Text, settings: &Settings, candidates: 
 /// # Errors
 /// If a candidate has another vocabulary or number of layers, weights cannot be read, a number is not finite, the memory cannot be had, or
 /// the user stopped.
+///
+/// # Panics
+/// If a mode is that of a run with activations of another precision than the models' processors have.
 pub fn compare(
     reference: &Arc<Model>,
     candidates: &[Candidate],
@@ -133,6 +150,9 @@ const FINISHED: u64 = u64::MAX;
 ///
 /// # Errors
 /// Those of [`compare`].
+///
+/// # Panics
+/// As [`compare`].
 pub fn compare_and_keep(
     reference: &Arc<Model>,
     candidates: &[Candidate],
@@ -142,6 +162,14 @@ pub fn compare_and_keep(
 ) -> Result<(Comparison, StateFile)> {
     let files = candidates.iter().filter_map(|candidate| Some((candidate, candidate.model.as_ref()?)));
     files.into_iter().try_for_each(|(candidate, model)| comparable(reference, candidate, model))?;
+    let models = candidates.iter().filter_map(|candidate| candidate.model.as_ref()).chain([reference]);
+    let runs: Vec<Mode> = models.map(|model| Mode::as_run(model.cpu().activations())).collect();
+    let other = settings
+        .modes
+        .iter()
+        .filter(|mode| **mode != Mode::WeightsOnly)
+        .find(|mode| !runs.iter().all(|run| run == *mode));
+    assert!(other.is_none(), "{other:?} with models for {runs:?}");
     let text = text.shard(settings.shard);
     let transforms = Transforms::of(candidates);
     let lanes = Lanes::of(reference, candidates, &transforms, settings);
@@ -170,7 +198,7 @@ pub fn compare_and_keep(
     Ok((comparison, state))
 }
 
-/// What becomes of matrices in [`Mode::WeightsOnly`], and of those of the reference in [`Mode::AsRun`].
+/// What becomes of matrices in [`Mode::WeightsOnly`], and of those of the reference as run.
 struct Transforms {
     identity: Transform,
     decoded: Transform,
@@ -234,7 +262,7 @@ impl<'a> Lanes<'a> {
             };
             let lanes: Vec<usize> = [None].into_iter().chain((0..candidates).map(Some)).map(lane).collect();
             let heads = lanes.iter().map(|&lane| Head::new(models[specs[lane].model], specs[lane].transform));
-            let rows = if mode == Mode::AsRun { LOGIT_ROWS } else { DECODED_LOGIT_ROWS };
+            let rows = if mode == Mode::WeightsOnly { DECODED_LOGIT_ROWS } else { LOGIT_ROWS };
             let (reference, candidates) =
                 score(heads.zip(lanes.iter().copied()).collect(), &mut states, text, rows, progress)?;
             modes.push(ModeScores { mode, reference, candidates });
@@ -254,7 +282,7 @@ impl<'a> Lanes<'a> {
     ) {
         for (at, mode) in settings.modes.iter().enumerate() {
             let (transform, cache) = match mode {
-                Mode::AsRun => (as_run, settings.cache),
+                Mode::AsRun | Mode::AsRun16 => (as_run, settings.cache),
                 Mode::WeightsOnly => (decoded, CacheTypes::both(GgmlType::F32)),
             };
             self.specs.push(LaneSpec { model, transform, cache: own_cache.unwrap_or(cache) });
@@ -324,6 +352,7 @@ fn identify(models: &[&Model], candidates: &[Candidate], text: &Text, how: &str)
     let mut hasher = Hasher::default();
     hasher.update(concat!(env!("CARGO_PKG_VERSION"), "\n").as_bytes());
     for model in models {
+        hasher.update(format!("{:?}\n", model.cpu().activations()).as_bytes());
         for file in model.gguf().files() {
             hasher.update(format!("{} {:?}\n", file.path().display(), file.stamp()).as_bytes());
         }

@@ -19,7 +19,7 @@ use strata::progress::Progress;
 use strata::recipe::{Mix, Recipe};
 use strata::stream::{Drives, ReadOptions, some_memory};
 use strata::synthetic::{Preset, Synthetic};
-use strata::{Cpu, GgmlType};
+use strata::{ActivationBits, Cpu, GgmlType};
 
 /// Measure the speed of a model and the limits of this machine
 ///
@@ -28,7 +28,8 @@ use strata::{Cpu, GgmlType};
 ///
 /// Test ppN is one pass of a prompt of N tokens; tgN is N passes, each with the next token of every sequence of the batch. "limit" is the
 /// speed that the machine allows: tokens / max(bytes / read bandwidth, multiply-adds / int8 peak) of a pass. Bytes are those of all layers,
-/// the output matrix and the KV cache; multiply-adds are those of all matrices (F16, BF16 and F32 are compared with the int8 peak as well).
+/// the output matrix and the KV cache; multiply-adds are those of all matrices (F16, BF16 and F32 are compared with the int8 peak as well),
+/// with --activations 16 twice as many.
 /// For a model that does not fit into --ram, bytes from disk / disk bandwidth count as well, measured before and after, and "predicted" is
 /// the plan's prediction. Runs of all tests alternate, limits are measured before each, and figures are medians.
 #[derive(clap::Args)]
@@ -96,6 +97,7 @@ struct Measured {
     model: String,
     ty: String,
     test: Test,
+    activations: ActivationBits,
     runs: Vec<Run>,
     peak_rss: u64,
 }
@@ -191,6 +193,7 @@ impl Bench {
             model: name.clone(),
             ty: ty.clone(),
             test,
+            activations: model.cpu().activations(),
             runs: Vec::new(),
             peak_rss: 0,
         }));
@@ -334,6 +337,7 @@ impl Measured {
             "type": self.ty,
             "depth": self.test.depth(),
             "batch": self.test.batch(),
+            "activation_bits": self.activations.bits(),
             "tokens_per_second": self.median(|run| run.tokens_per_second),
             "min_tokens_per_second": rates().fold(f64::INFINITY, f64::min),
             "max_tokens_per_second": rates().fold(0.0, f64::max),

@@ -13,7 +13,7 @@ use strata::limits;
 use strata::model::{CacheTypes, MemoryNeed, Model};
 use strata::size::Ram;
 use strata::stream::{self, Budget, ReadOptions, Reader};
-use strata::{Cpu, Error, GgmlType, Isa};
+use strata::{ActivationBits, Cpu, Error, GgmlType, Isa};
 
 /// The model to run, and where.
 #[derive(clap::Args)]
@@ -47,12 +47,20 @@ pub struct RamArgs {
     io_timeout: u64,
 }
 
-/// The threads of a model.
+/// How a model is multiplied.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CpuArgs {
     /// Threads [default: the physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Bits of the activations that quantized weights are multiplied with: 8, or 16, which all but ends the loss that is not the weights' own,
+    /// and takes up to twice as long for a prompt
+    #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
+    pub activations: ActivationBits,
+}
+
+fn activation_bits(text: &str) -> Result<ActivationBits> {
+    ActivationBits::ALL.into_iter().find(|bits| bits.bits().to_string() == text).context("choose 8 or 16")
 }
 
 /// The types of the KV cache.
@@ -118,6 +126,7 @@ impl ModelArgs {
 impl RamArgs {
     /// Loads the model of an open file within its memory budget; prints the budget if the model does not fit or the user gave one.
     pub fn load(&self, gguf: Gguf, cpu: Cpu, need: MemoryNeed) -> Result<Model> {
+        let need = need.with_activations(&Hyperparameters::read(&gguf)?, cpu.activations());
         let Some(budget) = self.ram.unwrap_or_default().budget()? else {
             let model = Model::new(gguf, cpu)?;
             return room_to_run(need).map(|()| model);
@@ -150,6 +159,14 @@ impl RamArgs {
         let mut models = files.into_iter().map(|file| Ok(Model::new(file, cpu()?)?)).collect::<Result<Vec<_>>>()?;
         let Some(budget) = self.ram.unwrap_or_default().budget()? else { return Ok((models, 0)) };
         let least: Vec<u64> = models.iter().map(|model| stream::least_bytes(&model.weights().sizes())).collect();
+        let needs: Vec<MemoryNeed> = match models.first() {
+            Some(model) => {
+                let with =
+                    |need: &MemoryNeed| need.with_activations(model.hyperparameters(), model.cpu().activations());
+                needs.iter().map(with).collect()
+            }
+            None => needs.to_vec(),
+        };
         let (pinned, all) = (least.iter().sum(), models.iter().map(|model| model.gguf().file_bytes()).sum::<u64>());
         let program = budget.fixed;
         let with = |weights: u64, need: MemoryNeed| {
@@ -220,11 +237,11 @@ fn say(model: &Model) {
 }
 
 impl CpuArgs {
-    /// The processor with the instruction set that `STRATA_ISA` names, else the best one.
+    /// The processor with the instruction set that `STRATA_ISA` names, else the best one, and these activations.
     pub fn cpu(&self) -> Result<Cpu> {
         let isa = Isa::from_environment().context("STRATA_ISA")?;
         let wanted = self.threads.map_or_else(strata::threads::physical_cores, usize::from);
-        let cpu = Cpu::new(isa, limits::threads(wanted));
+        let cpu = Cpu::new(isa, limits::threads(wanted)).with_activations(self.activations);
         limits::spare(0).context("cannot keep so many threads; give fewer by --threads, or raise ulimit -v")?;
         if cpu.threads() < wanted {
             let n = cpu.threads();

@@ -90,8 +90,8 @@ impl Args {
         let budget = self.ram.unwrap_or_default().budget()?;
         let budget = budget.context("this system does not tell how much memory it has; give --ram 64G")?;
         let kv = KvCache::bytes(of, self.context, self.cache.types())?;
-        let need = MemoryNeed::passes(of, kv, prompt, 1);
         let cpu = self.cpu.cpu()?;
+        let need = MemoryNeed::passes(of, kv, prompt, 1).with_activations(of, cpu.activations());
         let program = if subject.file.is_some() { budget.fixed } else { PROGRAM };
         let fixed = program + cpu.memory_bytes();
         let parts = BudgetParts { budget: budget.bytes, fixed, kv: need.kv, scratch: need.scratch };
@@ -113,6 +113,7 @@ impl Args {
                 "program_bytes": parts.fixed,
                 "context": self.context,
                 "prompt_tokens": prompt,
+                "activation_bits": cpu.activations().bits(),
                 "disk_bytes_per_second": rates.disk.is_finite().then_some(rates.disk),
                 "read_bytes_per_second": rates.memory,
                 "macs_per_second": rates.macs,

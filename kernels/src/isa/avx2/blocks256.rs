@@ -13,7 +13,7 @@ use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8x256Row;
+use strata_quant::activations::{Q8x256Row, RADIX};
 use strata_quant::{Activations, GgmlType};
 
 /// A format's steps on this set.
@@ -249,16 +249,16 @@ impl<F: Block<N>, const N: usize> Steps<N> for Of<F> {
     type Acc = __m128;
 
     #[inline(always)]
-    fn step<const C: usize>(
+    fn step<const C: usize, const P: usize>(
         t: Avx2,
         rows: [&[u8; N]; 4],
-        xs: &[Q8x256Row<'_>; C],
+        xs: &[[Q8x256Row<'_>; P]; C],
         b: usize,
         _: usize,
         acc: &mut [__m128; C],
     ) {
         // SAFETY: the token proves the function's features.
-        unsafe { step::<F, N, C>(t, rows, xs, b, acc) }
+        unsafe { step::<F, N, C, P>(t, rows, xs, b, acc) }
     }
 }
 
@@ -278,6 +278,17 @@ fn totals(v: [__m256i; 4]) -> __m128i {
     _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256::<1>(lanes))
 }
 
+/// The number that the sums of the planes stand for.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub fn joined<const P: usize>(planes: [__m128i; P]) -> __m128 {
+    let mut sum = _mm_cvtepi32_ps(planes[0]);
+    for plane in 1..P {
+        sum = _mm_fmadd_ps(_mm_set1_ps(RADIX as f32), sum, _mm_cvtepi32_ps(planes[plane]));
+    }
+    sum
+}
+
 /// The scales of even groups in the lower lane, of odd groups in the upper: `(group / 2)` words each.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -292,24 +303,25 @@ fn by_lane(scale: __m256i) -> __m256i {
 /// One block of four rows: the exact sums as `(rows)`, then one fused multiply-add, or two.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn step<F: Block<N>, const N: usize, const C: usize>(
+fn step<F: Block<N>, const N: usize, const C: usize, const P: usize>(
     t: Avx2,
     rows: [&[u8; N]; 4],
-    xs: &[Q8x256Row<'_>; C],
+    xs: &[[Q8x256Row<'_>; P]; C],
     b: usize,
     acc: &mut [__m128; C],
 ) {
     let zero = _mm256_setzero_si256();
-    let mut isums = [[zero; 4]; C]; // [column][row](lanes)
-    let mut msums = [[zero; 4]; C];
+    let mut isums = [[[zero; 4]; P]; C]; // [column][plane][row](lanes)
+    let mut msums = [[[zero; 4]; P]; C];
     for r in 0..4 {
         let (codes, (scale, min)) = (F::codes(t, rows[r]), F::scales(t, rows[r]));
         let lanes = by_lane(scale);
         for j in 0..8 {
             let word = _mm256_set1_epi16(0x0100 + 0x0202 * j as i16);
             let times = _mm256_shuffle_epi8(lanes, word);
-            for c in 0..C {
-                let x = &xs[c].codes[b][j * 32..(j + 1) * 32];
+            for i in 0..C * P {
+                let (c, plane) = (i / P, i % P);
+                let x = &xs[c][plane].codes[b][j * 32..(j + 1) * 32];
                 // SAFETY: AVX2 by the function's feature; the slice has the 32 bytes that are read.
                 let x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
                 // Two products fit 16 bits: 2 * 127 * 127 with the sign moved to the activations, 2 * 63 * 127 without.
@@ -318,29 +330,34 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
                 } else {
                     _mm256_maddubs_epi16(codes[j], x)
                 };
-                isums[c][r] = _mm256_add_epi32(isums[c][r], _mm256_madd_epi16(pairs, times));
+                isums[c][plane][r] = _mm256_add_epi32(isums[c][plane][r], _mm256_madd_epi16(pairs, times));
             }
         }
-        for c in 0..C {
+        for i in 0..C * P {
+            let (c, plane) = (i / P, i % P);
             // SAFETY: AVX2 by the function's feature; the load is the 16 sums.
-            let sums = unsafe { _mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()) };
+            let sums = unsafe { _mm256_loadu_si256(xs[c][plane].sums[b].as_ptr().cast()) };
             if F::ZERO != 0 {
                 let count = _mm_cvtsi32_si128(F::ZERO.trailing_zeros() as i32);
                 let excess = _mm256_sll_epi32(_mm256_madd_epi16(scale, sums), count);
-                isums[c][r] = _mm256_sub_epi32(isums[c][r], excess);
+                isums[c][plane][r] = _mm256_sub_epi32(isums[c][plane][r], excess);
             }
             if F::M.is_some() {
-                msums[c][r] = _mm256_madd_epi16(min, sums);
+                msums[c][plane][r] = _mm256_madd_epi16(min, sums);
             }
         }
     }
     let d_w = halves(rows, F::D);
     for c in 0..C {
-        let d_x = _mm_set1_ps(xs[c].scales[b]);
-        acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), _mm_cvtepi32_ps(totals(isums[c])), acc[c]);
+        let d_x = _mm_set1_ps(xs[c][0].scales[b]);
+        let (mut isum, mut msum) = ([_mm_setzero_si128(); P], [_mm_setzero_si128(); P]);
+        for plane in 0..P {
+            (isum[plane], msum[plane]) = (totals(isums[c][plane]), totals(msums[c][plane]));
+        }
+        acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), joined(isum), acc[c]);
         if let Some(at) = F::M {
             let m_w = halves(rows, at);
-            acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), _mm_cvtepi32_ps(totals(msums[c])), acc[c]);
+            acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), joined(msum), acc[c]);
         }
     }
 }

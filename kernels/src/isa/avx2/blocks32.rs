@@ -8,7 +8,7 @@ use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8x32Row;
+use strata_quant::activations::{Q8x32Row, RADIX};
 use strata_quant::formats::iq4_nl::LEVELS;
 use strata_quant::{Activations, GgmlType};
 
@@ -136,32 +136,40 @@ fn products(signed: bool, lo: __m256i, hi: __m256i, x_lo: __m256i, x_hi: __m256i
     }
 }
 
+/// `RADIX * high + low`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn joined(high: __m256i, low: __m256i) -> __m256i {
+    const { assert!(RADIX == 255) };
+    _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32::<8>(high), high), low)
+}
+
 impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
     type Token = Avx2;
     type Row<'a> = Q8x32Row<'a>;
     type Acc = __m128;
 
     #[inline(always)]
-    fn step<const C: usize>(
+    fn step<const C: usize, const P: usize>(
         t: Avx2,
         rows: [&[u8; N]; 4],
-        xs: &[Q8x32Row<'_>; C],
+        xs: &[[Q8x32Row<'_>; P]; C],
         q: usize,
         live: usize,
         acc: &mut [__m128; C],
     ) {
         // SAFETY: the token proves the function's features.
-        unsafe { step::<F, N, C>(t, rows, xs, q, live, acc) }
+        unsafe { step::<F, N, C, P>(t, rows, xs, q, live, acc) }
     }
 }
 
 /// Four blocks of four rows: the exact block sums as `[block][row]`, then one fused multiply-add a block, in the order of k.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn step<F: Blocks<N>, const N: usize, const C: usize>(
+fn step<F: Blocks<N>, const N: usize, const C: usize, const P: usize>(
     t: Avx2,
     rows: [&[u8; N]; 4],
-    xs: &[Q8x32Row<'_>; C],
+    xs: &[[Q8x32Row<'_>; P]; C],
     q: usize,
     live: usize,
     acc: &mut [__m128; C],
@@ -179,23 +187,31 @@ fn step<F: Blocks<N>, const N: usize, const C: usize>(
         }
     }
     for c in 0..C {
-        let quad = &xs[c].quads[q];
-        let load = |at: usize| {
-            let part = &quad[at..at + 32];
+        let load = |plane: usize, at: usize| {
+            let part = &xs[c][plane].quads[q][at..at + 32];
             // SAFETY: AVX2 by the function's feature; the slice has the 32 bytes that are read.
             unsafe { _mm256_loadu_si256(part.as_ptr().cast()) }
         };
         for p in 0..2 {
-            let (x_lo, x_hi) = (load(p * 32), load(64 + p * 32));
-            let v = |r: usize| products(F::SIGNED, w[r].lo[p], w[r].hi[p], x_lo, x_hi);
-            let (a, b) = (_mm256_hadd_epi32(v(0), v(1)), _mm256_hadd_epi32(v(2), v(3)));
+            let mut v = [_mm256_setzero_si256(); 4]; // [row]
+            for plane in 0..P {
+                let (x_lo, x_hi) = (load(plane, p * 32), load(plane, 64 + p * 32));
+                for r in 0..4 {
+                    let sums = products(F::SIGNED, w[r].lo[p], w[r].hi[p], x_lo, x_hi);
+                    v[r] = if plane == 0 { sums } else { joined(v[r], sums) };
+                }
+            }
+            let (a, b) = (_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
             let dots = _mm256_hadd_epi32(a, b); // [block 2p: rows | block 2p + 1: rows]
             for (i, dots) in [_mm256_castsi256_si128(dots), _mm256_extracti128_si256::<1>(dots)].into_iter().enumerate()
             {
                 let block = 2 * p + i;
                 if block < live {
-                    let sum_x = xs[c].sums[q * 4 + block];
-                    let d_x = _mm_set1_ps(xs[c].scales[q * 4 + block]);
+                    let mut sum_x = 0;
+                    for plane in 0..P {
+                        sum_x = RADIX * sum_x + xs[c][plane].sums[q * 4 + block];
+                    }
+                    let d_x = _mm_set1_ps(xs[c][0].scales[q * 4 + block]);
                     let sums = _mm_cvtepi32_ps(_mm_sub_epi32(dots, _mm_set1_epi32(F::ZERO * sum_x)));
                     acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w[block], d_x), sums, acc[c]);
                     if F::M.is_some() {

@@ -6,7 +6,7 @@
 
 use super::Avx512;
 use super::blocks32::levels;
-use crate::isa::avx2::blocks256::{GroupScales, array};
+use crate::isa::avx2::blocks256::{GroupScales, array, joined};
 use crate::isa::format::{BlockFormat, kernels};
 use crate::isa::gemm::formats::*;
 use crate::isa::gemv::{self, Steps};
@@ -148,16 +148,16 @@ impl<F: Block<N>, const N: usize> Steps<N> for Of<F> {
     type Acc = __m128;
 
     #[inline(always)]
-    fn step<const C: usize>(
+    fn step<const C: usize, const P: usize>(
         t: Avx512,
         rows: [&[u8; N]; 4],
-        xs: &[Q8x256Row<'_>; C],
+        xs: &[[Q8x256Row<'_>; P]; C],
         b: usize,
         _: usize,
         acc: &mut [__m128; C],
     ) {
         // SAFETY: the token proves the function's features.
-        unsafe { step::<F, N, C>(t, rows, xs, b, acc) }
+        unsafe { step::<F, N, C, P>(t, rows, xs, b, acc) }
     }
 }
 
@@ -191,15 +191,16 @@ fn totals8(v: [__m256i; 4]) -> __m128i {
 /// One block of four rows: the exact sums as `(rows)`, then one fused multiply-add, or two.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn step<F: Block<N>, const N: usize, const C: usize>(
+fn step<F: Block<N>, const N: usize, const C: usize, const P: usize>(
     t: Avx512,
     rows: [&[u8; N]; 4],
-    xs: &[Q8x256Row<'_>; C],
+    xs: &[[Q8x256Row<'_>; P]; C],
     b: usize,
     acc: &mut [__m128; C],
 ) {
     let zero = _mm512_setzero_si512();
-    let (mut isums, mut msums) = ([[zero; 4]; C], [[_mm256_setzero_si256(); 4]; C]); // [column][row](lanes)
+    // [column][plane][row](lanes)
+    let (mut isums, mut msums) = ([[[zero; 4]; P]; C], [[[_mm256_setzero_si256(); 4]; P]; C]);
     // Words of a packed pair of registers: four of each group of the first, four of each group of the second, lane by lane.
     let first = _mm512_set_epi16(
         7, 7, 7, 7, 3, 3, 3, 3, 6, 6, 6, 6, 2, 2, 2, 2, 5, 5, 5, 5, 1, 1, 1, 1, 4, 4, 4, 4, 0, 0, 0, 0,
@@ -210,15 +211,16 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
         let (codes, (scale, min)) = (F::codes(t, rows[r]), F::scales(t.avx2(), rows[r]));
         let wide = _mm512_castsi256_si512(scale);
         let packed = [_mm512_permutexvar_epi16(first, wide), _mm512_permutexvar_epi16(second, wide)];
-        for c in 0..C {
+        for i in 0..C * P {
+            let (c, plane) = (i / P, i % P);
             // SAFETY: AVX-512 by the function's feature; the loads are the 16 sums, and a quarter of the 256 codes each.
             let (sums, x) = unsafe {
-                let x: *const __m512i = xs[c].codes[b].as_ptr().cast();
+                let x: *const __m512i = xs[c][plane].codes[b].as_ptr().cast();
                 let x = [0, 1, 2, 3].map(|j| _mm512_loadu_si512(x.add(j)));
-                (_mm256_loadu_si256(xs[c].sums[b].as_ptr().cast()), x)
+                (_mm256_loadu_si256(xs[c][plane].sums[b].as_ptr().cast()), x)
             };
             let dot = |j: usize| _mm512_dpbusd_epi32(zero, codes[j], x[j]);
-            isums[c][r] = if matches!(F::SUMS, Sums::I32) {
+            isums[c][plane][r] = if matches!(F::SUMS, Sums::I32) {
                 let scale = _mm512_cvtepi16_epi32(scale); // (groups)
                 let times = |j: i32| {
                     let lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -232,20 +234,24 @@ fn step<F: Block<N>, const N: usize, const C: usize>(
             };
             if F::ZERO != 0 {
                 let excess = _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(F::ZERO));
-                isums[c][r] = _mm512_sub_epi32(isums[c][r], _mm512_zextsi256_si512(excess));
+                isums[c][plane][r] = _mm512_sub_epi32(isums[c][plane][r], _mm512_zextsi256_si512(excess));
             }
             if F::M.is_some() {
-                msums[c][r] = _mm256_madd_epi16(min, sums);
+                msums[c][plane][r] = _mm256_madd_epi16(min, sums);
             }
         }
     }
     let d_w = halves(rows, F::D);
     for c in 0..C {
-        let d_x = _mm_set1_ps(xs[c].scales[b]);
-        acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), _mm_cvtepi32_ps(totals(isums[c])), acc[c]);
+        let d_x = _mm_set1_ps(xs[c][0].scales[b]);
+        let (mut isum, mut msum) = ([_mm_setzero_si128(); P], [_mm_setzero_si128(); P]);
+        for plane in 0..P {
+            (isum[plane], msum[plane]) = (totals(isums[c][plane]), totals8(msums[c][plane]));
+        }
+        acc[c] = _mm_fmadd_ps(_mm_mul_ps(d_w, d_x), joined(isum), acc[c]);
         if let Some(at) = F::M {
             let m_w = halves(rows, at);
-            acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), _mm_cvtepi32_ps(totals8(msums[c])), acc[c]);
+            acc[c] = _mm_fnmadd_ps(_mm_mul_ps(m_w, d_x), joined(msum), acc[c]);
         }
     }
 }

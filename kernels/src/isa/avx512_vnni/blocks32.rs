@@ -8,7 +8,7 @@ use crate::matmul::{Job, Out};
 use crate::table::Matmul;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8x32Row;
+use strata_quant::activations::{Q8x32Row, RADIX};
 use strata_quant::formats::iq4_nl::LEVELS;
 use strata_quant::{Activations, GgmlType};
 
@@ -106,16 +106,16 @@ impl<F: Blocks<N>, const N: usize> Steps<N> for Of<F> {
     type Acc = __m128;
 
     #[inline(always)]
-    fn step<const C: usize>(
+    fn step<const C: usize, const P: usize>(
         t: Avx512,
         rows: [&[u8; N]; 4],
-        xs: &[Q8x32Row<'_>; C],
+        xs: &[[Q8x32Row<'_>; P]; C],
         q: usize,
         live: usize,
         acc: &mut [__m128; C],
     ) {
         // SAFETY: the token proves the function's features.
-        unsafe { step::<F, N, C>(t, rows, xs, q, live, acc) }
+        unsafe { step::<F, N, C, P>(t, rows, xs, q, live, acc) }
     }
 }
 
@@ -147,10 +147,10 @@ fn halves<const N: usize>(rows: [&[u8; N]; 4], at: usize) -> __m512 {
 /// Four blocks of four rows: the exact block sums as `[block][row]`, then one fused multiply-add a block, in the order of k.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn step<F: Blocks<N>, const N: usize, const C: usize>(
+fn step<F: Blocks<N>, const N: usize, const C: usize, const P: usize>(
     t: Avx512,
     rows: [&[u8; N]; 4],
-    xs: &[Q8x32Row<'_>; C],
+    xs: &[[Q8x32Row<'_>; P]; C],
     q: usize,
     live: usize,
     acc: &mut [__m128; C],
@@ -163,20 +163,36 @@ fn step<F: Blocks<N>, const N: usize, const C: usize>(
     };
     let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     for c in 0..C {
-        let (lo, hi) = xs[c].quads[q].split_at(64);
-        let (scales, sums) = (&xs[c].scales[q * 4..q * 4 + 4], &xs[c].sums[q * 4..q * 4 + 4]);
-        // SAFETY: AVX-512 by the function's feature; the slices have the 64 bytes, four scales and four sums that are read.
-        let (x_lo, x_hi, d_x, sum_x) = unsafe {
-            (
-                _mm512_loadu_si512(lo.as_ptr().cast()),
-                _mm512_loadu_si512(hi.as_ptr().cast()),
-                _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(_mm_loadu_ps(scales.as_ptr()))),
-                _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(_mm_loadu_si128(sums.as_ptr().cast()))),
-            )
-        };
-        let zero = _mm512_setzero_si512();
-        let v = |r: usize| _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, w[r].0, x_lo), w[r].1, x_hi);
-        let (v0, v1, v2, v3) = (v(0), v(1), v(2), v(3));
+        let (mut v, mut sum_x) = ([_mm512_setzero_si512(); 4], _mm_setzero_si128()); // [row], (blocks)
+        for plane in 0..P {
+            let (lo, hi) = xs[c][plane].quads[q].split_at(64);
+            let sums = &xs[c][plane].sums[q * 4..q * 4 + 4];
+            // SAFETY: AVX-512 by the function's feature; the slices have the 64 bytes and four sums that are read.
+            let (x_lo, x_hi, sums) = unsafe {
+                (
+                    _mm512_loadu_si512(lo.as_ptr().cast()),
+                    _mm512_loadu_si512(hi.as_ptr().cast()),
+                    _mm_loadu_si128(sums.as_ptr().cast()),
+                )
+            };
+            if plane > 0 {
+                // The higher plane's sums times the radix.
+                const { assert!(RADIX == 255) };
+                for r in 0..4 {
+                    v[r] = _mm512_sub_epi32(_mm512_slli_epi32::<8>(v[r]), v[r]);
+                }
+                sum_x = _mm_sub_epi32(_mm_slli_epi32::<8>(sum_x), sum_x);
+            }
+            for r in 0..4 {
+                v[r] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(v[r], w[r].0, x_lo), w[r].1, x_hi);
+            }
+            sum_x = _mm_add_epi32(sum_x, sums);
+        }
+        let scales = &xs[c][0].scales[q * 4..q * 4 + 4];
+        // SAFETY: AVX-512 by the function's feature; the slice has the four scales that are read.
+        let d_x = unsafe { _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(_mm_loadu_ps(scales.as_ptr()))) };
+        let sum_x = _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(sum_x));
+        let [v0, v1, v2, v3] = v;
         let a = _mm512_add_epi32(_mm512_unpacklo_epi32(v0, v1), _mm512_unpackhi_epi32(v0, v1));
         let b = _mm512_add_epi32(_mm512_unpacklo_epi32(v2, v3), _mm512_unpackhi_epi32(v2, v3));
         let dots = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)); // [block](rows)

@@ -24,7 +24,7 @@ use std::ops::Range;
 use strata_quant::activations::tiled::KC;
 use strata_quant::{ActivationKind, Activations};
 
-/// Columns that go through a panel together, whole tiles of them: as many as the forward pass has tokens in a sub-batch.
+/// Columns, planes of tokens, that go through a panel together, whole tiles of them: as many as the forward pass has tokens in a sub-batch.
 const NC: usize = 516;
 
 /// Panels in a group, whose rows are MC. With 32 rows each their results of all columns take 264 KB: they and a KC block of the columns are
@@ -41,9 +41,10 @@ pub const fn scratch_values(rows: usize) -> usize {
     PANELS * rows * NC + 16
 }
 
-/// [`NC`] in whole tiles of `c`.
-const fn together(c: usize) -> usize {
-    NC / c * c
+/// The tokens of `planes` columns each that [`NC`] has, in whole tiles of up to `c` columns.
+const fn together(planes: usize, c: usize) -> usize {
+    let width = c / planes;
+    NC / planes / width * width
 }
 
 /// Columns up to which reading the weights takes longer than multiplying.
@@ -61,20 +62,21 @@ where
     T: Vector<L>,
     F: Expand,
 {
-    let places = Places::new(job, L * S, x.rows());
+    let planes = x.bits().planes();
+    let places = Places::new(job, L * S, planes * x.rows());
     let mut panel = Panel::<L, S>::new();
     let mut scratch = SCRATCH.take();
     scratch.resize(scratch_values(L * S), 0.0);
     let whole_lines = scratch.as_ptr().align_offset(64);
-    let acc = scratch[whole_lines..].as_chunks_mut::<L>().0.as_chunks_mut::<S>().0; // (panels, columns, vectors, lanes)
+    let acc = scratch[whole_lines..].as_chunks_mut::<L>().0.as_chunks_mut::<S>().0; // (panels, tokens, vectors, lanes)
     let step = if places.memory_bound { 1 } else { PANELS };
     for first in (0..places.panels).step_by(step) {
         let panels = first..places.panels.min(first + step);
-        for columns in (0..x.rows()).step_by(together(C)) {
-            let columns = columns..x.rows().min(columns + together(C));
-            let acc = &mut acc[..panels.len() * columns.len()];
+        for tokens in (0..x.rows()).step_by(together(planes, C)) {
+            let tokens = tokens..x.rows().min(tokens + together(planes, C));
+            let acc = &mut acc[..panels.len() * tokens.len()];
             acc.fill([[0.0; L]; S]);
-            group::<T, F, L, S, C>(t, (job, x, out), &places, panels.clone(), columns, &mut panel, acc);
+            group::<T, F, L, S, C>(t, (job, x, out), &places, panels.clone(), tokens, &mut panel, acc);
         }
     }
     SCRATCH.set(scratch);
@@ -132,14 +134,14 @@ impl Places {
     }
 }
 
-/// Some panels times some columns: `acc (panels, columns, rows)`, which goes to the result in the end.
+/// Some panels times some tokens: `acc (panels, tokens, rows)`, which goes to the result in the end.
 #[inline(always)]
 fn group<T, F, const L: usize, const S: usize, const C: usize>(
     t: T,
     (job, x, out): (Job<'_>, &Activations, Out<'_>),
     places: &Places,
     panels: Range<usize>,
-    columns: Range<usize>,
+    tokens: Range<usize>,
     panel: &mut Panel<L, S>,
     acc: &mut [[[f32; L]; S]],
 ) where
@@ -147,7 +149,8 @@ fn group<T, F, const L: usize, const S: usize, const C: usize>(
     F: Expand,
 {
     let kind = if F::LEN == KC { ActivationKind::Q8x256 } else { ActivationKind::Q8x32 };
-    let (tiled, width) = (x.tiled(kind, T::bias::<F>()), width(x.rows(), C));
+    let (tiled, planes) = (x.tiled(kind, T::bias::<F>()), x.bits().planes());
+    let width = width(x.rows(), planes, C);
     let bytes = KC / F::LEN * F::BYTES; // of a KC block of a row
     let mut rows = [[WeightRows::EMPTY; S]; PANELS];
     for (rows, p) in rows.iter_mut().zip(panels.clone()) {
@@ -155,13 +158,13 @@ fn group<T, F, const L: usize, const S: usize, const C: usize>(
     }
     for block in 0..x.kc_blocks() {
         let last = block + 1 == x.kc_blocks();
-        for ((rows, p), acc) in rows.iter().zip(panels.clone()).zip(acc.chunks_exact_mut(columns.len())) {
+        for ((rows, p), acc) in rows.iter().zip(panels.clone()).zip(acc.chunks_exact_mut(tokens.len())) {
             let mut weights = [WeightRows::EMPTY; S];
             for s in 0..S {
                 weights[s] = rows[s].part(block * bytes, bytes);
             }
             panel.expand::<T, F>(t, &weights);
-            if columns.end == x.rows() {
+            if tokens.end == x.rows() {
                 let next = match last {
                     _ if places.memory_bound => PREFETCH,
                     false => bytes,
@@ -169,23 +172,24 @@ fn group<T, F, const L: usize, const S: usize, const C: usize>(
                 };
                 panel.prefetch_later(&weights, next);
             }
-            for (c, acc) in columns.clone().step_by(width).zip(acc.chunks_mut(width)) {
+            for (first, acc) in tokens.clone().step_by(width).zip(acc.chunks_mut(width)) {
                 if !places.memory_bound && last {
-                    for c in c..c + acc.len() {
-                        prefetch_results::<T, L, S>(t, out.place(c, places.row(p, 0)));
+                    for token in first..first + acc.len() {
+                        prefetch_results::<T, L, S>(t, out.place(token, places.row(p, 0)));
                     }
                 }
-                tile::run::<T, F, L, S, C>(t, panel, tiled.tile(x.rows(), block, c, acc.len()), acc);
+                let x = tiled.tile(planes * x.rows(), block, planes * first, planes * acc.len());
+                tile::run::<T, F, L, S, C>(t, panel, x, planes, acc);
                 panel.later = None;
                 if last {
-                    write(acc, c, places, p, out);
+                    write(acc, first, places, p, out);
                 }
             }
         }
     }
 }
 
-/// Prefetches the lines of a column's results, which are as far from those of the next column as the matrix is high: what is written there
+/// Prefetches the lines of a token's results, which are as far from those of the next token as the matrix is high: what is written there
 /// would wait for each of them.
 #[inline(always)]
 fn prefetch_results<T: Vector<L>, const L: usize, const S: usize>(t: T, at: *const f32) {
@@ -194,29 +198,31 @@ fn prefetch_results<T: Vector<L>, const L: usize, const S: usize>(t: T, at: *con
     }
 }
 
-/// Writes the results `acc (columns, rows)` of panel `p`, the first of them that of column `first`.
+/// Writes the results `acc (tokens, rows)` of panel `p`, the first of them that of token `first`.
 #[inline(always)]
 fn write<const L: usize, const S: usize>(acc: &[[[f32; L]; S]], first: usize, places: &Places, p: usize, out: Out<'_>) {
     if !places.memory_bound && (p + 1) * places.height <= places.rows {
-        for (c, acc) in acc.iter().enumerate() {
-            out.set_run(first + c, places.row(p, 0), acc.as_flattened());
+        for (token, acc) in acc.iter().enumerate() {
+            out.set_run(first + token, places.row(p, 0), acc.as_flattened());
         }
         return;
     }
     for i in 0..L * S {
         let row = places.row(p, i);
         if row < places.rows {
-            for (c, acc) in acc.iter().enumerate() {
-                out.set(first + c, row, acc[i / L][i % L]);
+            for (token, acc) in acc.iter().enumerate() {
+                out.set(first + token, row, acc[i / L][i % L]);
             }
         }
     }
 }
 
-/// The columns of a tile (NR) where it may have up to `most`: one width for all tiles as far as possible, since a last, small one makes less
-/// of each load.
-pub fn width(columns: usize, most: usize) -> usize {
-    if columns <= together(most) { columns.div_ceil(columns.div_ceil(most)) } else { most }
+/// The tokens of a tile, of `planes` columns each, where it may have up to `most` columns (NR): one width for all tiles as far as possible, since
+/// a last, small one makes less of each load.
+pub fn width(tokens: usize, planes: usize, most: usize) -> usize {
+    let together = together(planes, most);
+    let most = most / planes;
+    if tokens <= together { tokens.div_ceil(tokens.div_ceil(most)) } else { most }
 }
 
 /// Compiles GEMM for an instruction set: `GEMM`, for its table. `$token` is an expression for a token of type
@@ -226,7 +232,7 @@ macro_rules! instantiate {
     ($Token:ty = $token:expr, #[$feature:meta], $l:literal lanes x $s:literal vectors, $c:literal columns, from $from:expr) => {
         /// This set's GEMM.
         pub const GEMM: $crate::table::Gemm = $crate::table::Gemm {
-            nr: |m| $crate::isa::gemm::width(m, $c),
+            nr: |tokens, planes| planes * $crate::isa::gemm::width(tokens, planes, $c),
             mr: $l * $s,
             scratch_bytes: $crate::isa::gemm::scratch_values($l * $s) * size_of::<f32>(),
             from: $from,

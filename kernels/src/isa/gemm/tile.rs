@@ -1,29 +1,35 @@
 //! The innermost loops: a panel's rows times a few columns, all sums in registers.
 //!
+//! A column is a plane of a token (`quant/src/activations`); the planes of a token are side by side, and `K` tokens have `C = K * planes` columns.
 //! With `S` vectors and `C` columns there are `S x C` sums under way, and in formats with groups as many sums of sums. A step loads `S`
 //! registers of weights and spreads `C` dwords of activations for `S x C` multiplications.
 
 use super::panel::{Expand, Panel, Vector, center, step, sums_i16, zero};
+use strata_quant::activations::RADIX;
 use strata_quant::activations::tiled::{KC, SUMS, XTile};
 
-/// The tile for as many columns as `acc` has, up to `C`: adds to `acc (columns, vectors, lanes)`.
+/// The tile for as many tokens as `acc` has, of up to `C` columns: adds to `acc (tokens, vectors, lanes)`.
 #[inline(always)]
 pub fn run<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: XTile<'_>,
+    planes: usize,
     acc: &mut [[[f32; L]; S]],
 ) {
     macro_rules! widths {
-        ($($c:literal)*) => {
-            match acc.len() {
+        ($($planes:literal: $($k:literal)*;)*) => {
+            match (planes, acc.len()) {
                 // A condition on constants: what it rules out is not compiled.
-                $($c if $c <= C => columns::<T, F, L, S, $c>(t, panel, x, acc.as_mut_array().expect("that many columns")),)*
-                n => unreachable!("a tile of {n} columns"),
+                $($(($planes, $k) if $planes * $k <= C => {
+                    let acc = acc.as_mut_array().expect("that many tokens");
+                    columns::<T, F, L, S, { $planes * $k }, $k>(t, panel, x, acc)
+                })*)*
+                (planes, n) => unreachable!("a tile of {n} tokens with {planes} planes"),
             }
         };
     }
-    widths!(1 2 3 4 5 6)
+    widths!(1: 1 2 3 4 5 6; 2: 1 2 3;)
 }
 
 /// The 8-bit activations of a tile.
@@ -36,11 +42,11 @@ pub struct Columns<'a, const C: usize> {
 }
 
 #[inline(always)]
-fn columns<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
+fn columns<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize, const K: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: XTile<'_>,
-    acc: &mut [[[f32; L]; S]; C],
+    acc: &mut [[[f32; L]; S]; K],
 ) {
     let columns = Columns {
         codes: x.codes.as_chunks().0.as_array().expect("64 steps"),
@@ -48,11 +54,21 @@ fn columns<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usi
     };
     if F::LEN == KC {
         let scales: &[f32; C] = x.scales.as_array().expect("a scale a column");
-        blocks_of_256::<T, F, L, S, C>(t, panel, columns, scales, acc);
+        blocks_of_256::<T, F, L, S, C, K>(t, panel, columns, scales, acc);
     } else {
         let scales: &[[f32; C]; 8] = x.scales.as_chunks().0.as_array().expect("eight scales a column");
-        blocks_of_32::<T, F, L, S, C>(t, panel, columns, scales, acc);
+        blocks_of_32::<T, F, L, S, C, K>(t, panel, columns, scales, acc);
     }
+}
+
+/// The number that the sums of the planes of token `token` stand for.
+#[inline(always)]
+fn joined<T: Vector<L>, const L: usize, const C: usize>(t: T, sums: &[T::I; C], token: usize, planes: usize) -> T::F {
+    let mut sum = t.to_floats(sums[token * planes]);
+    for plane in 1..planes {
+        sum = t.fma(t.splat_float(RADIX as f32), sum, t.to_floats(sums[token * planes + plane]));
+    }
+    sum
 }
 
 /// The exact sums of block `b`: see [`Vector::isums`].
@@ -125,48 +141,54 @@ pub fn sums<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: us
 }
 
 #[inline(always)]
-fn blocks_of_32<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
+fn blocks_of_32<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize, const K: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: Columns<'_, C>,
     scales: &[[f32; C]; 8],
-    acc: &mut [[[f32; L]; S]; C],
+    acc: &mut [[[f32; L]; S]; K],
 ) {
-    let mut total = [[t.splat_float(0.0); C]; S];
+    let planes = const { C / K };
+    let mut total = [[t.splat_float(0.0); K]; S];
     for s in 0..S {
-        for c in 0..C {
-            total[s][c] = t.floats(&acc[c][s]);
+        for token in 0..K {
+            total[s][token] = t.floats(&acc[token][s]);
         }
     }
     for b in 0..8 {
         let dots = t.isums::<F, S, C>(panel, x, b);
-        for c in 0..C {
-            let d_x = t.splat_float(scales[b][c]);
+        for token in 0..K {
+            let d_x = t.splat_float(scales[b][token * planes]);
+            let mut sum_x = 0;
+            for plane in 0..planes {
+                sum_x = RADIX * sum_x + x.sums[b][token * planes + plane];
+            }
             for s in 0..S {
                 let d = t.mul(t.floats(&panel.d[b][s]), d_x);
-                total[s][c] = t.fma(d, t.to_floats(dots[s][c]), total[s][c]);
+                total[s][token] = t.fma(d, joined(t, &dots[s], token, planes), total[s][token]);
                 if F::M.is_some() {
                     let m = t.mul(t.floats(&panel.m[b][s]), d_x);
-                    total[s][c] = t.fma(m, t.to_floats(t.splat(x.sums[b][c] as u32)), total[s][c]);
+                    total[s][token] = t.fma(m, t.to_floats(t.splat(sum_x as u32)), total[s][token]);
                 }
             }
         }
     }
     for s in 0..S {
-        for c in 0..C {
-            t.store_floats(total[s][c], &mut acc[c][s]);
+        for token in 0..K {
+            t.store_floats(total[s][token], &mut acc[token][s]);
         }
     }
 }
 
 #[inline(always)]
-fn blocks_of_256<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize>(
+fn blocks_of_256<T: Vector<L>, F: Expand, const L: usize, const S: usize, const C: usize, const K: usize>(
     t: T,
     panel: &Panel<L, S>,
     x: Columns<'_, C>,
     scales: &[f32; C],
-    acc: &mut [[[f32; L]; S]; C],
+    acc: &mut [[[f32; L]; S]; K],
 ) {
+    let planes = const { C / K };
     let mut isum = t.isums::<F, S, C>(panel, x, 0);
     let mut msum = [[t.splat(0); C]; S];
     if F::M.is_some() {
@@ -184,16 +206,16 @@ fn blocks_of_256<T: Vector<L>, F: Expand, const L: usize, const S: usize, const 
             }
         }
     }
-    for c in 0..C {
-        let d_x = t.splat_float(scales[c]);
+    for token in 0..K {
+        let d_x = t.splat_float(scales[token * planes]);
         for s in 0..S {
             let d = t.mul(t.floats(&panel.d[0][s]), d_x);
-            let mut total = t.fma(d, t.to_floats(isum[s][c]), t.floats(&acc[c][s]));
+            let mut total = t.fma(d, joined(t, &isum[s], token, planes), t.floats(&acc[token][s]));
             if F::M.is_some() {
                 let m = t.mul(t.floats(&panel.m[0][s]), d_x);
-                total = t.fnma(m, t.to_floats(msum[s][c]), total);
+                total = t.fnma(m, joined(t, &msum[s], token, planes), total);
             }
-            t.store_floats(total, &mut acc[c][s]);
+            t.store_floats(total, &mut acc[token][s]);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::isa::gemm::formats::*;
 use crate::isa::gemv::Steps;
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8x256Row;
+use strata_quant::activations::{Q8x256Row, RADIX};
 use strata_quant::formats::iq4_nl::LEVELS;
 
 /// A format's steps with some way to multiply.
@@ -127,16 +127,27 @@ fn six_bits(bytes: &[u8]) -> ([i16; 16], [i16; 16]) {
     (twice(scales), twice(mins))
 }
 
+/// The number that the sums of the planes stand for, of which each is that of all lanes of four rows.
+#[inline]
+#[target_feature(enable = "neon")]
+fn joined<const PLANES: usize>(planes: [[int32x4_t; 4]; PLANES]) -> float32x4_t {
+    let mut sum = vcvtq_f32_s32(totals(planes[0]));
+    for plane in 1..PLANES {
+        sum = vfmaq_f32(vcvtq_f32_s32(totals(planes[plane])), vdupq_n_f32(RADIX as f32), sum);
+    }
+    sum
+}
+
 impl<F: Block<N>, P: DotProducts, const N: usize> Steps<N> for Of<F, P> {
     type Token = P;
     type Row<'a> = Q8x256Row<'a>;
     type Acc = float32x4_t;
 
     #[inline(always)]
-    fn step<const C: usize>(
+    fn step<const C: usize, const PLANES: usize>(
         t: P,
         rows: [&[u8; N]; 4],
-        xs: &[Q8x256Row<'_>; C],
+        xs: &[[Q8x256Row<'_>; PLANES]; C],
         b: usize,
         _: usize,
         acc: &mut [float32x4_t; C],
@@ -144,30 +155,32 @@ impl<F: Block<N>, P: DotProducts, const N: usize> Steps<N> for Of<F, P> {
         // SAFETY: the token proves NEON; registers, and loads checked by `load` or of whole arrays.
         unsafe {
             let zero = vdupq_n_s32(0);
-            let (mut isums, mut msums) = ([[zero; 4]; C], [[zero; 4]; C]); // [column][row](lanes)
+            // [column][plane][row](lanes)
+            let (mut isums, mut msums) = ([[[zero; 4]; PLANES]; C], [[[zero; 4]; PLANES]; C]);
             for r in 0..4 {
                 let (codes, (scales, mins)) = (F::codes(t.neon(), rows[r]), F::scales(rows[r]));
-                for c in 0..C {
+                for i in 0..C * PLANES {
+                    let (c, plane) = (i / PLANES, i % PLANES);
+                    let (x, isum, msum) = (&xs[c][plane], &mut isums[c][plane][r], &mut msums[c][plane][r]);
                     for group in 0..16 {
-                        let dot = t.products(zero, codes[group], load_signed(&xs[c].codes[b], group * 16));
-                        isums[c][r] = vmlaq_n_s32(isums[c][r], dot, scales[group] as i32);
+                        let dot = t.products(zero, codes[group], load_signed(&x.codes[b], group * 16));
+                        *isum = vmlaq_n_s32(*isum, dot, scales[group] as i32);
                     }
                     if F::M.is_some() {
                         for at in (0..16).step_by(4) {
-                            let (min, sum) =
-                                (vld1_s16(mins.as_ptr().add(at)), vld1_s16(xs[c].sums[b].as_ptr().add(at)));
-                            msums[c][r] = vmlal_s16(msums[c][r], min, sum);
+                            let (min, sum) = (vld1_s16(mins.as_ptr().add(at)), vld1_s16(x.sums[b].as_ptr().add(at)));
+                            *msum = vmlal_s16(*msum, min, sum);
                         }
                     }
                 }
             }
             let d_w = halves(rows, F::D);
             for c in 0..C {
-                let d_x = vdupq_n_f32(xs[c].scales[b]);
-                acc[c] = vfmaq_f32(acc[c], vmulq_f32(d_w, d_x), vcvtq_f32_s32(totals(isums[c])));
+                let d_x = vdupq_n_f32(xs[c][0].scales[b]);
+                acc[c] = vfmaq_f32(acc[c], vmulq_f32(d_w, d_x), joined(isums[c]));
                 if let Some(at) = F::M {
                     let m_w = halves(rows, at);
-                    acc[c] = vfmsq_f32(acc[c], vmulq_f32(m_w, d_x), vcvtq_f32_s32(totals(msums[c])));
+                    acc[c] = vfmsq_f32(acc[c], vmulq_f32(m_w, d_x), joined(msums[c]));
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::isa::gemm::formats::*;
 use crate::isa::gemv::Steps;
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
-use strata_quant::activations::Q8x32Row;
+use strata_quant::activations::{Q8x32Row, RADIX};
 use strata_quant::formats::iq4_nl::LEVELS;
 
 /// A format's steps with some way to multiply.
@@ -80,10 +80,10 @@ impl<F: Blocks<N>, P: DotProducts, const N: usize> Steps<N> for Of<F, P> {
     type Acc = float32x4_t;
 
     #[inline(always)]
-    fn step<const C: usize>(
+    fn step<const C: usize, const PLANES: usize>(
         t: P,
         rows: [&[u8; N]; 4],
-        xs: &[Q8x32Row<'_>; C],
+        xs: &[[Q8x32Row<'_>; PLANES]; C],
         q: usize,
         live: usize,
         acc: &mut [float32x4_t; C],
@@ -101,14 +101,21 @@ impl<F: Blocks<N>, P: DotProducts, const N: usize> Steps<N> for Of<F, P> {
                 let d_w = halves(rows, at + F::D);
                 let m_w = F::M.map_or(vdupq_n_f32(0.0), |m| halves(rows, at + m));
                 for c in 0..C {
-                    let quad = &xs[c].quads[q];
-                    let (lo, hi) = (load_signed(quad, b * 16), load_signed(quad, 64 + b * 16));
-                    let dot = |r: usize| t.products(t.products(vdupq_n_s32(0), w[r].0, lo), w[r].1, hi);
-                    let sums = vcvtq_f32_s32(totals([dot(0), dot(1), dot(2), dot(3)]));
-                    let d_x = vdupq_n_f32(xs[c].scales[q * 4 + b]);
+                    let (mut dots, mut sum_x) = ([vdupq_n_s32(0); 4], 0); // [row]
+                    for plane in 0..PLANES {
+                        let quad = &xs[c][plane].quads[q];
+                        let (lo, hi) = (load_signed(quad, b * 16), load_signed(quad, 64 + b * 16));
+                        for r in 0..4 {
+                            let higher = if plane > 0 { vmulq_n_s32(dots[r], RADIX) } else { dots[r] };
+                            dots[r] = t.products(t.products(higher, w[r].0, lo), w[r].1, hi);
+                        }
+                        sum_x = RADIX * sum_x + xs[c][plane].sums[q * 4 + b];
+                    }
+                    let sums = vcvtq_f32_s32(totals(dots));
+                    let d_x = vdupq_n_f32(xs[c][0].scales[q * 4 + b]);
                     acc[c] = vfmaq_f32(acc[c], vmulq_f32(d_w, d_x), sums);
                     if F::M.is_some() {
-                        let sum_x = vcvtq_f32_s32(vdupq_n_s32(xs[c].sums[q * 4 + b]));
+                        let sum_x = vcvtq_f32_s32(vdupq_n_s32(sum_x));
                         acc[c] = vfmaq_f32(acc[c], vmulq_f32(m_w, d_x), sum_x);
                     }
                 }

@@ -66,7 +66,7 @@ pub struct Args {
     /// Importance matrix of candidates named TYPE+imatrix
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
-    /// Decode the weights and compute in F32: what the files are, without the 8-bit activations of a run
+    /// Decode the weights and compute in F32: what the files are, without the quantized activations of a run
     #[arg(long, conflicts_with = "both")]
     weights_only: bool,
     /// Compare both as run and weights only
@@ -156,10 +156,11 @@ impl Args {
     }
 
     fn settings(&self) -> Settings {
+        let as_run = Mode::as_run(self.cpu.activations);
         let modes = match (self.both, self.weights_only) {
-            (true, _) => vec![Mode::AsRun, Mode::WeightsOnly],
+            (true, _) => vec![as_run, Mode::WeightsOnly],
             (_, true) => vec![Mode::WeightsOnly],
-            _ => vec![Mode::AsRun],
+            _ => vec![as_run],
         };
         Settings {
             modes,

@@ -43,7 +43,7 @@ impl Args {
         let model = self.model.load(gguf, need(&of, &base, &text, types)?)?;
         let statistics = kl_divergence(&model, &base, &text, types, &Shown::new(Unit::Tokens))?;
         if self.json {
-            output::print_json(&json(&statistics, shape.context))
+            output::print_json(&self.described(json(&statistics, shape.context)))
         } else {
             output::print(&words(&statistics))
         }

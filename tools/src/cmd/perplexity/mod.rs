@@ -7,7 +7,7 @@ use super::model::{CacheArgs, ModelArgs};
 use crate::progress::{Shown, Unit};
 use crate::{output, text};
 use anyhow::{Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use strata::arch::Hyperparameters;
 use strata::eval::base_file::{BaseWriter, Shape};
@@ -122,16 +122,22 @@ impl Args {
         self.print(&result, context)
     }
 
+    /// A result for programs, and how the model ran.
+    fn described(&self, mut result: Value) -> Value {
+        result["activation_bits"] = self.model.cpu.activations.bits().into();
+        result
+    }
+
     fn print(&self, result: &Perplexity, context: usize) -> Result<()> {
         if self.json {
-            return output::print_json(&json!({
+            return output::print_json(&self.described(json!({
                 "perplexity": result.perplexity,
                 "standard_error": result.standard_error,
                 "mean_nll": result.mean_nll,
                 "tokens_scored": result.tokens_scored,
                 "chunks": result.chunks,
                 "context": context,
-            }));
+            })));
         }
         output::print(&format!(
             "perplexity {:.4} +/- {:.4} ({} tokens scored in {} chunks of {context})\n",

@@ -34,7 +34,11 @@ impl Args {
         let Some(tasks) = text.texts.iter().find_map(|text| text.tasks.as_ref()) else { bail!("there are no tasks") };
         let model = self.model.load(gguf, need(&of, &text, types)?)?;
         let answers = answer(&model, tasks, &text, types, &shown)?;
-        if self.json { output::print_json(&json(tasks, &answers)) } else { output::print(&words(tasks, &answers)) }
+        if self.json {
+            output::print_json(&self.described(json(tasks, &answers)))
+        } else {
+            output::print(&words(tasks, &answers))
+        }
     }
 }
 

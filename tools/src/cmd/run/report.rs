@@ -85,6 +85,7 @@ impl Run<'_> {
             "prompt_tokens": finished.prompt_tokens,
             "reused_prompt_tokens": finished.reused_tokens,
             "seed": self.wanted.seed,
+            "activation_bits": self.model.cpu().activations().bits(),
             "load_seconds": self.load.as_secs_f64(),
             "prefill_seconds": finished.prefill.as_secs_f64(),
             "prefill_tokens_per_second": self.prefill_rate(),

@@ -146,7 +146,8 @@ fn options(of: &Hyperparameters, settings: &LoadSettings) -> SchedulerOptions {
 fn need(of: &Hyperparameters, settings: &LoadSettings) -> strata::Result<MemoryNeed> {
     let options = options(of, settings);
     let embed = MemoryNeed::layer_by_layer(of, &[options.context.max(EMBED_BATCH)], settings.types)?;
-    Ok(options.need(of)?.and_bytes(embed.kv.saturating_add(embed.scratch)))
+    let need = options.need(of)?.and_bytes(embed.kv.saturating_add(embed.scratch));
+    Ok(need.with_activations(of, settings.cpu.activations))
 }
 
 /// What the program itself may take more, between a look at its memory and the loading of a model.

@@ -73,6 +73,7 @@ fn per_mode(
     let sections = modes.iter().zip(&page.comparison.modes).map(|(report, scores)| {
         let about = match report.mode {
             Mode::AsRun => "As run: with 8-bit activations, what the user gets",
+            Mode::AsRun16 => "As run: with 16-bit activations",
             Mode::WeightsOnly => "Weights only: with activations in float32, what the file is",
         };
         let body = section(report, scores)?;
