@@ -30,7 +30,8 @@ pub fn need(of: &Hyperparameters, text: &Text) -> Result<MemoryNeed> {
     MemoryNeed::layer_by_layer(of, &text.lengths(), CacheTypes::default())
 }
 
-/// The importance matrix of texts, which name the matrix's datasets and whose longest chunk is its chunk size; also of the output matrix, where the model has one of its own and `process_output` is set. The same bits with any number of threads.
+/// The importance matrix of texts, which name the matrix's datasets and whose longest chunk is its chunk size; also of the output matrix,
+/// where the model has one of its own and `process_output` is set. The same bits with any number of threads.
 ///
 /// Memory: four bytes for each value of the hidden states of all tokens.
 ///

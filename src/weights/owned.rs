@@ -40,6 +40,13 @@ impl Owned {
         Owned { ty, rows, cols, bytes }
     }
 
+    /// A matrix of these values in F32.
+    #[cfg(test)]
+    pub fn of_values(cols: usize, values: &[f32]) -> Owned {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Owned { ty: GgmlType::F32, rows: values.len() / cols, cols, bytes }
+    }
+
     /// A matrix of the shape of `like` in F32, of its rows in blocks of type `ty`.
     pub fn decoded_from(ty: GgmlType, like: &Owned, blocks: &[u8]) -> Owned {
         let matrix = Matrix::new(ty, like.rows, like.cols, blocks).expect("the blocks are those of whole rows");
@@ -216,8 +223,7 @@ mod tests {
     use super::*;
 
     fn f32s(rows: usize, cols: usize, of: impl Fn(usize, usize) -> f32) -> Owned {
-        let values = (0..rows * cols).flat_map(|i| of(i / cols, i % cols).to_le_bytes());
-        Owned { ty: GgmlType::F32, rows, cols, bytes: values.collect() }
+        Owned::of_values(cols, &(0..rows * cols).map(|i| of(i / cols, i % cols)).collect::<Vec<_>>())
     }
 
     #[test]

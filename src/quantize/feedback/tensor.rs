@@ -8,13 +8,13 @@ use rayon::prelude::*;
 use strata_kernels::{Cpu, Matrix};
 use strata_quant::{Activations, Codec, GgmlType};
 
-/// Rows of a matrix that are rounded together.
+/// Rows of a matrix that are rounded together: what memory is taken for.
 pub const ROWS: usize = 4096;
 
 /// How far a matrix follows what pulls, of which the held-out parts choose.
 const STRENGTHS: [f32; 3] = [0.0, 0.5, 1.0];
 
-/// How a matrix that pulls is to follow: towards what the pull makes of its weights, or towards the pull itself.
+/// What the pulls of an input's moments are of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Pull {
     /// The moments are of what the matrix reads: `W d` pulls its results.
@@ -92,7 +92,9 @@ impl Setting<'_> {
                 self.pulled(pull.as_deref(), w, of.clone(), pulled, (x, bytes));
             }
             self.pulled(pull.as_deref(), w, of.clone(), shift, (x, bytes));
-            factor.solve(cpu, shift, solve);
+            if pull.is_some() {
+                factor.solve(cpu, shift, solve);
+            }
             // The loss on a held-out part, less what does not depend on the codes.
             let loss = |rows: &mut Rows, d: usize| {
                 let own = rows.loss(cpu, &held_out[d].0);
@@ -172,7 +174,35 @@ fn best(losses: &[Vec<f64>], scales: &[f64], strengths: usize) -> Option<usize> 
 
 #[cfg(test)]
 mod tests {
-    use super::best;
+    use super::super::factor::Factor;
+    use super::*;
+    use strata_kernels::Isa;
+
+    /// A moment whose neighbouring columns go together, or against each other.
+    fn moment(cols: usize, together: f32) -> Vec<f32> {
+        (0..cols * cols).map(|i| together.powi((i / cols).abs_diff(i % cols) as i32)).collect()
+    }
+
+    #[test]
+    fn a_tensor_that_loses_on_what_is_held_out_keeps_plain_rounding() {
+        let (cols, ty, cpu) = (128, GgmlType::Q4_0, Cpu::new(Isa::best(), 2));
+        let codec = ty.format().unwrap().codec.unwrap();
+        let w: Vec<f32> = (0..3 * cols).map(|i| ((i * 7919 % 1009) as f32 / 504.0 - 1.0).powi(3)).collect();
+        let w = Owned::of_values(cols, &w);
+        let factor = Factor::new(&moment(cols, 0.9), cols).unwrap();
+        let [like, unlike] = [0.9, -0.9].map(|together| factor.permuted(&moment(cols, together)).unwrap());
+        for (held_out, kept) in [(vec![&like], false), (vec![&unlike], true), (vec![&like, &unlike], true)] {
+            let held_out: Vec<_> = held_out.into_iter().map(|of| (of.clone(), None)).collect();
+            let factor = Factor::new(&moment(cols, 0.9), cols).unwrap();
+            let moments = InputMoments { factor, pull: None, held_out };
+            let setting =
+                Setting { cpu: &cpu, moments: &moments, pull: Pull::Inputs, ty, codec: &codec, importance: None };
+            let (bytes, report) = setting.round(&w, &mut TensorScratch::default());
+            assert_eq!(report.strength.is_none(), kept);
+            assert_eq!(bytes == w.encoded(ty), kept);
+            assert!(report.held_out.iter().all(|[plain, taken]| taken <= plain));
+        }
+    }
 
     #[test]
     fn what_is_worse_on_any_part_is_not_taken() {

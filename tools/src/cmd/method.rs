@@ -6,7 +6,7 @@ use crate::{output, text};
 use anyhow::{Result, bail};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use strata::Cpu;
 use strata::arch::Hyperparameters;
 use strata::convert::Input;
@@ -15,7 +15,7 @@ use strata::eval::compare::Text;
 use strata::eval::compare::text::Cut;
 use strata::io::inputs::Inputs;
 use strata::model::Model;
-use strata::quantize::feedback;
+use strata::quantize::feedback::{self, TensorReport};
 
 /// How codes are chosen.
 #[derive(clap::Args)]
@@ -108,11 +108,16 @@ impl Calibrated {
     }
 }
 
-/// Says what became of the tensors.
-pub fn say(reports: &[feedback::TensorReport]) {
+/// Says what became of the tensors of all targets, and how to prove it.
+pub fn say(reports: &[TensorReport], source: &Path, files: &[PathBuf]) {
     let kept: Vec<&str> =
         reports.iter().filter(|report| report.strength.is_none()).map(|report| report.name.as_str()).collect();
     output::say(&format!("{} tensors rounded with error feedback", reports.len() - kept.len()));
+    let moved = |strength: f32| reports.iter().filter(|report| report.strength == Some(strength)).count();
+    if reports.iter().any(|report| report.strength.is_some_and(|strength| strength > 0.0)) {
+        let [none, half, full] = [0.0, 0.5, 1.0].map(moved);
+        output::say(&format!("moved to undo errors before them: {full} in full, {half} half, {none} not at all"));
+    }
     if !kept.is_empty() {
         output::say(&format!(
             "{} keep plain rounding, which is better on a held-out part of the calibration: {}",
@@ -120,4 +125,10 @@ pub fn say(reports: &[feedback::TensorReport]) {
             kept.join(", ")
         ));
     }
+    let files: Vec<String> = files.iter().map(|file| output::path(file)).collect();
+    output::say(&format!(
+        "to prove it on a text of its own: strata compare {} {} -f TEXT --weights-only",
+        output::path(source),
+        files.join(" ")
+    ));
 }

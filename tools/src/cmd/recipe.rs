@@ -132,7 +132,8 @@ impl RecipeArgs {
         match convert_with(input, &targets, &options, Some(&mut feed_back), &Shown::new(Unit::Bytes)) {
             Ok(reports) => {
                 if calibrated.is_some() {
-                    method::say(&rounded);
+                    let files: Vec<PathBuf> = reports.iter().map(|report| report.path.clone()).collect();
+                    method::say(&rounded, input.path(), &files);
                 }
                 self.show(&reports)
             }
