@@ -151,3 +151,29 @@ fn what_cannot_be_is_said() {
     }
     assert!(!dir.path().join("m.gguf").exists());
 }
+
+#[test]
+fn several_texts_are_one_calibration() {
+    let (dir, source) = (texts(), checkpoint());
+    let calibrate = |more: &[&str], out: &str| {
+        let args = ["calibrate", "-m", source.to_str().unwrap(), "-c", "128", "--chunks", "3", "-o", out];
+        ok(&mut strata(&dir, &[&args[..], more].concat()));
+        strata::imatrix::Imatrix::open(dir.path().join(out)).unwrap()
+    };
+    calibrate(&["-f", "learn.txt"], "first.gguf");
+    let merged = calibrate(&["-f", "judge.txt", "--in-file", "first.gguf"], "merged.gguf");
+    let both = calibrate(&["-f", "learn.txt", "-f", "judge.txt"], "both.gguf");
+    assert_eq!(both.datasets, merged.datasets);
+    assert_eq!((both.chunk_count, both.chunk_size), (6, Some(128)));
+    for (name, entry) in &both.entries {
+        assert_eq!(entry.counts, merged.entries[name].counts, "{name}");
+        for (a, b) in entry.in_sum2.iter().zip(&merged.entries[name].in_sum2) {
+            assert!((a - b).abs() <= 1e-4 * b, "{name}: {a} {b}");
+        }
+    }
+    let talk = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Hello there\"}]}\n";
+    fs::write(dir.path().join("talk.jsonl"), talk.repeat(2)).unwrap();
+    let talks = calibrate(&["--chat", "talk.jsonl"], "talks.gguf");
+    let tokens: Vec<u64> = talks.entries.values().map(|entry| entry.counts[0]).collect();
+    assert!(tokens.iter().all(|&n| n == tokens[0] && n > 8 && n % 2 == 0), "{tokens:?}");
+}

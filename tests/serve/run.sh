@@ -48,6 +48,6 @@ start -c 256
 cd "$out" # where it keeps its own files
 # One worker: Python 3.11 fails at times when two threads parse code, as hypothesis does ("AST constructor recursion depth mismatch").
 "$out/venv/bin/st" --config-file "$here/schemathesis.toml" run "$address/openapi.json" --seed 1 --phases coverage,fuzzing \
-    --max-examples "${EXAMPLES:-20}" --max-time 180 --workers 1 \
+    --max-examples "${EXAMPLES:-20}" --max-time 120 --workers 1 \
     --exclude-checks positive_data_acceptance --suppress-health-check all --request-timeout 60 --no-color
 finish
