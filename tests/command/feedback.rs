@@ -41,7 +41,7 @@ fn feedback(dir: &TempDir, ty: &str, out: &str, chunks: &str, more: &[&str]) -> 
     // The embedding, which gives the logits too, is rounded plainly: left as it is, only the layers differ.
     let calibration = [
         "--token-embedding-type",
-        "q8_0",
+        "bf16",
         "--calibration",
         "learn.txt",
         "--calibration-context",
