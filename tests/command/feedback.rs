@@ -38,7 +38,7 @@ fn ok(command: &mut Command) -> Output {
 fn feedback(dir: &TempDir, ty: &str, out: &str, chunks: &str, more: &[&str]) -> Command {
     let source = checkpoint();
     let args = ["convert", source.to_str().unwrap(), "-t", ty, "-o", out, "--method", "feedback"];
-    // The embedding, which gives the logits too, is rounded plainly: left as it is, only the layers differ.
+    // The embedding, which gives the logits too, is left as it is: only the layers differ.
     let calibration = [
         "--token-embedding-type",
         "bf16",
