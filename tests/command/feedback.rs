@@ -94,13 +94,13 @@ fn the_same_bytes_on_any_processor_and_within_any_budget() {
     let dir = texts();
     for more in [&[][..], &["--propagate"]] {
         let first = dir.path().join("first.gguf");
-        ok(&mut feedback(&dir, "q4_k_m", "first.gguf", "6", more));
+        ok(&mut feedback(&dir, "q4_k_m", "first.gguf", "3", more));
         let expected = fs::read(&first).unwrap();
         let scalar = Some(("STRATA_ISA", "scalar"));
         for (variable, also) in
             [(None, &["--threads", "1"][..]), (scalar, &["--threads", "3"]), (None, &["--ram", "200M"])]
         {
-            let mut command = feedback(&dir, "q4_k_m", "again.gguf", "6", &[more, also].concat());
+            let mut command = feedback(&dir, "q4_k_m", "again.gguf", "3", &[more, also].concat());
             ok(command.envs(variable));
             let again = dir.path().join("again.gguf");
             assert!(fs::read(&again).unwrap() == expected, "{more:?} {also:?}");
