@@ -1,16 +1,17 @@
 //! The one loop over layers. A pass, calibration and every evaluation go through it: one model, or several in lock step, each layer of each
 //! of them before any next layer, so that only one layer of each must be in memory.
 
-use super::Model;
 use super::layer::{Hook, Scratch};
 use super::sequences::Sequences;
 use super::states::States;
+use super::{CacheTypes, Model, WholeSequences};
 use crate::error::Result;
 use crate::progress::{Progress, three_digits};
-use crate::weights::{Layer, LayerSource};
+use crate::weights::{Layer, LayerSource, OneLayer};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 use strata_kernels::Rotation;
+use strata_quant::GgmlType;
 
 /// Makes a layer's weights of those that a source hands out: the same matrices in another type.
 pub trait Derive {
@@ -86,6 +87,27 @@ pub fn forward(
         done(i, feeds)?;
     }
     Ok(())
+}
+
+/// Sends sequences of so many tokens each, `(tokens, lengths)`, through layer `i` of a model alone, whose weights are `w`, with keys and values
+/// in F32: their hidden states `h` in place. `progress` counts tokens.
+///
+/// # Errors
+/// If the memory for keys and values cannot be had, states cannot be read, a number is not finite, or the user stopped.
+pub fn one_layer<'a>(
+    model: &'a Model,
+    (i, w): (usize, &Layer<'_>),
+    (tokens, lengths): (&'a [u32], &'a [usize]),
+    h: &'a mut States,
+    hook: Option<&'a mut Hook<'a>>,
+    scratch: &mut Scratch,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let cache = CacheTypes::both(GgmlType::F32);
+    let sequences = Sequences::Whole(WholeSequences::new(&model.hyperparameters, tokens, lengths, cache)?);
+    let lane = Lane { model, derive: None, h, sequences, rotation: Rotation::default(), hook };
+    let feed = Feed { layers: &mut OneLayer(w), lanes: &mut [lane] };
+    forward(&mut [feed], scratch, i..i + 1, progress, &mut |_, _| Ok(()))
 }
 
 /// Says where a long walk through the layers is.

@@ -108,7 +108,7 @@ fn whole(lengths: &[usize], shared: &[usize]) -> Vec<usize> {
 
 /// Groups of sequences that follow each other: as many as have no more than `most` tokens of their own, and at least one with those that
 /// share its beginning.
-pub(crate) fn groups(lengths: &[usize], shared: &[usize], most: usize) -> Vec<Range<usize>> {
+fn groups(lengths: &[usize], shared: &[usize], most: usize) -> Vec<Range<usize>> {
     let (mut groups, mut start, mut tokens) = (Vec::new(), 0, 0);
     for (i, len) in lengths.iter().enumerate() {
         if i > start && shared_by(shared, i) == 0 && tokens + len > most {
@@ -119,6 +119,17 @@ pub(crate) fn groups(lengths: &[usize], shared: &[usize], most: usize) -> Vec<Ra
     }
     groups.extend((start < lengths.len()).then_some(start..lengths.len()));
     groups
+}
+
+/// The same of sequences that share nothing, each group with the rows of its tokens.
+pub(crate) fn groups_and_rows(lengths: &[usize], most: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let mut end = 0;
+    let rows = |chunks: Range<usize>| {
+        let first = end;
+        end += lengths[chunks.clone()].iter().sum::<usize>();
+        (chunks, first..end)
+    };
+    groups(lengths, &[], most).into_iter().map(rows).collect()
 }
 
 /// The length of the longest first, second ... sequence of any group.
@@ -198,6 +209,9 @@ mod tests {
         let groups = groups(&lengths, &[], SUB_BATCH);
         assert_eq!(groups, [0..3, 3..4, 4..5, 5..6, 6..7]);
         assert_eq!(longest_of(&lengths, &groups), [600, 400, 12]);
+        let rows = groups_and_rows(&lengths, SUB_BATCH);
+        assert!(rows.iter().map(|(chunks, _)| chunks.clone()).eq(groups.clone()));
+        assert!(rows.iter().map(|(_, rows)| rows.clone()).eq([0..512, 512..513, 513..1113, 1113..1625, 1625..1825]));
         assert!(super::groups(&[], &[], 1).is_empty() && longest_of(&[], &[]).is_empty());
         // Who shares a beginning stays with who has it.
         let shared = [0, 0, 0, 0, 90, 0, 7];

@@ -61,7 +61,7 @@ impl Transform {
 
     /// The same importance with other types, by the names of the tensors; the result stays as it is encoded.
     pub(crate) fn retyped(&self, types: HashMap<String, GgmlType>) -> Transform {
-        Transform { types: Some(types), importance: self.importance.clone(), decode: false }
+        Transform::typed(types, self.importance.clone())
     }
 
     /// All of it in words, to tell transforms apart.

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 /// A compiled grammar, for any number of answers at once; cheap to clone.
 ///
-/// Every constructor is an error, within a second, if the grammar has a mistake, allows no text, uses what is not supported, or is too large.
+/// Every constructor is an error, within seconds, if the grammar has a mistake, allows no text, uses what is not supported, or is too large.
 #[derive(Clone)]
 pub struct Grammar(Arc<Template>);
 

@@ -80,7 +80,7 @@ pub fn hidden_states(
 const EMBEDDED: usize = 512;
 
 /// The embeddings `(tokens, hidden)` of a lane into `states`.
-pub(super) fn embed(model: &Model, transform: &Transform, tokens: &[u32], states: &mut States) -> Result<()> {
+pub(crate) fn embed(model: &Model, transform: &Transform, tokens: &[u32], states: &mut States) -> Result<()> {
     let mut h = Vec::new();
     let name = model.embedding_name();
     let ty = model.gguf().required_tensor(&name)?.ty;

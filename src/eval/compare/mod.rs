@@ -33,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::io::hash::{Digest, Hasher};
 use crate::model::{CacheTypes, MemoryNeed, Model, States, WholeSequences};
 use crate::progress::Progress;
+pub(crate) use lock_step::embed;
 use lock_step::{LaneSpec, hidden_states};
 use scores::{CandidateScores, Distributions, ReferenceScores};
 use state::Saved;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
-use strata::convert::method::Unmade;
+use strata::convert::method::{Method, Unmade};
 use strata::convert::{Input, Options, Split, Target, TargetPlan, convert_with, plan};
 use strata::error::printable;
 use strata::gguf::Value;
@@ -122,16 +122,17 @@ impl RecipeArgs {
         if self.dry_run {
             return targets.iter().try_for_each(|target| self.show_plan(input, target, &options));
         }
-        let mut rounded = Vec::new();
-        let mut feed_back = |unmade: &mut Unmade<'_>| {
-            if let Some(Calibrated { model, text, propagate }) = &calibrated {
-                rounded = feedback(model, text, *propagate, unmade, &Shown::new(Unit::Tokens))?;
+        let mut rounded = None;
+        let mut feed_back = calibrated.as_ref().map(|Calibrated { model, text, propagate }| {
+            |unmade: &mut Unmade<'_>| {
+                rounded = Some(feedback(model, text, *propagate, unmade, &Shown::new(Unit::Tokens))?);
+                Ok(())
             }
-            Ok(())
-        };
-        match convert_with(input, &targets, &options, Some(&mut feed_back), &Shown::new(Unit::Bytes)) {
+        });
+        let method = feed_back.as_mut().map(|feed_back| feed_back as &mut Method<'_>);
+        match convert_with(input, &targets, &options, method, &Shown::new(Unit::Bytes)) {
             Ok(reports) => {
-                if calibrated.is_some() {
+                if let Some(rounded) = rounded {
                     let files: Vec<PathBuf> = reports.iter().map(|report| report.path.clone()).collect();
                     method::say(&rounded, input.path(), &files);
                 }

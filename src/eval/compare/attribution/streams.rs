@@ -6,14 +6,13 @@ use super::work::{HALFWAY, Layers, Variant, Work};
 use crate::error::Result;
 use crate::eval::compare::lock_step::embed;
 use crate::eval::compare::ranges::blocks;
-use crate::model::forward::{Feed, Lane, forward};
-use crate::model::{CacheTypes, Model, Scratch, Sequences, States, WholeSequences};
+use crate::model::forward::one_layer;
+use crate::model::{Model, Scratch, States};
 use crate::progress::Progress;
 use crate::weights::owned::{OwnedLayer, towards};
-use crate::weights::{Layer, LayerSource, OneLayer};
+use crate::weights::{Layer, LayerSource};
 use rayon::prelude::*;
 use std::ops::Range;
-use strata_quant::GgmlType;
 
 /// Rows that are copied and compared together.
 const ROWS: usize = 512;
@@ -156,10 +155,5 @@ pub fn pass(
     scratch: &mut Scratch,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let cache = CacheTypes::both(GgmlType::F32);
-    let whole = WholeSequences::new(model.hyperparameters(), &work.tokens, &work.lengths, cache)?;
-    let sequences = Sequences::Whole(whole);
-    let lane = Lane { model, derive: None, h, sequences, rotation: Default::default(), hook: None };
-    let feed = Feed { layers: &mut OneLayer(w), lanes: &mut [lane] };
-    forward(&mut [feed], scratch, i..i + 1, progress, &mut |_, _| Ok(()))
+    one_layer(model, (i, w), (&work.tokens, &work.lengths), h, None, scratch, progress)
 }

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::eval::compare::ranges::ranges;
 use crate::eval::compare::{Candidate, Text};
-use crate::model::sequences::groups;
+use crate::model::sequences::groups_and_rows;
 use crate::model::{Model, States};
 use crate::weights::Transform;
 use crate::weights::owned::OwnedLayer;
@@ -55,12 +55,7 @@ impl<'a> Work<'a> {
 
     /// The chunks that go through a layer together, and their tokens: about `tokens` each time, and at least one chunk.
     pub fn groups(&self, tokens: usize) -> Vec<(Range<usize>, Range<usize>)> {
-        let all = ranges(self.lengths.iter().copied());
-        let rows = |chunks: Range<usize>| {
-            let rows = all[chunks.start].start..all[chunks.end - 1].end;
-            (chunks, rows)
-        };
-        groups(&self.lengths, &[], tokens).into_iter().map(rows).collect()
+        groups_and_rows(&self.lengths, tokens)
     }
 }
 
