@@ -8,6 +8,7 @@ use crate::arch::{self, Hyperparameters, Role};
 use crate::error::{Error, Result, quoted};
 use regex::Regex;
 use serde_json::{Map, Value as Json};
+use std::collections::BTreeMap;
 use strata_quant::GgmlType;
 
 /// A file type: what most weights become, and what llama.cpp calls the file.
@@ -97,6 +98,8 @@ fn unknown(name: &str, known: Vec<&'static str>) -> Error {
 /// A mix and the exceptions from it.
 #[derive(Clone, Debug)]
 pub struct Recipe {
+    /// Types of single tensors by their whole names, before all else. They count only where the mix is quantized.
+    pub by_name: BTreeMap<String, GgmlType>,
     /// What most tensors become.
     pub mix: Mix,
     /// The base type for every matrix: none of the mix's rules.
@@ -142,6 +145,10 @@ impl Recipe {
         all.extend(self.leave_output.then(|| ("leave_output_tensor".to_owned(), true.into())));
         all.extend(self.output.map(|ty| ("output_tensor_type".to_owned(), ty.name().into())));
         all.extend(self.embedding.map(|ty| ("token_embedding_type".to_owned(), ty.name().into())));
+        if !self.by_name.is_empty() {
+            let types = self.by_name.iter().map(|(name, ty)| (name.clone(), ty.name().into()));
+            all.insert("types".to_owned(), Json::Object(types.collect()));
+        }
         if !self.tensor_types.is_empty() {
             let exceptions = self.tensor_types.iter().map(|(pattern, ty)| format!("{pattern}={ty}"));
             all.insert("tensor_type".to_owned(), exceptions.collect::<Vec<_>>().into());
@@ -151,7 +158,8 @@ impl Recipe {
 
     /// A mix with no exceptions.
     pub fn new(mix: Mix) -> Recipe {
-        Recipe { mix, pure: false, leave_output: false, output: None, embedding: None, tensor_types: Vec::new() }
+        let (by_name, tensor_types) = Default::default();
+        Recipe { mix, by_name, pure: false, leave_output: false, output: None, embedding: None, tensor_types }
     }
 
     /// Parses an exception `REGEX=TYPE`. As in llama-quantize the pattern is put in lower case, as all names of tensors are.
@@ -233,13 +241,18 @@ impl Rules<'_> {
         if !may_be_quantized(tensor) || (recipe.leave_output && role == Some(Role::Output)) {
             return tensor.kept;
         }
+        let base = recipe.mix.base;
+        if let Some(&ty) = recipe.by_name.get(tensor.name)
+            && base.block_len() > 1
+        {
+            return ty_that_fits(ty, tensor.dims[0]);
+        }
         match (role, recipe.embedding, recipe.output) {
             (Some(Role::TokenEmbedding), Some(ty), _) | (Some(Role::Output), _, Some(ty)) => {
                 return ty_that_fits(ty, tensor.dims[0]);
             }
             _ => {}
         }
-        let base = recipe.mix.base;
         if base.block_len() == 1 {
             return base;
         }

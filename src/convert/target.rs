@@ -84,6 +84,11 @@ impl Target {
             .map(|tensor| TensorFacts { name: &tensor.name, dims: &tensor.dims, kept: kept_type(input, tensor) })
             .collect();
         let types = self.recipe.types(of, &facts, self.importance.is_some());
+        let known: BTreeSet<&str> = facts.iter().map(|fact| fact.name).collect();
+        if let Some(name) = self.recipe.by_name.keys().find(|name| !known.contains(name.as_str())) {
+            let problem = format!("the recipe names the tensor {}, which the model does not have", quoted(name));
+            return Err(Error::invalid(input.path(), "recipe", problem, "take a recipe of a model of this shape"));
+        }
         if self.recipe.requires_importance() && self.importance.is_none() {
             return Err(Error::ImportanceMissing { mix: self.recipe.mix.name });
         }

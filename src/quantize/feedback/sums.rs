@@ -4,27 +4,23 @@ use super::factor::Factor;
 use super::moments::{MomentScratch, Moments};
 use crate::error::Result;
 use crate::eval::compare::Text;
+use crate::eval::compare::text::Chunk;
+use crate::quantize::held_out::held_out;
 use std::ops::Range;
 use strata_kernels::Cpu;
-
-/// One chunk in so many of a text is held out.
-const HELD_OUT: usize = 10;
 
 /// Tokens that follow each other, and the text whose held-out part they are; `None` if they are what is learned from.
 pub type Span = (Range<usize>, Option<usize>);
 
-/// The tokens of a text by their use: of each of its texts, one chunk in [`HELD_OUT`] is held out, or the last one if there are fewer; none
-/// of a text of one chunk.
+/// The tokens of a text by their use.
 pub fn spans(text: &Text) -> Vec<Span> {
-    let (mut spans, mut chunks, mut end) = (Vec::new(), text.chunks.iter(), 0);
-    for (t, facts) in text.texts.iter().enumerate() {
-        let every = HELD_OUT.min(facts.chunks).max(2);
-        for (i, chunk) in chunks.by_ref().take(facts.chunks).enumerate() {
-            spans.push((end..end + chunk.tokens.len(), (i % every == every - 1).then_some(t)));
-            end += chunk.tokens.len();
-        }
-    }
-    spans
+    let mut end = 0;
+    let span = |(chunk, held_out): (&Chunk, Option<usize>)| {
+        let start = end;
+        end += chunk.tokens.len();
+        (start..end, held_out)
+    };
+    text.chunks.iter().zip(held_out(text)).map(span).collect()
 }
 
 /// The moments of one input of a layer, still growing.
@@ -120,20 +116,6 @@ impl<'s> Sums<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::compare::text::Chunk;
-
-    #[test]
-    fn a_tenth_of_each_text_is_held_out() {
-        let chunks = |n: usize| vec![Chunk { number: 0, tokens: vec![1, 2, 3], scored: Vec::new() }; n];
-        let mut text = Text::of_chunks("a", chunks(21));
-        text.append(Text::of_chunks("b", chunks(3)));
-        text.append(Text::of_chunks("c", chunks(1)));
-        let spans = spans(&text);
-        let held: Vec<(usize, usize)> =
-            spans.iter().filter_map(|(span, text)| Some((span.start / 3, (*text)?))).collect();
-        assert_eq!(held, [(9, 0), (19, 0), (23, 1)]);
-        assert!(spans.windows(2).all(|two| two[0].0.end == two[1].0.start) && spans.len() == 25);
-    }
 
     #[test]
     fn tokens_are_summed_where_they_belong_however_they_come() {

@@ -16,8 +16,9 @@ pub struct Args {
     /// The file to write; with several types a folder, or a name with {type} in it [default: NAME-TYPE.gguf in this folder]
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Type or mix of the weights; strata info lists them; may be given several times
-    #[arg(short = 't', long = "type", value_name = "T", default_value = "bf16", value_parser = Mix::from_name)]
+    /// Type or mix of the weights; strata info lists them; may be given several times [default: bf16, unless --size, --bpw or --recipe gives
+    /// the types]
+    #[arg(short = 't', long = "type", value_name = "T", value_parser = Mix::from_name)]
     mixes: Vec<Mix>,
     /// The model's name in the file [default: from the model card or the folder]
     #[arg(long, value_name = "NAME")]
@@ -30,8 +31,9 @@ impl Args {
     /// Converts the checkpoint to every type.
     pub fn run(self) -> Result<()> {
         let input = Input::open(&self.dir)?;
-        let paths = output_paths(self.output, &input, &self.mixes)?;
-        let outputs: Vec<_> = paths.into_iter().zip(self.mixes).collect();
+        let wanted = self.recipe.recipes(&self.mixes, Some(Mix::from_name("bf16")?))?;
+        let paths = output_paths(self.output, &input, &wanted)?;
+        let outputs: Vec<_> = paths.into_iter().zip(wanted).collect();
         self.recipe.make(&input, &outputs, self.name)
     }
 }

@@ -1,5 +1,6 @@
 //! The subcommands, in the order of the workflow from a checkpoint to text.
 
+mod allocate;
 mod batch;
 mod bench;
 mod calibrate;

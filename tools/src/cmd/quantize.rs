@@ -14,9 +14,9 @@ pub struct Args {
     input: PathBuf,
     /// The file to write
     output: PathBuf,
-    /// Type or mix of the weights; strata info lists them
+    /// Type or mix of the weights; strata info lists them. Left out where --size, --bpw or --recipe gives the types
     #[arg(value_name = "TYPE", value_parser = Mix::from_name)]
-    mix: Mix,
+    mix: Option<Mix>,
     #[command(flatten)]
     recipe: RecipeArgs,
 }
@@ -25,6 +25,9 @@ impl Args {
     /// Writes the quantized file.
     pub fn run(self) -> Result<()> {
         let input = Input::Gguf(Box::new(Gguf::open(&self.input)?));
-        self.recipe.make(&input, &[(self.output, self.mix)], None)
+        let mixes: Vec<Mix> = self.mix.into_iter().collect();
+        let wanted = self.recipe.recipes(&mixes, None)?;
+        let outputs: Vec<_> = [self.output].into_iter().zip(wanted).collect();
+        self.recipe.make(&input, &outputs, None)
     }
 }

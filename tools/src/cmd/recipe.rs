@@ -1,5 +1,6 @@
 //! The arguments of all commands that write models, with the names of llama-quantize.
 
+use super::allocate::{AllocateArgs, Sized};
 use super::method::{self, Calibrated, MethodArgs};
 use crate::output;
 use crate::progress::{Shown, Unit};
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
-use strata::convert::method::{Method, Unmade};
+use strata::convert::method::Method;
 use strata::convert::{Input, Options, Split, Target, TargetPlan, convert_with, plan};
 use strata::error::printable;
 use strata::gguf::Value;
@@ -18,7 +19,6 @@ use strata::io::hash::Digest;
 use strata::io::inputs::Inputs;
 use strata::io::partial::Partial;
 use strata::io::text;
-use strata::quantize::feedback::feedback;
 use strata::recipe::{Mix, Recipe, tensor_type};
 use strata::size::Size;
 use strata::{Cpu, Error, GgmlType, Isa};
@@ -90,12 +90,25 @@ pub struct RecipeArgs {
     #[arg(long)]
     restart: bool,
     #[command(flatten)]
+    allocate: AllocateArgs,
+    #[command(flatten)]
     method: MethodArgs,
 }
 
 impl RecipeArgs {
-    /// Writes a file of each mix to its path, or prints its plan. `name` replaces the model's name in the source.
-    pub fn make(&self, input: &Input, outputs: &[(PathBuf, Mix)], name: Option<String>) -> Result<()> {
+    /// What to make: the types that were given, or what is to be allocated. `default` is taken if there is neither.
+    pub fn recipes(&self, mixes: &[Mix], default: Option<Mix>) -> Result<Vec<Wanted>> {
+        match (self.allocate.wanted()?, mixes, default) {
+            (Some(_), [_, ..], _) => bail!("the types follow from --size, --bpw or --recipe; leave out the type"),
+            (Some(sized), [], _) => Ok(vec![Wanted::Sized(sized)]),
+            (None, [], Some(default)) => Ok(vec![Wanted::Mix(default)]),
+            (None, [], None) => bail!("the type is missing: name one, as Q4_K_M, or give --size, --bpw or --recipe"),
+            (None, mixes, _) => Ok(mixes.iter().map(|mix| Wanted::Mix(*mix)).collect()),
+        }
+    }
+
+    /// Writes a file of each kind to its path, or prints its plan. `name` replaces the model's name in the source.
+    pub fn make(&self, input: &Input, outputs: &[(PathBuf, Wanted)], name: Option<String>) -> Result<()> {
         let isa = Isa::from_environment().context("STRATA_ISA")?;
         let options = Options {
             name,
@@ -107,32 +120,44 @@ impl RecipeArgs {
             inputs: self.inputs(),
         };
         let threads = options.threads.unwrap_or_else(strata::threads::physical_cores);
-        let calibrated = self.method.prepare(input, || Cpu::new(isa, threads))?;
+        let calibrated = self.method.prepare(input, self.allocate.chooses(), || Cpu::new(isa, threads))?;
         let importance = match (&self.imatrix, &calibrated) {
             (Some(path), _) => Some(self.importance(path)?),
             (None, Some(calibrated)) => Some(Importance { weights: calibrated.importance()?, ..Importance::default() }),
             (None, None) => None,
         };
         let listed = self.listed_types()?;
-        let target = |(path, mix): &(PathBuf, Mix)| self.target(path, *mix, &listed, importance.as_ref());
-        let mut targets: Vec<Target> = outputs.iter().map(target).collect::<Result<_>>()?;
-        for target in &mut targets {
-            target.record.extend(calibrated.iter().flat_map(Calibrated::record));
+        let record: Map<String, Json> = calibrated.iter().flat_map(Calibrated::record).collect();
+        let mut targets = Vec::new();
+        for (path, wanted) in outputs {
+            let target = |recipe: Recipe| {
+                let mut target = self.target(path, recipe, &listed, importance.as_ref());
+                target.record.extend(record.clone());
+                target
+            };
+            let recipe = match wanted {
+                Wanted::Mix(mix) => Recipe::new(*mix),
+                Wanted::Sized(sized) => {
+                    let weights = importance.as_ref().map(|importance| &importance.weights);
+                    let size = |recipe: Recipe| Ok(plan(input, &target(recipe), &options)?);
+                    let chosen = self.allocate.recipe(sized, path, calibrated.as_ref(), weights, &size)?;
+                    let Some(recipe) = chosen else { return Ok(()) };
+                    recipe
+                }
+            };
+            targets.push(target(recipe));
         }
         if self.dry_run {
             return targets.iter().try_for_each(|target| self.show_plan(input, target, &options));
         }
-        let mut rounded = None;
-        let mut feed_back = calibrated.as_ref().map(|Calibrated { model, text, propagate }| {
-            |unmade: &mut Unmade<'_>| {
-                rounded = Some(feedback(model, text, *propagate, unmade, &Shown::new(Unit::Tokens))?);
-                Ok(())
-            }
-        });
-        let method = feed_back.as_mut().map(|feed_back| feed_back as &mut Method<'_>);
-        match convert_with(input, &targets, &options, method, &Shown::new(Unit::Bytes)) {
+        let mut rounded = Vec::new();
+        let mut method = calibrated.as_ref().and_then(|calibrated| calibrated.method(&mut rounded));
+        let made = method.as_mut().map(|method| method as &mut Method<'_>);
+        let converted = convert_with(input, &targets, &options, made, &Shown::new(Unit::Bytes));
+        drop(method);
+        match converted {
             Ok(reports) => {
-                if let Some(rounded) = rounded {
+                if !rounded.is_empty() {
                     let files: Vec<PathBuf> = reports.iter().map(|report| report.path.clone()).collect();
                     method::say(&rounded, input.path(), &files);
                 }
@@ -151,6 +176,7 @@ impl RecipeArgs {
         let mut inputs = Inputs::default();
         self.imatrix.iter().for_each(|path| inputs.add(path, "the importance matrix"));
         self.tensor_type_file.iter().for_each(|path| inputs.add(path, "the file of types"));
+        self.allocate.inputs(&mut inputs);
         self.method.inputs(&mut inputs);
         inputs
     }
@@ -167,8 +193,7 @@ impl RecipeArgs {
         Ok(listed)
     }
 
-    fn target(&self, path: &Path, mix: Mix, listed: &[Exception], importance: Option<&Importance>) -> Result<Target> {
-        let mut recipe = Recipe::new(mix);
+    fn target(&self, path: &Path, mut recipe: Recipe, listed: &[Exception], importance: Option<&Importance>) -> Target {
         recipe.pure = self.pure;
         recipe.leave_output = self.leave_output_tensor;
         recipe.output = self.output_tensor_type;
@@ -189,7 +214,7 @@ impl RecipeArgs {
             target.record.clone_from(&importance.record);
         }
         target.metadata.extend(self.override_kv.iter().cloned());
-        Ok(target)
+        target
     }
 
     fn importance(&self, path: &Path) -> Result<Importance> {
@@ -353,16 +378,34 @@ fn parse_override(text: &str) -> Result<(String, Value)> {
     Ok((key.to_owned(), value))
 }
 
-/// The output path of each mix: `-o` is a file if there is one mix, else a folder or a name with `{type}` in it.
-pub fn output_paths(given: Option<PathBuf>, input: &Input, mixes: &[Mix]) -> Result<Vec<PathBuf>> {
-    let name = input.name();
+/// A file to make.
+pub enum Wanted {
+    /// Of this mix.
+    Mix(Mix),
+    /// With types that are chosen, or read.
+    Sized(Sized),
+}
+
+impl Wanted {
+    /// What it is called in names of files.
+    fn label(&self) -> String {
+        match self {
+            Wanted::Mix(mix) => mix.name.to_owned(),
+            Wanted::Sized(sized) => sized.label(),
+        }
+    }
+}
+
+/// The output path of each file: `-o` is a file if there is one, else a folder or a name with `{type}` in it.
+pub fn output_paths(given: Option<PathBuf>, input: &Input, wanted: &[Wanted]) -> Result<Vec<PathBuf>> {
+    let (name, labels) = (input.name(), wanted.iter().map(Wanted::label));
     let in_folder =
-        |folder: PathBuf| mixes.iter().map(|mix| folder.join(format!("{name}-{}.gguf", mix.name))).collect::<Vec<_>>();
+        |folder: PathBuf| labels.clone().map(|label| folder.join(format!("{name}-{label}.gguf"))).collect::<Vec<_>>();
     let Some(given) = given else { return Ok(in_folder(PathBuf::new())) };
     if let Some(template) = given.to_str().filter(|text| text.contains("{type}")) {
-        return Ok(mixes.iter().map(|mix| template.replace("{type}", mix.name).into()).collect());
+        return Ok(labels.map(|label| template.replace("{type}", &label).into()).collect());
     }
-    match mixes.len() {
+    match wanted.len() {
         1 if !given.is_dir() => Ok(vec![given]),
         _ if given.is_dir() => Ok(in_folder(given)),
         n => bail!("{} cannot be {n} files: name a folder, or put {{type}} into the name", output::path(&given)),

@@ -18,6 +18,7 @@
 //! * `gradients.rs`: these from the last layer to the first; `backward.rs`, `attention.rs`: through a layer;
 //! * `tally.rs`: what is summed up for a tensor, and why that gives its share; `costs.rs`: the shares;
 //! * `upgrades.rs`: where more bytes would save most; `verify.rs`: tensors measured one at a time;
+//! * [`sensitivity`]: the costs of every tensor in several types;
 //! * `product.rs`: products in memory.
 
 mod attention;
@@ -28,6 +29,7 @@ mod head;
 mod product;
 pub mod result;
 mod resume;
+pub mod sensitivity;
 mod streams;
 mod tally;
 mod upgrades;
@@ -47,7 +49,7 @@ use crate::model::{CacheTypes, MemoryNeed, Model, States, WholeSequences};
 use crate::progress::Progress;
 use crate::weights::Transform;
 use costs::Place;
-use resume::{Done, Resume};
+use resume::{Done, Resume, VARIANTS};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use strata_quant::GgmlType;
@@ -78,11 +80,11 @@ impl Options {
         self.probes.unwrap_or_else(|| ENOUGH.div_ceil(chunks.max(1)).clamp(2, 16)).clamp(1, 64)
     }
 
-    /// The file of the state of this work.
-    fn file(&self, work: &Work<'_>, candidates: &[Candidate]) -> StateFile {
+    /// The file of the state of this work, of which `what` says what these settings do not.
+    fn file(&self, what: &str, work: &Work<'_>, candidates: &[Candidate]) -> StateFile {
         let models = candidates.iter().filter_map(|candidate| candidate.model.as_deref());
         let models: Vec<&Model> = [work.reference].into_iter().chain(models).collect();
-        let how = format!("tensors {} {}", self.probes(work.lengths.len()), self.verify);
+        let how = format!("{what} {} {}", self.probes(work.lengths.len()), self.verify);
         let (id, hidden) = (identify(&models, candidates, work.text, &how), work.reference.hyperparameters().hidden);
         StateFile::new("tensors", self.state.clone(), id, [work.tokens.len(), hidden])
     }
@@ -99,14 +101,7 @@ pub fn need(
     reference: &Gguf,
     candidates: &[(&Gguf, &Transform)],
 ) -> Result<MemoryNeed> {
-    let (lengths, probes) = (text.lengths(), options.probes(text.chunks.len()) + 1);
-    let (tokens, longest) = (lengths.iter().sum::<usize>(), lengths.iter().copied().max().unwrap_or(0));
-    let group = gradients::TOKENS.min(tokens).max(longest);
-    let rows = gradients::together(group, probes) * group;
-    let product =
-        |factors: &[usize]| factors.iter().fold(4u64, |product, &factor| product.saturating_mul(factor as u64));
-    let layer = product(&[of.hidden, 2 * of.q_width() + 2 * of.kv_width() + 3 * of.ffn]);
-    // Halfway and transposed, in F32; the reference's, a candidate's, and that in larger types, as they are stored.
+    // The reference's layer, a candidate's, and that in larger types, as they are stored.
     let variants = candidates.iter().map(|(file, transform)| {
         let stored = |name: &str, ty| transform.stored_type(name, ty);
         let larger = |ty, cols| upgrades::next_larger(ty, cols).unwrap_or(GgmlType::F32);
@@ -114,10 +109,29 @@ pub fn need(
             + largest_layer(file, |name, ty, cols| larger(stored(name, ty), cols))
     });
     let stored = largest_layer(reference, |_, ty, _| ty).saturating_add(variants.max().unwrap_or(0));
+    need_of(of, text, options, (candidates.len(), VARIANTS), stored)
+}
+
+/// The same for so many candidates, each with so many variants, whose layers take `stored` bytes with the reference's.
+fn need_of(
+    of: &Hyperparameters,
+    text: &Text,
+    options: &Options,
+    (candidates, variants): (usize, usize),
+    stored: u64,
+) -> Result<MemoryNeed> {
+    let (lengths, probes) = (text.lengths(), options.probes(text.chunks.len()) + 1);
+    let (tokens, longest) = (lengths.iter().sum::<usize>(), lengths.iter().copied().max().unwrap_or(0));
+    let group = gradients::TOKENS.min(tokens).max(longest);
+    let rows = gradients::together(group, probes) * group;
+    let product =
+        |factors: &[usize]| factors.iter().fold(4u64, |product, &factor| product.saturating_mul(factor as u64));
+    let layer = product(&[of.hidden, 2 * of.q_width() + 2 * of.kv_width() + 3 * of.ffn]);
+    // Halfway and transposed, in F32.
     let weights = layer.saturating_mul(2).saturating_add(stored);
     // An error of a matrix; what all of them give, and what the matrices read and give; gradients by these, and those on their way.
     let (results, widest) = (2 * of.hidden + of.q_width() + 2 * of.kv_width() + 2 * of.ffn, of.ffn.max(of.q_width()));
-    let errors = product(&[widest, of.hidden]).saturating_add(product(&[group, resume::VARIANTS, results]));
+    let errors = product(&[widest, of.hidden]).saturating_add(product(&[group, variants, results]));
     let trace = product(&[group, 6 * of.hidden + 4 * of.q_width() + 4 * of.kv_width() + 5 * of.ffn]);
     let gradients = product(&[rows, 8 * of.hidden + 6 * of.q_width() + 6 * of.kv_width() + 4 * of.ffn]);
     let walk = [weights, errors, trace, gradients].into_iter().fold(0, u64::saturating_add);
@@ -127,10 +141,10 @@ pub fn need(
     let (part, block) = (head::PART.min(of.vocab), head::ROWS.min(text.scores()));
     let scored = product(&[text.scores(), probes + 4, of.hidden]);
     let probes_of_part = product(&[block, 3 * probes * part + 4 * part + probes * of.hidden]);
-    let parts = product(&[part, 7, of.hidden]);
+    let parts = product(&[part, 5 + variants, of.hidden]);
     let head = [scored, probes_of_part, parts].into_iter().fold(0, u64::saturating_add);
     // Those kept of one model; probes; the ends; three more, or those of tensors one at a time.
-    let lanes = probes + 1 + candidates.len() + 3.max(verify::TOGETHER.min(options.verify * candidates.len()));
+    let lanes = probes + 1 + candidates + 3.max(verify::TOGETHER.min(options.verify * candidates));
     let states = match options.spill {
         None => product(&[tokens, of.hidden, of.layers + lanes]),
         Some(_) => product(&[2 * group, of.hidden, lanes + 1]),
@@ -171,7 +185,7 @@ pub fn attribute(
     let (layers, tokens) = (reference.hyperparameters().layers, work.tokens.len());
     let variants: Vec<Variant<'_>> = candidates.iter().map(|c| Variant::of(c, reference)).collect();
     let (n, probes) = (variants.len(), options.probes(text.chunks.len()));
-    let resume = Resume::new(options.file(&work, candidates), &work, n, probes);
+    let resume = Resume::new(options.file("tensors", &work, candidates), &work, n, (probes, VARIANTS));
     let mut done = resume.load(&work)?;
 
     progress.begin("tensors: layer by layer", (tokens * layers * (1 + 2 * n)) as u64);

@@ -36,7 +36,7 @@ pub struct Walk {
     pub tallies: Vec<Vec<Tally>>,
 }
 
-/// The variants that a walk is for: a candidate, and the same in larger types.
+/// The variants that the walk of an attribution is for: a candidate, and the same in larger types.
 pub const VARIANTS: usize = 2;
 
 /// The place of the first matrix among the sums of a variant.
@@ -49,13 +49,14 @@ pub struct Resume {
     layers: usize,
     chunks: usize,
     probes: usize,
+    variants: usize, // of each walk
 }
 
 impl Resume {
-    /// The file of work on so many candidates with so many probes.
-    pub fn new(file: StateFile, work: &Work<'_>, candidates: usize, probes: usize) -> Resume {
+    /// The file of work on so many candidates, each with so many probes and variants.
+    pub fn new(file: StateFile, work: &Work<'_>, candidates: usize, (probes, variants): (usize, usize)) -> Resume {
         let layers = work.reference.hyperparameters().layers;
-        Resume { file, candidates, layers, chunks: work.lengths.len(), probes }
+        Resume { file, candidates, layers, chunks: work.lengths.len(), probes, variants }
     }
 
     /// What the file keeps; nothing at first.
@@ -108,8 +109,8 @@ impl Resume {
             lists.map(|list| Tally::of_list(self.probes, self.chunks, &list)).collect::<Option<_>>()?;
         let tensors = LAYERS_AT + self.layers * MATRICES;
         let variants: Vec<Vec<Tally>> = tallies.chunks(tensors).map(<[Tally]>::to_vec).collect();
-        let mut walked: Vec<Vec<Vec<Tally>>> = variants.chunks(VARIANTS).map(<[_]>::to_vec).collect();
-        let whole = tallies.len() == walked.len() * VARIANTS * tensors && walked.len() <= self.candidates;
+        let mut walked: Vec<Vec<Vec<Tally>>> = variants.chunks(self.variants).map(<[_]>::to_vec).collect();
+        let whole = tallies.len() == walked.len() * self.variants * tensors && walked.len() <= self.candidates;
         let layers = errors.first().map_or(0, Vec::len);
         let same = errors.iter().all(|errors| errors.len() == layers) && layers <= self.layers;
         let all = measured.len() == self.candidates || measured.is_empty() && walked.is_empty() && step == 0;

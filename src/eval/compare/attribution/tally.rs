@@ -9,6 +9,7 @@
 //! One more vector is not random: `v = F dz` of the `dz` of the whole candidate. Its sum is `dz_i' F dz` for the `dz_i` of a tensor,
 //! exactly.
 
+use super::product;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -108,17 +109,16 @@ impl Tally {
         let row = |row: usize| {
             let at = row * width..(row + 1) * width;
             let products = g.chunks_exact(e.len()).map(|g| dot(&g[at.clone()], &e[at.clone()])).collect();
-            (dot(&e[at.clone()], &e[at.clone()]), dot(&y[at.clone()], &y[at.clone()]), products)
+            // Once for all probes.
+            let square = |x: &[f32]| if probe == 0 { dot(&x[at.clone()], &x[at.clone()]) } else { 0.0 };
+            (square(e), square(y), products)
         };
         let probes = self.probes();
         let rows: Vec<(f64, f64, Vec<f64>)> = (0..e.len() / width).into_par_iter().map(row).collect();
         for (s, tokens) in sequences.iter().enumerate() {
             for (error, output, products) in &rows[tokens.clone()] {
-                // Once for all probes.
-                if probe == 0 {
-                    self.error += error;
-                    self.output += output;
-                }
+                self.error += error;
+                self.output += output;
                 for (p, c) in products.iter().enumerate() {
                     self.sums[(probe + p) * self.chunks + chunk + s] += c;
                     self.squares += if probe + p < probes { c * c } else { 0.0 };
@@ -128,13 +128,8 @@ impl Tally {
     }
 }
 
-/// `a . b` in double precision, 8 lanes.
+/// `a . b`: 256 products at a time in single precision, and these sums in double precision.
 pub fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut lanes = [0.0; 8];
-    let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (a, b) in a.0.iter().zip(b.0) {
-        (0..8).for_each(|i| lanes[i] += f64::from(a[i]) * f64::from(b[i]));
-    }
-    a.1.iter().zip(b.1).enumerate().for_each(|(i, (a, b))| lanes[i] += f64::from(*a) * f64::from(*b));
-    lanes.iter().sum()
+    let blocks = a.chunks(256).zip(b.chunks(256));
+    blocks.map(|(a, b)| f64::from(product::dot(a, b))).sum()
 }
