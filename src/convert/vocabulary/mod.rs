@@ -103,9 +103,10 @@ impl Files {
             layout.set("tokenizer.ggml.pre", pre.names[0]);
             if nfc != pre.nfc {
                 layout.set(NFC_KEY, nfc);
-            }
-            if nfc {
-                notes.push("tokenizer.json: texts are brought to normal form C, which llama.cpp leaves out".to_owned());
+                let how = if nfc { "texts are brought to normal form C" } else { "texts keep their form" };
+                notes.push(format!(
+                    "tokenizer.json: {how}, other than usual: the file says so in a key that only strata knows"
+                ));
             }
         }
         if root.get("decoder").is_none() {
