@@ -26,7 +26,7 @@ fn main() {
         Some("405b") => (128, 8, 128),
         Some(other) => panic!("no shape {other}"),
     };
-    let shape = AttentionShape { heads, kv_heads, head_dim };
+    let shape = AttentionShape::new(heads, kv_heads, head_dim);
     let isas: Vec<Isa> = match option("--isa") {
         Some(name) => vec![Isa::named(&name).expect("an instruction set of this machine")],
         None => Isa::available().filter(|isa| isa.name() != "scalar").collect(),
@@ -55,7 +55,7 @@ struct Bench {
 impl Bench {
     /// Measures and prints a line.
     fn run(&self, ty: GgmlType, depth: usize, random: &mut impl FnMut() -> f32) {
-        let AttentionShape { heads, kv_heads, head_dim } = self.shape;
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
         let (layout, prompt) = (KvLayout::new(ty, ty, kv_heads, head_dim).expect("a type for caches"), self.prompt);
         let bytes = layout.bytes(depth).expect("no overflow");
         let rows: Vec<f32> = (0..depth * kv_heads * head_dim).map(|_| random()).collect();

@@ -5,7 +5,7 @@
 //! the disk. The same request gives the same bytes on every machine.
 
 use crate::arch::hyperparameters::keys;
-use crate::arch::{Hyperparameters, LLAMA, Presence, TensorSpec};
+use crate::arch::{Hyperparameters, LLAMA, LayerSet, Presence, Scales, TensorSpec};
 use crate::error::{Error, Result};
 use crate::gguf::{Layout, Writer};
 use crate::io::file::{free_bytes, output_folder};
@@ -51,8 +51,22 @@ impl Preset {
         tied: bool,
     ) -> Preset {
         let (head_dim, context, vocab, norm_eps, rope_base) = (hidden / heads, 131_072, VOCAB, 1e-5, 500_000.0);
-        let hyperparameters =
-            Hyperparameters { layers, hidden, ffn, heads, kv_heads, head_dim, context, vocab, norm_eps, rope_base };
+        let (no_rope, window, scales) = (LayerSet::EMPTY, None, Scales::NONE);
+        let hyperparameters = Hyperparameters {
+            layers,
+            hidden,
+            ffn,
+            heads,
+            kv_heads,
+            head_dim,
+            context,
+            vocab,
+            norm_eps,
+            rope_base,
+            no_rope,
+            window,
+            scales,
+        };
         Preset { name, hyperparameters, tied }
     }
 

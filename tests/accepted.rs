@@ -175,7 +175,7 @@ fn settings_that_say_the_same_give_the_same_file() {
     let facts = |gguf: Gguf| {
         let shape = Hyperparameters::read(&gguf).unwrap();
         let facts =
-            (rope::frequencies(&gguf, &shape).unwrap(), shape.norm_eps, gguf.u32("llama.context_length").unwrap());
+            (rope::Angles::read(&gguf, &shape).unwrap(), shape.norm_eps, gguf.u32("llama.context_length").unwrap());
         check_readable(gguf);
         facts
     };
@@ -439,6 +439,8 @@ fn overrides_are_readable_or_refused() {
             ("llama.rope.freq_base", 10000f32.into()),
             ("llama.context_length", 100u32.into()),
             ("llama.attention.sliding_window", 4096u32.into()),
+            ("llama.attention.sliding_window", 0u32.into()),
+            ("llama.rope.scaling.attn_factor", 1.2f32.into()),
             ("tokenizer.ggml.add_bos_token", false.into()),
             ("tokenizer.chat_template", "".into()),
             ("general.sampling.temp", 0.5f32.into()),
@@ -526,7 +528,7 @@ fn a_file_that_asks_for_another_computation_is_not_run() {
     let same = |_: &str, dims: &[u64]| dims.to_vec();
     let read = |key: &str, value: Value| {
         let gguf = rewritten(|layout| layout.set(key, value.clone()), &[], same);
-        Hyperparameters::read(&gguf).and_then(|of| rope::frequencies(&gguf, &of))
+        Hyperparameters::read(&gguf).and_then(|of| rope::Angles::read(&gguf, &of))
     };
     for (key, value) in [
         ("llama.attention.scale", Value::from(0.5f32)),
@@ -538,9 +540,9 @@ fn a_file_that_asks_for_another_computation_is_not_run() {
         ("llama.logit_scale", "1".into()),
         ("llama.embedding_scale", 12f32.into()),
         ("llama.residual_scale", 0.22f64.into()),
-        ("llama.rope.scaling.attn_factor", 1.2f32.into()),
+        ("llama.rope.scaling.attn_factor", (-1.2f32).into()),
         ("llama.attention.causal", false.into()),
-        ("llama.attention.sliding_window", 512u32.into()),
+        ("llama.attention.sliding_window", "512".into()),
         ("llama.attention.key_length", 32u32.into()),
         ("llama.attention.value_length", 32u32.into()),
         ("llama.rope.scaling.type", "longrope".into()),
@@ -561,6 +563,8 @@ fn a_file_that_asks_for_another_computation_is_not_run() {
         ("llama.rope.scaling.attn_factor", 1f64.into()),
         ("llama.attention.causal", true.into()),
         ("llama.attention.sliding_window", 4096u32.into()),
+        ("llama.attention.sliding_window", 0u32.into()),
+        ("llama.rope.scaling.attn_factor", 1.2f32.into()),
         ("llama.expert_count", 0u32.into()),
         ("llama.rope.scaling.type", "none".into()),
     ] {

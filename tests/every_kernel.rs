@@ -5,7 +5,7 @@ mod kernel_inputs;
 
 use kernel_inputs::{Random, activations, weights};
 use strata_kernels::{
-    AttentionScratch, AttentionShape, Cpu, Isa, IsaError, KvEntries, KvLayout, Matrix, Rotation, SequenceChunk,
+    AttentionScratch, AttentionShape, Cpu, Isa, IsaError, KvEntries, KvLayout, Matrix, Rope, Rotation, SequenceChunk,
 };
 use strata_quant::activations::{Planes, RADIX};
 use strata_quant::{ActivationBits, ActivationRow, Activations, Format, GgmlType};
@@ -237,6 +237,7 @@ fn elementwise_operations_are_the_same_bits_everywhere_and_right() {
                 let mut again = vec![f32::NAN; rows * d];
                 assert!(finite && cpu.rms_norm(&sum, &w, 1e-5, &mut again));
                 assert!(same_bits(&both, &sum) && same_bits(&normed, &again), "a sum and its norm in one step");
+                assert!(cpu.rms_norm_heads(&mut both, 1, &w, 1e-5) && same_bits(&both, &normed), "in place");
                 let got = [norm, glu, sum, biased];
                 match &expected {
                     None => {
@@ -333,8 +334,11 @@ const CACHES: [(GgmlType, GgmlType); 5] = [
 #[test]
 fn attention_is_the_same_bits_everywhere_and_right() {
     let mut random = Random(4);
-    for (heads, kv_heads, head_dim) in [(1, 1, 16), (8, 2, 64), (16, 1, 40), (3, 1, 32), (6, 6, 2), (10, 2, 24)] {
-        let shape = AttentionShape { heads, kv_heads, head_dim };
+    let all = usize::MAX;
+    let whole = [(1, 1, 16, all), (8, 2, 64, all), (16, 1, 40, all), (3, 1, 32, all), (6, 6, 2, all), (10, 2, 24, all)];
+    let windows = [(3, 1, 32, 1), (8, 2, 64, 100), (4, 2, 24, 256), (16, 1, 40, 300)];
+    for (heads, kv_heads, head_dim, window) in whole.into_iter().chain(windows) {
+        let shape = AttentionShape { window, ..AttentionShape::new(heads, kv_heads, head_dim) };
         for types in CACHES {
             let sequence = Sequence::new(shape, types, TOKENS, &mut random);
             let expected = sequence.attended(Isa::named("scalar").unwrap(), 1, 0..TOKENS);
@@ -347,7 +351,7 @@ fn attention_is_the_same_bits_everywhere_and_right() {
                             let got = sequence.attended(isa, threads, first..first + piece);
                             assert!(
                                 same_bits(&got, &expected[first * width..(first + piece) * width]),
-                                "{} {types:?} {heads}/{kv_heads}x{head_dim}: {piece} tokens from {first}, {threads} threads",
+                                "{} {types:?} {heads}/{kv_heads}x{head_dim}, {window}: {piece} tokens from {first}, {threads} threads",
                                 isa.name()
                             );
                         }
@@ -374,7 +378,7 @@ fn the_kv_cache_does_not_depend_on_who_appends() {
     let mut random = Random(6);
     for types in CACHES {
         for head_dim in [2, 32, 72] {
-            let shape = AttentionShape { heads: 3, kv_heads: 3, head_dim };
+            let shape = AttentionShape::new(3, 3, head_dim);
             let sequence = Sequence::new(shape, types, 530, &mut random);
             for isa in Isa::available() {
                 for (threads, piece) in [(1, 1), (2, 15), (3, 300), (2, 530)] {
@@ -389,7 +393,7 @@ fn the_kv_cache_does_not_depend_on_who_appends() {
 #[test]
 fn sequences_in_one_batch_attend_only_to_themselves() {
     let mut random = Random(7);
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 48 };
+    let shape = AttentionShape::new(4, 2, 48);
     let sequences = CACHES.map(|types| Sequence::new(shape, types, 300, &mut random));
     let ranges = [250..270, 0..3, 299..300, 0..300, 7..8];
     let mut q = Vec::new();
@@ -429,14 +433,15 @@ fn check_attention(sequence: &Sequence, out: &[f32]) {
         let (token, head) = (i / shape.heads, i % shape.heads);
         let entry = |j: usize| j * kv_heads + head / shape.group();
         let score = |j: usize| -> f64 {
-            k[entry(j)].iter().zip(&q[i * d..]).map(|(k, q)| k * *q as f64).sum::<f64>() / (d as f64).sqrt()
+            k[entry(j)].iter().zip(&q[i * d..]).map(|(k, q)| k * *q as f64).sum::<f64>() * shape.scale as f64
         };
-        let scores: Vec<f64> = (0..=token).map(score).collect();
+        let first = (token + 1).saturating_sub(shape.window);
+        let scores: Vec<f64> = (first..=token).map(score).collect();
         let peak = scores.iter().cloned().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - peak).exp()).collect();
         let total: f64 = weights.iter().sum();
         for c in 0..d {
-            let terms = || weights.iter().enumerate().map(|(j, w)| w * v[entry(j)][c] / total);
+            let terms = || weights.iter().enumerate().map(|(j, w)| w * v[entry(first + j)][c] / total);
             let (truth, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
             let bound = (scores.len() as f64 + 64.0) * f64::from(f32::EPSILON) * size + 1e-30;
             let got = out[i * d + c] as f64;
@@ -451,25 +456,33 @@ fn rotations_are_the_same_bits_everywhere_and_right() {
     let (tokens, heads, head_dim, pairs) = (5, 3, 20, 8);
     let x = random.values(tokens * heads * head_dim);
     let frequencies: Vec<f64> = (0..pairs).map(|i| 500_000f64.powf(-(i as f64) / 10.0)).collect();
-    let mut rotation = Rotation::default();
-    rotation.set((0..tokens).rev().map(|t| t * 1000), &frequencies, f64::sin_cos);
-    let mut expected: Option<Vec<f32>> = None;
-    for isa in Isa::available() {
-        let mut y = x.clone();
-        Cpu::new(isa, 2).rope(&mut y, heads, head_dim, &rotation, &[4, 3, 2, 1, 0]);
-        for i in 0..x.len() {
-            let (token, at) = (i / (heads * head_dim), i % head_dim);
-            let truth = if at / 2 < pairs {
-                let (sin, cos) = ((token * 1000) as f64 * frequencies[at / 2]).sin_cos();
-                let (even, odd) = (x[i - at % 2] as f64, x[i - at % 2 + 1] as f64);
-                if at % 2 == 0 { even * cos - odd * sin } else { even * sin + odd * cos }
-            } else {
-                x[i] as f64
-            };
-            assert!((y[i] as f64 - truth).abs() < 1e-6);
+    let angle = |position: usize, pair: usize| (position as f64 * frequencies[pair]).sin_cos();
+    let single = |position, pair| (angle(position, pair).0 as f32, angle(position, pair).1 as f32);
+    for rope in [Rope::Interleaved, Rope::Neox] {
+        let mut rotation = Rotation::default();
+        rotation.set(rope, (0..tokens).rev().map(|t| t * 1000), pairs, single);
+        let mut expected: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            let mut y = x.clone();
+            Cpu::new(isa, 2).rope(&mut y, heads, head_dim, &rotation, &[4, 3, 2, 1, 0]);
+            for i in 0..x.len() {
+                let (token, at) = (i / (heads * head_dim), i % head_dim);
+                let (pair, second, apart) = match rope {
+                    Rope::Interleaved => (at / 2, at % 2, 1),
+                    Rope::Neox => (at % pairs, at / pairs, pairs),
+                };
+                let truth = if at < 2 * pairs {
+                    let (sin, cos) = angle(token * 1000, pair);
+                    let (a, b) = (x[i - second * apart] as f64, x[i - second * apart + apart] as f64);
+                    if second == 0 { a * cos - b * sin } else { a * sin + b * cos }
+                } else {
+                    x[i] as f64
+                };
+                assert!((y[i] as f64 - truth).abs() < 1e-6, "{rope:?}, {i}");
+            }
+            let expected = expected.get_or_insert_with(|| y.clone());
+            assert!(same_bits(&y, expected), "{}", isa.name());
         }
-        let expected = expected.get_or_insert_with(|| y.clone());
-        assert!(same_bits(&y, expected), "{}", isa.name());
     }
 }
 
@@ -546,7 +559,7 @@ fn operations_notice_what_is_not_finite_everywhere() {
 #[test]
 fn attention_notices_what_is_not_finite_everywhere() {
     let mut random = Random(11);
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 40 };
+    let shape = AttentionShape::new(4, 2, 40);
     let (tokens, width, kv_width) = (270, 4 * 40, 2 * 40);
     for types in CACHES {
         let good = Sequence::new(shape, types, tokens, &mut random);

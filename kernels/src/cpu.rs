@@ -6,7 +6,7 @@ use crate::attention::{self, AttentionScratch, AttentionShape, KvEntries, KvLayo
 use crate::jobs::SPAN;
 use crate::matmul::{Matrix, SharedOutput};
 use crate::pool::Pool;
-use crate::rope::Rotation;
+use crate::rope::{Rope, Rotation};
 use crate::shared::SharedSlice;
 use crate::table::Isa;
 use std::array;
@@ -189,6 +189,30 @@ impl Cpu {
         })
     }
 
+    /// Every head of every token, `x (tokens, heads, d)`, normalized in place; see `norm.rs`. `w` is `(d)`.
+    #[must_use]
+    pub fn rms_norm_heads(&self, x: &mut [f32], heads: usize, w: &[f32], eps: f32) -> bool {
+        self.rows_mut(x, heads * w.len(), |_, x| {
+            // SAFETY: `Isa` proves the instruction set of its table.
+            unsafe { (self.isa.table().rms_norm_heads)(x, w, eps) }
+        })
+    }
+
+    /// `x *= by`. One factor is taken as none.
+    pub fn scale(&self, x: &mut [f32], by: f32) {
+        if by == 1.0 {
+            return;
+        }
+        let len = x.len();
+        let x = SharedSlice::new(x);
+        self.items(len.div_ceil(PIECE), len, |i| {
+            // SAFETY: every item has its own range.
+            let x = unsafe { x.range(i * PIECE..((i + 1) * PIECE).min(len)) };
+            x.iter_mut().for_each(|x| *x *= by);
+            true
+        });
+    }
+
     /// `out = silu(gate) * up`, all of one length.
     #[must_use]
     pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) -> bool {
@@ -246,8 +270,12 @@ impl Cpu {
         self.rows_mut(x, d, |token, x| {
             let (cos, sin) = rotation.angles(places[token]);
             assert!(cos.len() * 2 <= head_dim);
+            let rotate = match rotation.rope() {
+                Rope::Interleaved => self.isa.table().rope,
+                Rope::Neox => self.isa.table().rope_neox,
+            };
             // SAFETY: `Isa` proves the instruction set of its table.
-            unsafe { (self.isa.table().rope)(x, head_dim, cos, sin) }
+            unsafe { rotate(x, head_dim, cos, sin) }
             true
         });
     }

@@ -14,6 +14,8 @@ pub struct QueryRows {
     pub position: usize,
     /// The first position of the span.
     pub start: usize,
+    /// Positions that a token attends to at most, itself the last of them.
+    pub window: usize,
 }
 
 impl QueryRows {
@@ -23,7 +25,19 @@ impl QueryRows {
         (self.position + r / self.group + 1).saturating_sub(self.start).min(SPAN)
     }
 
-    /// Those of the last row, which has most.
+    /// The first of these that lie before the window of row `r`.
+    #[inline(always)]
+    pub fn before_window(&self, r: usize) -> usize {
+        (self.position + r / self.group + 1).saturating_sub(self.window).saturating_sub(self.start).min(SPAN)
+    }
+
+    /// True if row `r` attends to no position of the span.
+    #[inline(always)]
+    pub fn sees_nothing(&self, r: usize) -> bool {
+        self.before_window(r) >= self.visible(r)
+    }
+
+    /// The visible ones of the last row, which has most.
     #[inline(always)]
     pub fn most(&self) -> usize {
         self.visible(self.rows - 1)
@@ -36,7 +50,7 @@ pub struct Scores<'a> {
     pub rows: QueryRows,
     /// Values of a head.
     pub d: usize,
-    /// `1 / sqrt(d)`
+    /// The factor of scores.
     pub scale: f32,
     /// `(rows, d)`
     pub q: &'a [f32],

@@ -42,5 +42,5 @@ pub use attention::{AttentionScratch, AttentionShape, KvEntries, KvLayout, Seque
 pub use cpu::Cpu;
 pub use isa::IsaError;
 pub use matmul::Matrix;
-pub use rope::Rotation;
+pub use rope::{Rope, Rotation};
 pub use table::Isa;

@@ -56,12 +56,16 @@ pub struct Table {
     pub quantize: unsafe fn(FormBuffers<'_>),
     /// See `norm.rs`.
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]) -> bool,
+    /// See `norm.rs`.
+    pub rms_norm_heads: unsafe fn(&mut [f32], &[f32], f32) -> bool,
     /// See `glu.rs`.
     pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]) -> bool,
     /// See `glu.rs`.
     pub add: unsafe fn(&mut [f32], &[f32]) -> bool,
     /// See `rope.rs`.
     pub rope: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
+    /// See `rope.rs`.
+    pub rope_neox: unsafe fn(&mut [f32], usize, &[f32], &[f32]),
     /// Attention over KV cache entries of a type; see `attention/span.rs`.
     pub kv: fn(GgmlType) -> &'static KvKernels,
     /// See `attention/span.rs`.

@@ -1,9 +1,9 @@
 //! The numbers of one model, and the keys under which GGUF files and `config.json` store them.
 
-use super::{Architecture, Dim};
+use super::{Architecture, Dim, LayerSet};
 use crate::checkpoint::MAX_TOKENS;
 use crate::error::{Error, Result, quoted};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, ValueRef};
 use strata_kernels::AttentionShape;
 
 /// Layers of a model, at most; llama.cpp's own limit.
@@ -35,6 +35,39 @@ pub struct Hyperparameters {
     pub norm_eps: f32,
     /// The base of RoPE's frequencies, `base^(-2i / head_dim)`.
     pub rope_base: f32,
+    /// Layers whose queries and keys are not rotated.
+    pub no_rope: LayerSet,
+    /// The layers that attend to the last tokens only.
+    pub window: Option<Window>,
+    /// Factors between the matrices.
+    pub scales: Scales,
+}
+
+/// Layers with a sliding window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Tokens that a token attends to at most, itself the last of them.
+    pub tokens: usize,
+    /// The layers.
+    pub layers: LayerSet,
+}
+
+/// Factors between the matrices, as Granite has them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scales {
+    /// Of the token embeddings.
+    pub embedding: f32,
+    /// Of the scores of attention; `None` for `1 / sqrt(head_dim)`.
+    pub attention: Option<f32>,
+    /// Of what attention and the feed-forward network add to the hidden state.
+    pub residual: f32,
+    /// The divisor of the logits.
+    pub logits: f32,
+}
+
+impl Scales {
+    /// Those of a model that has none.
+    pub const NONE: Scales = Scales { embedding: 1.0, attention: None, residual: 1.0, logits: 1.0 };
 }
 
 /// The keys of a hyperparameter.
@@ -65,6 +98,15 @@ pub mod keys {
     pub const ROPE_BASE: Key = Key { gguf: "rope.freq_base", config: "rope_theta" };
     /// Rotated values of a head.
     pub const ROPE_DIMS: Key = Key { gguf: "rope.dimension_count", config: "head_dim" };
+    pub const WINDOW: Key = Key { gguf: "attention.sliding_window", config: "sliding_window" };
+    /// For each layer whether it has the window; in files of llama.cpp also a number: of so many layers the last has none.
+    pub const WINDOW_LAYERS: Key = Key { gguf: "attention.sliding_window_pattern", config: "layer_types" };
+    /// For each layer whether it has RoPE, 0 or 1.
+    pub const ROPE_LAYERS: Key = Key { gguf: "attention.rope_pattern", config: "no_rope_layers" };
+    pub const EMBEDDING_SCALE: Key = Key { gguf: "embedding_scale", config: "embedding_multiplier" };
+    pub const ATTENTION_SCALE: Key = Key { gguf: "attention.scale", config: "attention_multiplier" };
+    pub const RESIDUAL_SCALE: Key = Key { gguf: "residual_scale", config: "residual_multiplier" };
+    pub const LOGIT_SCALE: Key = Key { gguf: "logit_scale", config: "logits_scaling" };
 }
 
 impl Key {
@@ -83,11 +125,11 @@ const NEUTRAL: &[(&str, &[f32])] = &[
     ("attn_logit_softcapping", &[0.0]),
     ("final_logit_softcapping", &[0.0]),
     ("router_logit_softcapping", &[0.0]),
-    ("logit_scale", &[0.0, 1.0]),
-    ("embedding_scale", &[0.0, 1.0]),
-    ("residual_scale", &[0.0, 1.0]),
-    ("rope.scaling.attn_factor", &[1.0]),
 ];
+
+/// As [`NEUTRAL`], of architectures that have no such factors.
+const NEUTRAL_SCALES: &[(Key, &[f32])] =
+    &[(keys::LOGIT_SCALE, &[0.0, 1.0]), (keys::EMBEDDING_SCALE, &[0.0, 1.0]), (keys::RESIDUAL_SCALE, &[0.0, 1.0])];
 
 /// As [`NEUTRAL`], for flags.
 const NEUTRAL_FLAGS: &[(&str, bool)] = &[("attention.causal", true), ("use_parallel_residual", false)];
@@ -127,9 +169,25 @@ impl Hyperparameters {
             return Err(bad(&key(keys::ROPE_BASE), format!("{rope_base} is not a positive number")));
         }
         let context = count(keys::CONTEXT)?;
-        check_neutral(gguf, architecture, head_dim, context)?;
+        check_neutral(gguf, architecture, head_dim)?;
         let (ffn, vocab) = (count(keys::FFN)?, vocabulary(gguf, architecture)?);
-        Ok(Hyperparameters { layers, hidden, ffn, heads, kv_heads, head_dim, context, vocab, norm_eps, rope_base })
+        let no_rope = no_rope(gguf, architecture, layers)?;
+        let (window, scales) = (window(gguf, architecture, layers)?, scales(gguf, architecture)?);
+        Ok(Hyperparameters {
+            layers,
+            hidden,
+            ffn,
+            heads,
+            kv_heads,
+            head_dim,
+            context,
+            vocab,
+            norm_eps,
+            rope_base,
+            no_rope,
+            window,
+            scales,
+        })
     }
 
     /// The length that a dimension of a tensor has.
@@ -141,13 +199,19 @@ impl Hyperparameters {
             Dim::Q => self.q_width(),
             Dim::Kv => self.kv_width(),
             Dim::Ffn => self.ffn,
+            Dim::Head => self.head_dim,
             Dim::RopePairs => self.head_dim / 2,
         }
     }
 
-    /// The shape of the attention.
-    pub fn attention(&self) -> AttentionShape {
-        AttentionShape { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim }
+    /// The shape of the attention of a layer.
+    pub fn attention(&self, layer: usize) -> AttentionShape {
+        let usual = AttentionShape::new(self.heads, self.kv_heads, self.head_dim);
+        AttentionShape {
+            scale: self.scales.attention.unwrap_or(usual.scale),
+            window: self.window.filter(|window| window.layers.contains(layer)).map_or(usual.window, |w| w.tokens),
+            ..usual
+        }
     }
 
     /// Values of all key heads, and of all value heads, of one token.
@@ -211,19 +275,20 @@ fn vocabulary(gguf: &Gguf, architecture: &Architecture) -> Result<usize> {
 }
 
 /// That no key asks for a computation that Strata does not have.
-fn check_neutral(gguf: &Gguf, architecture: &Architecture, head_dim: usize, context: usize) -> Result<()> {
+fn check_neutral(gguf: &Gguf, architecture: &Architecture, head_dim: usize) -> Result<()> {
     let name = |suffix: &str| format!("{}.{suffix}", architecture.name);
     let refuse = |key: &str, problem: String| {
         let remedy = "strata would compute something else; use a plain Llama model";
         Err(Error::invalid(gguf.path(), format!("key {}", quoted(key)), problem, remedy))
     };
-    for (suffix, neutral) in NEUTRAL {
+    let scales = NEUTRAL_SCALES.iter().filter(|_| !architecture.has_scales).map(|(key, neutral)| (key.gguf, *neutral));
+    for (suffix, neutral) in NEUTRAL.iter().copied().chain(scales) {
         let key = name(suffix);
         if let Some(x) = gguf.f32(&key)?.filter(|x| !neutral.contains(x)) {
             return refuse(&key, format!("{x} is not supported"));
         }
     }
-    for (suffix, neutral) in NEUTRAL_FLAGS {
+    for (suffix, neutral) in NEUTRAL_FLAGS.iter().chain(architecture.neutral_flags) {
         let key = name(suffix);
         if gguf.bool(&key)?.is_some_and(|flag| flag != *neutral) {
             return refuse(&key, format!("{} is not supported", !neutral));
@@ -231,18 +296,70 @@ fn check_neutral(gguf: &Gguf, architecture: &Architecture, head_dim: usize, cont
     }
     // Scores are divided by the root of the length of a head; 0 says the same.
     let usual = 1.0 / (head_dim as f64).sqrt();
-    let key = name("attention.scale");
+    let key = keys::ATTENTION_SCALE.of(architecture);
     let is_usual = |x: f32| x == 0.0 || (x as f64 - usual).abs() < 1e-6 * usual;
-    if let Some(x) = gguf.f32(&key)?.filter(|&x| !is_usual(x)) {
+    if let Some(x) = gguf.f32(&key)?.filter(|&x| !architecture.has_scales && !is_usual(x)) {
         return refuse(&key, format!("{x} is not supported, only 1/sqrt({head_dim})"));
     }
     let key = name("expert_count");
     if let Some(n) = gguf.u32(&key)?.filter(|&n| n > 0) {
-        return refuse(&key, format!("{n}: mixtures of experts are not supported"));
-    }
-    let key = name("attention.sliding_window");
-    if let Some(n) = gguf.u32(&key)?.filter(|&n| n > 0 && (n as usize) < context) {
-        return refuse(&key, format!("attention over a window of {n} tokens is not supported"));
+        let problem = format!("{n}: the model is a mixture of experts");
+        return Err(Error::invalid(gguf.path(), format!("key {}", quoted(&key)), problem, super::refused::REMEDY));
     }
     Ok(())
+}
+
+/// The factors of an architecture that has some. In its files 0 says that there is none.
+fn scales(gguf: &Gguf, architecture: &Architecture) -> Result<Scales> {
+    if !architecture.has_scales {
+        return Ok(Scales::NONE);
+    }
+    let scale = |key: Key| -> Result<Option<f32>> {
+        let key = key.of(architecture);
+        match gguf.f32(&key)?.filter(|x| *x != 0.0) {
+            Some(x) if !(x.is_finite() && x > 0.0) => Err(wrong(gguf, &key, format!("{x} is not a positive number"))),
+            x => Ok(x),
+        }
+    };
+    Ok(Scales {
+        embedding: scale(keys::EMBEDDING_SCALE)?.unwrap_or(1.0),
+        attention: scale(keys::ATTENTION_SCALE)?,
+        residual: scale(keys::RESIDUAL_SCALE)?.unwrap_or(1.0),
+        logits: scale(keys::LOGIT_SCALE)?.unwrap_or(1.0),
+    })
+}
+
+/// The layers without RoPE.
+fn no_rope(gguf: &Gguf, architecture: &Architecture, layers: usize) -> Result<LayerSet> {
+    let key = keys::ROPE_LAYERS.of(architecture);
+    match gguf.array(&key)? {
+        Some(_) => layer_set(gguf, &key, layers, false),
+        None => Ok(LayerSet::of(layers, |i| architecture.no_rope_interval.is_some_and(|n| (i + 1).is_multiple_of(n)))),
+    }
+}
+
+/// The sliding window and its layers: all, unless the file says which.
+fn window(gguf: &Gguf, architecture: &Architecture, layers: usize) -> Result<Option<Window>> {
+    let Some(tokens) = gguf.u32(&keys::WINDOW.of(architecture))?.filter(|n| *n > 0) else { return Ok(None) };
+    let key = keys::WINDOW_LAYERS.of(architecture);
+    let set = match gguf.metadata().get(&key) {
+        None => LayerSet::of(layers, |_| true),
+        Some(ValueRef::Array(_)) => layer_set(gguf, &key, layers, true)?,
+        Some(_) => match gguf.u32(&key)? {
+            Some(n) if n > 0 => LayerSet::of(layers, |i| i % n as usize != n as usize - 1),
+            _ => LayerSet::of(layers, |_| true),
+        },
+    };
+    Ok((set != LayerSet::EMPTY).then_some(Window { tokens: tokens as usize, layers: set }))
+}
+
+/// The layers for which a list of flags, or of 0 and 1, says `wanted`.
+fn layer_set(gguf: &Gguf, key: &str, layers: usize, wanted: bool) -> Result<LayerSet> {
+    let flag = |value: ValueRef<'_>| value.as_bool().or_else(|| value.as_i64().map(|n| n != 0));
+    let flags: Option<Vec<bool>> = gguf.array(key)?.and_then(|array| array.iter().map(flag).collect());
+    match flags {
+        Some(flags) if flags.len() == layers => Ok(LayerSet::of(layers, |i| flags[i] == wanted)),
+        Some(flags) => Err(wrong(gguf, key, format!("has {} values for {layers} layers", flags.len()))),
+        None => Err(wrong(gguf, key, "is not a list of flags".into())),
+    }
 }

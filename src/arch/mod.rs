@@ -3,18 +3,31 @@
 //!
 //! * [`tensors`]: the table's columns for a tensor, and its names in both kinds of file;
 //! * [`hyperparameters`]: the numbers of one model and the keys they are stored under;
-//! * [`rope`]: the frequencies of rotary position embedding;
-//! * `llama.rs`: the first row.
+//! * [`rope`]: the angles of rotary position embedding, [`scaling`]: what checkpoints do to reach further positions;
+//! * [`LayerSet`]: some of a model's layers;
+//! * `rows.rs`: the tensors that most architectures share; `llama.rs` and its neighbours: a row each;
+//! * `refused.rs`: architectures of other kinds, and what to say of them.
 //!
 //! To add an architecture of this kind: write its file beside `llama.rs`, and list it in [`ARCHITECTURES`].
 
+mod granite;
 pub mod hyperparameters;
+mod layer_set;
 mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+pub(crate) mod refused;
 pub mod rope;
+mod rows;
+pub mod scaling;
+mod smollm3;
 pub mod tensors;
 
-pub use hyperparameters::Hyperparameters;
-pub use tensors::{Dim, Group, Heads, MatrixInput, Presence, Role, TensorPart, TensorSpec};
+pub use hyperparameters::{Hyperparameters, Scales, Window};
+pub use layer_set::LayerSet;
+pub use strata_kernels::Rope;
+pub use tensors::{Bias, Dim, Group, Heads, MatrixInput, Presence, Role, TensorPart, TensorSpec};
 
 use crate::error::{Error, Result, quoted};
 use crate::gguf::Gguf;
@@ -40,13 +53,48 @@ pub struct Architecture {
     pub norm: Norm,
     /// The function of the gates of the feed-forward network.
     pub activation: Activation,
+    /// What transformers takes where `config.json` has no such key.
+    pub defaults: ConfigDefaults,
+    /// The layers whose attention has a sliding window, by `config.json`.
+    pub windows: Windows,
+    /// Every so many-th layer has no RoPE, unless the file says otherwise.
+    pub no_rope_interval: Option<usize>,
+    /// True if models have factors between the matrices ([`Scales`]).
+    pub has_scales: bool,
+    /// Flags of GGUF files that change what is computed, each with the value that changes nothing.
+    pub neutral_flags: &'static [(&'static str, bool)],
 }
 
-/// Which values of a head rotary position embedding rotates together, as GGUF files order them.
+/// Hyperparameters that `config.json` may leave out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ConfigDefaults {
+    /// `max_position_embeddings`
+    pub context: usize,
+    /// `head_dim`; `None` if it is the share of a head in a hidden state.
+    pub head_dim: Option<usize>,
+    /// `rope_theta`
+    pub rope_base: f32,
+    /// `tie_word_embeddings`
+    pub tied: bool,
+}
+
+/// The layers whose attention has the `sliding_window` of `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rope {
-    /// Neighbours, `(2i, 2i + 1)`. Hugging Face checkpoints have them half a head apart: rows of query and key matrices are permuted.
-    Interleaved,
+pub enum Windows {
+    /// None: transformers leaves the key out of account.
+    None,
+    /// All; where the key is absent, it is so many tokens.
+    All {
+        /// Tokens.
+        default: usize,
+    },
+    /// If `use_sliding_window` says so, those of `layer_types`, else those from `max_window_layers` on.
+    FromLayer {
+        /// `max_window_layers`, where it is absent.
+        default: usize,
+    },
+    /// If `use_sliding_window` says so, those of `layer_types`, else those without RoPE.
+    WithoutRope,
 }
 
 /// A norm.
@@ -73,7 +121,8 @@ impl Activation {
 }
 
 /// All architectures.
-pub static ARCHITECTURES: [&Architecture; 1] = [&llama::LLAMA];
+pub static ARCHITECTURES: [&Architecture; 6] =
+    [&llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3, &smollm3::SMOLLM3, &granite::GRANITE];
 
 /// The architecture of models that have no file yet: synthetic ones, and shapes on paper.
 pub static LLAMA: &Architecture = ARCHITECTURES[0];
@@ -86,8 +135,10 @@ impl Architecture {
     pub fn of(gguf: &Gguf) -> Result<&'static Architecture> {
         let name = gguf.required_str("general.architecture")?;
         Architecture::from_name(name).ok_or_else(|| {
-            let remedy = "strata runs models of the llama architecture (Llama 2 and 3, Mistral, TinyLlama, SmolLM)";
-            let problem = format!("{} is not supported", quoted(name));
+            let (problem, remedy) = match refused::kind_of(name) {
+                Some(kind) => (format!("{} is {kind}", quoted(name)), refused::REMEDY.to_owned()),
+                None => (format!("{} is not supported", quoted(name)), format!("strata runs {}", names().join(", "))),
+            };
             Error::invalid(gguf.path(), "general.architecture", problem, remedy)
         })
     }
@@ -109,9 +160,14 @@ impl Architecture {
     /// The row of the tensor with this role.
     ///
     /// # Panics
-    /// If the table has none: every role of [`Role`] is in every table, as the tests show.
+    /// If the table has none: those of [`Role::REQUIRED`] are in every table, as the tests show.
     pub fn spec(&self, role: Role) -> &'static TensorSpec {
-        self.tensors.iter().find(|spec| spec.role == role).expect("every table has every role")
+        self.find_spec(role).expect("every table has the required roles")
+    }
+
+    /// The row of the tensor with this role, if there is one.
+    pub fn find_spec(&self, role: Role) -> Option<&'static TensorSpec> {
+        self.tensors.iter().find(|spec| spec.role == role)
     }
 
     /// The matrices of a layer, in the order of a pass.
@@ -143,7 +199,7 @@ impl Architecture {
             _ => return None,
         };
         let spec = self.tensors.iter().find(|spec| spec.gguf == stem && spec.in_layer == layer.is_some())?;
-        (part == TensorPart::Weight || spec.may_have_bias).then_some(NamedTensor { spec, layer, part })
+        (part == TensorPart::Weight || spec.bias != Bias::Never).then_some(NamedTensor { spec, layer, part })
     }
 
     /// True for the tensors that a model of `layers` layers uses, and for what old converters stored though it follows from the
@@ -175,6 +231,13 @@ impl Architecture {
     }
 }
 
+/// The values of `general.architecture` that are known.
+fn names() -> Vec<&'static str> {
+    let mut names: Vec<_> = ARCHITECTURES.iter().map(|architecture| architecture.name).collect();
+    names.dedup();
+    names
+}
+
 /// What a name in a GGUF file of any architecture means.
 pub fn named(name: &str) -> Option<NamedTensor> {
     ARCHITECTURES.into_iter().find_map(|architecture| architecture.find(name))
@@ -204,9 +267,14 @@ mod tests {
     fn every_architecture_has_every_role_once() {
         for architecture in ARCHITECTURES {
             let mut roles: Vec<_> = architecture.tensors.iter().map(|spec| spec.role).collect();
-            assert_eq!(roles.len(), Role::ALL.len());
-            roles.retain(|role| !Role::ALL.contains(role));
-            assert!(roles.is_empty());
+            assert!(Role::REQUIRED.iter().all(|role| roles.contains(role)));
+            roles.sort();
+            assert!(roles.windows(2).all(|pair| pair[0] != pair[1]));
+            // Names mean the same in all of them: who has a name alone asks `named`.
+            for spec in architecture.tensors {
+                let name = spec.name(spec.in_layer.then_some(0));
+                assert!(ARCHITECTURES.iter().filter_map(|other| other.find(&name)).all(|it| it.spec.role == spec.role));
+            }
             // The layers' rows stand together: `all_tensors` relies on it.
             let in_layer = architecture.tensors.iter().map(|spec| spec.in_layer);
             assert_eq!(in_layer.collect::<Vec<_>>().chunk_by(|a, b| a == b).count(), 3);
@@ -219,7 +287,7 @@ mod tests {
             let found = LLAMA.find(&spec.name(layer)).unwrap();
             assert_eq!((found.spec.role, found.layer, found.part), (spec.role, layer, TensorPart::Weight));
             let bias = LLAMA.find(&spec.bias_name(layer));
-            assert_eq!(bias.map(|bias| bias.part), spec.may_have_bias.then_some(TensorPart::Bias));
+            assert_eq!(bias.map(|bias| bias.part), (spec.bias != Bias::Never).then_some(TensorPart::Bias));
         }
         for name in
             ["blk.07.attn_q.weight", "blk.x.attn_q.weight", "attn_q.weight", "blk.0.output.weight", "blk.0.attn_q"]

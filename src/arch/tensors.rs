@@ -12,6 +12,8 @@ pub enum Role {
     AttnQ,
     AttnK,
     AttnV,
+    AttnQNorm,
+    AttnKNorm,
     AttnOutput,
     FfnNorm,
     FfnGate,
@@ -22,9 +24,8 @@ pub enum Role {
 }
 
 impl Role {
-    /// All of them.
-    pub const ALL: [Role; 13] = [
-        Role::RopeFreqs,
+    /// Those that every architecture has; of the others some have none.
+    pub const REQUIRED: [Role; 12] = [
         Role::TokenEmbedding,
         Role::AttnNorm,
         Role::AttnQ,
@@ -55,6 +56,8 @@ pub enum Dim {
     Kv,
     /// Values inside the feed-forward network.
     Ffn,
+    /// Values of a head.
+    Head,
     /// Rotated pairs of a head.
     RopePairs,
 }
@@ -93,6 +96,17 @@ pub enum Presence {
     TiedToEmbedding,
     /// Yes: it is there only where the frequencies of RoPE are scaled one by one.
     Optional,
+}
+
+/// Whether a bias is added to the results of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// No.
+    Never,
+    /// If `config.json` says so (`attention_bias`, `mlp_bias`), or a GGUF file has it.
+    Announced,
+    /// Yes, in every checkpoint.
+    Always,
 }
 
 /// The half of a layer that a tensor belongs to.
@@ -136,8 +150,8 @@ pub struct TensorSpec {
     pub permuted: Option<Heads>,
     /// Whether it may be absent.
     pub presence: Presence,
-    /// True if a bias may be added to its results.
-    pub may_have_bias: bool,
+    /// Whether a bias is added to its results.
+    pub bias: Bias,
     /// The half of a layer that it belongs to.
     pub group: Group,
 }

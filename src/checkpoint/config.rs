@@ -1,10 +1,10 @@
 //! `config.json`: the shape of the model.
 
 use super::json::{Object, shown};
-use super::{foreign, read_json};
+use super::{foreign, layers, read_json, rope};
 use crate::arch::hyperparameters::{Key, MAX_LAYERS, keys};
-use crate::arch::rope::RopeScaling;
-use crate::arch::{Architecture, Hyperparameters};
+use crate::arch::scaling::RopeScaling;
+use crate::arch::{ARCHITECTURES, Architecture, Hyperparameters, Role, Scales, refused};
 use crate::error::{Error, Result, quoted};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub struct Config {
     pub architecture: &'static Architecture,
     /// The hyperparameters.
     pub hyperparameters: Hyperparameters,
-    /// True if `config.json` names the head dimension itself.
+    /// True if the head dimension is named, or not the share of a head in a hidden state.
     pub head_dim_is_explicit: bool,
     /// How positions beyond the original context are reached.
     pub rope_scaling: RopeScaling,
@@ -28,6 +28,8 @@ pub struct Config {
     pub attention_bias: bool,
     /// True if the projections of the feed-forward network have biases.
     pub mlp_bias: bool,
+    /// What the file says and is interpreted otherwise, in sentences.
+    pub notes: Vec<String>,
     /// The whole file, for what only some conversions need.
     pub json: Value,
 }
@@ -43,6 +45,8 @@ const NULLABLE: &[&str] = &[
     "rope_parameters",
     "partial_rotary_factor",
     "sliding_window",
+    "layer_types",
+    "no_rope_layers",
     "quantization_config",
     "bos_token_id",
     "eos_token_id",
@@ -66,17 +70,20 @@ impl Config {
         };
         let file = Object::of_file(&path, &json, NULLABLE)?;
         let architecture = supported(&file)?;
-        let (rope_base, rope_scaling) = rope(&file)?;
-        let hyperparameters = hyperparameters(&file, rope_base)?;
+        let mut notes = Vec::new();
+        let (hyperparameters, rope_scaling) = hyperparameters(&file, architecture, &mut notes)?;
+        notes.extend(rope_scaling.otherwise_in_llama_cpp(hyperparameters.context));
         token_ids(&file, hyperparameters.vocab)?;
+        let (head_dim, stated) = (hyperparameters.head_dim, file.opt_count(keys::HEAD_DIM.config)?);
         Ok(Config {
             architecture,
             hyperparameters,
-            head_dim_is_explicit: file.opt_count(keys::HEAD_DIM.config)?.is_some(),
+            head_dim_is_explicit: stated.is_some() || head_dim != hyperparameters.hidden / hyperparameters.heads,
             rope_scaling,
-            tie_word_embeddings: file.opt_flag("tie_word_embeddings")?.unwrap_or(false),
+            tie_word_embeddings: file.opt_flag("tie_word_embeddings")?.unwrap_or(architecture.defaults.tied),
             attention_bias: file.opt_flag("attention_bias")?.unwrap_or(false),
             mlp_bias: file.opt_flag("mlp_bias")?.unwrap_or(false),
+            notes,
             path,
             json,
         })
@@ -88,37 +95,74 @@ impl Config {
     }
 }
 
-/// The hyperparameters, with transformers' defaults for keys that are absent.
-fn hyperparameters(file: &Object<'_>, rope_base: f32) -> Result<Hyperparameters> {
+/// The hyperparameters and the scaling of RoPE, with transformers' defaults for keys that are absent.
+fn hyperparameters(
+    file: &Object<'_>,
+    architecture: &Architecture,
+    notes: &mut Vec<String>,
+) -> Result<(Hyperparameters, RopeScaling)> {
+    let defaults = architecture.defaults;
     let (hidden, ffn) = (file.count(keys::HIDDEN.config)?, file.count(keys::FFN.config)?);
-    let (heads, kv_heads, head_dim) = heads(file, hidden)?;
+    let (heads, kv_heads, head_dim) = heads(file, hidden, defaults.head_dim)?;
     let at_most = |key: Key, most: usize, what: &str| match file.count(key.config)? {
         n if n > most => Err(file.wrong(key.config, format!("{n} {what}; at most {most} are possible"))),
         n => Ok(n),
     };
     let layers = at_most(keys::LAYERS, MAX_LAYERS, "layers")?;
     let vocab = at_most(keys::VOCAB, MAX_TOKENS, "tokens")?;
-    let context = file.opt_count(keys::CONTEXT.config)?.unwrap_or(2048);
-    if let Some(window) = file.opt_count("sliding_window")?.filter(|window| *window < context) {
-        let problem = format!("attention over a window of {window} tokens is not supported");
-        return Err(file.refused("sliding_window", problem, "use a model with full attention"));
+    let context = file.opt_count(keys::CONTEXT.config)?.unwrap_or(defaults.context);
+    let (rope_base, rope_scaling) = rope::rope(file, defaults.rope_base, context)?;
+    if matches!(rope_scaling, RopeScaling::Llama3 { .. }) && architecture.find_spec(Role::RopeFreqs).is_none() {
+        let problem = format!("\"llama3\" cannot be written in a file of the architecture {}", architecture.name);
+        return Err(file.refused("rope_scaling", problem, "use a model with another scaling"));
     }
+    let no_rope = layers::no_rope(file, architecture, layers)?;
+    let window = layers::window(file, architecture, (layers, &no_rope), notes)?;
     let norm_eps = file.opt_positive(keys::NORM_EPS.config)?.unwrap_or(1e-6);
     if norm_eps >= 1.0 {
         return Err(file.wrong(keys::NORM_EPS.config, format!("must be a small number, is {norm_eps}")));
     }
-    Ok(Hyperparameters { layers, hidden, ffn, heads, kv_heads, head_dim, context, vocab, norm_eps, rope_base })
+    let of = Hyperparameters {
+        layers,
+        hidden,
+        ffn,
+        heads,
+        kv_heads,
+        head_dim,
+        context,
+        vocab,
+        norm_eps,
+        rope_base,
+        no_rope,
+        window,
+        scales: scales(file, architecture)?,
+    };
+    Ok((of, rope_scaling))
+}
+
+/// The factors between the matrices.
+fn scales(file: &Object<'_>, architecture: &Architecture) -> Result<Scales> {
+    if !architecture.has_scales {
+        return Ok(Scales::NONE);
+    }
+    let scale = |key: Key| Ok::<_, Error>(file.opt_positive(key.config)?.unwrap_or(1.0));
+    Ok(Scales {
+        embedding: scale(keys::EMBEDDING_SCALE)?,
+        attention: Some(scale(keys::ATTENTION_SCALE)?),
+        residual: scale(keys::RESIDUAL_SCALE)?,
+        logits: scale(keys::LOGIT_SCALE)?,
+    })
 }
 
 /// The numbers of query heads and of key and value heads, and the values of a head.
-fn heads(file: &Object<'_>, hidden: usize) -> Result<(usize, usize, usize)> {
+fn heads(file: &Object<'_>, hidden: usize, default: Option<usize>) -> Result<(usize, usize, usize)> {
     let heads = file.count(keys::HEADS.config)?;
     let kv_heads = file.opt_count(keys::KV_HEADS.config)?.unwrap_or(heads);
     if !heads.is_multiple_of(kv_heads) {
         let problem = format!("{kv_heads} heads do not divide {heads} query heads");
         return Err(file.wrong(keys::KV_HEADS.config, problem));
     }
-    let head_dim = match file.opt_count(keys::HEAD_DIM.config)? {
+    let head_dim = match file.opt_count(keys::HEAD_DIM.config)?.or(default) {
         Some(d) => d,
         None if hidden.is_multiple_of(heads) => hidden / heads,
         None => {
@@ -143,9 +187,14 @@ fn supported(file: &Object<'_>) -> Result<&'static Architecture> {
     };
     let model_type = file.opt_text("model_type")?;
     let Some(architecture) = Architecture::from_hf(class, model_type) else {
-        let what = class.or(model_type).map_or("a model that does not say what it is".to_owned(), quoted);
-        let remedy = "strata converts LlamaForCausalLM and MistralForCausalLM";
-        return Err(file.refused("architectures", format!("{what} is not supported"), remedy));
+        let name = class.or(model_type);
+        if let Some((name, kind)) = name.and_then(|name| Some((name, refused::kind_of(name)?))) {
+            return Err(file.refused("architectures", format!("{} is {kind}", quoted(name)), refused::REMEDY));
+        }
+        let what = name.map_or("a model that does not say what it is".to_owned(), quoted);
+        let known: Vec<_> = ARCHITECTURES.iter().flat_map(|known| known.hf_classes).copied().collect();
+        let remedy = format!("strata converts {}", known.join(", "));
+        return Err(file.refused("architectures", format!("{what} is not supported"), &remedy));
     };
     let known = architecture.activation.hf_names();
     for key in ["hidden_act", "hidden_activation"] {
@@ -176,83 +225,4 @@ fn token_ids(file: &Object<'_>, vocab_size: usize) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The base of the frequencies and their scaling, in the older form (`rope_theta`, `rope_scaling`) or the newer (`rope_parameters`).
-/// What both say must be the same.
-fn rope(file: &Object<'_>) -> Result<(f32, RopeScaling)> {
-    let (newer, older) = (file.opt_object("rope_parameters")?, file.opt_object("rope_scaling")?);
-    let mut theta = file.opt_positive(keys::ROPE_BASE.config)?;
-    let mut scaling = None;
-    for object in [newer, older].into_iter().flatten() {
-        if let Some(inner) = object.opt_positive(keys::ROPE_BASE.config)? {
-            if theta.is_some_and(|theta| theta != inner) {
-                return Err(object.wrong(
-                    keys::ROPE_BASE.config,
-                    format!("is {inner} here and another number elsewhere in the file"),
-                ));
-            }
-            theta = Some(inner);
-        }
-        let this = rope_scaling(&object)?;
-        if scaling.is_some_and(|other| other != this) {
-            return Err(file.wrong("rope_scaling", "contradicts \"rope_parameters\""));
-        }
-        scaling = Some(this);
-        full_rotation(&object)?;
-    }
-    full_rotation(file)?;
-    Ok((theta.unwrap_or(10_000.0), scaling.unwrap_or(RopeScaling::None)))
-}
-
-/// That all values of a head are rotated.
-fn full_rotation(object: &Object<'_>) -> Result<()> {
-    match object.opt_f32("partial_rotary_factor")? {
-        Some(share) if share != 1.0 => {
-            let problem = format!("{share}: heads of which only a part is rotated are not supported");
-            Err(object.refused("partial_rotary_factor", problem, "use a Llama model"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The scaling that `rope_scaling` or `rope_parameters` describes, of which every key is understood or refused.
-fn rope_scaling(object: &Object<'_>) -> Result<RopeScaling> {
-    const ANY: &[&str] = &["rope_type", "type", keys::ROPE_BASE.config, "partial_rotary_factor"];
-    const CONTEXT: &str = "original_max_position_embeddings";
-    let kind = match (object.opt_text("rope_type")?, object.opt_text("type")?) {
-        (Some(a), Some(b)) if a != b => {
-            return Err(object.wrong("type", format!("{} contradicts \"rope_type\", {}", quoted(b), quoted(a))));
-        }
-        (a, b) => a.or(b).unwrap_or("default"),
-    };
-    let (scaling, own): (_, &[&str]) = match kind {
-        "default" => (RopeScaling::None, &[]),
-        // The original context is where the linear scaling came from; it changes nothing.
-        "linear" => (RopeScaling::Linear(object.positive("factor")?), &["factor", CONTEXT]),
-        "llama3" => {
-            let (low, high) = (object.positive("low_freq_factor")?, object.positive("high_freq_factor")?);
-            if low >= high {
-                return Err(object.wrong("low_freq_factor", format!("{low} is not below high_freq_factor, {high}")));
-            }
-            let scaling = RopeScaling::Llama3 {
-                factor: object.positive("factor")?,
-                low_freq_factor: low,
-                high_freq_factor: high,
-                original_context: object.positive(CONTEXT)?,
-            };
-            (scaling, &["factor", "low_freq_factor", "high_freq_factor", CONTEXT])
-        }
-        other => {
-            let problem = format!("{} is not supported", quoted(other));
-            return Err(object.refused("rope_type", problem, "strata knows the rope types default, linear and llama3"));
-        }
-    };
-    match object.keys().find(|key| !ANY.contains(key) && !own.contains(key)) {
-        Some(key) => {
-            let problem = format!("is not a key that the rope type {} has", quoted(kind));
-            Err(object.refused(key, problem, "strata cannot tell what it changes; correct config.json"))
-        }
-        None => Ok(scaling),
-    }
 }

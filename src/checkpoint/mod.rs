@@ -3,6 +3,8 @@
 mod config;
 pub(crate) mod foreign;
 pub(crate) mod json;
+mod layers;
+mod rope;
 mod weights;
 
 pub use config::Config;

@@ -4,7 +4,7 @@ use super::foreign;
 use super::json;
 use super::json::Object;
 use super::{Config, read_json};
-use crate::arch::{Group, Presence};
+use crate::arch::{Bias, Group, Presence};
 use crate::error::{Error, Result, quoted};
 use crate::io::content::{Content, content};
 use crate::io::file::Mapped;
@@ -191,7 +191,7 @@ impl Weights {
             .collect();
         if !strangers.is_empty() {
             let strangers: Vec<_> = strangers.into_iter().map(|name| quoted(name)).collect();
-            let problem = format!("{} are not part of a Llama model", strangers.join(", "));
+            let problem = format!("{} are not part of a {} model", strangers.join(", "), config.architecture.name);
             return Err(Error::invalid(
                 &self.dir,
                 "tensors",
@@ -213,12 +213,14 @@ fn wanted(config: &Config) -> BTreeMap<String, (Vec<usize>, bool)> {
         let shape = if spec.is_matrix() { vec![rows, cols] } else { vec![cols] };
         wanted.insert(weight, (shape, spec.presence == Presence::TiedToEmbedding && config.tie_word_embeddings));
         // Those that config.json does not announce are refused as strangers: the original model would not use them.
-        let announced = match spec.group {
-            Group::Attention => config.attention_bias,
-            Group::Ffn => config.mlp_bias,
-            Group::Model => false,
+        let has_bias = match (spec.bias, spec.group) {
+            (Bias::Never, _) => false,
+            (Bias::Always, _) => true,
+            (Bias::Announced, Group::Attention) => config.attention_bias,
+            (Bias::Announced, Group::Ffn) => config.mlp_bias,
+            (Bias::Announced, Group::Model) => false,
         };
-        if announced && spec.may_have_bias {
+        if has_bias {
             wanted.insert(bias, (vec![rows], false));
         }
     }

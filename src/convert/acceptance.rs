@@ -163,7 +163,7 @@ impl StandIn {
         file.resize(placed.file_bytes as usize, 0);
         let gguf = Gguf::from_bytes(file)?;
         let hyperparameters = Hyperparameters::read(&gguf)?;
-        rope::frequencies(&gguf, &hyperparameters)?;
+        rope::Angles::read(&gguf, &hyperparameters)?;
         let model = gguf.metadata().get("tokenizer.ggml.model").map(|model| model.as_str());
         let vocabulary = gguf.metadata().get("tokenizer.ggml.tokens");
         if !matches!((model, vocabulary), (None, _) | (Some(Some("no_vocab")), None)) {

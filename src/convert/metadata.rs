@@ -5,13 +5,15 @@ use super::plan::Tensor;
 use super::source::Input;
 use super::vocabulary;
 use crate::arch::hyperparameters::{Key, keys};
-use crate::arch::rope::{self, RopeScaling};
+use crate::arch::rope;
+use crate::arch::scaling::Number;
+use crate::arch::{LayerSet, Scales};
 use crate::checkpoint::json::{Object, read_optional};
 use crate::checkpoint::{Checkpoint, Config};
 use crate::engine::sampling::{MULTIPLIERS, NumberRange, PROBABILITIES, Sequence, TEMPERATURES, wanted};
 use crate::error::{Result, quoted};
 use crate::gguf::keys::ALIGNMENT_KEY;
-use crate::gguf::{Gguf, Layout};
+use crate::gguf::{Array, Gguf, Layout};
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -44,6 +46,8 @@ fn of_checkpoint(
     sampling(layout, checkpoint, notes)?;
     names(layout, checkpoint, name, weights)?;
     shape(layout, &checkpoint.config);
+    layers(layout, &checkpoint.config, notes);
+    notes.extend(checkpoint.config.notes.iter().cloned());
     notes.extend(vocabulary::set(layout, checkpoint)?);
     Ok(())
 }
@@ -244,11 +248,49 @@ fn shape(layout: &mut Layout, config: &Config) {
     layout.set(FILE_TYPE, 0u32);
     layout.set(keys::VOCAB.of(architecture), of.vocab as u32);
     layout.set(keys::ROPE_DIMS.of(architecture), of.head_dim as u32);
+    let name = |suffix: &str| format!("{}.{suffix}", architecture.name);
     // Llama 3.1's scaling is the tensor rope_freqs.weight instead.
-    if let RopeScaling::Linear(factor) = config.rope_scaling {
-        let name = |suffix: &str| format!("{}.{suffix}", architecture.name);
-        layout.set(name(rope::SCALING_TYPE), "linear");
-        layout.set(name(rope::SCALING_FACTOR), factor);
+    if let Some(kind) = config.rope_scaling.gguf_type() {
+        layout.set(name(rope::SCALING_TYPE), kind);
+    }
+    for (key, number) in config.rope_scaling.gguf_numbers() {
+        match number {
+            Number::U32(n) => layout.set(name(key), n),
+            Number::F32(x) => layout.set(name(key), x),
+        }
+    }
+    if architecture.has_scales {
+        let Scales { embedding, attention, residual, logits } = of.scales;
+        layout.set(keys::EMBEDDING_SCALE.of(architecture), embedding);
+        layout.set(keys::ATTENTION_SCALE.of(architecture), attention.unwrap_or(0.0));
+        layout.set(keys::RESIDUAL_SCALE.of(architecture), residual);
+        layout.set(keys::LOGIT_SCALE.of(architecture), logits);
+    }
+}
+
+/// What differs from layer to layer. llama.cpp knows neither of it in files of these architectures, which is noted.
+fn layers(layout: &mut Layout, config: &Config, notes: &mut Vec<String>) {
+    let (architecture, of) = (config.architecture, &config.hyperparameters);
+    if let Some(window) = of.window {
+        layout.set(keys::WINDOW.of(architecture), window.tokens as u32);
+        let flags: Vec<bool> = (0..of.layers).map(|i| window.layers.contains(i)).collect();
+        if flags.contains(&false) {
+            layout.set(keys::WINDOW_LAYERS.of(architecture), Array::Bool(flags));
+        }
+        if window.tokens < of.context {
+            notes.push(format!(
+                "config.json: attention has a window of {0} tokens, which llama.cpp leaves out of account: up to {0} tokens it computes the same",
+                window.tokens
+            ));
+        }
+    }
+    let every = architecture.no_rope_interval;
+    if of.no_rope != LayerSet::of(of.layers, |i| every.is_some_and(|n| (i + 1).is_multiple_of(n))) {
+        let flags: Vec<u32> = (0..of.layers).map(|i| u32::from(!of.no_rope.contains(i))).collect();
+        layout.set(keys::ROPE_LAYERS.of(architecture), Array::U32(flags));
+        notes.push(
+            "config.json: other layers than usual have no RoPE: llama.cpp leaves that out of account and computes something else".to_owned(),
+        );
     }
 }
 

@@ -76,7 +76,7 @@ pub fn forward(
     done: &mut dyn FnMut(usize, &mut [Feed<'_, '_, '_>]) -> Result<()>,
 ) -> Result<()> {
     let lanes = feeds.iter_mut().flat_map(|feed| &mut *feed.lanes);
-    lanes.for_each(|lane| lane.sequences.rotate(&mut lane.rotation, &lane.model.frequencies));
+    lanes.for_each(|lane| lane.sequences.rotate(&mut lane.rotation, lane.model));
     let mut pace = Pace::new(range.clone());
     for i in range {
         pace.say(i, feeds.iter().map(|feed| feed.layers.streamed_bytes()).sum(), progress);

@@ -5,11 +5,13 @@
 //! h = h + Wo attention(q, k, v)
 //! x = norm(h);   h = h + Wdown(act(Wgate x) * Wup x)
 //! ```
+//! Some models norm the heads of q and k first, some layers rotate nothing, and some models scale what is added to `h`.
+//!
 //! Inside a layer the tokens go in sub-batches, which bound the memory between the matrices.
 
 use super::finite::{Stage, finite};
 use super::{KvCache, Model};
-use crate::arch::{Activation, MatrixInput, Norm, Rope};
+use crate::arch::{Activation, MatrixInput, Norm, Role};
 use crate::weights::{Layer, Linear};
 use std::ops::{ControlFlow, Range};
 use strata_kernels::{AttentionScratch, Rotation, SequenceChunk};
@@ -95,7 +97,6 @@ impl Model {
     ) -> Result<ControlFlow<()>, Stage> {
         let (of, cpu, n) = (&self.hyperparameters, &self.cpu, range.len());
         let Norm::Rms = self.architecture.norm;
-        let Rope::Interleaved = self.architecture.rope;
         let Scratch { places, shared, x, q, k, v, y, chunks, attention, .. } = scratch;
 
         finite(cpu.rms_norm(h, w.attn_norm, of.norm_eps, x.reset(n, of.hidden)), Stage::AttentionNorm)?;
@@ -103,8 +104,15 @@ impl Model {
             return Ok(ControlFlow::Break(()));
         }
         let [q, k, v] = self.linears([w.q, w.k, w.v], x, [q, k, v]);
-        cpu.rope(q, of.heads, of.head_dim, rotation, &places[range.clone()]);
-        cpu.rope(k, of.kv_heads, of.head_dim, rotation, &places[range.clone()]);
+        let normed = |x: &mut [f32], heads, norm: Option<&[f32]>, role| {
+            finite(norm.is_none_or(|w| cpu.rms_norm_heads(x, heads, w, of.norm_eps)), Stage::Projection(role))
+        };
+        normed(q, of.heads, w.q_norm, Role::AttnQ)?;
+        normed(k, of.kv_heads, w.k_norm, Role::AttnK)?;
+        if !of.no_rope.contains(i) {
+            cpu.rope(q, of.heads, of.head_dim, rotation, &places[range.clone()]);
+            cpu.rope(k, of.kv_heads, of.head_dim, rotation, &places[range.clone()]);
+        }
 
         chunks_of(segments, range, chunks);
         let (mut keys, mut values) = (&*k, &*v);
@@ -120,7 +128,7 @@ impl Model {
             (keys, values) = (&keys[len..], &values[len..]);
         }
         let entries = |sequence: usize| segments[sequence].cache.entries(i);
-        let attended = cpu.attention(attention, of.attention(), q, chunks, entries, x.reset(n, of.q_width()));
+        let attended = cpu.attention(attention, of.attention(i), q, chunks, entries, x.reset(n, of.q_width()));
         if !attended {
             return Err(Stage::of_attention(q, k, v, entries(chunks[0].sequence).layout));
         }
@@ -128,6 +136,7 @@ impl Model {
             return Ok(ControlFlow::Break(()));
         }
         let [attended] = self.linears([w.o], x, [y]);
+        cpu.scale(attended, of.scales.residual);
         let normed = cpu.add_rms_norm(h, attended, w.ffn_norm, of.norm_eps, x.reset(n, of.hidden));
         finite(normed, Stage::AttentionOutput).map(ControlFlow::Continue)
     }
@@ -153,6 +162,7 @@ impl Model {
             return Ok(ControlFlow::Break(()));
         }
         let [down] = self.linears([w.down], x, [y]);
+        cpu.scale(down, of.scales.residual);
         finite(cpu.add(h, down, of.hidden), Stage::Down).map(ControlFlow::Continue)
     }
 

@@ -24,7 +24,8 @@ pub use pass::Hidden;
 pub use sequences::{Sequences, WholeSequences};
 pub use states::States;
 
-use crate::arch::{Architecture, Hyperparameters, Role, rope};
+use crate::arch::rope::Angles;
+use crate::arch::{Architecture, Hyperparameters, Role};
 use crate::convert::open_model;
 use crate::error::Result;
 use crate::gguf::Gguf;
@@ -34,13 +35,13 @@ use crate::stream::{Budget, BudgetParts, Plan, Rates, ReadOptions};
 use crate::threads;
 use crate::weights::Weights;
 use std::path::Path;
-use strata_kernels::{Cpu, Isa};
+use strata_kernels::{Cpu, Isa, Rotation};
 
 /// A model ready to run.
 pub struct Model {
     architecture: &'static Architecture,
     hyperparameters: Hyperparameters,
-    frequencies: Vec<f64>, // (pairs): radians a position
+    angles: Angles, // of RoPE
     weights: Weights,
     cpu: Cpu,
     plan: Option<Plan>,
@@ -64,9 +65,9 @@ impl Model {
     pub fn new(gguf: Gguf, cpu: Cpu) -> Result<Model> {
         let architecture = Architecture::of(&gguf)?;
         let hyperparameters = gguf.unless_changed(Hyperparameters::read(&gguf))?;
-        let frequencies = gguf.unless_changed(rope::frequencies(&gguf, &hyperparameters))?;
+        let angles = gguf.unless_changed(Angles::read(&gguf, &hyperparameters))?;
         let weights = Weights::new(gguf, architecture, &hyperparameters)?;
-        Ok(Model { architecture, hyperparameters, frequencies, weights, cpu, plan: None })
+        Ok(Model { architecture, hyperparameters, angles, weights, cpu, plan: None })
     }
 
     /// Makes a model of open files that keeps within a budget, with what it `need`s beside its weights: what does not fit is read in every
@@ -148,9 +149,15 @@ impl Model {
         &self.hyperparameters
     }
 
-    /// The frequencies of rotary position embedding in radians a position, `(pairs)`.
-    pub fn frequencies(&self) -> &[f64] {
-        &self.frequencies
+    /// The angles of rotary position embedding.
+    pub fn angles(&self) -> &Angles {
+        &self.angles
+    }
+
+    /// Computes the angles of `positions`.
+    pub(crate) fn rotate(&self, rotation: &mut Rotation, positions: impl Iterator<Item = usize>) {
+        let angles = &self.angles;
+        rotation.set(self.architecture.rope, positions, angles.pairs(), |position, pair| angles.at(position, pair));
     }
 
     /// The files.

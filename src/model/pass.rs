@@ -74,7 +74,7 @@ impl<'a> Hidden<'a> {
         let h = &states[rows.start * of.hidden..rows.end * of.hidden];
         model.output_norm(h, x, progress)?;
         let [logits] = model.linears([model.weights.output()], x, [logits]);
-        model.check_logits(logits, progress)?;
+        model.finish_logits(logits, progress)?;
         Ok(logits)
     }
 }
@@ -185,11 +185,12 @@ impl Model {
         finite(normed, Stage::OutputNorm).map_err(|stage| self.not_finite(None, stage, progress))
     }
 
-    /// Checks logits.
+    /// Makes logits of what the output matrix gives, and checks them.
     ///
     /// # Errors
     /// As [`Model::output_norm`].
-    pub(crate) fn check_logits(&self, logits: &[f32], progress: &dyn Progress) -> Result<()> {
+    pub(crate) fn finish_logits(&self, logits: &mut [f32], progress: &dyn Progress) -> Result<()> {
+        self.cpu.scale(logits, 1.0 / self.hyperparameters.scales.logits);
         finite(all_finite(logits), Stage::Output).map_err(|stage| self.not_finite(None, stage, progress))
     }
 
@@ -207,7 +208,24 @@ impl Model {
     }
 
     /// The hidden states before the first layer, `(n, hidden)`, of `n` tokens.
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary, the memory cannot be had, or a weight cannot be read or is not finite.
     pub fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, n: usize, h: &mut Vec<f32>) -> Result<()> {
+        self.embed_with(tokens, n, h, |_| ())
+    }
+
+    /// The same of what `transform` makes of the rows of the embedding.
+    ///
+    /// # Errors
+    /// As [`Model::embed`].
+    pub(crate) fn embed_with<'t>(
+        &self,
+        tokens: impl Iterator<Item = &'t u32>,
+        n: usize,
+        h: &mut Vec<f32>,
+        transform: impl Fn(&mut [f32]),
+    ) -> Result<()> {
         let (d, vocab) = (self.hyperparameters.hidden, self.hyperparameters.vocab);
         h.clear();
         if n.checked_mul(d).and_then(|len| h.try_reserve_exact(len).ok()).is_none() {
@@ -229,7 +247,9 @@ impl Model {
                     h[column],
                 ));
             }
+            transform(h);
         }
+        self.cpu.scale(h, self.hyperparameters.scales.embedding);
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! The sequences that a batch of tokens belongs to, and the groups of them that go through a layer together.
 
+use super::Model;
 use super::layer::{SUB_BATCH, Segment};
 use super::states::States;
 use super::{CacheTypes, KvCache, Scratch};
@@ -143,18 +144,18 @@ fn longest_of(lengths: &[usize], groups: &[Range<usize>]) -> Vec<usize> {
 
 impl Sequences<'_, '_> {
     /// Computes the angles of the positions that the tokens need. A token's place among them is in `Scratch::places`.
-    pub(super) fn rotate(&self, rotation: &mut Rotation, frequencies: &[f64]) {
+    pub(super) fn rotate(&self, rotation: &mut Rotation, model: &Model) {
         match self {
             Sequences::Cached(segments) => {
                 let of = |segment: &Segment<'_>| {
                     let first = segment.cache.len();
                     first..first + segment.tokens.len()
                 };
-                rotation.set(segments.iter().flat_map(of), frequencies, libm::sincos);
+                model.rotate(rotation, segments.iter().flat_map(of));
             }
             Sequences::Whole(whole) => {
                 let longest = self::whole(whole.lengths, whole.shared).into_iter().max().unwrap_or(0);
-                rotation.set(0..longest, frequencies, libm::sincos);
+                model.rotate(rotation, 0..longest);
             }
         }
     }

@@ -1,10 +1,12 @@
-//! Byte-level BPE (GPT-2, Llama 3): split, write bytes as GPT-2's printable characters, merge each piece.
+//! Byte-level BPE (GPT-2, Llama 3): normalize, split, write bytes as GPT-2's printable characters, merge each piece.
 
+use std::borrow::Cow;
 use std::path::Path;
 
-use tokenizers::Model;
 use tokenizers::models::bpe::BPE;
 pub(super) use tokenizers::models::bpe::Vocab as Ids;
+use tokenizers::normalizers::NFC;
+use tokenizers::{Model, NormalizedString, Normalizer};
 
 use super::split::Split;
 use super::vocab::{TokenKind, Vocab};
@@ -15,6 +17,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct ByteLevel {
     split: Split,
+    /// True if texts are brought to normal form C.
+    nfc: bool,
     model: BPE,
     /// True for bytes that have a token: the merges start from single bytes.
     known: [bool; 256],
@@ -54,21 +58,23 @@ impl ByteLevel {
         }
         let model = BPE::builder()
             .vocab_and_merges(ids, merges)
-            .ignore_merges(split.ignore_merges)
+            .ignore_merges(split.pre.ignore_merges)
             .build()
             .map_err(|e| bad_merges(path, e.to_string()))?;
-        Ok(ByteLevel { split, model, known })
+        let nfc = vocab.nfc.unwrap_or(split.pre.nfc);
+        Ok(ByteLevel { split, nfc, model, known })
     }
 
     /// True if texts begin with BOS by default.
     pub(super) fn add_bos(&self) -> bool {
-        self.split.add_bos
+        self.split.pre.add_bos
     }
 
     /// Appends the tokens of `text`, which holds no special tokens.
     pub(super) fn encode(&self, text: &str, path: &Path, ids: &mut Vec<u32>) -> Result<()> {
         let mut printable = String::new();
-        self.split.each(text, |piece| {
+        let normalized = if self.nfc { nfc(text, path)? } else { Cow::Borrowed(text) };
+        self.split.each(&normalized, |piece| {
             printable.clear();
             for byte in piece.bytes() {
                 if !self.known[byte as usize] {
@@ -90,6 +96,18 @@ impl ByteLevel {
             Ok(())
         })
     }
+}
+
+/// The normal form C of a text. By the crate `tokenizers`, whose tables of Unicode are those that models were trained with.
+fn nfc<'t>(text: &'t str, path: &Path) -> Result<Cow<'t, str>> {
+    // No character below U+0300 changes or joins another.
+    if text.chars().all(|c| c < '\u{300}') {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut normalized = NormalizedString::from(text);
+    let done = NFC.normalize(&mut normalized);
+    done.map_err(|error| Error::invalid(path, "text", error.to_string(), "remove the characters that it names"))?;
+    Ok(Cow::Owned(normalized.get().to_owned()))
 }
 
 /// The bytes of a text token: each character stands for a byte; a token with any other character is literal text.

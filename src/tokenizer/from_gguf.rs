@@ -4,6 +4,9 @@ use super::{Tokenizer, Vocab};
 use crate::error::{Error, Result, Setting};
 use crate::gguf::{ArrayRef, Gguf};
 
+/// Whether texts are brought to normal form C, where a pre-tokenizer's default does not say it. Strata's own key: llama.cpp never does it.
+pub(crate) const NFC_KEY: &str = "tokenizer.ggml.normalizer.nfc";
+
 impl Tokenizer {
     /// Builds the tokenizer of a model file.
     ///
@@ -53,6 +56,7 @@ impl Vocab {
             add_bos: gguf.bool("tokenizer.ggml.add_bos_token")?,
             add_eos: gguf.bool("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix")?,
+            nfc: gguf.bool(NFC_KEY)?,
             chat_template: gguf.str("tokenizer.chat_template")?.map(str::to_owned),
         })
     }

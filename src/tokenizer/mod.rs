@@ -1,13 +1,14 @@
 //! Text to tokens and back, from the vocabulary in a GGUF file alone.
 //!
 //! `vocab.rs` holds the vocabulary as the file states it. `special.rs` splits a text at its special tokens. The text between
-//! them goes to one of two models: `bpe.rs`, byte-level BPE over the pieces of `split.rs`, or `sentencepiece.rs`.
+//! them goes to one of two models: `bpe.rs`, byte-level BPE over the pieces of `split.rs`, which `pre.rs` describes, or `sentencepiece.rs`.
 //! `ends.rs` has lists of known token texts. `ends_of_tokens.rs` tells where tokens end in the text. `stream.rs` decodes, one token at a time.
 
 mod bpe;
 mod ends;
 mod ends_of_tokens;
 mod from_gguf;
+pub(crate) mod pre;
 mod sentencepiece;
 mod special;
 mod split;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use bpe::char_of;
 pub(crate) use ends::ends_generation;
+pub(crate) use from_gguf::NFC_KEY;
 pub use stream::StreamDecoder;
 pub(crate) use vocab::byte_of;
 pub use vocab::{TokenKind, Vocab};

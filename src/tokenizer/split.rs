@@ -1,120 +1,56 @@
-//! Pre-tokenizers: they split a text into pieces that byte-level BPE never merges across.
-//!
-//! The published patterns end in `\s+(?!\S)|\s+`: a run of spaces leaves its last one to the word behind it. Engines
-//! that know lookahead backtrack, and the one in the crate `tokenizers` gives up, silently, on a run of a million
-//! spaces. `regex` runs in linear time but has no lookahead, so the patterns here end in `\s+` and [`Words::next`]
-//! gives the last space back.
+//! Splits a text into pieces that byte-level BPE never merges across, as `pre.rs` says for each pre-tokenizer.
 
 use std::path::Path;
 
 use regex::Regex;
 
+use super::pre::{self, PRE_TOKENIZERS, PreTokenizer};
 use crate::error::quoted;
 use crate::{Error, Result};
 
-const LLAMA3: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
-);
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+";
-
-/// The supported values of `tokenizer.ggml.pre`, with all names that llama.cpp has for each.
-const KNOWN: [(&[&str], Kind); 5] = [
-    (
-        &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
-        Kind::Llama3,
-    ),
-    (&["dbrx", "smaug-bpe"], Kind::Dbrx),
-    (
-        &[
-            "gpt-2",
-            "phi-2",
-            "mpt",
-            "olmo",
-            "jais",
-            "trillion",
-            "granite-docling",
-            "exaone4",
-            "gigachat",
-            "a.x-4.0",
-            "mellum",
-            "modern-bert",
-            "jina-es",
-            "jina-de",
-            "jina-v2-es",
-            "jina-v2-de",
-        ],
-        Kind::Gpt2,
-    ),
-    (&["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"], Kind::Digits),
-    (&["default"], Kind::Default),
-];
-
-#[derive(Clone, Copy)]
-enum Kind {
-    /// Llama 3: a piece that is a token is that token, and texts begin with BOS.
-    Llama3,
-    /// Llama 3's expression without both of these.
-    Dbrx,
-    Gpt2,
-    /// GPT-2's expression between single digits.
-    Digits,
-    /// llama.cpp's pre-tokenizer for files that name none.
-    Default,
-}
-
-/// A pre-tokenizer.
+/// A pre-tokenizer, ready to run.
 #[derive(Clone, Debug)]
 pub(super) struct Split {
+    /// Its row of the table.
+    pub(super) pre: &'static PreTokenizer,
     /// Each step splits the pieces of the one before it.
     steps: Vec<Step>,
-    /// A piece that is a token is that token, whatever the merges say.
-    pub(super) ignore_merges: bool,
-    /// Texts begin with BOS by default.
-    pub(super) add_bos: bool,
 }
 
+/// A [`pre::Step`].
 #[derive(Clone, Debug)]
 enum Step {
-    /// Matches are pieces, and so is what lies between them.
     Isolate(Regex),
     Words(Words),
 }
 
-/// A pattern with an alternative for every character, whose last one stands for `\s+(?!\S)|\s+`.
 #[derive(Clone, Debug)]
 struct Words {
     pattern: Regex,
-    /// A match that ends a line keeps its end: the pattern has an alternative `\s*[\r\n]+`.
     line_ends_stay: bool,
 }
 
 impl Split {
     /// The pre-tokenizer that `tokenizer.ggml.pre` names; without a name, llama.cpp's default.
-    pub(super) fn new(pre: Option<&str>, path: &Path) -> Result<Split> {
-        let pre = pre.filter(|pre| !pre.is_empty()).unwrap_or("default");
-        let Some((_, kind)) = KNOWN.iter().find(|(names, _)| names.contains(&pre)) else {
-            let known: Vec<&str> = KNOWN.iter().flat_map(|(names, _)| names.iter().copied()).collect();
+    pub(super) fn new(name: Option<&str>, path: &Path) -> Result<Split> {
+        let name = name.filter(|name| !name.is_empty()).unwrap_or("default");
+        let Some(pre) = pre::named(name) else {
+            let known: Vec<&str> = PRE_TOKENIZERS.iter().flat_map(|pre| pre.names).copied().collect();
             return Err(Error::invalid(
                 path,
                 "tokenizer.ggml.pre",
-                format!("the pre-tokenizer {} is not supported", quoted(pre)),
+                format!("the pre-tokenizer {} is not supported", quoted(name)),
                 format!("use a model with one of {}", known.join(", ")),
             ));
         };
         let regex = |pattern| Regex::new(pattern).expect("the patterns are constants, and the tests compile each");
-        let isolate = |pattern| Step::Isolate(regex(pattern));
-        let words = |pattern, line_ends_stay| Step::Words(Words { pattern: regex(pattern), line_ends_stay });
-        let steps = match kind {
-            Kind::Llama3 | Kind::Dbrx => vec![words(LLAMA3, true)],
-            Kind::Gpt2 => vec![words(GPT2, false)],
-            Kind::Digits => vec![isolate(r"\p{N}"), words(GPT2, false)],
-            Kind::Default => {
-                vec![isolate(r"[\p{P}$+<=>^~|]+"), words(GPT2, false), isolate(r"\p{N}+"), isolate("[0-9]{3}")]
+        let step = |step: &pre::Step| match *step {
+            pre::Step::Isolate(pattern) => Step::Isolate(regex(pattern)),
+            pre::Step::Words { pattern, line_ends_stay } => {
+                Step::Words(Words { pattern: regex(pattern), line_ends_stay })
             }
         };
-        let llama3 = matches!(kind, Kind::Llama3);
-        Ok(Split { steps, ignore_merges: llama3, add_bos: llama3 })
+        Ok(Split { pre, steps: pre.steps.iter().map(step).collect() })
     }
 
     /// Calls `piece` with every piece of `text`, in order; together they are the text.

@@ -40,6 +40,8 @@ pub struct Vocab {
     pub add_eos: Option<bool>,
     /// True if the model "llama" puts a space in front of texts; the default is true.
     pub add_space_prefix: Option<bool>,
+    /// Whether texts are brought to Unicode's normal form C; by default as the pre-tokenizer has it.
+    pub nfc: Option<bool>,
     /// The chat template, in Jinja.
     pub chat_template: Option<String>,
 }

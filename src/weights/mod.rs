@@ -53,6 +53,10 @@ pub struct Layer<'a> {
     pub k: Linear<'a>,
     /// Hidden state to value heads.
     pub v: Linear<'a>,
+    /// `(head_dim)`: the norm of every query head, in models that have one.
+    pub q_norm: Option<&'a [f32]>,
+    /// The same of every key head.
+    pub k_norm: Option<&'a [f32]>,
     /// Results of the heads to the hidden state.
     pub o: Linear<'a>,
     /// `(hidden)`
@@ -91,6 +95,8 @@ impl<'a> Layer<'a> {
             q: linear(0, &self.q),
             k: linear(1, &self.k),
             v: linear(2, &self.v),
+            q_norm: self.q_norm,
+            k_norm: self.k_norm,
             o: linear(3, &self.o),
             ffn_norm: self.ffn_norm,
             gate: linear(4, &self.gate),

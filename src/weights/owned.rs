@@ -147,6 +147,8 @@ fn combine<const N: usize>(of: [&Owned; N], to: &mut Owned, f: impl Fn([f32; N])
 /// The weights of a layer in memory of their own.
 pub struct OwnedLayer {
     attn_norm: Vec<f32>,
+    q_norm: Option<Vec<f32>>,
+    k_norm: Option<Vec<f32>>,
     ffn_norm: Vec<f32>,
     matrices: Vec<Owned>,
     biases: Vec<Option<Vec<f32>>>,
@@ -163,6 +165,8 @@ impl OwnedLayer {
         };
         OwnedLayer {
             attn_norm: w.attn_norm.to_vec(),
+            q_norm: w.q_norm.map(<[f32]>::to_vec),
+            k_norm: w.k_norm.map(<[f32]>::to_vec),
             ffn_norm: w.ffn_norm.to_vec(),
             matrices: w.linears().into_iter().map(|(role, linear)| Owned::of(&name(role), linear, transform)).collect(),
             biases: w.linears().into_iter().map(|(_, linear)| bias(linear)).collect(),
@@ -178,8 +182,12 @@ impl OwnedLayer {
             (Some(a), None) => Some(values(a, &vec![0.0; a.len()])),
             (None, Some(b)) => Some(values(&vec![0.0; b.len()], b)),
         };
+        // Both are of one architecture, which has the norms of heads or not.
+        let of_heads = |a: &Option<Vec<f32>>, b: &Option<Vec<f32>>| Some(values(a.as_ref()?, b.as_ref()?));
         OwnedLayer {
             attn_norm: values(&self.attn_norm, &other.attn_norm),
+            q_norm: of_heads(&self.q_norm, &other.q_norm),
+            k_norm: of_heads(&self.k_norm, &other.k_norm),
             ffn_norm: values(&self.ffn_norm, &other.ffn_norm),
             matrices: self.matrices.iter().zip(&other.matrices).map(|(a, b)| a.towards(b, share)).collect(),
             biases: self.biases.iter().zip(&other.biases).map(bias).collect(),
@@ -199,7 +207,9 @@ impl OwnedLayer {
             head_dim: None,
         };
         let [q, k, v, o, gate, up, down] = std::array::from_fn(linear);
-        Layer { attn_norm: &self.attn_norm, q, k, v, o, ffn_norm: &self.ffn_norm, gate, up, down }
+        let (attn_norm, ffn_norm) = (&*self.attn_norm, &*self.ffn_norm);
+        let (q_norm, k_norm) = (self.q_norm.as_deref(), self.k_norm.as_deref());
+        Layer { attn_norm, q, k, v, q_norm, k_norm, o, ffn_norm, gate, up, down }
     }
 
     /// Replaces the matrix at place `m`.

@@ -26,6 +26,8 @@ impl LinearTensor {
 /// The tensors of a layer.
 pub(crate) struct LayerTensors {
     attn_norm: Vec<f32>,                               // (hidden)
+    q_norm: Option<Vec<f32>>,                          // (head_dim)
+    k_norm: Option<Vec<f32>>,                          // (head_dim)
     ffn_norm: Vec<f32>,                                // (hidden)
     linears: Vec<(&'static TensorSpec, LinearTensor)>, // in the order of the table
 }
@@ -68,8 +70,14 @@ impl Tensors {
         let layer = |i: usize| -> Result<LayerTensors> {
             let norm = |role| find.vector(architecture.spec(role), Some(i));
             let linears = architecture.layer_matrices().map(|spec| Ok((spec, find.linear(spec, Some(i))?)));
+            let of_heads = |role| {
+                let spec = architecture.find_spec(role);
+                spec.map(|spec| find.vector(spec, Some(i))).transpose()
+            };
             Ok(LayerTensors {
                 attn_norm: norm(Role::AttnNorm)?,
+                q_norm: of_heads(Role::AttnQNorm)?,
+                k_norm: of_heads(Role::AttnKNorm)?,
                 ffn_norm: norm(Role::FfnNorm)?,
                 linears: linears.collect::<Result<_>>()?,
             })
@@ -92,6 +100,8 @@ impl Tensors {
             q: linear(Role::AttnQ),
             k: linear(Role::AttnK),
             v: linear(Role::AttnV),
+            q_norm: layer.q_norm.as_deref(),
+            k_norm: layer.k_norm.as_deref(),
             o: linear(Role::AttnOutput),
             ffn_norm: &layer.ffn_norm,
             gate: linear(Role::FfnGate),
@@ -144,12 +154,13 @@ fn check_all_used(gguf: &Gguf, architecture: &Architecture, layers: usize, has_o
     let first: Vec<_> = unused.iter().take(3).map(|name| quoted(name)).collect();
     let more = if unused.len() > first.len() { ", ..." } else { "" };
     let problem = format!(
-        "{} of {} are not part of a Llama model of {layers} layers: {}{more}",
+        "{} of {} are not part of a {} model of {layers} layers: {}{more}",
         unused.len(),
         gguf.tensors().len(),
+        architecture.name,
         first.join(", ")
     );
-    let remedy = "strata would leave them out; check llama.block_count, or use a Llama model";
+    let remedy = format!("strata would leave them out; check {}.block_count, or use another model", architecture.name);
     Err(Error::invalid(gguf.path(), "tensors", problem, remedy))
 }
 

@@ -1,4 +1,5 @@
-//! Attention of tokens to the positions before them: `softmax(q k^T / sqrt(d)) v`, grouped heads, one result.
+//! Attention of tokens to the positions before them, or to the last of these (sliding window): `softmax(q k^T scale) v`, grouped heads, one
+//! result.
 //!
 //! The positions are walked in *spans* of 256, whatever the batch and the number of threads. Within a span, for one query head of one
 //! token:
@@ -28,6 +29,7 @@ use crate::pool::Pool;
 use crate::shared::SharedSlice;
 use crate::table::Isa;
 use kv::TILE;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use strata_quant::GgmlType;
 
@@ -40,9 +42,19 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     /// Values in a query or key head.
     pub head_dim: usize,
+    /// The factor of scores.
+    pub scale: f32,
+    /// Positions that a token attends to at most, itself the last of them (sliding window).
+    pub window: usize,
 }
 
 impl AttentionShape {
+    /// Attention to all positions before, with the usual factor `1 / sqrt(head_dim)`.
+    pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        AttentionShape { heads, kv_heads, head_dim, scale, window: usize::MAX }
+    }
+
     /// Heads of a query group, which share a key and value head (GQA).
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads
@@ -51,10 +63,6 @@ impl AttentionShape {
     /// Values of a head, padded to whole vectors.
     fn width(&self) -> usize {
         self.head_dim.next_multiple_of(16)
-    }
-
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
     }
 }
 
@@ -85,14 +93,15 @@ struct Tile {
     token: usize, // in the batch
     tokens: usize,
     position: usize,
-    item: usize, // its first among all spans of all heads of all tiles
-    part: usize, // its first row among those of all items
+    first: usize, // the span where the window of its first token begins
+    item: usize,  // its first among all spans of all heads of all tiles
+    part: usize,  // its first row among those of all items
 }
 
 impl Tile {
-    /// Spans that its last token attends to.
-    fn spans(&self) -> usize {
-        (self.position + self.tokens).div_ceil(SPAN)
+    /// Spans that its tokens attend to.
+    fn spans(&self) -> Range<usize> {
+        self.first..(self.position + self.tokens).div_ceil(SPAN)
     }
 }
 
@@ -199,7 +208,7 @@ pub fn attention<'a>(
     }
     left.resize_with(pairs.max(left.len()), AtomicUsize::default);
     for (tile, left) in tiles.iter().zip(left.chunks_mut(shape.kv_heads)) {
-        left.iter_mut().for_each(|left| *left.get_mut() = tile.spans());
+        left.iter_mut().for_each(|left| *left.get_mut() = tile.spans().len());
     }
     let parts = SharedSlice::new(aligned(parts, part_rows * stride, 0.0));
     pool.run(&|thread| {
@@ -220,9 +229,11 @@ fn cut(tiles: &mut Vec<Tile>, chunks: &[SequenceChunk], most: usize, shape: Atte
     for &SequenceChunk { sequence, tokens, position } in chunks {
         for first in (0..tokens).step_by(most) {
             let tokens = (tokens - first).min(most);
-            let tile = Tile { sequence, token: token + first, tokens, position: position + first, item, part };
-            item += tile.spans() * shape.kv_heads;
-            part += tile.spans() * shape.heads * tokens;
+            let position = position + first;
+            let window = (position + 1).saturating_sub(shape.window) / SPAN;
+            let tile = Tile { sequence, token: token + first, tokens, position, first: window, item, part };
+            item += tile.spans().len() * shape.kv_heads;
+            part += tile.spans().len() * shape.heads * tokens;
             tiles.push(tile);
         }
         token += tokens;
@@ -255,13 +266,13 @@ impl<'c, F: Fn(usize) -> KvEntries<'c>> Call<'_, F> {
     /// All spans of a head of a tile, merged as they come.
     fn walk(&self, tile: usize, head: usize, work: &mut Work<'_>) {
         let tile = &self.tiles[tile];
-        let n = self.rows(tile, 0).rows;
+        let n = self.rows(tile, tile.first).rows;
         let len = n * PartialSoftmax::stride(self.shape.width());
         let (mut part, mut all) =
             (PartialSoftmax::new(&mut work.part[..len], n), PartialSoftmax::new(&mut work.all[..len], n));
         all.peaks.fill(f32::NEG_INFINITY);
         self.gather(tile, head, work.q);
-        for span in 0..tile.spans() {
+        for span in tile.spans() {
             self.span(tile, head, span, (work.q, work.scores, work.widened), &mut part);
             // SAFETY: `Isa` proves the instruction set of its table.
             unsafe { (self.isa.table().merge)(self.rows(tile, span), &part, &mut all) }
@@ -274,10 +285,10 @@ impl<'c, F: Fn(usize) -> KvEntries<'c>> Call<'_, F> {
         let (shape, stride) = (self.shape, PartialSoftmax::stride(self.shape.width()));
         let index = self.tiles.partition_point(|tile| tile.item <= item) - 1;
         let tile = &self.tiles[index];
-        let (span, head) = ((item - tile.item) / shape.kv_heads, (item - tile.item) % shape.kv_heads);
+        let (span, head) = (tile.first + (item - tile.item) / shape.kv_heads, (item - tile.item) % shape.kv_heads);
         let n = self.rows(tile, span).rows;
         let floats = |span: usize| {
-            let first = tile.part + (span * shape.kv_heads + head) * n;
+            let first = tile.part + ((span - tile.first) * shape.kv_heads + head) * n;
             first * stride..(first + n) * stride
         };
         self.gather(tile, head, work.q);
@@ -289,7 +300,7 @@ impl<'c, F: Fn(usize) -> KvEntries<'c>> Call<'_, F> {
         }
         let mut all = PartialSoftmax::new(&mut work.all[..n * stride], n);
         all.peaks.fill(f32::NEG_INFINITY);
-        for span in 0..tile.spans() {
+        for span in tile.spans() {
             // SAFETY: all spans of this head of this tile have been counted; nobody else touches their ranges any more.
             let part = PartialSoftmax::new(unsafe { parts.range(floats(span)) }, n);
             // SAFETY: `Isa` proves the instruction set of its table.
@@ -300,7 +311,8 @@ impl<'c, F: Fn(usize) -> KvEntries<'c>> Call<'_, F> {
 
     fn rows(&self, tile: &Tile, span: usize) -> QueryRows {
         let group = self.shape.group();
-        QueryRows { rows: tile.tokens * group, group, position: tile.position, start: span * SPAN }
+        let (position, start, window) = (tile.position, span * SPAN, self.shape.window);
+        QueryRows { rows: tile.tokens * group, group, position, start, window }
     }
 
     /// Keys and values of a span of a head, as far as the tile attends to them.
@@ -345,7 +357,7 @@ impl<'c, F: Fn(usize) -> KvEntries<'c>> Call<'_, F> {
         let widen = |ty: GgmlType| ty != GgmlType::F32 && rows.rows >= WIDEN;
         // SAFETY: `Isa` proves the instruction set of its table.
         unsafe {
-            let (copy, scale) = (widen(k), self.shape.scale());
+            let (copy, scale) = (widen(k), self.shape.scale);
             let (k, keys) = if copy {
                 ((table.kv)(k).widen_keys)(keys, d, widened_keys);
                 (GgmlType::F32, &*widened_keys)

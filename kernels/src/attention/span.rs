@@ -78,7 +78,7 @@ pub fn scores<S: Simd, P: Entries, const N: usize>(s: S, job: Scores<'_>) {
         let mut r = 0;
         while r < rows.rows {
             let m = (rows.rows - r).min(4);
-            if rows.visible(r + m - 1) > TILE * block {
+            if rows.visible(r + m - 1) > TILE * block && rows.before_window(r) < TILE * (block + n) {
                 let (q, out) = (&q[r * d..(r + m) * d], &mut out[r * SPAN + TILE * block..]);
                 tile!(m, n == N, N, score::<S, P>(s, q, d, keys, &mut prefetch, scale, out));
             }
@@ -138,18 +138,19 @@ fn score<S: Simd, P: Entries, const R: usize, const N: usize>(
     }
 }
 
-/// Of every row to which a position is visible: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and
+/// Of every row that attends to some of the span: the peak `m = max s_j`, `p_j = exp(s_j - m)` in the place of the scores, and
 /// `l = sum p_j`. False if a score is not finite: here it would be lost.
 #[inline(always)]
 pub fn softmax<S: Simd>(s: S, rows: QueryRows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) -> bool {
     let mut finite = Finite::new(s);
     for (r, scores) in scores.chunks_exact_mut(SPAN).enumerate() {
-        let n = rows.visible(r);
-        if n == 0 {
+        let (first, n) = (rows.before_window(r), rows.visible(r));
+        if first >= n {
             continue;
         }
         let scores = &mut scores[..n.next_multiple_of(16)];
         // No score is less, so that this is never the peak, and it is finite.
+        scores[..first].fill(f32::MIN);
         scores[n..].fill(f32::MIN);
         let mut tops = s.splat(f32::NEG_INFINITY);
         for scores in scores.as_chunks::<16>().0 {
@@ -166,6 +167,7 @@ pub fn softmax<S: Simd>(s: S, rows: QueryRows, scores: &mut [f32], peaks: &mut [
         for scores in scores.as_chunks_mut::<16>().0 {
             s.store(exp(s, s.sub(s.load(scores), s.splat(peak))), scores);
         }
+        scores[..first].fill(0.0);
         scores[n..].fill(0.0);
         let mut total = s.splat(0.0);
         for p in scores.as_chunks::<16>().0 {
@@ -191,9 +193,11 @@ pub fn weighted_sum<S: Simd, P: Entries, const N: usize>(s: S, job: WeightedSum<
         let mut r = 0;
         while r < rows.rows {
             let m = (rows.rows - r).min(4);
+            // The weights before a window are zero, and the windows of later tokens begin later.
+            let outside = rows.before_window(r) >= end;
             // More is visible to later tokens: what all have in common, then what is left for each.
             let all = rows.visible(r).min(end);
-            if start < all {
+            if start < all && !outside {
                 let (p, out) = (&p[r * SPAN..], &mut out[r * width..(r + m) * width]);
                 weighted_sum_rows::<S, P, N>(s, m, p, start..all, values, &mut prefetch, out);
             }
@@ -277,7 +281,7 @@ fn weighted_sum_tile<S: Simd, P: Entries, const R: usize, const N: usize>(
 pub fn merge<S: Simd>(s: S, rows: QueryRows, part: &PartialSoftmax<'_>, all: &mut PartialSoftmax<'_>) {
     let width = part.a.len() / rows.rows;
     for (r, (part_a, a)) in part.a.chunks_exact(width).zip(all.a.chunks_exact_mut(width)).enumerate() {
-        if rows.visible(r) == 0 {
+        if rows.sees_nothing(r) {
             continue;
         }
         let (old_peak, new_peak) = (all.peaks[r], part.peaks[r]);

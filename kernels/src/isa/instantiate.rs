@@ -41,6 +41,10 @@ macro_rules! instantiate {
                 crate::norm::rms_norm($token, x, w, eps, y)
             }
             $(#[$feature])?
+            fn rms_norm_heads(x: &mut [f32], w: &[f32], eps: f32) -> bool {
+                crate::norm::rms_norm_heads($token, x, w, eps)
+            }
+            $(#[$feature])?
             fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) -> bool {
                 crate::glu::silu_mul($token, gate, up, out)
             }
@@ -51,6 +55,10 @@ macro_rules! instantiate {
             $(#[$feature])?
             fn rope(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
                 crate::rope::rope(x, head_dim, cos, sin)
+            }
+            $(#[$feature])?
+            fn rope_neox(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+                crate::rope::rope_neox(x, head_dim, cos, sin)
             }
             $(#[$feature])?
             fn softmax(rows: QueryRows, scores: &mut [f32], peaks: &mut [f32], sums: &mut [f32]) -> bool {
@@ -98,9 +106,11 @@ macro_rules! instantiate {
                 encode,
                 quantize,
                 rms_norm,
+                rms_norm_heads,
                 silu_mul,
                 add,
                 rope,
+                rope_neox,
                 kv,
                 softmax,
                 merge,

@@ -15,9 +15,9 @@ mod tokens;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
-use crate::tokenizer::char_of;
+use crate::tokenizer::{NFC_KEY, char_of};
 use json::Node;
-use parts::Template;
+use parts::{ByteLevel, Template};
 use serde_json::Value as Json;
 use std::path::PathBuf;
 use tokens::Tokens;
@@ -99,7 +99,15 @@ impl Files {
         } else {
             self.refuse_space_prefix()?;
             layout.set("tokenizer.ggml.model", "gpt2");
-            layout.set("tokenizer.ggml.pre", parts::byte_level(&root)?);
+            let ByteLevel { pre, nfc } = parts::byte_level(&root)?;
+            layout.set("tokenizer.ggml.pre", pre.names[0]);
+            if nfc != pre.nfc {
+                layout.set(NFC_KEY, nfc);
+                let how = if nfc { "texts are brought to normal form C" } else { "texts keep their form" };
+                notes.push(format!(
+                    "tokenizer.json: {how}, other than usual: the file says so in a key that only strata knows"
+                ));
+            }
         }
         if root.get("decoder").is_none() {
             let how = if is_sentencepiece { "as SentencePiece does it" } else { "as bytes" };

@@ -4,12 +4,7 @@ use super::json::Node;
 use super::tokens::Tokens;
 use crate::error::{Result, quoted};
 use crate::tokenizer::TokenKind;
-
-/// Llama 3's pre-tokenizer pattern, in the two spellings that checkpoints have.
-const LLAMA3_PATTERNS: [&str; 2] = [
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-];
+use crate::tokenizer::pre::{self, PRE_TOKENIZERS, Part, PreTokenizer};
 
 /// SentencePiece's character for a space.
 const SPACE: &str = "\u{2581}";
@@ -57,11 +52,23 @@ fn steps<'a>(part: Node<'a>, list: &str) -> Result<Vec<(&'a str, Node<'a>)>> {
     Ok(nested.into_iter().flatten().collect())
 }
 
-/// llama.cpp's name of the pre-tokenizer, recognized by the file's settings and not by a hash of its results. The name implies whether
-/// whole words are looked up before merging.
-pub(super) fn byte_level(root: &Node<'_>) -> Result<&'static str> {
-    if let Some((kind, step)) = steps(root.get("normalizer"), "normalizers")?.first() {
-        return Err(step.refuse(format!("the normalizer {} changes texts", quoted(kind))));
+/// How byte-level texts are split.
+pub(super) struct ByteLevel {
+    /// The pre-tokenizer, recognized by the file's settings and not by a hash of its results. Its name implies whether whole words are
+    /// looked up before merging.
+    pub pre: &'static PreTokenizer,
+    /// True if texts are brought to normal form C.
+    pub nfc: bool,
+}
+
+/// What the file says of the split of byte-level texts.
+pub(super) fn byte_level(root: &Node<'_>) -> Result<ByteLevel> {
+    let mut nfc = false;
+    for (kind, step) in steps(root.get("normalizer"), "normalizers")? {
+        match kind {
+            "NFC" => nfc = true,
+            _ => return Err(step.refuse(format!("the normalizer {} changes texts", quoted(kind)))),
+        }
     }
     let decoder = root.get("decoder");
     for (kind, step) in steps(decoder.clone(), "decoders")? {
@@ -72,44 +79,61 @@ pub(super) fn byte_level(root: &Node<'_>) -> Result<&'static str> {
     let node = root.get("pre_tokenizer");
     let found = steps(node.clone(), "pretokenizers")?;
     let ignores = root.get("model").get("ignore_merges");
-    let mut words = None; // whether ByteLevel splits into GPT-2's words
-    for (kind, step) in &found {
-        if *kind == "ByteLevel" {
-            let prefix = step.get("add_prefix_space");
-            if prefix.flag(true)? {
-                return Err(prefix.refuse("a space is put in front of texts"));
-            }
-            words = Some(step.get("use_regex").flag(true)?);
-        }
-    }
-    let kinds: Vec<&str> = found.iter().map(|(kind, _)| *kind).collect();
-    let name = match (kinds.as_slice(), words) {
-        (["ByteLevel"], Some(true)) => "gpt-2",
-        (["Digits", "ByteLevel"], Some(true)) if found[0].1.get("individual_digits").flag(false)? => "smollm",
-        (["Split", "ByteLevel"], Some(false)) if is_llama3(&found[0].1)? => {
-            return Ok(if ignores.flag(false)? { "llama-bpe" } else { "dbrx" });
-        }
-        _ => {
-            let pattern = found.iter().find_map(|(_, step)| step.get("pattern").get("Regex").opt_text().ok().flatten());
-            let options = if kinds.contains(&"ByteLevel") { "" } else { " without ByteLevel" };
-            let problem = format!(
-                "this way of splitting text is not supported: {}{options} {}",
-                quoted(&kinds.join(", ")),
-                pattern.map(quoted).unwrap_or_default()
-            );
-            return Err(node.bad(problem, "strata knows those of Llama 3, GPT-2 and SmolLM, with their options"));
-        }
+    let ignore_merges = ignores.flag(false)?;
+    let pre = parts(&found)?.and_then(|parts| pre::published(&parts, ignore_merges));
+    let Some(pre) = pre else {
+        let kinds: Vec<&str> = found.iter().map(|(kind, _)| *kind).collect();
+        let patterns = found.iter().filter_map(|(_, step)| step.get("pattern").get("Regex").opt_text().ok().flatten());
+        let options = if kinds.contains(&"ByteLevel") { "" } else { " without ByteLevel" };
+        let problem = format!(
+            "this way of splitting text is not supported: {}{options} {}",
+            quoted(&kinds.join(", ")),
+            patterns.map(quoted).collect::<Vec<_>>().join(", ")
+        );
+        let known: Vec<_> = PRE_TOKENIZERS.iter().map(|pre| pre.names[0]).collect();
+        let remedy = format!("strata knows those that llama.cpp calls {}", known.join(", "));
+        return Err(node.bad(problem, &remedy));
     };
-    if ignores.flag(false)? {
-        return Err(ignores.refuse(format!("whole words are looked up before merging with the split {name}")));
+    match (ignore_merges, pre.ignore_merges) {
+        (true, false) => {
+            let name = pre.names[0];
+            Err(ignores.refuse(format!("whole words are looked up before merging with the split {name}")))
+        }
+        (false, true) => {
+            let name = pre.names[0];
+            Err(ignores.refuse(format!("whole words are not looked up before merging with the split {name}")))
+        }
+        _ => Ok(ByteLevel { pre, nfc }),
     }
-    Ok(name)
 }
 
-fn is_llama3(split: &Node<'_>) -> Result<bool> {
-    let pattern = split.get("pattern").get("Regex");
-    let isolated = split.get("behavior").text()? == "Isolated" && !split.get("invert").flag(false)?;
-    Ok(isolated && pattern.opt_text()?.is_some_and(|pattern| LLAMA3_PATTERNS.contains(&pattern)))
+/// The steps before the bytes of `ByteLevel`, which must be last; `None` if one is of another kind.
+fn parts<'a>(found: &[(&'a str, Node<'a>)]) -> Result<Option<Vec<Part<'a>>>> {
+    let (mut parts, mut bytes) = (Vec::new(), 0);
+    for (i, (kind, step)) in found.iter().enumerate() {
+        match *kind {
+            "ByteLevel" => {
+                let prefix = step.get("add_prefix_space");
+                if prefix.flag(true)? {
+                    return Err(prefix.refuse("a space is put in front of texts"));
+                }
+                if step.get("use_regex").flag(true)? {
+                    parts.push(Part::Words);
+                }
+                bytes += usize::from(i + 1 == found.len());
+            }
+            "Digits" if step.get("individual_digits").flag(false)? => parts.push(Part::Digits),
+            "Split" => {
+                let isolated = step.get("behavior").text()? == "Isolated" && !step.get("invert").flag(false)?;
+                match step.get("pattern").get("Regex").opt_text()? {
+                    Some(pattern) if isolated => parts.push(Part::Split(pattern)),
+                    _ => return Ok(None),
+                }
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok((bytes == 1).then_some(parts))
 }
 
 /// Whether SentencePiece puts a space in front of texts.

@@ -167,7 +167,7 @@ const BYTE_LEVEL: &[Edit] = &[
     ),
     // normalizers
     (|t| t["normalizer"] = json!({"type": "Lowercase"}), &["\"normalizer\"", "Lowercase"]),
-    (|t| t["normalizer"] = json!({"type": "NFC"}), &["\"normalizer\"", "NFC"]),
+    (|t| t["normalizer"] = json!({"type": "NFKC"}), &["\"normalizer\"", "NFKC"]),
     (
         |t| t["normalizer"] = json!({"type": "Sequence", "normalizers": [{"type": "Strip"}]}),
         &["\"normalizer.normalizers[0]\"", "Strip"],

@@ -92,7 +92,7 @@ impl<'m> Head<'m> {
             // Checked with all logits.
             let _ = cpu.add_bias(logits, bias);
         }
-        self.model.check_logits(logits, progress)
+        self.model.finish_logits(logits, progress)
     }
 
     /// The products with a matrix of which a part at a time is decoded to F32.

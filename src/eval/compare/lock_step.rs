@@ -85,8 +85,7 @@ pub(crate) fn embed(model: &Model, transform: &Transform, tokens: &[u32], states
     let name = model.embedding_name();
     let ty = model.gguf().required_tensor(&name)?.ty;
     for (i, tokens) in tokens.chunks(EMBEDDED).enumerate() {
-        model.embed(tokens.iter(), tokens.len(), &mut h)?;
-        h.chunks_exact_mut(model.hyperparameters().hidden).for_each(|h| transform.embedding(&name, ty, h));
+        model.embed_with(tokens.iter(), tokens.len(), &mut h, |row| transform.embedding(&name, ty, row))?;
         states.set(i * EMBEDDED, &h)?;
     }
     Ok(())

@@ -1,24 +1,18 @@
 //! The derivative of attention, for one key and value head of one sequence.
 //!
 //! ```text
-//! S = Q K^T / sqrt(d), no token to a later one;   P = softmax(S);   A = P V
-//! dV = P^T dA;   dP = dA V^T;   dS = P * (dP - sum_j P_j dP_j) / sqrt(d);   dQ = dS K;   dK = dS^T Q
+//! S = Q K^T scale, no token to a later one or to one before its window;   P = softmax(S);   A = P V
+//! dV = P^T dA;   dP = dA V^T;   dS = P * (dP - sum_j P_j dP_j) scale;   dQ = dS K;   dK = dS^T Q
 //! ```
 //! Queries go in blocks, which bound the memory: rows of a block are the query heads of its tokens, and keys beyond its last token are left
 //! out. The products are those of the kernels for F32, so they have the same bits on every machine.
 
 use super::product::{Product, dot, sum};
-use strata_kernels::Isa;
+use std::ops::Range;
+use strata_kernels::{AttentionShape, Isa};
 
 /// Tokens of a block.
 const BLOCK: usize = 128;
-
-/// The shape of a head: `group` query heads of `head_dim` values share the key and value head.
-#[derive(Clone, Copy)]
-pub struct HeadShape {
-    pub group: usize,
-    pub head_dim: usize,
-}
 
 /// What attention of one key and value head reads: all `(tokens, head_dim)`, queries `(tokens, group, head_dim)`.
 pub struct HeadInputs {
@@ -35,8 +29,8 @@ pub struct HeadGradient {
 }
 
 /// The gradients by the inputs for each of the gradients `da (tokens, group, head_dim)` by the results.
-pub fn backward(isa: Isa, shape: HeadShape, x: &HeadInputs, das: &[Vec<f32>]) -> Vec<HeadGradient> {
-    let HeadShape { group, head_dim: d } = shape;
+pub fn backward(isa: Isa, shape: AttentionShape, x: &HeadInputs, das: &[Vec<f32>]) -> Vec<HeadGradient> {
+    let (group, AttentionShape { head_dim: d, scale, window, .. }) = (shape.group(), shape);
     let tokens = x.k.len() / d;
     let zero = || HeadGradient { q: vec![0.0; x.q.len()], k: vec![0.0; x.k.len()], v: vec![0.0; x.v.len()] };
     let mut gradients: Vec<HeadGradient> = das.iter().map(|_| zero()).collect();
@@ -48,9 +42,9 @@ pub fn backward(isa: Isa, shape: HeadShape, x: &HeadInputs, das: &[Vec<f32>]) ->
         let (q, k, v) = (&x.q[rows.clone()], &x.k[..keys * d], &x.v[..keys * d]);
         let (q_t, k_t) = (transposed(q, d), transposed(k, d));
         product.of(k, q, d, &mut p);
-        let scale = 1.0 / (d as f32).sqrt();
         for (r, p) in p.chunks_exact_mut(keys).enumerate() {
-            softmax(p, first + r / group + 1, scale);
+            let end = first + r / group + 1;
+            softmax(p, end.saturating_sub(window)..end, scale);
         }
         let p_t = transposed(&p, keys);
         for (da, gradient) in das.iter().zip(&mut gradients) {
@@ -71,14 +65,16 @@ pub fn backward(isa: Isa, shape: HeadShape, x: &HeadInputs, das: &[Vec<f32>]) ->
     gradients
 }
 
-/// The softmax of the first `n` scores times `scale`; 0 for the others.
-fn softmax(scores: &mut [f32], n: usize, scale: f32) {
-    let (seen, others) = scores.split_at_mut(n);
+/// The softmax of the scores in `range` times `scale`; 0 for the others.
+fn softmax(scores: &mut [f32], range: Range<usize>, scale: f32) {
+    let (seen, later) = scores.split_at_mut(range.end);
+    let (earlier, seen) = seen.split_at_mut(range.start);
     let max = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     seen.iter_mut().for_each(|s| *s = libm::expf((*s - max) * scale));
     let total = sum(seen);
     seen.iter_mut().for_each(|s| *s /= total);
-    others.fill(0.0);
+    earlier.fill(0.0);
+    later.fill(0.0);
 }
 
 /// `x (rows, cols)` as `(cols, rows)`.

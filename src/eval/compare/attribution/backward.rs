@@ -1,17 +1,18 @@
 //! The derivative of a layer, on whole sequences: what its matrices read, and the gradients of a function of its results by theirs.
 //!
 //! ```text
-//! x1 = norm(h) n1;  q, k, v = Wq x1, Wk x1, Wv x1;  rotate q, k;  a = attention(q, k, v);  h2 = h + Wo a
-//! x2 = norm(h2) n2;  g, u = Wg x2, Wu x2;  m = silu(g) u;  h3 = h2 + Wd m
+//! x1 = norm(h) n1;  q, k, v = Wq x1, Wk x1, Wv x1;  rotate q, k;  a = attention(q, k, v);  h2 = h + r Wo a
+//! x2 = norm(h2) n2;  g, u = Wg x2, Wu x2;  m = silu(g) u;  h3 = h2 + r Wd m
 //!
-//! from dh3:  dm = Wd^T dh3;  dg = dm u silu'(g);  du = dm silu(g);  dh2 = dh3 + norm'(Wg^T dg + Wu^T du)
-//!            da = Wo^T dh2;  dq, dk, dv = attention'(da), rotated back;  dh = dh2 + norm'(Wq^T dq + Wk^T dk + Wv^T dv)
+//! from dh3:  dm = Wd^T r dh3;  dg = dm u silu'(g);  du = dm silu(g);  dh2 = dh3 + norm'(Wg^T dg + Wu^T du)
+//!            da = Wo^T r dh2;  dq, dk, dv = attention'(da), rotated back;  dh = dh2 + norm'(Wq^T dq + Wk^T dk + Wv^T dv)
 //! ```
-//! The gradients by the results of the matrices are `dq dk dv dh2 dg du dh3`. Several functions (probes) share one walk: their gradients are
+//! where `r` is the factor of what is added to `h`; norms of the heads of q and k before the rotation are taken back behind it. The gradients
+//! by the results of the matrices are `dq dk dv (r dh2) dg du (r dh3)`. Several functions (probes) share one walk: their gradients are
 //! stacked, `(probes, tokens, ...)`.
 
 use super::MATRICES;
-use super::attention::{HeadInputs, HeadShape, backward};
+use super::attention::{HeadInputs, backward};
 use super::product::dot;
 use crate::error::Result;
 use crate::eval::compare::ranges::ranges;
@@ -30,10 +31,11 @@ pub struct Trace {
     pub inputs: [Activations; 4],
     /// `W x` of every matrix, before any bias and rotation.
     pub products: [Vec<f32>; MATRICES],
-    q: Vec<f32>,  // rotated
-    k: Vec<f32>,  // rotated
-    v: Vec<f32>,  // with its bias
-    h2: Vec<f32>, // (tokens, hidden)
+    before: [Vec<f32>; 2], // q and k before the norms of their heads
+    q: Vec<f32>,           // rotated
+    k: Vec<f32>,           // rotated
+    v: Vec<f32>,           // with its bias
+    h2: Vec<f32>,          // (tokens, hidden)
     gate: Vec<f32>,
     up: Vec<f32>,
     attention: AttentionScratch,
@@ -51,13 +53,14 @@ pub struct Angles {
 impl Angles {
     /// For sequences of up to so many tokens.
     pub fn new(model: &Model, longest: usize) -> Angles {
-        let angles = |frequencies: &[f64]| {
-            let mut rotation = Rotation::default();
-            rotation.set(0..longest, frequencies, libm::sincos);
-            rotation
+        let (mut forward, mut back) = (Rotation::default(), Rotation::default());
+        model.rotate(&mut forward, 0..longest);
+        let turned = |position, pair| {
+            let (sin, cos) = model.angles().at(position, pair);
+            (-sin, cos)
         };
-        let turned: Vec<f64> = model.frequencies().iter().map(|f| -f).collect();
-        Angles { forward: angles(model.frequencies()), back: angles(&turned) }
+        back.set(model.architecture().rope, 0..longest, model.angles().pairs(), turned);
+        Angles { forward, back }
     }
 }
 
@@ -83,18 +86,26 @@ impl<'a> Group<'a> {
 }
 
 impl Trace {
-    /// Sends hidden states `h (tokens, hidden)` through a layer.
+    /// Sends hidden states `h (tokens, hidden)` through layer `i`, whose weights are `w`.
     ///
     /// # Errors
     /// If the memory for keys and values cannot be had.
-    pub fn run(&mut self, model: &Model, w: &Layer<'_>, h: &[f32], group: &Group<'_>) -> Result<()> {
+    pub fn run(&mut self, model: &Model, (i, w): (usize, &Layer<'_>), h: &[f32], group: &Group<'_>) -> Result<()> {
         let (of, cpu, n) = (model.hyperparameters(), model.cpu(), group.tokens());
         let Trace { inputs: [x1, a, x2, m], products: [q, k, v, o, gate, up, down], .. } = self;
         // The pass before has found all of it finite.
         let _ = cpu.rms_norm(h, w.attn_norm, of.norm_eps, x1.reset(n, of.hidden));
         let [mut queries, mut keys, values] = [(w.q, q), (w.k, k), (w.v, v)].map(|(w, y)| product(model, w, x1, y));
-        cpu.rope(&mut queries, of.heads, of.head_dim, &group.angles.forward, &group.places);
-        cpu.rope(&mut keys, of.kv_heads, of.head_dim, &group.angles.forward, &group.places);
+        let heads = [(&mut queries, of.heads, w.q_norm), (&mut keys, of.kv_heads, w.k_norm)];
+        for ((x, heads, norm), before) in heads.into_iter().zip(&mut self.before) {
+            before.clone_from(x);
+            if let Some(norm) = norm {
+                let _ = cpu.rms_norm_heads(x, heads, norm, of.norm_eps);
+            }
+            if !of.no_rope.contains(i) {
+                cpu.rope(x, heads, of.head_dim, &group.angles.forward, &group.places);
+            }
+        }
         let out = a.reset(n, of.q_width());
         for tokens in &group.sequences {
             let kv = tokens.start * of.kv_width()..tokens.end * of.kv_width();
@@ -104,9 +115,10 @@ impl Trace {
             let chunk = [SequenceChunk { sequence: 0, tokens: tokens.len(), position: 0 }];
             let width = tokens.start * of.q_width()..tokens.end * of.q_width();
             let (queries, out) = (&queries[width.clone()], &mut out[width]);
-            let _ = cpu.attention(&mut self.attention, of.attention(), queries, &chunk, |_| cache.entries(0), out);
+            let _ = cpu.attention(&mut self.attention, of.attention(i), queries, &chunk, |_| cache.entries(0), out);
         }
-        let attended = product(model, w.o, a, o);
+        let mut attended = product(model, w.o, a, o);
+        cpu.scale(&mut attended, of.scales.residual);
         self.h2.clear();
         self.h2.extend(h.iter().zip(&attended).map(|(h, o)| h + o));
         let _ = cpu.rms_norm(&self.h2, w.ffn_norm, of.norm_eps, x2.reset(n, of.hidden));
@@ -148,11 +160,11 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// From the gradients by the layer's results `dh (probes, tokens, hidden)` to those by its input, in place.
+    /// From the gradients by the results of layer `i`, `dh (probes, tokens, hidden)`, to those by its input, in place.
     pub fn run(
         &mut self,
         model: &Model,
-        (w, back): (&Layer<'_>, &Transposed),
+        (i, w, back): (usize, &Layer<'_>, &Transposed),
         h: &[f32],
         (trace, group): (&Trace, &Group<'_>),
         dh: &mut [f32],
@@ -167,16 +179,20 @@ impl Gradients {
             model.cpu().matmul(w, g, &mut y);
             y
         };
-        ddown.reset(rows, of.hidden).copy_from_slice(dh);
+        let scaled = |to: &mut [f32], dh: &[f32]| {
+            to.copy_from_slice(dh);
+            model.cpu().scale(to, of.scales.residual);
+        };
+        scaled(ddown.reset(rows, of.hidden), dh);
         let dm = through(6, ddown);
         gates(of.ffn, (&trace.gate, &trace.up), &dm, (dgate.reset(rows, of.ffn), dup.reset(rows, of.ffn)));
         let mut dx = through(4, dgate);
         add(&mut dx, &through(5, dup));
         add_norm_gradient(&trace.h2, w.ffn_norm, of.norm_eps, &dx, dh);
-        do_.reset(rows, of.hidden).copy_from_slice(dh);
+        scaled(do_.reset(rows, of.hidden), dh);
         let da = through(3, do_);
         let dqkv = [dq.reset(rows, of.q_width()), dk.reset(rows, of.kv_width()), dv.reset(rows, of.kv_width())];
-        attention(model, trace, group, &da, dqkv);
+        attention(model, (i, w), (trace, group), &da, dqkv);
         let mut dx = through(0, dq);
         add(&mut dx, &through(1, dk));
         add(&mut dx, &through(2, dv));
@@ -184,13 +200,18 @@ impl Gradients {
     }
 }
 
-/// The gradients of all heads, rotated back: `da (probes, tokens, heads, head_dim)`.
-fn attention(model: &Model, trace: &Trace, group: &Group<'_>, da: &[f32], [dq, dk, dv]: [&mut [f32]; 3]) {
+/// The gradients of all heads, rotated back and before their norms: `da (probes, tokens, heads, head_dim)`.
+fn attention(
+    model: &Model,
+    (i, w): (usize, &Layer<'_>),
+    (trace, group): (&Trace, &Group<'_>),
+    da: &[f32],
+    [dq, dk, dv]: [&mut [f32]; 3],
+) {
     let of = model.hyperparameters();
     let (n, isa) = (group.tokens(), model.cpu().isa());
-    let (shape, probes) =
-        (HeadShape { group: of.heads / of.kv_heads, head_dim: of.head_dim }, da.len() / (n * of.q_width()));
-    let (many, one) = (shape.group * of.head_dim, of.head_dim);
+    let (shape, probes) = (of.attention(i), da.len() / (n * of.q_width()));
+    let (many, one) = (shape.group() * of.head_dim, of.head_dim);
     let tasks: Vec<(&Range<usize>, usize)> =
         group.sequences.iter().flat_map(|tokens| (0..of.kv_heads).map(move |head| (tokens, head))).collect();
     let solve = |&(tokens, head): &(&Range<usize>, usize)| {
@@ -218,9 +239,15 @@ fn attention(model: &Model, trace: &Trace, group: &Group<'_>, da: &[f32], [dq, d
             put(dv, &gradient.v, one);
         }
     }
-    for (x, heads) in [(dq, of.heads), (dk, of.kv_heads)] {
-        for x in x.chunks_exact_mut(n * heads * of.head_dim) {
+    let [q, k] = &trace.before;
+    for (x, heads, before, norm) in [(dq, of.heads, q, w.q_norm), (dk, of.kv_heads, k, w.k_norm)] {
+        for x in x.chunks_exact_mut(n * heads * of.head_dim).filter(|_| !of.no_rope.contains(i)) {
             model.cpu().rope(x, heads, of.head_dim, &group.angles.back, &group.places);
+        }
+        if let Some(norm) = norm {
+            let dy = x.to_vec();
+            x.fill(0.0);
+            add_norm_gradient(before, norm, of.norm_eps, &dy, x);
         }
     }
 }

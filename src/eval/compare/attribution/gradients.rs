@@ -51,7 +51,7 @@ pub fn gradients(
         for (chunks, rows) in work.groups(TOKENS) {
             let group = Group::new(&work.lengths[chunks.clone()], &angles);
             let h = stream.kept.rows(i * n + rows.start..i * n + rows.end)?;
-            step.trace.run(work.reference, &halfway.layer(), h, &group)?;
+            step.trace.run(work.reference, (i, &halfway.layer()), h, &group)?;
             step.errors(work, &all, &group);
             for first in (0..probes.len()).step_by(together(rows.len(), probes.len())) {
                 progress.check()?;
@@ -62,7 +62,7 @@ pub fn gradients(
                     step.dh.extend_from_slice(probe.rows(rows.clone())?);
                 }
                 let Step { trace, gradients, dh, .. } = &mut step;
-                gradients.run(work.reference, (&halfway.layer(), &back), h, (trace, &group), dh);
+                gradients.run(work.reference, (i, &halfway.layer(), &back), h, (trace, &group), dh);
                 for (probe, dh) in probes.iter_mut().zip(dh.chunks_exact(h.len())) {
                     probe.update(rows.clone(), |to| {
                         to.copy_from_slice(dh);
@@ -237,8 +237,8 @@ mod tests {
             let ours = Layers::read(&work, [], i).halfway();
             back.set(&ours);
             let h = stream.kept.rows(i * 21..(i + 1) * 21).unwrap();
-            step.trace.run(&model, &ours.layer(), h, &group).unwrap();
-            step.gradients.run(&model, (&ours.layer(), &back), h, (&step.trace, &group), &mut dh);
+            step.trace.run(&model, (i, &ours.layer()), h, &group).unwrap();
+            step.gradients.run(&model, (i, &ours.layer(), &back), h, (&step.trace, &group), &mut dh);
             for (m, role) in crate::weights::MATRICES.into_iter().enumerate() {
                 // `<dL/dW, W>` is the sum over tokens of `G . W x`.
                 let product = super::super::tally::dot(step.gradients.by[m].values(), &step.trace.products[m]);

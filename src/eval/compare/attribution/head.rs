@@ -103,6 +103,8 @@ pub fn head(
             let (z, width) = (walk.logits(&both, part.clone(), rows.clone()), part.len());
             let values = v.reset(vectors * rows.len(), width);
             probe(&sums[rows.clone()], &mut randoms[rows.clone()], &z, width, values);
+            // From the gradient by the logits to that by what the matrix gives.
+            reference.cpu().scale(values, 1.0 / of.scales.logits);
             let y = walk.product(&halfway, &walk.x, rows.clone());
             let square: f64 = y.chunks_exact(width).map(|y| dot(y, y)).sum();
             for ((e, tally), changes) in errors.iter().zip(&mut tallies).zip(&mut changes) {
@@ -225,6 +227,7 @@ impl<'a> Walk<'a> {
             if let Some(bias) = models[i].weights().output().bias {
                 let _ = models[i].cpu().add_bias(&mut z, &bias[part.clone()]);
             }
+            models[i].cpu().scale(&mut z, 1.0 / models[i].hyperparameters().scales.logits);
             z
         });
         let z = towards(&ours, &dz, THIRD);
