@@ -1,7 +1,7 @@
 //! Every architecture of the table, in small: logits and greedy text are those of transformers, and the same bits however they are computed;
 //! every pre-tokenizer splits as Hugging Face's. `tests/data/make_architectures.py` made what is expected, and says how weights are made.
 //!
-//! `STRATA_TOKENIZERS=FILE` adds vocabularies too large for the repository: `{"texts": [..], "files": {"PATH.gguf": [[ids of a text], ..]}}`.
+//! `STRATA_TOKENIZERS=FILE` adds vocabularies too large for the repository: `[{"file": "PATH.gguf", "texts": [..], "ids": [[..], ..]}, ..]`.
 
 mod common;
 
@@ -177,18 +177,19 @@ fn vocabularies_too_large_for_the_repository() {
     let Ok(file) = std::env::var("STRATA_TOKENIZERS") else { return };
     let all: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     let mut wrong = 0;
-    for (path, ids) in all["files"].as_object().unwrap() {
+    for case in all.as_array().unwrap() {
+        let path = case["file"].as_str().unwrap();
         let tokenizer = Tokenizer::from_gguf(&Gguf::open(path).unwrap()).unwrap();
         let options = EncodeOptions { add_special: false, parse_special: true };
-        let mut differ = 0;
-        for (text, ids) in all["texts"].as_array().unwrap().iter().zip(ids.as_array().unwrap()) {
+        let (texts, mut differ) = (case["texts"].as_array().unwrap(), 0);
+        for (text, ids) in texts.iter().zip(case["ids"].as_array().unwrap()) {
             let (got, ids) = (tokenizer.encode(text.as_str().unwrap(), options).unwrap(), numbers::<u32>(ids));
             if got != ids {
                 differ += 1;
                 println!("{path}: {text}: {got:?} and {ids:?}");
             }
         }
-        println!("{path}: {differ} of {} texts differ", ids.as_array().unwrap().len());
+        println!("{path}: {differ} of {} texts differ", texts.len());
         wrong += differ;
     }
     assert_eq!(wrong, 0);
