@@ -1,6 +1,7 @@
 //! `config.json`: the shape of the model.
 
 use super::json::{Object, shown};
+use super::quantized::Scheme;
 use super::{foreign, layers, read_json, rope};
 use crate::arch::hyperparameters::{Key, MAX_LAYERS, keys};
 use crate::arch::scaling::RopeScaling;
@@ -22,6 +23,8 @@ pub struct Config {
     pub head_dim_is_explicit: bool,
     /// How positions beyond the original context are reached.
     pub rope_scaling: RopeScaling,
+    /// How the matrices are quantized, if they are.
+    pub(crate) quantization: Option<Scheme>,
     /// True if the token embedding is the output matrix, too.
     pub tie_word_embeddings: bool,
     /// True if the projections of attention have biases.
@@ -80,6 +83,7 @@ impl Config {
             hyperparameters,
             head_dim_is_explicit: stated.is_some() || head_dim != hyperparameters.hidden / hyperparameters.heads,
             rope_scaling,
+            quantization: quantization(dir, &file)?,
             tie_word_embeddings: file.opt_flag("tie_word_embeddings")?.unwrap_or(architecture.defaults.tied),
             attention_bias: file.opt_flag("attention_bias")?.unwrap_or(false),
             mlp_bias: file.opt_flag("mlp_bias")?.unwrap_or(false),
@@ -203,11 +207,21 @@ fn supported(file: &Object<'_>) -> Result<&'static Architecture> {
             return Err(file.refused(key, format!("{} is not supported", quoted(act)), &remedy));
         }
     }
-    if file.get("quantization_config").is_some() {
-        let remedy = "convert the original checkpoint (BF16, F16 or F32)";
-        return Err(file.refused("quantization_config", "the checkpoint is quantized", remedy));
-    }
     Ok(architecture)
+}
+
+/// How the matrices are quantized: by `config.json`, or the file that TensorRT Model Optimizer writes beside it.
+fn quantization(dir: &Path, file: &Object<'_>) -> Result<Option<Scheme>> {
+    const BESIDE: &str = "hf_quant_config.json";
+    if let Some(config) = file.opt_object("quantization_config")? {
+        return Scheme::read(&config).map(Some);
+    }
+    let path = dir.join(BESIDE);
+    let Some(json) = read_json(&path)? else { return Ok(None) };
+    match Object::of_file(&path, &json, &[])?.opt_object("quantization")? {
+        Some(config) => Scheme::read(&config).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The numbers of special tokens, which must be in the vocabulary. Some models have several that end a text.

@@ -18,9 +18,7 @@ const LONGEST: u64 = 64 << 20;
 /// If it is not a regular file, longer than 64 MiB, not JSON, or has an object with a duplicate key.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     let Some(text) = read_optional(path, LONGEST)? else { return Ok(None) };
-    let mut reader = serde_json::Deserializer::from_slice(&text);
-    let value = Unique.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    value.map(Some).map_err(|error| match content(&text).filter(|content| *content != Content::Json) {
+    parse(&text).map(Some).map_err(|error| match content(&text).filter(|content| *content != Content::Json) {
         Some(content) => content.error(path, "JSON"),
         None => {
             let place = format!("line {} column {}", error.line(), error.column());
@@ -29,10 +27,13 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Json>> {
     })
 }
 
-/// The error of reading `text` as JSON without duplicate keys; `None` if it is valid.
-pub(crate) fn refusal(text: &[u8]) -> Option<serde_json::Error> {
+/// Reads JSON without duplicate keys.
+///
+/// # Errors
+/// If it is not that.
+pub(crate) fn parse(text: &[u8]) -> serde_json::Result<Json> {
     let mut reader = serde_json::Deserializer::from_slice(text);
-    Unique.deserialize(&mut reader).and_then(|_| reader.end()).err()
+    Unique.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value))
 }
 
 /// The contents of a regular file of at most `limit` bytes; `None` if it does not exist.
@@ -138,6 +139,16 @@ impl<'a> Object<'a> {
             Error::invalid(file, "file", problem, "get the file again from the model's page")
         })?;
         Ok(Object { file, prefix: String::new(), map, nullable })
+    }
+
+    /// The same object, found at a place in the file that errors name.
+    pub fn inside(&self, place: &str) -> Object<'a> {
+        Object { prefix: format!("{place}: {}", self.prefix), ..self.clone() }
+    }
+
+    /// The same object, with other keys under which `null` means "absent".
+    pub fn with_nullable(&self, nullable: &'static [&'static str]) -> Object<'a> {
+        Object { nullable, ..self.clone() }
     }
 
     /// The value of a key; `None` if it is absent, or `null` under a nullable key.

@@ -4,12 +4,14 @@ mod config;
 pub(crate) mod foreign;
 pub(crate) mod json;
 mod layers;
+pub(crate) mod quantized;
 mod rope;
 mod weights;
 
 pub use config::Config;
 pub(crate) use config::MAX_TOKENS;
 pub(crate) use json::read_json;
+pub(crate) use weights::Part;
 pub use weights::{Dtype, Source, Weights};
 
 use crate::error::{Error, Result};
@@ -37,7 +39,7 @@ impl Checkpoint {
             return Err(Error::invalid(dir, "checkpoint", problem, "name the folder that has config.json"));
         }
         let config = Config::read(dir)?;
-        let weights = Weights::open(dir)?;
+        let mut weights = Weights::open(dir)?;
         weights.check(&config)?;
         foreign::other_tokenizer(dir)?;
         Ok(Checkpoint { dir: dir.to_owned(), config, weights })

@@ -3,6 +3,7 @@
 use super::foreign;
 use super::json;
 use super::json::Object;
+use super::quantized::{self, Packed, is_of_activations};
 use super::{Config, read_json};
 use crate::arch::{Bias, Group, Presence};
 use crate::error::{Error, Result, quoted};
@@ -13,26 +14,66 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use strata_quant::GgmlType;
 
-/// The number types of checkpoints that are not quantized.
+/// The number types of checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Dtype {
     F32,
     F16,
     Bf16,
+    /// One that only tensors of quantized checkpoints have.
+    Other(safetensors::Dtype),
 }
 
 impl Dtype {
-    /// The ggml type of the same bytes.
-    pub fn ggml(self) -> GgmlType {
-        match self {
-            Dtype::F32 => GgmlType::F32,
-            Dtype::F16 => GgmlType::F16,
-            Dtype::Bf16 => GgmlType::BF16,
+    fn of(dtype: safetensors::Dtype) -> Dtype {
+        match dtype {
+            safetensors::Dtype::F32 => Dtype::F32,
+            safetensors::Dtype::F16 => Dtype::F16,
+            safetensors::Dtype::BF16 => Dtype::Bf16,
+            other => Dtype::Other(other),
         }
     }
+
+    /// The ggml type of the same bytes, if a model can have it.
+    pub fn ggml(self) -> Option<GgmlType> {
+        match self {
+            Dtype::F32 => Some(GgmlType::F32),
+            Dtype::F16 => Some(GgmlType::F16),
+            Dtype::Bf16 => Some(GgmlType::BF16),
+            Dtype::Other(_) => None,
+        }
+    }
+
+    /// Its name in safetensors files.
+    pub fn name(self) -> String {
+        match self {
+            Dtype::Other(other) => format!("{other:?}"),
+            plain => plain.ggml().map_or("", GgmlType::name).to_owned(),
+        }
+    }
+}
+
+/// A tensor of the checkpoint, by its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    /// Its name.
+    pub name: String,
+    /// The file it is in.
+    pub path: PathBuf,
+    /// The type of its numbers.
+    pub dtype: Dtype,
+    /// Its dimensions, the slowest first.
+    pub shape: Vec<usize>,
+    /// The number of the file it is in, in the order of [`Weights::shards`].
+    pub shard: usize,
+    /// Where its bytes start in that file.
+    pub offset: u64,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
 /// A tensor of the checkpoint.
@@ -57,6 +98,7 @@ pub struct Weights {
     dir: PathBuf,
     shards: Vec<Mapped>,
     tensors: BTreeMap<String, At>,
+    packed: BTreeMap<String, Arc<Packed>>, // matrices made of several tensors
 }
 
 struct At {
@@ -76,7 +118,8 @@ impl Weights {
             Some(index) => index.shards.clone(),
             None => shards_in(dir)?,
         };
-        let mut weights = Weights { dir: dir.to_owned(), shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut weights =
+            Weights { dir: dir.to_owned(), shards: Vec::new(), tensors: BTreeMap::new(), packed: BTreeMap::new() };
         for name in names {
             weights.add(&dir.join(&name))?;
         }
@@ -105,25 +148,15 @@ impl Weights {
         let start = header + 8;
         let mut text = vec![0; header];
         map.read_at(&mut text, 8)?;
-        if let Some(error) = json::refusal(&text) {
+        if let Err(error) = json::parse(&text) {
             return Err(Error::invalid(path, "header", format!("is damaged ({error})"), "download the file again"));
         }
         // In the order of the file, so that of several faults always the same is reported.
         for name in &metadata.offset_keys() {
             let Some(info) = metadata.info(name) else { continue };
-            let dtype = match info.dtype {
-                safetensors::Dtype::F32 => Dtype::F32,
-                safetensors::Dtype::F16 => Dtype::F16,
-                safetensors::Dtype::BF16 => Dtype::Bf16,
-                other => {
-                    let problem = format!("numbers of type {other:?} are not supported");
-                    let remedy = "convert a checkpoint in BF16, F16 or F32";
-                    return Err(Error::invalid(path, format!("tensor {}", quoted(name)), problem, remedy));
-                }
-            };
             // `read_metadata` has made sure that the file ends where the last tensor does.
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            let at = At { shard: self.shards.len(), dtype, shape: info.shape.clone(), range };
+            let at = At { shard: self.shards.len(), dtype: Dtype::of(info.dtype), shape: info.shape.clone(), range };
             if let Some(other) = self.tensors.insert(name.clone(), at) {
                 let problem = format!("{} has it too", self.shards[other.shard].path().display());
                 return Err(Error::invalid(
@@ -152,6 +185,35 @@ impl Weights {
         })
     }
 
+    /// The place of the tensor with this name.
+    pub(crate) fn part(&self, name: &str) -> Option<Part> {
+        let source = self.get(name)?;
+        Some(Part {
+            name: name.to_owned(),
+            path: source.path.to_owned(),
+            dtype: source.dtype,
+            shape: source.shape.to_vec(),
+            shard: source.shard,
+            offset: source.offset,
+            bytes: source.data.len() as u64,
+        })
+    }
+
+    /// The bytes of a small tensor.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(crate) fn read(&self, part: &Part) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; part.bytes as usize]; // of a mapped file
+        self.shards[part.shard].read_at(&mut bytes, part.offset)?;
+        Ok(bytes)
+    }
+
+    /// The matrix with this name, if it is quantized.
+    pub(crate) fn packed(&self, name: &str) -> Option<&Arc<Packed>> {
+        self.packed.get(name)
+    }
+
     /// Gives up all shards.
     pub(crate) fn into_shards(self) -> Vec<Mapped> {
         self.shards
@@ -162,18 +224,16 @@ impl Weights {
         self.shards.iter()
     }
 
-    /// Every tensor that `config` calls for is there in the right shape, and no other.
-    pub(super) fn check(&self, config: &Config) -> Result<()> {
+    /// Every tensor that `config` calls for is there in the right shape, or all that it is made of, and no other.
+    pub(super) fn check(&mut self, config: &Config) -> Result<()> {
         let wanted: BTreeMap<String, (Vec<usize>, bool)> = wanted(config);
         for (name, (shape, optional)) in &wanted {
+            if let Some(packed) = self.find_packed(config, name, shape)? {
+                self.packed.insert(name.clone(), Arc::new(packed));
+                continue;
+            }
             match self.tensors.get(name) {
-                Some(at) if at.shape == *shape => {}
-                Some(at) => {
-                    let problem = format!("shape {:?} where config.json calls for {shape:?}", at.shape);
-                    let path = self.shards[at.shard].path();
-                    let remedy = "config.json and the weights belong to different models; get them again";
-                    return Err(Error::invalid(path, format!("tensor {}", quoted(name)), problem, remedy));
-                }
+                Some(at) => self.check_plain(name, at, shape)?,
                 None if *optional => {}
                 None => {
                     let remedy = "the checkpoint is incomplete; download all its safetensors files";
@@ -181,25 +241,51 @@ impl Weights {
                 }
             }
         }
-        let strangers: Vec<_> = self
-            .tensors
-            .keys()
-            .filter(|name| {
-                !wanted.contains_key(*name) && !config.architecture.hf_derived.iter().any(|end| name.ends_with(end))
-            })
-            .take(3)
-            .collect();
-        if !strangers.is_empty() {
-            let strangers: Vec<_> = strangers.into_iter().map(|name| quoted(name)).collect();
-            let problem = format!("{} are not part of a {} model", strangers.join(", "), config.architecture.name);
-            return Err(Error::invalid(
-                &self.dir,
-                "tensors",
-                problem,
-                "strata would lose them; this checkpoint is of another kind",
-            ));
+        self.refuse_strangers(config, &wanted)
+    }
+
+    /// The tensors that a matrix is made of; `None` if it is stored as it is.
+    fn find_packed(&self, config: &Config, name: &str, shape: &[usize]) -> Result<Option<Packed>> {
+        match (&config.quantization, shape) {
+            (Some(scheme), &[rows, cols]) => scheme.find(self, name, (rows, cols)),
+            (None, &[rows, cols]) => quantized::plain_float8(self, name, (rows, cols)),
+            _ => Ok(None),
+        }
+    }
+
+    fn check_plain(&self, name: &str, at: &At, shape: &[usize]) -> Result<()> {
+        let bad = |problem: String, remedy: &str| {
+            Err(Error::invalid(self.shards[at.shard].path(), format!("tensor {}", quoted(name)), problem, remedy))
+        };
+        if at.shape != shape {
+            let problem = format!("shape {:?} where config.json calls for {shape:?}", at.shape);
+            return bad(problem, "config.json and the weights belong to different models; get them again");
+        }
+        if at.dtype.ggml().is_none() {
+            let problem = format!("numbers of type {} are not supported", at.dtype.name());
+            return bad(problem, "convert a checkpoint in BF16, F16 or F32");
         }
         Ok(())
+    }
+
+    /// An error if there are tensors that belong to no part of the model.
+    fn refuse_strangers(&self, config: &Config, wanted: &BTreeMap<String, (Vec<usize>, bool)>) -> Result<()> {
+        let parts: BTreeSet<&str> =
+            self.packed.values().flat_map(|packed| packed.parts()).map(|part| part.name.as_str()).collect();
+        let known = |name: &str| {
+            wanted.contains_key(name)
+                || parts.contains(name)
+                || config.architecture.hf_derived.iter().any(|end| name.ends_with(end))
+                || config.quantization.is_some() && is_of_activations(name)
+        };
+        let strangers: Vec<_> = self.tensors.keys().filter(|name| !known(name)).take(3).collect();
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        let strangers: Vec<_> = strangers.into_iter().map(|name| quoted(name)).collect();
+        let problem = format!("{} are not part of a {} model", strangers.join(", "), config.architecture.name);
+        let remedy = "strata would lose them; this checkpoint is of another kind";
+        Err(Error::invalid(&self.dir, "tensors", problem, remedy))
     }
 }
 

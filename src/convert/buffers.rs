@@ -1,7 +1,7 @@
 //! The sizes of a conversion's buffers: chunks of rows, as large as is useful within the memory limit.
 
-use super::plan::Tensor;
-use super::rows::is_copy;
+use super::plan::{Stored, Tensor};
+use super::rows::{GATHERED, is_copy};
 use crate::error::{Error, Result};
 use crate::io::direct::{AHEAD, request_bytes};
 use strata_quant::GgmlType;
@@ -29,6 +29,9 @@ pub struct Sizes {
     pub request: usize,
     /// Bytes of a buffer of source rows.
     pub source: usize,
+    /// Bytes of the one buffer of tensors that must be in memory as a whole.
+    pub whole: usize,
+    sides: u64, // bytes of scales and the like of one tensor
     /// Bytes of a buffer of blocks, by output.
     pub blocks: Vec<usize>,
 }
@@ -42,9 +45,11 @@ impl Sizes {
     pub fn new(wanted: &[(&Tensor, Vec<Option<GgmlType>>)], threads: usize, limit: Option<u64>) -> Result<Sizes> {
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
         let request = request_bytes(limit);
-        // Each thread has a row of floats, and while it looks for an overflow another.
+        // Each thread has a row of floats, while it looks for an overflow another, and the codes of rows that it gathers.
         let cols = wanted.iter().map(|(tensor, _)| tensor.cols as u64).max().unwrap_or(0);
-        let scratch = cols.saturating_mul(8).saturating_mul(threads as u64);
+        let transposed = wanted.iter().any(|(tensor, _)| tensor.stored().is_some_and(Stored::is_transposed));
+        let gathered = if transposed { GATHERED as u64 } else { 0 };
+        let scratch = cols.saturating_mul(8 + gathered).saturating_mul(threads as u64);
         let outputs = wanted.first().map_or(0, |(_, types)| types.len());
         let scratch = scratch.saturating_add((request * (AHEAD + outputs)) as u64);
         let mut values = VALUES_A_THREAD.saturating_mul(threads).clamp(*VALUES.start(), *VALUES.end());
@@ -73,12 +78,22 @@ impl Sizes {
 
     fn with(wanted: &[(&Tensor, Vec<Option<GgmlType>>)], values: usize, request: usize) -> Option<Sizes> {
         let outputs = wanted.first().map_or(0, |(_, types)| types.len());
-        let mut sizes = Sizes { values, request, source: 0, blocks: vec![0; outputs] };
+        let mut sizes = Sizes { values, request, source: 0, whole: 0, sides: 0, blocks: vec![0; outputs] };
         for (tensor, types) in wanted {
             let Some(stored) = tensor.stored() else { continue };
             let rows = rows(tensor, values);
             let bytes = |ty: GgmlType| ty.row_bytes(tensor.cols)?.checked_mul(rows);
-            sizes.source = sizes.source.max(bytes(stored.ty)?);
+            match &stored.packed {
+                None => sizes.source = sizes.source.max(bytes(stored.ty)?),
+                Some(packed) => {
+                    let all = usize::try_from(stored.bytes).ok()?;
+                    match packed.is_transposed() {
+                        true => sizes.whole = sizes.whole.max(all),
+                        false => sizes.source = sizes.source.max((all / tensor.rows).checked_mul(rows)?),
+                    }
+                    sizes.sides = sizes.sides.max(packed.side_memory());
+                }
+            }
             for (size, ty) in sizes.blocks.iter_mut().zip(types) {
                 if let Some(ty) = ty.filter(|&ty| !is_copy(stored, ty)) {
                     *size = (*size).max(bytes(ty)?);
@@ -90,7 +105,8 @@ impl Sizes {
 
     fn total(&self) -> u64 {
         let blocks = self.blocks.iter().fold(0u64, |sum, &n| sum.saturating_add(n as u64));
-        (self.source as u64).saturating_mul(SOURCES as u64).saturating_add(blocks.saturating_mul(BLOCKS as u64))
+        let sources = (self.source as u64).saturating_add(self.sides).saturating_mul(SOURCES as u64);
+        sources.saturating_add(self.whole as u64).saturating_add(blocks.saturating_mul(BLOCKS as u64))
     }
 }
 
@@ -107,14 +123,15 @@ fn unit(tensor: &Tensor) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{From, Stored};
+    use super::super::plan::From;
     use super::*;
 
     fn matrix(rows: usize, cols: usize, heads: Option<usize>) -> Tensor {
         let head_dim = heads.map(|heads| rows / heads);
         let (name, dims) = ("w".to_owned(), vec![cols as u64, rows as u64]);
         let bytes = (rows * cols * 2) as u64;
-        let stored = Stored { name: name.clone(), ty: GgmlType::BF16, file: 0, offset: 0, bytes, head_dim };
+        let ty = GgmlType::BF16;
+        let stored = Stored { name: name.clone(), ty, file: 0, offset: 0, bytes, head_dim, packed: None };
         Tensor { name, dims, rows, cols, from: From::Source(stored) }
     }
 

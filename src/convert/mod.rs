@@ -44,7 +44,7 @@ use acceptance::Accepted;
 use journal::{Head, SourceHead, TensorHead};
 use method::{Method, Unmade};
 use output::{Output, OutputFile};
-use plan::Tensor;
+use plan::{Stored, Tensor};
 use serde_json::{Map, Value as Json};
 use source::SourceFile;
 use std::collections::{BTreeMap, HashSet};
@@ -105,8 +105,8 @@ pub struct TensorPlan {
     pub name: String,
     /// The dimensions, the length of a row first.
     pub dims: Vec<u64>,
-    /// The type in the source.
-    pub from: GgmlType,
+    /// The type in the source, or what its quantization is called.
+    pub from: String,
     /// The bytes in the source; 0 if the tensor is computed.
     pub bytes_from: u64,
     /// The type in the target.
@@ -131,8 +131,8 @@ pub struct TargetPlan {
 pub fn plan(input: &Input, target: &Target, options: &Options) -> Result<TargetPlan> {
     let job = Job::new(input, std::slice::from_ref(target), options)?;
     let planned = |(tensor, &to): (&Tensor, &GgmlType)| {
-        let from = tensor.stored().map_or(to, |stored| stored.ty);
-        let bytes_from = tensor.stored().map_or(0, |stored| stored.bytes);
+        let from = tensor.stored().map_or(to.name(), Stored::kind).to_owned();
+        let bytes_from = tensor.stored().map_or(0, Stored::all_bytes);
         let (name, dims) = (tensor.name.clone(), tensor.dims.clone());
         TensorPlan { name, dims, from, bytes_from, to, bytes_to: tensor.bytes(to) }
     };

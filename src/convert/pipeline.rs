@@ -13,10 +13,12 @@
 
 use super::buffers::{BLOCKS, SOURCES, Sizes};
 use super::output::{Output, changed};
-use super::plan::Tensor;
+use super::plan::{Stored, Tensor};
 use super::rows::{Encoding, RowChunk, is_copy};
 use super::source::{Reading, SourceFile};
 use super::target::Importance;
+use crate::checkpoint::Part;
+use crate::checkpoint::quantized::Unpacked;
 use crate::error::{Allocation, Error, Result};
 use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
@@ -88,11 +90,12 @@ pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Di
     work.progress.begin("converting", reads.iter().map(|read| work.files[read.file].bytes).sum());
 
     let chunks = BufferPool::new(SOURCES, sizes.source)?;
+    let wholes = BufferPool::new(1, sizes.whole)?;
     let blocks = sizes.blocks.iter().map(|&bytes| BufferPool::new(BLOCKS, bytes)).collect::<Result<Vec<_>>>()?;
     let mut digests = work.known.clone();
     let done: Vec<Result<()>> = thread::scope(|scope| {
         let (to_encode, chunks_read) = sync_channel(1);
-        let reader = Reader { work, sizes: &sizes, needs: &needs, chunks, to: to_encode };
+        let reader = Reader { work, sizes: &sizes, needs: &needs, chunks, wholes, to: to_encode };
         let mut to_write = Vec::new();
         let mut threads = Vec::new();
         // Where the system refuses a thread, those before it end by themselves: nobody is left at the other end.
@@ -193,9 +196,21 @@ impl BufferPool {
 /// From the reader to the encoder.
 enum EncodeMessage {
     /// Rows of a tensor.
-    RowChunk { tensor: usize, first: usize, bytes: usize, data: Arc<PooledBuffer>, end: Option<Digest> },
+    RowChunk(ChunkMessage),
     /// The end of a file.
     File { file: usize, sha256: Digest },
+}
+
+/// Rows of a tensor as they were read.
+struct ChunkMessage {
+    tensor: usize,
+    first: usize,
+    rows: usize,
+    data: Arc<PooledBuffer>, // of these rows, or of the whole tensor where it is transposed
+    bytes: usize,            // in `data`
+    read: u64,               // for these rows
+    unpacked: Option<Arc<Unpacked>>,
+    end: Option<Digest>, // of the last rows: see `mark`
 }
 
 /// From the encoder to a writer.
@@ -211,6 +226,7 @@ struct Reader<'a> {
     sizes: &'a Sizes,
     needs: &'a [Vec<bool>],
     chunks: BufferPool,
+    wholes: BufferPool, // of transposed tensors
     to: SyncSender<EncodeMessage>,
 }
 
@@ -251,7 +267,7 @@ impl Reader<'_> {
             } else if !marks.is_empty() {
                 self.gap(&mut reading, at..stored.end(), &mut hasher)?;
                 at = stored.end();
-                check_mark(file, at, hasher.digest(), marks)?;
+                check_mark(file, at, mark(hasher.digest(), &self.sides(stored)?), marks)?;
             }
         }
         self.gap(&mut reading, at..file.bytes, &mut hasher)?;
@@ -285,34 +301,85 @@ impl Reader<'_> {
     ) -> std::result::Result<(), End> {
         let tensor = &self.work.tensors[t];
         let Some(stored) = tensor.stored() else { return Ok(()) };
+        let sides = self.sides(stored)?;
+        let unpacked = stored.packed.as_ref().map(|packed| packed.unpacked(&sides).map(Arc::new)).transpose()?;
         let row_bytes = stored.bytes / tensor.rows as u64;
-        let step = self.sizes.rows(tensor);
+        let (step, mut whole) = (self.sizes.rows(tensor), None);
         for first in (0..tensor.rows).step_by(step) {
             self.work.progress.check()?;
             let rows = step.min(tensor.rows - first);
-            let bytes = (rows as u64 * row_bytes) as usize;
-            let mut buffer = self.chunks.take(bytes).ok_or(End::NotWanted)?;
-            for piece in buffer.bytes[..bytes].chunks_mut(PIECE) {
-                reading.fill(piece)?;
-                hasher.update(piece);
+            let bytes = if stored.is_transposed() { stored.bytes } else { rows as u64 * row_bytes };
+            let (data, read) = match &whole {
+                Some(data) => (Arc::clone(data), 0),
+                None => (Arc::new(self.fill(reading, stored, bytes as usize, hasher)?), bytes),
+            };
+            if stored.is_transposed() {
+                whole = Some(data.clone());
             }
             let mut end = None;
             if first + rows == tensor.rows {
-                let digest = hasher.digest();
+                let digest = mark(hasher.digest(), &sides);
                 // Before the encoder gets what was just read.
                 check_mark(file, stored.end(), digest, marks)?;
                 end = Some(digest);
             }
-            let chunk = EncodeMessage::RowChunk { tensor: t, first, bytes, data: Arc::new(buffer), end };
-            self.to.send(chunk).map_err(|_| End::NotWanted)?;
+            let (unpacked, bytes) = (unpacked.clone(), bytes as usize);
+            let chunk = ChunkMessage { tensor: t, first, rows, data, bytes, read, unpacked, end };
+            self.to.send(EncodeMessage::RowChunk(chunk)).map_err(|_| End::NotWanted)?;
         }
         Ok(())
     }
+
+    /// A buffer with the next `bytes` bytes of a tensor, hashed.
+    fn fill(
+        &self,
+        reading: &mut Reading<'_>,
+        stored: &Stored,
+        bytes: usize,
+        hasher: &mut Hasher,
+    ) -> std::result::Result<PooledBuffer, End> {
+        let pool = if stored.is_transposed() { &self.wholes } else { &self.chunks };
+        let mut buffer = pool.take(bytes).ok_or(End::NotWanted)?;
+        for piece in buffer.bytes[..bytes].chunks_mut(PIECE) {
+            self.work.progress.check()?;
+            reading.fill(piece)?;
+            hasher.update(piece);
+        }
+        Ok(buffer)
+    }
+
+    /// The scales and the like of a quantized tensor. They may lie anywhere in any file, which is hashed when its turn comes.
+    fn sides(&self, stored: &Stored) -> Result<Vec<Vec<u8>>> {
+        let parts = stored.packed.iter().flat_map(|packed| packed.sides());
+        let read = |part: &Part| {
+            let (mut bytes, len) = (Vec::new(), part.bytes as usize); // of a mapped file
+            let no_memory = |_| Error::OutOfMemory { what: Allocation::Conversion, bytes: part.bytes };
+            bytes.try_reserve_exact(len).map_err(no_memory)?;
+            bytes.resize(len, 0);
+            self.work.files[part.shard].read(&mut bytes, part.offset)?;
+            Ok(bytes)
+        };
+        parts.map(read).collect()
+    }
+}
+
+/// What a finished tensor was made of: `before`, the file up to its end, and tensors that lie elsewhere.
+fn mark(before: Digest, sides: &[Vec<u8>]) -> Digest {
+    if sides.is_empty() {
+        return before;
+    }
+    let mut hasher = Hasher::default();
+    hasher.update(before.to_string().as_bytes());
+    sides.iter().for_each(|side| hasher.update(side));
+    hasher.digest()
 }
 
 fn check_mark(file: &SourceFile<'_>, at: u64, now: Digest, before: &[Digest]) -> Result<()> {
     match before.iter().find(|&&mark| mark != now) {
-        Some(was) => Err(changed(file.path, format!("its first {at} bytes had the SHA-256 {was}, they have {now}"))),
+        Some(was) => {
+            let problem = format!("what was read up to byte {at} had the SHA-256 {was}, it has {now}");
+            Err(changed(file.path, problem))
+        }
         None => Ok(()),
     }
 }
@@ -337,34 +404,27 @@ impl Encoder<'_> {
                     }
                     Ok(())
                 }
-                EncodeMessage::RowChunk { tensor, first, bytes, data, end } => {
-                    if shown != Some(tensor) {
-                        shown = Some(tensor);
-                        self.work.progress.step(&self.work.tensors[tensor].name);
+                EncodeMessage::RowChunk(chunk) => {
+                    if shown != Some(chunk.tensor) {
+                        shown = Some(chunk.tensor);
+                        self.work.progress.step(&self.work.tensors[chunk.tensor].name);
                     }
-                    self.chunk(tensor, first, bytes, data, end)
+                    self.chunk(chunk)
                 }
             }
         };
         unless_not_wanted(chunks.iter().try_for_each(&mut step))
     }
 
-    fn chunk(
-        &self,
-        t: usize,
-        first: usize,
-        bytes: usize,
-        data: Arc<PooledBuffer>,
-        end: Option<Digest>,
-    ) -> std::result::Result<(), End> {
+    fn chunk(&self, chunk: ChunkMessage) -> std::result::Result<(), End> {
+        let ChunkMessage { tensor: t, first, rows, data, bytes, read, unpacked, end } = chunk;
         let tensor = &self.work.tensors[t];
         let Some(stored) = tensor.stored() else { return Ok(()) };
         let path = self.work.files[stored.file].path;
-        let rows = bytes as u64 / (stored.bytes / tensor.rows as u64);
         let mut filled = Vec::new(); // output, its type, its bytes of these rows, and the buffer unless they are the source's
         for (o, types) in self.work.types.iter().enumerate().filter(|(o, _)| self.needs[t][*o]) {
             let row_bytes = tensor.bytes(types[t]) / tensor.rows as u64;
-            let size = (rows * row_bytes) as usize;
+            let size = (rows as u64 * row_bytes) as usize;
             let buffer = match is_copy(stored, types[t]) {
                 true => None,
                 false => Some(self.blocks[o].take(size).ok_or(End::NotWanted)?),
@@ -377,7 +437,8 @@ impl Encoder<'_> {
                 Some(Encoding { ty: self.work.types[*o][t], importance: self.work.importance[*o][t], out })
             })
             .collect();
-        let chunk = RowChunk { tensor, stored, path, first, bytes: &data.bytes[..bytes], isa: self.work.isa };
+        let (bytes_of, unpacked) = (&data.bytes[..bytes], unpacked.as_deref());
+        let chunk = RowChunk { tensor, stored, path, first, rows, bytes: bytes_of, unpacked, isa: self.work.isa };
         self.work.pool.install(|| chunk.encode(&mut encodings))?;
         for (o, at, size, buffer) in filled {
             let data = buffer.map_or_else(|| data.clone(), Arc::new);
@@ -385,7 +446,7 @@ impl Encoder<'_> {
                 .send(WriteMessage::Blocks { tensor: t, at, bytes: size, data, end })
                 .map_err(|_| End::NotWanted)?;
         }
-        self.work.progress.advance(bytes as u64);
+        self.work.progress.advance(read);
         Ok(())
     }
 }

@@ -3,8 +3,10 @@
 use super::source::Input;
 use crate::arch::{Architecture, LLAMA, Presence};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::quantized::Packed;
 use crate::error::{Error, Result, quoted};
 use crate::gguf::Gguf;
+use std::sync::Arc;
 use strata_quant::GgmlType;
 
 /// A tensor to write. Its place among the others is the order of the files.
@@ -33,7 +35,7 @@ pub enum From {
 pub struct Stored {
     /// Its name there.
     pub name: String,
-    /// Its type there.
+    /// Its type there; F32 where it is [`Stored::packed`].
     pub ty: GgmlType,
     /// The file, in the order of the source's files.
     pub file: usize,
@@ -43,6 +45,8 @@ pub struct Stored {
     pub bytes: u64,
     /// Rows of a head, where the rows of heads are put in another order; see [`crate::arch::tensors::permuted_row`].
     pub head_dim: Option<usize>,
+    /// What its values are made of where `bytes` are codes and not numbers of a type of ggml's.
+    pub packed: Option<Arc<Packed>>,
 }
 
 impl Tensor {
@@ -69,6 +73,26 @@ impl Stored {
     /// Where its bytes end in its file.
     pub fn end(&self) -> u64 {
         self.offset + self.bytes
+    }
+
+    /// True if its rows lie all over its bytes.
+    pub fn is_transposed(&self) -> bool {
+        self.packed.as_ref().is_some_and(|packed| packed.is_transposed())
+    }
+
+    /// All its bytes, in whatever tensors and files.
+    pub fn all_bytes(&self) -> u64 {
+        self.packed.as_ref().map_or(self.bytes, |packed| packed.bytes())
+    }
+
+    /// What it is stored as, in words.
+    pub fn kind(&self) -> &str {
+        self.packed.as_ref().map_or(self.ty.name(), |packed| &packed.kind)
+    }
+
+    /// True if its rows as `ty` are its bytes.
+    pub fn is_as_written(&self, ty: GgmlType) -> bool {
+        self.ty == ty && self.packed.is_none()
     }
 }
 
@@ -97,7 +121,8 @@ fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Vec<Tensor>> {
         }
         let head_dim = spec.permuted.map(|_| config.hyperparameters.head_dim);
         // The checkpoint was checked when it was opened: what is required is there.
-        let matrix = stored(checkpoint, &weight, spec.name(layer), head_dim);
+        let matrix = packed(checkpoint, &weight, spec.name(layer), head_dim)
+            .or_else(|| stored(checkpoint, &weight, spec.name(layer), head_dim));
         tensors.push(matrix.ok_or_else(|| missing(checkpoint, &weight))?);
         tensors.extend(stored(checkpoint, &bias, spec.bias_name(layer), head_dim));
     }
@@ -107,7 +132,7 @@ fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Vec<Tensor>> {
 /// The tensor `hf` of a checkpoint, if it has it.
 fn stored(checkpoint: &Checkpoint, hf: &str, name: String, head_dim: Option<usize>) -> Option<Tensor> {
     let source = checkpoint.weights.get(hf)?;
-    let ty = source.dtype.ggml();
+    let ty = source.dtype.ggml()?;
     let (rows, cols) = match *source.shape {
         [rows, cols] => (rows, cols),
         // A vector is a column where its rows are put in order, so that a bias goes with its matrix.
@@ -116,8 +141,18 @@ fn stored(checkpoint: &Checkpoint, hf: &str, name: String, head_dim: Option<usiz
     };
     let dims = source.shape.iter().rev().map(|&d| d as u64).collect();
     let (file, offset, bytes) = (source.shard, source.offset, source.data.len() as u64);
-    let from = From::Source(Stored { name: hf.to_owned(), ty, file, offset, bytes, head_dim });
+    let from = From::Source(Stored { name: hf.to_owned(), ty, file, offset, bytes, head_dim, packed: None });
     Some(Tensor { name, dims, rows, cols, from })
+}
+
+/// The matrix `hf` of a checkpoint, if it has it in quantized form.
+fn packed(checkpoint: &Checkpoint, hf: &str, name: String, head_dim: Option<usize>) -> Option<Tensor> {
+    let packed = checkpoint.weights.packed(hf)?.clone();
+    let (rows, cols) = packed.shape;
+    let (file, offset, bytes) = (packed.codes.shard, packed.codes.offset, packed.codes.bytes);
+    let (ty, hf) = (GgmlType::F32, hf.to_owned());
+    let from = From::Source(Stored { name: hf, ty, file, offset, bytes, head_dim, packed: Some(packed) });
+    Some(Tensor { name, dims: vec![cols as u64, rows as u64], rows, cols, from })
 }
 
 fn missing(checkpoint: &Checkpoint, name: &str) -> Error {
@@ -135,7 +170,8 @@ fn of_gguf(gguf: &Gguf) -> Result<Vec<Tensor>> {
     let tensors = order.into_iter().map(|info| {
         let whole = |n: u64| usize::try_from(n).map_err(|_| too_large(gguf, &info.name));
         let (name, file, ty) = (info.name.clone(), info.part, info.ty);
-        let from = From::Source(Stored { name, ty, file, offset: info.offset, bytes: info.bytes, head_dim: None });
+        let (offset, bytes) = (info.offset, info.bytes);
+        let from = From::Source(Stored { name, ty, file, offset, bytes, head_dim: None, packed: None });
         let (rows, cols) = (whole(info.rows())?, whole(info.cols())?);
         Ok(Tensor { name: info.name.clone(), dims: info.dims.clone(), rows, cols, from })
     });

@@ -3,6 +3,7 @@
 use super::plan::{Stored, Tensor};
 use super::target::Importance;
 use crate::arch::tensors::permuted_row;
+use crate::checkpoint::quantized::Unpacked;
 use crate::error::{Error, Result, quoted};
 use rayon::prelude::*;
 use std::path::Path;
@@ -11,6 +12,9 @@ use strata_quant::{Format, GgmlType};
 
 /// Values in a task of a thread.
 const TASK: usize = 1 << 16;
+
+/// Rows of a task where the codes of rows must be gathered, if there are as many.
+pub const GATHERED: usize = 64;
 
 /// The largest finite F16; values from 65520 on round to infinity.
 const F16_MAX: f32 = 65504.0;
@@ -29,8 +33,12 @@ pub struct RowChunk<'a> {
     pub path: &'a Path,
     /// The first row.
     pub first: usize,
-    /// The bytes of the rows.
+    /// The number of rows.
+    pub rows: usize,
+    /// The bytes of the rows; of all rows of the tensor where it is transposed.
     pub bytes: &'a [u8],
+    /// What makes values of them, where they are codes.
+    pub unpacked: Option<&'a Unpacked>,
     /// The instructions to encode with.
     pub isa: Isa,
 }
@@ -47,7 +55,7 @@ pub struct Encoding<'a> {
 
 /// True if the rows of an output with that type are the bytes of the source.
 pub fn is_copy(stored: &Stored, ty: GgmlType) -> bool {
-    stored.ty == ty && stored.head_dim.is_none()
+    stored.is_as_written(ty) && stored.head_dim.is_none()
 }
 
 impl RowChunk<'_> {
@@ -57,9 +65,9 @@ impl RowChunk<'_> {
     /// Names the first row and column whose value cannot be stored, or the row and block whose importance is too large.
     pub fn encode(&self, encodings: &mut [Encoding<'_>]) -> Result<()> {
         let cols = self.tensor.cols;
-        let row_bytes = self.row_bytes(self.stored.ty)?;
-        let rows = self.bytes.len() / row_bytes;
-        let task = (TASK / cols).clamp(1, rows.max(1));
+        let rows = self.rows;
+        let gather = self.unpacked.filter(|unpacked| unpacked.is_transposed());
+        let task = (TASK / cols).max(gather.map_or(1, |_| GATHERED)).min(rows.max(1));
         let mut forms = Vec::with_capacity(encodings.len());
         let mut parts = Vec::with_capacity(encodings.len());
         for Encoding { ty, importance, out } in encodings {
@@ -69,9 +77,16 @@ impl RowChunk<'_> {
         }
         let tasks: Vec<(usize, Vec<&mut [u8]>)> =
             (0..rows).step_by(task).map(|r| (r, parts.iter_mut().filter_map(Iterator::next).collect())).collect();
-        let failed = tasks.into_par_iter().map_init(Vec::new, |values, (first, mut outs)| {
-            for r in first..(first + task).min(rows) {
-                let source = &self.bytes[self.source_row(r) * row_bytes..][..row_bytes];
+        let failed = tasks.into_par_iter().map_init(Default::default, |(values, gathered), (first, mut outs)| {
+            let end = (first + task).min(rows);
+            if let Some(unpacked) = gather {
+                unpacked.gather((first..end).map(|r| self.first + self.source_row(r)), self.bytes, gathered);
+            }
+            for r in first..end {
+                let source = match gather {
+                    Some(_) => &gathered[(r - first) * cols..][..cols],
+                    None => self.source(r),
+                };
                 self.encode_row(r, source, &forms, r - first, &mut outs, values)?;
             }
             Ok(())
@@ -83,6 +98,12 @@ impl RowChunk<'_> {
     /// The row of the source chunk that becomes row `r` of the output chunk.
     fn source_row(&self, r: usize) -> usize {
         self.stored.head_dim.map_or(r, |head_dim| permuted_row(r, head_dim))
+    }
+
+    /// The bytes that row `r` of the output chunk is made of.
+    fn source(&self, r: usize) -> &[u8] {
+        let row_bytes = self.bytes.len() / self.rows;
+        &self.bytes[self.source_row(r) * row_bytes..][..row_bytes]
     }
 
     /// Row `r` of the chunk, the `i`-th of its task, for each output.
@@ -97,23 +118,26 @@ impl RowChunk<'_> {
     ) -> Result<()> {
         let from = self.stored.ty;
         let largest = match from {
-            _ if forms.iter().any(|form| form.format.ty != from) => self.decode(source, values)?,
+            _ if forms.iter().any(|form| !self.stored.is_as_written(form.format.ty)) => {
+                self.decode(r, source, values)?
+            }
+            _ if self.unpacked.is_some() => self.decode(r, source, values)?,
             GgmlType::F32 => largest32(source),
             GgmlType::BF16 => u32::from(largest16(source)) << 16,
             // What is infinity in half precision is infinity here.
             GgmlType::F16 if largest16(source) >= 0x7c00 => INFINITY,
             GgmlType::F16 => 0,
             other if other.format().is_none() => 0,
-            _ => self.decode(source, values)?,
+            _ => self.decode(r, source, values)?,
         };
         if largest >= INFINITY {
-            self.decode(source, values)?;
+            self.decode(r, source, values)?;
             let c = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
             return Err(self.bad_value(r, c, values[c], from, self.damaged()));
         }
         for (form, out) in forms.iter().zip(outs) {
             let out = &mut out[i * form.row_bytes..][..form.row_bytes];
-            if form.format.ty == from {
+            if self.stored.is_as_written(form.format.ty) {
                 out.copy_from_slice(source);
                 continue;
             }
@@ -124,10 +148,13 @@ impl RowChunk<'_> {
         Ok(())
     }
 
-    /// Values of a row, and the largest magnitude among them, as bits: not less than [`INFINITY`] if one is not finite.
-    fn decode(&self, source: &[u8], values: &mut Vec<f32>) -> Result<u32> {
+    /// Values of row `r` of the chunk, and the largest magnitude among them, as bits: not less than [`INFINITY`] if one is not finite.
+    fn decode(&self, r: usize, source: &[u8], values: &mut Vec<f32>) -> Result<u32> {
         values.resize(self.tensor.cols, 0.0);
-        (self.format(self.stored.ty)?.decode)(source, values);
+        match self.unpacked {
+            Some(unpacked) => unpacked.row(self.first + self.source_row(r), source, values),
+            None => (self.format(self.stored.ty)?.decode)(source, values),
+        }
         Ok(values.iter().fold(0, |largest, v| largest.max((v.to_bits() & MAGNITUDE) as i32)) as u32)
     }
 

@@ -104,8 +104,9 @@ impl Target {
                 let problem = format!("is of type {}, which strata cannot read", stored.ty);
                 return Err(bad(problem, "convert the original checkpoint"));
             }
-            if stored.ty != ty && stored.ty.block_len() > 1 && !requantize {
-                let problem = format!("is quantized already ({})", stored.ty);
+            let lossy = stored.packed.as_ref().map_or(stored.ty.block_len() > 1, |packed| packed.lossy);
+            if !stored.is_as_written(ty) && lossy && !requantize {
+                let problem = format!("is quantized already ({})", stored.kind());
                 let error = bad(problem, "convert the original checkpoint, or accept the loss");
                 return Err(error.with_setting(Setting::Requantize));
             }
@@ -212,11 +213,13 @@ pub(super) fn importance_notes(targets: &[Target], tensors: &[Tensor], types: &[
     notes
 }
 
-/// The type of a tensor that the recipe does not quantize: F32 for vectors of a checkpoint, which are few, else that of the source.
+/// The type of a tensor that the recipe does not quantize: F32 for vectors of a checkpoint, which are few, BF16 for its quantized matrices,
+/// else that of the source.
 fn kept_type(input: &Input, tensor: &Tensor) -> GgmlType {
     match (input, tensor.stored()) {
         (_, None) => GgmlType::F32,
         (Input::Checkpoint(_), Some(_)) if tensor.dims.len() == 1 => GgmlType::F32,
+        (_, Some(stored)) if stored.packed.is_some() => GgmlType::BF16,
         (_, Some(stored)) => stored.ty,
     }
 }

@@ -7,7 +7,7 @@ use super::metadata;
 use super::plan::{self, From, Tensor};
 use super::source::Input;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::progress::Progress;
 use crate::recipe::Mix;
@@ -19,7 +19,8 @@ use strata_quant::GgmlType;
 /// otherwise.
 ///
 /// # Errors
-/// As [`Gguf::open`] and [`Checkpoint::open`]; also if the checkpoint's tokenizer is of a kind that cannot be converted.
+/// As [`Gguf::open`] and [`Checkpoint::open`]; also if the checkpoint's tokenizer is of a kind that cannot be converted, or its matrices are
+/// quantized: no kernel reads their codes.
 pub fn open_model(path: &Path, progress: &dyn Progress) -> Result<Gguf> {
     match Input::open(path)? {
         Input::Gguf(gguf) => Ok(*gguf),
@@ -30,6 +31,11 @@ pub fn open_model(path: &Path, progress: &dyn Progress) -> Result<Gguf> {
 fn of_checkpoint(checkpoint: Box<Checkpoint>, progress: &dyn Progress) -> Result<Gguf> {
     let input = Input::Checkpoint(checkpoint);
     let tensors = plan::tensors(&input)?;
+    if let Some(stored) = tensors.iter().filter_map(Tensor::stored).find(|stored| stored.packed.is_some()) {
+        let problem = format!("is {} and cannot be run or measured as it is", stored.kind());
+        let remedy = "convert the checkpoint first, to BF16 to have its weights as they are, and name that file";
+        return Err(Error::invalid(input.path(), format!("tensor {}", quoted(&stored.name)), problem, remedy));
+    }
     let (mut header, notes) = metadata::of(&input, None, &tensors)?;
     notes.iter().for_each(|note| progress.warn(note));
     header.set(metadata::FILE_TYPE, file_type(&tensors));

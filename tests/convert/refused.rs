@@ -52,7 +52,7 @@ fn configurations_that_cannot_be_converted_are_refused() {
         ("rope_scaling", json!({"rope_type": "longrope", "factor": 4}), &["longrope"]),
         ("rope_scaling", json!({"type": "dynamic"}), &["factor"]),
         ("rope_scaling", json!({"type": "linear"}), &["factor"]),
-        ("quantization_config", json!({"quant_method": "gptq"}), &["quantization_config", "original"]),
+        ("quantization_config", json!({"quant_method": "hqq"}), &["quantization_config", "hqq", "original"]),
         ("sliding_window", json!("1024"), &["sliding_window", "1024"]),
         ("attention_bias", json!(true), &["self_attn.", "_proj.bias", "missing"]),
         ("mlp_bias", json!(true), &["mlp.", "_proj.bias", "missing"]),

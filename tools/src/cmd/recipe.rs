@@ -286,7 +286,7 @@ impl RecipeArgs {
         if self.json {
             let tensor = |tensor: &strata::convert::TensorPlan| {
                 json!({
-                    "name": tensor.name, "shape": tensor.dims, "from": tensor.from.name(), "bytes_from": tensor.bytes_from,
+                    "name": tensor.name, "shape": tensor.dims, "from": tensor.from, "bytes_from": tensor.bytes_from,
                     "to": tensor.to.name(), "bytes_to": tensor.bytes_to,
                     "bits_per_weight": bits(weights(&tensor.dims), tensor.bytes_to),
                 })
@@ -310,7 +310,7 @@ impl RecipeArgs {
             table.add_row([
                 printable(&tensor.name).into_owned(),
                 tensor.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" x "),
-                tensor.from.name().to_owned(),
+                tensor.from.clone(),
                 output::bytes(tensor.bytes_from),
                 tensor.to.name().to_owned(),
                 output::bytes(tensor.bytes_to),
