@@ -68,6 +68,11 @@ impl Config {
             }
             return Err(Error::invalid(&path, "file", "is missing", "name the folder of a Hugging Face checkpoint"));
         };
+        Config::of(path, json)
+    }
+
+    /// Checks the contents of `config.json`, or what stands for it in another file.
+    pub(super) fn of(path: PathBuf, json: Value) -> Result<Config> {
         let file = Object::of_file(&path, &json, NULLABLE)?;
         let architecture = supported(&file)?;
         let mut notes = Vec::new();
