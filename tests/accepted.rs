@@ -303,10 +303,14 @@ fn what_is_no_model_is_named() {
             &["model.safetensors", "is a GGUF file"],
         ),
         (|f| fs::write(f.path("model.safetensors"), "PK\x03\x04\0\0\0\0").unwrap(), &["model.safetensors", "zip"]),
+        (
+            |f| fs::rename(f.path("model.safetensors"), f.path("pytorch_model.bin")).unwrap(),
+            &["pytorch_model.bin", "is a safetensors file"],
+        ),
         (|f| fs::write(f.path("model.safetensors"), "<!doctype html>").unwrap(), &["model.safetensors", "web page"]),
         (
             |f| fs::remove_file(f.path("tokenizer.json")).and(fs::write(f.path("tokenizer.model"), "")).unwrap(),
-            &["tokenizer.json", "tokenizer.model only"],
+            &["tokenizer.model", "no pieces"],
         ),
         (
             |f| fs::write(f.path("tokenizer.json"), "version https://git-lfs.github.com/spec/v1\n").unwrap(),
@@ -319,8 +323,7 @@ fn what_is_no_model_is_named() {
         folder.refused(words);
     }
     for (name, words) in [
-        ("pytorch_model.bin", &["pytorch_model.bin", "safetensors"][..]),
-        ("consolidated.00.pth", &["consolidated.00.pth", "Hugging Face version"]),
+        ("consolidated.00.pth", &["consolidated.00.pth", "Hugging Face version"][..]),
         ("elsewhere", &["model.safetensors", "missing"]),
     ] {
         let folder = Folder::new();

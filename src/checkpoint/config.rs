@@ -71,6 +71,11 @@ impl Config {
             }
             return Err(Error::invalid(&path, "file", "is missing", "name the folder of a Hugging Face checkpoint"));
         };
+        Config::of(path, json)
+    }
+
+    /// Checks the contents of `config.json`, or what stands for it in another file.
+    pub(super) fn of(path: PathBuf, json: Value) -> Result<Config> {
         let file = Object::of_file(&path, &json, NULLABLE)?;
         let architecture = supported(&file)?;
         let mut notes = Vec::new();
@@ -83,7 +88,7 @@ impl Config {
             hyperparameters,
             head_dim_is_explicit: stated.is_some() || head_dim != hyperparameters.hidden / hyperparameters.heads,
             rope_scaling,
-            quantization: quantization(dir, &file)?,
+            quantization: quantization(&path, &file)?,
             tie_word_embeddings: file.opt_flag("tie_word_embeddings")?.unwrap_or(architecture.defaults.tied),
             attention_bias: file.opt_flag("attention_bias")?.unwrap_or(false),
             mlp_bias: file.opt_flag("mlp_bias")?.unwrap_or(false),
@@ -211,12 +216,12 @@ fn supported(file: &Object<'_>) -> Result<&'static Architecture> {
 }
 
 /// How the matrices are quantized: by `config.json`, or the file that TensorRT Model Optimizer writes beside it.
-fn quantization(dir: &Path, file: &Object<'_>) -> Result<Option<Scheme>> {
+fn quantization(path: &Path, file: &Object<'_>) -> Result<Option<Scheme>> {
     const BESIDE: &str = "hf_quant_config.json";
     if let Some(config) = file.opt_object("quantization_config")? {
         return Scheme::read(&config).map(Some);
     }
-    let path = dir.join(BESIDE);
+    let path = path.with_file_name(BESIDE);
     let Some(json) = read_json(&path)? else { return Ok(None) };
     match Object::of_file(&path, &json, &[])?.opt_object("quantization")? {
         Some(config) => Scheme::read(&config).map(Some),

@@ -27,20 +27,12 @@ pub(crate) fn folder(dir: &Path) -> Result<Option<Error>> {
     let named = |problem: String, remedy: String| Ok(Some(Error::invalid(dir, "folder", problem, remedy)));
     let save =
         "save it as safetensors first (Python: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER))";
-    if let Some(name) = first(&|name| name.starts_with("pytorch_model") && name.ends_with(".bin")) {
-        return named(
-            format!("has its weights in PyTorch files only (pytorch_model*.bin: {})", quoted(name)),
-            save.to_owned(),
-        );
-    }
     if let Some(name) = first(&|name| {
         name.starts_with("consolidated") && [".pth", ".pt", ".safetensors"].iter().any(|end| name.ends_with(end))
     }) {
         let problem = format!("has its weights in the original layout of Meta or Mistral only ({})", quoted(name));
-        return named(
-            problem,
-            "get the Hugging Face version of the model, which has config.json and model*.safetensors".to_owned(),
-        );
+        let remedy = "get its params.json, or the Hugging Face version, which has config.json and model*.safetensors";
+        return named(problem, remedy.to_owned());
     }
     if let Some(name) =
         first(&|name| ["tf_model.h5", "flax_model.msgpack", "model.onnx", "rust_model.ot"].contains(&name))
@@ -68,20 +60,15 @@ pub(crate) fn folder(dir: &Path) -> Result<Option<Error>> {
     }
 }
 
-/// Refuses a folder whose tokenizer is not in `tokenizer.json`.
+/// Refuses a folder whose tokenizer is neither in `tokenizer.json` nor in `tokenizer.model`.
 pub(crate) fn other_tokenizer(dir: &Path) -> Result<()> {
-    let path = dir.join("tokenizer.json");
-    if path.exists() {
+    let has = |name: &str| dir.join(name).exists();
+    if has("tokenizer.json") || has("tokenizer.model") || !has("tekken.json") {
         return Ok(());
     }
-    match ["tokenizer.model", "tekken.json"].into_iter().find(|name| dir.join(name).exists()) {
-        Some(name) => {
-            let problem = format!("is missing; the folder has its tokenizer as {name} only");
-            let remedy = "make it first (Python: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER))";
-            Err(Error::invalid(&path, "file", problem, remedy))
-        }
-        None => Ok(()),
-    }
+    let problem = "is missing; the folder has its tokenizer as tekken.json only";
+    let remedy = "make it first (Python: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER))";
+    Err(Error::invalid(&dir.join("tokenizer.json"), "file", problem, remedy))
 }
 
 #[cfg(test)]
@@ -105,7 +92,6 @@ mod tests {
                 &[("adapter_config.json", r#"{"base_model_name_or_path": 3}"#)],
                 &["base_model_name_or_path", "must be a text"],
             ),
-            (&[("pytorch_model-00001-of-00002.bin", "")], &["pytorch_model-00001-of-00002.bin", "safetensors"]),
             (&[("consolidated.00.pth", ""), ("params.json", "{}")], &["consolidated.00.pth", "Hugging Face version"]),
             (&[("tf_model.h5", "")], &["tf_model.h5"]),
             (&[("m-Q4_K_M.gguf", "")], &["m-Q4_K_M.gguf", "name that file"]),
@@ -126,8 +112,8 @@ mod tests {
         fs::write(dir.path().join("notes.txt"), "").unwrap();
         assert!(folder(dir.path()).unwrap().is_none());
         other_tokenizer(dir.path()).unwrap();
-        fs::write(dir.path().join("tokenizer.model"), "").unwrap();
-        assert!(other_tokenizer(dir.path()).unwrap_err().to_string().contains("tokenizer.model only"));
+        fs::write(dir.path().join("tekken.json"), "").unwrap();
+        assert!(other_tokenizer(dir.path()).unwrap_err().to_string().contains("tekken.json only"));
         fs::write(dir.path().join("tokenizer.json"), "").unwrap();
         other_tokenizer(dir.path()).unwrap();
     }

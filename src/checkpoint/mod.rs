@@ -1,18 +1,22 @@
-//! A Hugging Face checkpoint: a folder with `config.json`, `tokenizer.json` and the weights in safetensors files.
+//! A checkpoint of Hugging Face: a folder with `config.json`, `tokenizer.json` and the weights in safetensors or PyTorch
+//! files; or of Meta, with `params.json` and `consolidated.NN.pth`.
 
 mod config;
+mod files;
 pub(crate) mod foreign;
 pub(crate) mod json;
 mod layers;
+pub(crate) mod meta;
 pub(crate) mod quantized;
 mod rope;
+mod torch;
 mod weights;
 
 pub use config::Config;
 pub(crate) use config::MAX_TOKENS;
 pub(crate) use json::read_json;
 pub(crate) use weights::Part;
-pub use weights::{Dtype, Source, Weights};
+pub use weights::{Dtype, Place, Source, Split, Weights};
 
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -22,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub struct Checkpoint {
     /// The folder of the checkpoint.
     pub dir: PathBuf,
-    /// The hyperparameters of `config.json`.
+    /// The hyperparameters of `config.json`, or of what stands for it.
     pub config: Config,
     /// The tensors, mapped.
     pub weights: Weights,
@@ -36,13 +40,24 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Checkpoint> {
         if !dir.is_dir() {
             let problem = if dir.exists() { "is not a folder" } else { "does not exist" };
-            return Err(Error::invalid(dir, "checkpoint", problem, "name the folder that has config.json"));
+            return Err(Error::invalid(
+                dir,
+                "checkpoint",
+                problem,
+                "name the folder that has config.json or params.json",
+            ));
         }
-        let config = Config::read(dir)?;
-        let mut weights = Weights::open(dir)?;
-        weights.check(&config)?;
-        foreign::other_tokenizer(dir)?;
-        Ok(Checkpoint { dir: dir.to_owned(), config, weights })
+        let of_meta = if dir.join("config.json").exists() { None } else { meta::open(dir)? };
+        let mut checkpoint = match of_meta {
+            Some(checkpoint) => checkpoint,
+            None => {
+                let (config, weights) = (Config::read(dir)?, Weights::open(dir)?);
+                Checkpoint { dir: dir.to_owned(), config, weights }
+            }
+        };
+        checkpoint.weights.check(&checkpoint.config)?;
+        foreign::other_tokenizer(&checkpoint.dir)?;
+        Ok(checkpoint)
     }
 
     /// Reads a JSON file of the folder; `None` if it does not exist.

@@ -1,17 +1,16 @@
-//! The weights of a checkpoint: one or many safetensors files, mapped, with or without an index.
+//! The weights of a checkpoint: one or many files of safetensors or PyTorch, mapped, with or without an index.
 
-use super::foreign;
+use super::Config;
+use super::files::Files;
 use super::json;
-use super::json::Object;
 use super::quantized::{self, Packed, is_of_activations};
-use super::{Config, read_json};
+use super::torch;
 use crate::arch::{Bias, Group, Presence};
 use crate::error::{Error, Result, quoted};
 use crate::io::content::{Content, content};
 use crate::io::file::Mapped;
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,74 +75,85 @@ pub(crate) struct Part {
     pub bytes: u64,
 }
 
+/// How files share a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// Each has some of its rows.
+    Rows,
+    /// Each has some columns of all its rows.
+    Columns,
+}
+
+/// Where a part of a tensor starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The number of the file, in the order of [`Weights::shards`].
+    pub shard: usize,
+    /// The offset in that file.
+    pub offset: u64,
+}
+
 /// A tensor of the checkpoint.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
-    /// The file it is in.
-    pub path: &'a Path,
+    /// Its name in its file.
+    pub name: &'a str,
     /// The type of its numbers.
     pub dtype: Dtype,
     /// Its dimensions, the slowest first: `(rows, columns)` or `(values)`.
     pub shape: &'a [usize],
-    /// Its bytes: rows one after the other.
-    pub data: &'a [u8],
-    /// The number of the file it is in, in the order of [`Weights::shards`].
-    pub shard: usize,
-    /// Where its bytes start in that file.
-    pub offset: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its parts in their order, all of the same length: one, unless files share it. Each is rows one after the other.
+    pub parts: &'a [Place],
+    /// How files share it.
+    pub split: Split,
 }
 
 /// All tensors of a checkpoint.
 pub struct Weights {
     dir: PathBuf,
     shards: Vec<Mapped>,
-    tensors: BTreeMap<String, At>,
+    tensors: BTreeMap<String, At>,         // by the names of Hugging Face
     packed: BTreeMap<String, Arc<Packed>>, // matrices made of several tensors
+    /// True if the values of a head that rotate together are neighbours, as in GGUF, and not half a head apart.
+    pub(crate) interleaved: bool,
 }
 
 struct At {
-    shard: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    range: Range<usize>,
+    entry: Entry, // of the whole tensor, but the range of the first part
+    parts: Vec<Place>,
+    split: Split,
 }
 
-const INDEX: &str = "model.safetensors.index.json";
+/// A tensor of a file.
+pub(super) struct Entry {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub range: Range<usize>,
+}
 
-impl Weights {
-    /// Maps every shard.
-    pub(super) fn open(dir: &Path) -> Result<Weights> {
-        let index = Index::read(dir)?;
-        let names = match &index {
-            Some(index) => index.shards.clone(),
-            None => shards_in(dir)?,
-        };
-        let mut weights =
-            Weights { dir: dir.to_owned(), shards: Vec::new(), tensors: BTreeMap::new(), packed: BTreeMap::new() };
-        for name in names {
-            weights.add(&dir.join(&name))?;
+impl Entry {
+    /// The tensors of a file, in the order in which faults are reported.
+    pub fn all_of(map: &Mapped) -> Result<Vec<Entry>> {
+        match map.path().extension().is_some_and(|ending| ending == "safetensors") {
+            true => Entry::of_safetensors(map),
+            false => Entry::of_torch(map),
         }
-        if let Some(index) = index {
-            for (tensor, shard) in &index.tensors {
-                let found = weights.tensors.get(tensor).map(|at| weights.shards[at.shard].path());
-                if found != Some(dir.join(shard).as_path()) {
-                    let problem =
-                        format!("names tensor {} in {}, which does not have it", quoted(tensor), quoted(shard));
-                    let remedy = "the index and the shards belong to different versions; get them again";
-                    return Err(Error::invalid(&dir.join(INDEX), "\"weight_map\"", problem, remedy));
-                }
-            }
-        }
-        Ok(weights)
     }
 
-    fn add(&mut self, path: &Path) -> Result<()> {
-        if !path.exists() {
-            let problem = "the shard is missing";
-            return Err(Error::invalid(path, "file", problem, "download it into the checkpoint's folder"));
-        }
-        let map = Mapped::open(path)?;
-        let bytes = map.bytes();
+    fn of_torch(map: &Mapped) -> Result<Vec<Entry>> {
+        let entry = |tensor: torch::TorchTensor| {
+            let torch::TorchTensor { name, dtype, shape, range } = tensor;
+            let dtype = dtype.map_err(|other| unsupported(map.path(), &name, other))?;
+            Ok(Entry { name, dtype, shape, range })
+        };
+        torch::tensors(map)?.into_iter().map(entry).collect()
+    }
+
+    fn of_safetensors(map: &Mapped) -> Result<Vec<Entry>> {
+        let (path, bytes) = (map.path(), map.bytes());
         let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| broken(path, bytes, &error))?;
         let start = header + 8;
         let mut text = vec![0; header];
@@ -151,52 +161,119 @@ impl Weights {
         if let Err(error) = json::parse(&text) {
             return Err(Error::invalid(path, "header", format!("is damaged ({error})"), "download the file again"));
         }
+        let mut entries = Vec::new();
         // In the order of the file, so that of several faults always the same is reported.
-        for name in &metadata.offset_keys() {
-            let Some(info) = metadata.info(name) else { continue };
+        for name in metadata.offset_keys() {
+            let Some(info) = metadata.info(&name) else { continue };
             // `read_metadata` has made sure that the file ends where the last tensor does.
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            let at = At { shard: self.shards.len(), dtype: Dtype::of(info.dtype), shape: info.shape.clone(), range };
-            if let Some(other) = self.tensors.insert(name.clone(), at) {
-                let problem = format!("{} has it too", self.shards[other.shard].path().display());
-                return Err(Error::invalid(
-                    path,
-                    format!("tensor {}", quoted(name)),
-                    problem,
-                    "remove the file that does not belong",
-                ));
+            entries.push(Entry { name, dtype: Dtype::of(info.dtype), shape: info.shape.clone(), range });
+        }
+        Ok(entries)
+    }
+}
+
+impl Weights {
+    /// Maps every shard.
+    pub(super) fn open(dir: &Path) -> Result<Weights> {
+        let files = Files::find(dir)?;
+        let mut weights = Weights::empty(dir);
+        for name in &files.names {
+            let path = dir.join(name);
+            if !path.exists() {
+                let problem = "the shard is missing";
+                return Err(Error::invalid(&path, "file", problem, "download it into the checkpoint's folder"));
+            }
+            let map = Mapped::open(&path)?;
+            let (shard, entries) = (weights.shards.len(), Entry::all_of(&map)?);
+            weights.push(map);
+            for entry in entries {
+                let place = Place { shard, offset: entry.range.start as u64 };
+                weights.insert(shard, entry.name.clone(), entry, vec![place], Split::Rows)?;
             }
         }
+        for (tensor, shard) in &files.tensors {
+            let found = weights.tensors.get(tensor).map(|at| weights.path(at.parts[0].shard));
+            if found != Some(dir.join(shard).as_path()) {
+                let problem = format!("names tensor {} in {}, which does not have it", quoted(tensor), quoted(shard));
+                let remedy = "the index and the shards belong to different versions; get them again";
+                return Err(Error::invalid(&dir.join(files.index), "\"weight_map\"", problem, remedy));
+            }
+        }
+        Ok(weights)
+    }
+
+    /// Without a file.
+    pub(super) fn empty(dir: &Path) -> Weights {
+        let (shards, tensors, packed) = Default::default();
+        Weights { dir: dir.to_owned(), shards, tensors, packed, interleaved: false }
+    }
+
+    /// Adds a file, but none of its tensors.
+    pub(super) fn push(&mut self, map: Mapped) {
         self.shards.push(map);
-        Ok(())
     }
 
-    /// The tensor with this name.
+    /// Adds a tensor that file `shard` has, or has the first part of.
+    pub(super) fn insert(
+        &mut self,
+        shard: usize,
+        name: String,
+        entry: Entry,
+        parts: Vec<Place>,
+        split: Split,
+    ) -> Result<()> {
+        let place = format!("tensor {}", quoted(&name));
+        match self.tensors.insert(name, At { entry, parts, split }) {
+            None => Ok(()),
+            Some(other) => {
+                let problem = format!("{} has it too", self.path(other.parts[0].shard).display());
+                Err(Error::invalid(self.path(shard), place, problem, "remove the file that does not belong"))
+            }
+        }
+    }
+
+    /// Removes the tensor with this name.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.tensors.remove(name);
+    }
+
+    /// The path of a shard.
+    pub(super) fn path(&self, shard: usize) -> &Path {
+        self.shards[shard].path()
+    }
+
+    /// Whether `len` bytes at two places are the same; usually the first tell.
+    pub(super) fn same(&self, a: Place, b: Place, len: u64) -> Result<bool> {
+        const PIECE: u64 = 1 << 20;
+        let (mut at, mut buffers) = (0, [Vec::new(), Vec::new()]);
+        while a != b && at < len {
+            let n = if at == 0 { len.min(4096) } else { PIECE.min(len - at) };
+            for (place, buffer) in [a, b].into_iter().zip(&mut buffers) {
+                buffer.resize(n as usize, 0);
+                self.shards[place.shard].read_at(buffer, place.offset + at)?;
+            }
+            if buffers[0] != buffers[1] {
+                return Ok(false);
+            }
+            at += n;
+        }
+        Ok(true)
+    }
+
+    /// The tensor with this name of Hugging Face.
     pub fn get(&self, name: &str) -> Option<Source<'_>> {
-        let at = self.tensors.get(name)?;
-        let shard = &self.shards[at.shard];
-        Some(Source {
-            path: shard.path(),
-            dtype: at.dtype,
-            shape: &at.shape,
-            data: &shard.bytes()[at.range.clone()],
-            shard: at.shard,
-            offset: at.range.start as u64,
-        })
+        let At { entry, parts, split } = self.tensors.get(name)?;
+        let bytes = (entry.range.len() * parts.len()) as u64;
+        Some(Source { name: &entry.name, dtype: entry.dtype, shape: &entry.shape, bytes, parts, split: *split })
     }
 
-    /// The place of the tensor with this name.
+    /// The place of the tensor with this name, unless files share it.
     pub(crate) fn part(&self, name: &str) -> Option<Part> {
         let source = self.get(name)?;
-        Some(Part {
-            name: name.to_owned(),
-            path: source.path.to_owned(),
-            dtype: source.dtype,
-            shape: source.shape.to_vec(),
-            shard: source.shard,
-            offset: source.offset,
-            bytes: source.data.len() as u64,
-        })
+        let &[Place { shard, offset }] = source.parts else { return None };
+        let (dtype, shape, bytes) = (source.dtype, source.shape.to_vec(), source.bytes);
+        Some(Part { name: name.to_owned(), path: self.path(shard).to_owned(), dtype, shape, shard, offset, bytes })
     }
 
     /// The bytes of a small tensor.
@@ -233,10 +310,10 @@ impl Weights {
                 continue;
             }
             match self.tensors.get(name) {
-                Some(at) => self.check_plain(name, at, shape)?,
+                Some(at) => self.check_plain(config, name, at, shape)?,
                 None if *optional => {}
                 None => {
-                    let remedy = "the checkpoint is incomplete; download all its safetensors files";
+                    let remedy = "the checkpoint is incomplete; download all its files of weights";
                     return Err(Error::invalid(&self.dir, format!("tensor {}", quoted(name)), "is missing", remedy));
                 }
             }
@@ -253,19 +330,18 @@ impl Weights {
         }
     }
 
-    fn check_plain(&self, name: &str, at: &At, shape: &[usize]) -> Result<()> {
-        let bad = |problem: String, remedy: &str| {
-            Err(Error::invalid(self.shards[at.shard].path(), format!("tensor {}", quoted(name)), problem, remedy))
-        };
-        if at.shape != shape {
-            let problem = format!("shape {:?} where config.json calls for {shape:?}", at.shape);
-            return bad(problem, "config.json and the weights belong to different models; get them again");
+    fn check_plain(&self, config: &Config, name: &str, at: &At, shape: &[usize]) -> Result<()> {
+        let path = self.path(at.parts[0].shard);
+        if at.entry.shape != shape {
+            let file = config.path.file_name().unwrap_or_default().display();
+            let problem = format!("shape {:?} where {file} calls for {shape:?}", at.entry.shape);
+            let remedy = format!("{file} and the weights belong to different models; get them again");
+            return Err(Error::invalid(path, format!("tensor {}", quoted(name)), problem, remedy));
         }
-        if at.dtype.ggml().is_none() {
-            let problem = format!("numbers of type {} are not supported", at.dtype.name());
-            return bad(problem, "convert a checkpoint in BF16, F16 or F32");
+        match at.entry.dtype.ggml() {
+            Some(_) => Ok(()),
+            None => Err(unsupported(path, name, &at.entry.dtype.name())),
         }
-        Ok(())
     }
 
     /// An error if there are tensors that belong to no part of the model.
@@ -313,70 +389,10 @@ fn wanted(config: &Config) -> BTreeMap<String, (Vec<usize>, bool)> {
     wanted
 }
 
-/// The index of a checkpoint in several files.
-struct Index {
-    tensors: BTreeMap<String, String>,
-    shards: Vec<String>,
-}
-
-impl Index {
-    fn read(dir: &Path) -> Result<Option<Index>> {
-        let path = dir.join(INDEX);
-        let Some(json) = read_json(&path)? else { return Ok(None) };
-        let file = Object::of_file(&path, &json, &[])?;
-        let Some(map) = file.opt_object("weight_map")? else {
-            return Err(file.wrong("weight_map", "the map from tensors to shards is missing"));
-        };
-        let (mut tensors, mut shards) = (BTreeMap::new(), BTreeSet::new());
-        for tensor in map.keys() {
-            let shard = map.opt_text(tensor)?.unwrap_or_default();
-            if shard.is_empty() || shard.contains(['/', '\\']) || shard == ".." {
-                return Err(map.wrong(tensor, format!("shard {} is no plain file name", quoted(shard))));
-            }
-            tensors.insert(tensor.to_owned(), shard.to_owned());
-            shards.insert(shard.to_owned());
-        }
-        if shards.is_empty() {
-            return Err(file.wrong("weight_map", "has no tensors"));
-        }
-        Ok(Some(Index { tensors, shards: shards.into_iter().collect() }))
-    }
-}
-
-/// Shards of a checkpoint without an index: `model.safetensors`, or all `model-*.safetensors`.
-fn shards_in(dir: &Path) -> Result<Vec<String>> {
-    if dir.join("model.safetensors").exists() {
-        return Ok(vec!["model.safetensors".to_owned()]);
-    }
-    let entries = fs::read_dir(dir).map_err(Error::io("read", dir))?;
-    let names: BTreeSet<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with("model-") && name.ends_with(".safetensors"))
-        .collect();
-    let Some(first) = names.first() else {
-        if let Some(error) = foreign::folder(dir)? {
-            return Err(error);
-        }
-        let path = dir.join("model.safetensors");
-        return Err(Error::invalid(&path, "file", "is missing", "download the checkpoint's safetensors files"));
-    };
-    // Shards are numbered: a gap is a shard that was not downloaded.
-    if let Some(total) = first.strip_suffix(".safetensors").and_then(|n| n.rsplit("-of-").next()?.parse::<usize>().ok())
-    {
-        for i in 1..=total.min(99_999) {
-            let name = format!("model-{i:05}-of-{total:05}.safetensors");
-            if !names.contains(&name) {
-                let problem = "the shard is missing";
-                return Err(Error::invalid(
-                    &dir.join(name),
-                    "file",
-                    problem,
-                    "download it into the checkpoint's folder",
-                ));
-            }
-        }
-    }
-    Ok(names.into_iter().collect())
+/// The error of a tensor whose numbers are of another type.
+fn unsupported(path: &Path, tensor: &str, numbers: &str) -> Error {
+    let problem = format!("numbers of type {numbers} are not supported");
+    Error::invalid(path, format!("tensor {}", quoted(tensor)), problem, "convert a checkpoint in BF16, F16 or F32")
 }
 
 /// What the safetensors crate found wrong, with the sizes where the file is cut off.

@@ -44,18 +44,22 @@ impl Sizes {
     /// If a single row does not fit, or a single head where the rows of a head are permuted.
     pub fn new(wanted: &[(&Tensor, Vec<Option<GgmlType>>)], threads: usize, limit: Option<u64>) -> Result<Sizes> {
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
-        let request = request_bytes(limit);
+        // The files that share a tensor are read at the same time, and its columns pass through a buffer of their own.
+        let parts = |tensor: &&Tensor| tensor.stored().map_or(1, |stored| stored.parts().count());
+        let files = wanted.iter().map(|(tensor, _)| parts(tensor)).max().unwrap_or(1);
+        let request = request_bytes(limit / files as u64);
         // Each thread has a row of floats, while it looks for an overflow another, and the codes of rows that it gathers.
         let cols = wanted.iter().map(|(tensor, _)| tensor.cols as u64).max().unwrap_or(0);
         let transposed = wanted.iter().any(|(tensor, _)| tensor.stored().is_some_and(Stored::is_transposed));
         let gathered = if transposed { GATHERED as u64 } else { 0 };
         let scratch = cols.saturating_mul(8 + gathered).saturating_mul(threads as u64);
         let outputs = wanted.first().map_or(0, |(_, types)| types.len());
-        let scratch = scratch.saturating_add((request * (AHEAD + outputs)) as u64);
+        let scratch = scratch.saturating_add((request * (AHEAD * files + outputs)) as u64);
         let mut values = VALUES_A_THREAD.saturating_mul(threads).clamp(*VALUES.start(), *VALUES.end());
         loop {
             let sizes = Sizes::with(wanted, values, request);
             let total = match &sizes {
+                Some(sizes) if files > 1 => sizes.total().saturating_add(scratch + (sizes.source / files) as u64),
                 Some(sizes) => sizes.total().saturating_add(scratch),
                 None => u64::MAX,
             };
@@ -125,13 +129,14 @@ fn unit(tensor: &Tensor) -> usize {
 mod tests {
     use super::super::plan::From;
     use super::*;
+    use crate::checkpoint::Split;
 
     fn matrix(rows: usize, cols: usize, heads: Option<usize>) -> Tensor {
         let head_dim = heads.map(|heads| rows / heads);
         let (name, dims) = ("w".to_owned(), vec![cols as u64, rows as u64]);
         let bytes = (rows * cols * 2) as u64;
-        let ty = GgmlType::BF16;
-        let stored = Stored { name: name.clone(), ty, file: 0, offset: 0, bytes, head_dim, packed: None };
+        let (ty, others, split, packed) = (GgmlType::BF16, Vec::new(), Split::Rows, None);
+        let stored = Stored { name: name.clone(), ty, file: 0, offset: 0, bytes, others, split, head_dim, packed };
         Tensor { name, dims, rows, cols, from: From::Source(stored) }
     }
 

@@ -1,7 +1,8 @@
 //! From a checkpoint or a GGUF model to GGUF files that llama.cpp loads and answers the same: several types in one read of the source,
 //! in bounded memory, and resumable after any interruption.
 //!
-//! * `source.rs`: the files that are read; `target.rs`: the files to write; `plan.rs`: the tensors and their order;
+//! * `source.rs`: the files that are read; `sequential.rs`: one of them, from its first byte to its last;
+//! * `target.rs`: the files to write; `plan.rs`: the tensors and their order;
 //! * `acceptance.rs`: a check that the result can be read;
 //! * `metadata.rs`: the metadata keys; `naming.rs`: the parts of a model's name; `vocabulary/`: the tokenizer;
 //! * `pipeline.rs`: reading, encoding and writing at the same time; `buffers.rs`: the sizes of buffers; `rows.rs`: encoding of rows;
@@ -19,6 +20,7 @@ mod output;
 mod pipeline;
 mod plan;
 mod rows;
+mod sequential;
 mod source;
 mod sync;
 mod target;

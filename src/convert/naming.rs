@@ -1,6 +1,7 @@
 //! The parts of a model's name: `Llama-3.1-8B-Instruct` is basename, size, finetune. The conventions are those of GGUF file names
 //! (docs/gguf.md, "GGUF Naming Convention") as llama.cpp's converter applies them.
 
+use crate::checkpoint::meta::ORIGINAL;
 use regex::Regex;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -32,9 +33,12 @@ enum WordKind {
 }
 
 /// The name that a checkpoint's folder gives it: its own, or `ORG/NAME` of a folder in the cache of Hugging Face
-/// (`models--ORG--NAME/snapshots/HASH`).
+/// (`models--ORG--NAME/snapshots/HASH`). Meta's files of a model are in its folder `original`.
 pub fn of_folder(dir: &Path) -> String {
-    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let mut dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    if dir.file_name().is_some_and(|name| name == ORIGINAL) {
+        dir.pop();
+    }
     let name = |dir: &Path| dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let parent = dir.parent().filter(|parent| name(parent) == "snapshots").and_then(Path::parent).map(name);
     match parent.as_deref().and_then(|parent| parent.strip_prefix("models--")) {
@@ -261,6 +265,7 @@ mod tests {
             ("models--a--b--c/snapshots/main", "a/b--c"),
             ("models--/snapshots/0123abc", "0123abc"),
             ("snapshots/0123abc", "0123abc"),
+            ("Llama-3.1-8B/original", "Llama-3.1-8B"),
             ("models--a--b", "models--a--b"),
         ] {
             let dir = root.path().join(folder);

@@ -15,7 +15,8 @@ use super::buffers::{BLOCKS, SOURCES, Sizes};
 use super::output::{Output, changed};
 use super::plan::{Stored, Tensor};
 use super::rows::{Encoding, RowChunk, is_copy};
-use super::source::{Reading, SourceFile};
+use super::sequential::{PIECE, Sequential, SoFar, Streams};
+use super::source::SourceFile;
 use super::target::Importance;
 use crate::checkpoint::Part;
 use crate::checkpoint::quantized::Unpacked;
@@ -28,9 +29,6 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use strata_kernels::Isa;
 use strata_quant::GgmlType;
-
-/// Bytes that are hashed right after they were read, or written right after they were hashed: they are in the cache then.
-const PIECE: usize = 1 << 18;
 
 /// What a run works on.
 pub struct Work<'a> {
@@ -87,7 +85,8 @@ impl Todo {
 /// Converts, and returns the SHA-256 of each file of the source.
 pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Digest>> {
     let Todo { needs, sizes, reads } = todo;
-    work.progress.begin("converting", reads.iter().map(|read| work.files[read.file].bytes).sum());
+    work.progress
+        .begin("converting", reads.iter().flat_map(|read| &read.files).map(|&file| work.files[file].bytes).sum());
 
     let chunks = BufferPool::new(SOURCES, sizes.source)?;
     let wholes = BufferPool::new(1, sizes.whole)?;
@@ -123,32 +122,34 @@ pub fn run(work: &Work<'_>, todo: Todo, outputs: &mut [Output]) -> Result<Vec<Di
     digests.into_iter().collect::<Option<_>>().ok_or(Error::Internal("a file of the source was not read to its end"))
 }
 
-/// How a file of the source is read.
+/// How files of the source are read: one alone, or all those that share tensors at the same time.
 struct FileReadPlan {
-    file: usize,
-    tensors: Vec<usize>,     // in the order of their offsets
-    marks: Vec<Vec<Digest>>, // for each of them what earlier runs found the file's SHA-256 to be up to its end
-    before: Vec<Digest>,     // what earlier runs found it to be for the whole file
+    files: Vec<usize>,
+    tensors: Vec<usize>, // in the order of their offsets in the first of the files that share them
+    marks: Vec<Vec<Digest>>, // for each of them what earlier runs found the files' SHA-256 to be up to its end
+    before: Vec<Vec<Digest>>, // for each file what earlier runs found it to be for the whole file
 }
 
 /// The files that must be read: those that hold something still needed, or whose SHA-256 is not known.
 fn reads(work: &Work<'_>, needs: &[Vec<bool>], outputs: &[Output]) -> Vec<FileReadPlan> {
-    let mut tensors = vec![Vec::new(); work.files.len()];
-    for (t, tensor) in work.tensors.iter().enumerate() {
-        if let Some(stored) = tensor.stored() {
-            tensors[stored.file].push((stored.offset, t));
-        }
-    }
-    let read = |(file, mut tensors): (usize, Vec<(u64, usize)>)| {
-        tensors.sort();
-        let tensors: Vec<usize> = tensors.into_iter().map(|(_, t)| t).collect();
+    let stored = || work.tensors.iter().enumerate().filter_map(|(t, tensor)| Some((t, tensor.stored()?)));
+    let share = stored().any(|(_, stored)| !stored.others.is_empty());
+    let all = 0..work.files.len();
+    let groups: Vec<Vec<usize>> = if share { vec![all.collect()] } else { all.map(|file| vec![file]).collect() };
+    let read = |files: Vec<usize>| {
+        let mut tensors: Vec<_> = stored().filter(|(_, stored)| files.contains(&stored.file)).collect();
+        tensors.sort_by_key(|(t, stored)| (stored.offset, *t));
+        let tensors: Vec<usize> = tensors.into_iter().map(|(t, _)| t).collect();
         let marks = tensors.iter().map(|&t| outputs.iter().filter_map(|output| output.source_mark(t)).collect());
-        let name = &work.files[file].name;
-        let before = outputs.iter().filter_map(|output| output.read_before(name)).map(|read| read.sha256);
-        FileReadPlan { file, marks: marks.collect(), tensors, before: before.collect() }
+        let of_file = |&file: &usize| {
+            let name = &work.files[file].name;
+            outputs.iter().filter_map(|output| output.read_before(name)).map(|read| read.sha256).collect()
+        };
+        FileReadPlan { marks: marks.collect(), before: files.iter().map(of_file).collect(), tensors, files }
     };
-    let reads = tensors.into_iter().enumerate().map(read);
-    reads.filter(|r| work.known[r.file].is_none() || r.tensors.iter().any(|&t| needs[t].contains(&true))).collect()
+    let unknown = |read: &FileReadPlan| read.files.iter().any(|&file| work.known[file].is_none());
+    let reads = groups.into_iter().map(read);
+    reads.filter(|read| unknown(read) || read.tensors.iter().any(|&t| needs[t].contains(&true))).collect()
 }
 
 /// A buffer that returns to its [`BufferPool`] when it is dropped.
@@ -251,54 +252,34 @@ fn unless_not_wanted(end: std::result::Result<(), End>) -> Result<()> {
 
 impl Reader<'_> {
     fn run(self, reads: &[FileReadPlan]) -> Result<()> {
-        unless_not_wanted(reads.iter().try_for_each(|read| self.file(read)))
+        unless_not_wanted(reads.iter().try_for_each(|read| self.files(read)))
     }
 
-    fn file(&self, read: &FileReadPlan) -> std::result::Result<(), End> {
-        let file = &self.work.files[read.file];
-        let (mut reading, mut hasher) = (file.stream(self.sizes.request)?, Hasher::default());
-        let mut at = 0;
+    fn files(&self, read: &FileReadPlan) -> std::result::Result<(), End> {
+        let open = |&file: &usize| Sequential::open(&self.work.files[file], self.sizes.request, self.work.progress);
+        let mut streams = Streams(read.files.iter().map(open).collect::<Result<_>>()?, read.files[0]);
         for (&t, marks) in read.tensors.iter().zip(&read.marks) {
             let Some(stored) = self.work.tensors[t].stored() else { continue };
             if self.needs[t].contains(&true) {
-                self.gap(&mut reading, at..stored.offset, &mut hasher)?;
-                self.tensor(&mut reading, file, t, marks, &mut hasher)?;
-                at = stored.end();
-            } else if !marks.is_empty() {
-                self.gap(&mut reading, at..stored.end(), &mut hasher)?;
-                at = stored.end();
-                check_mark(file, at, mark(hasher.digest(), &self.sides(stored)?), marks)?;
+                self.tensor(&mut streams, t, marks)?;
+            } else {
+                streams.skip_behind(stored)?;
+                if !marks.is_empty() {
+                    check_mark(&streams.of(stored, &self.sides(stored)?), marks)?;
+                }
             }
         }
-        self.gap(&mut reading, at..file.bytes, &mut hasher)?;
-        let sha256 = hasher.digest();
-        check_mark(file, file.bytes, sha256, &read.before)?;
-        file.check_unchanged()?;
-        self.to.send(EncodeMessage::File { file: read.file, sha256 }).map_err(|_| End::NotWanted)
-    }
-
-    /// Hashes a range of the file that no output needs.
-    fn gap(&self, reading: &mut Reading<'_>, range: std::ops::Range<u64>, hasher: &mut Hasher) -> Result<()> {
-        let (mut piece, mut at) = (vec![0; PIECE.min((range.end - range.start) as usize)], range.start);
-        while at < range.end {
-            self.work.progress.check()?;
-            let piece = &mut piece[..(range.end - at).min(PIECE as u64) as usize];
-            reading.fill(piece)?;
-            hasher.update(piece);
-            at += piece.len() as u64;
-            self.work.progress.advance(piece.len() as u64);
+        for ((mut stream, &file), before) in streams.0.into_iter().zip(&read.files).zip(&read.before) {
+            stream.skip_to(self.work.files[file].bytes)?;
+            check_mark(&stream, before)?;
+            stream.file().check_unchanged()?;
+            let sha256 = stream.digest();
+            self.to.send(EncodeMessage::File { file, sha256 }).map_err(|_| End::NotWanted)?;
         }
         Ok(())
     }
 
-    fn tensor(
-        &self,
-        reading: &mut Reading<'_>,
-        file: &SourceFile<'_>,
-        t: usize,
-        marks: &[Digest],
-        hasher: &mut Hasher,
-    ) -> std::result::Result<(), End> {
+    fn tensor(&self, streams: &mut Streams<'_>, t: usize, marks: &[Digest]) -> std::result::Result<(), End> {
         let tensor = &self.work.tensors[t];
         let Some(stored) = tensor.stored() else { return Ok(()) };
         let sides = self.sides(stored)?;
@@ -311,17 +292,17 @@ impl Reader<'_> {
             let bytes = if stored.is_transposed() { stored.bytes } else { rows as u64 * row_bytes };
             let (data, read) = match &whole {
                 Some(data) => (Arc::clone(data), 0),
-                None => (Arc::new(self.fill(reading, stored, bytes as usize, hasher)?), bytes),
+                None => (Arc::new(self.fill(streams, stored, (first as u64, row_bytes), bytes as usize)?), bytes),
             };
             if stored.is_transposed() {
                 whole = Some(data.clone());
             }
             let mut end = None;
             if first + rows == tensor.rows {
-                let digest = mark(hasher.digest(), &sides);
+                let so_far = streams.of(stored, &sides);
                 // Before the encoder gets what was just read.
-                check_mark(file, stored.end(), digest, marks)?;
-                end = Some(digest);
+                check_mark(&so_far, marks)?;
+                end = Some(so_far.digest());
             }
             let (unpacked, bytes) = (unpacked.clone(), bytes as usize);
             let chunk = ChunkMessage { tensor: t, first, rows, data, bytes, read, unpacked, end };
@@ -330,21 +311,17 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A buffer with the next `bytes` bytes of a tensor, hashed.
+    /// A buffer with `bytes` bytes of a tensor from row `first` on, each of `row_bytes`.
     fn fill(
         &self,
-        reading: &mut Reading<'_>,
+        streams: &mut Streams<'_>,
         stored: &Stored,
+        (first, row_bytes): (u64, u64),
         bytes: usize,
-        hasher: &mut Hasher,
     ) -> std::result::Result<PooledBuffer, End> {
         let pool = if stored.is_transposed() { &self.wholes } else { &self.chunks };
         let mut buffer = pool.take(bytes).ok_or(End::NotWanted)?;
-        for piece in buffer.bytes[..bytes].chunks_mut(PIECE) {
-            self.work.progress.check()?;
-            reading.fill(piece)?;
-            hasher.update(piece);
-        }
+        streams.rows(stored, row_bytes, first, &mut buffer.bytes[..bytes])?;
         Ok(buffer)
     }
 
@@ -363,22 +340,16 @@ impl Reader<'_> {
     }
 }
 
-/// What a finished tensor was made of: `before`, the file up to its end, and tensors that lie elsewhere.
-fn mark(before: Digest, sides: &[Vec<u8>]) -> Digest {
-    if sides.is_empty() {
-        return before;
+/// That the bytes so far are those that earlier runs read.
+fn check_mark(so_far: &impl SoFar, before: &[Digest]) -> Result<()> {
+    if before.is_empty() {
+        return Ok(());
     }
-    let mut hasher = Hasher::default();
-    hasher.update(before.to_string().as_bytes());
-    sides.iter().for_each(|side| hasher.update(side));
-    hasher.digest()
-}
-
-fn check_mark(file: &SourceFile<'_>, at: u64, now: Digest, before: &[Digest]) -> Result<()> {
+    let now = so_far.digest();
     match before.iter().find(|&&mark| mark != now) {
         Some(was) => {
-            let problem = format!("what was read up to byte {at} had the SHA-256 {was}, it has {now}");
-            Err(changed(file.path, problem))
+            let bytes = so_far.bytes();
+            Err(changed(so_far.path(), format!("its first {bytes} bytes had the SHA-256 {was}, they have {now}")))
         }
         None => Ok(()),
     }

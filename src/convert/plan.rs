@@ -2,8 +2,8 @@
 
 use super::source::Input;
 use crate::arch::{Architecture, LLAMA, Presence};
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::quantized::Packed;
+use crate::checkpoint::{Checkpoint, Place, Split};
 use crate::error::{Error, Result, quoted};
 use crate::gguf::Gguf;
 use std::sync::Arc;
@@ -37,12 +37,16 @@ pub struct Stored {
     pub name: String,
     /// Its type there; F32 where it is [`Stored::packed`].
     pub ty: GgmlType,
-    /// The file, in the order of the source's files.
+    /// The file, in the order of the source's files; of a tensor that files share, that of its first part.
     pub file: usize,
     /// Where its bytes start in it.
     pub offset: u64,
-    /// Its bytes.
+    /// Its bytes, those of all parts.
     pub bytes: u64,
+    /// The further parts of a tensor that files share, all as long as the first.
+    pub others: Vec<Place>,
+    /// How files share it.
+    pub split: Split,
     /// Rows of a head, where the rows of heads are put in another order; see [`crate::arch::tensors::permuted_row`].
     pub head_dim: Option<usize>,
     /// What its values are made of where `bytes` are codes and not numbers of a type of ggml's.
@@ -70,9 +74,14 @@ impl Tensor {
 }
 
 impl Stored {
-    /// Where its bytes end in its file.
-    pub fn end(&self) -> u64 {
-        self.offset + self.bytes
+    /// Bytes of a part.
+    pub fn part_bytes(&self) -> u64 {
+        self.bytes / (1 + self.others.len() as u64)
+    }
+
+    /// All parts in their order; one, unless files share the tensor.
+    pub fn parts(&self) -> impl Iterator<Item = Place> {
+        std::iter::once(Place { shard: self.file, offset: self.offset }).chain(self.others.iter().copied())
     }
 
     /// True if its rows lie all over its bytes.
@@ -119,7 +128,8 @@ fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Vec<Tensor>> {
         if spec.presence == Presence::TiedToEmbedding && config.tie_word_embeddings {
             continue;
         }
-        let head_dim = spec.permuted.map(|_| config.hyperparameters.head_dim);
+        let permuted = spec.permuted.filter(|_| !checkpoint.weights.interleaved);
+        let head_dim = permuted.map(|_| config.hyperparameters.head_dim);
         // The checkpoint was checked when it was opened: what is required is there.
         let matrix = packed(checkpoint, &weight, spec.name(layer), head_dim)
             .or_else(|| stored(checkpoint, &weight, spec.name(layer), head_dim));
@@ -137,11 +147,13 @@ fn stored(checkpoint: &Checkpoint, hf: &str, name: String, head_dim: Option<usiz
         [rows, cols] => (rows, cols),
         // A vector is a column where its rows are put in order, so that a bias goes with its matrix.
         [n] if head_dim.is_some() => (n, 1),
-        _ => (1, source.data.len() / ty.block_bytes()),
+        _ => (1, source.bytes as usize / ty.block_bytes()), // within files that are mapped
     };
     let dims = source.shape.iter().rev().map(|&d| d as u64).collect();
-    let (file, offset, bytes) = (source.shard, source.offset, source.data.len() as u64);
-    let from = From::Source(Stored { name: hf.to_owned(), ty, file, offset, bytes, head_dim, packed: None });
+    let (&Place { shard: file, offset }, others) = source.parts.split_first()?;
+    let (name_there, others, split, bytes) = (source.name.to_owned(), others.to_vec(), source.split, source.bytes);
+    let from =
+        From::Source(Stored { name: name_there, ty, file, offset, bytes, others, split, head_dim, packed: None });
     Some(Tensor { name, dims, rows, cols, from })
 }
 
@@ -150,8 +162,9 @@ fn packed(checkpoint: &Checkpoint, hf: &str, name: String, head_dim: Option<usiz
     let packed = checkpoint.weights.packed(hf)?.clone();
     let (rows, cols) = packed.shape;
     let (file, offset, bytes) = (packed.codes.shard, packed.codes.offset, packed.codes.bytes);
-    let (ty, hf) = (GgmlType::F32, hf.to_owned());
-    let from = From::Source(Stored { name: hf, ty, file, offset, bytes, head_dim, packed: Some(packed) });
+    let (name_there, ty, others, split) = (hf.to_owned(), GgmlType::F32, Vec::new(), Split::Rows);
+    let packed = Some(packed);
+    let from = From::Source(Stored { name: name_there, ty, file, offset, bytes, others, split, head_dim, packed });
     Some(Tensor { name, dims: vec![cols as u64, rows as u64], rows, cols, from })
 }
 
@@ -170,8 +183,8 @@ fn of_gguf(gguf: &Gguf) -> Result<Vec<Tensor>> {
     let tensors = order.into_iter().map(|info| {
         let whole = |n: u64| usize::try_from(n).map_err(|_| too_large(gguf, &info.name));
         let (name, file, ty) = (info.name.clone(), info.part, info.ty);
-        let (offset, bytes) = (info.offset, info.bytes);
-        let from = From::Source(Stored { name, ty, file, offset, bytes, head_dim: None, packed: None });
+        let (offset, bytes, others, split) = (info.offset, info.bytes, Vec::new(), Split::Rows);
+        let from = From::Source(Stored { name, ty, file, offset, bytes, others, split, head_dim: None, packed: None });
         let (rows, cols) = (whole(info.rows())?, whole(info.cols())?);
         Ok(Tensor { name: info.name.clone(), dims: info.dims.clone(), rows, cols, from })
     });

@@ -1,16 +1,19 @@
 //! A checkpoint as a model to run: the GGUF model that a conversion would make of it, in the types that it has, without making it.
 //!
-//! Nothing is copied: the tensors stay where they lie in the safetensors files. What a conversion permutes, rows of query and key
-//! matrices, the forward pass permutes in their results instead, which are the same bits: each row of a matrix gives one result.
+//! Nothing is copied: the tensors stay where they lie in their files. What a conversion permutes, rows of query and key matrices, the forward
+//! pass permutes in their results instead, which are the same bits: each row of a matrix gives one result. Only tensors that files share
+//! are joined in memory, since a pass takes matrices in one piece.
 
 use super::metadata;
-use super::plan::{self, From, Tensor};
+use super::plan::{self, From, Stored, Tensor};
+use super::sequential::join;
 use super::source::Input;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result, quoted};
+use crate::error::{Allocation, Error, Result, quoted};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::progress::Progress;
 use crate::recipe::Mix;
+use crate::stream::budget;
 use std::collections::BTreeMap;
 use std::path::Path;
 use strata_quant::GgmlType;
@@ -40,10 +43,16 @@ fn of_checkpoint(checkpoint: Box<Checkpoint>, progress: &dyn Progress) -> Result
     notes.iter().for_each(|note| progress.warn(note));
     header.set(metadata::FILE_TYPE, file_type(&tensors));
     let computed_part = input.files().len();
-    let (mut infos, mut computed) = (Vec::with_capacity(tensors.len()), Vec::new());
+    let (mut infos, mut computed) = (Vec::with_capacity(tensors.len()), memory_to_join(&input, &tensors)?);
     for tensor in tensors {
-        let Tensor { name, dims, from, .. } = tensor;
+        let Tensor { name, dims, rows, from, .. } = tensor;
         let info = match from {
+            From::Source(stored) if !stored.others.is_empty() => {
+                let offset = computed.len() as u64;
+                join_parts(&input, &stored, rows, &mut computed, progress)?;
+                let (ty, bytes, head_dim) = (stored.ty, stored.bytes, stored.head_dim);
+                TensorInfo { name, ty, dims, offset, part: computed_part, bytes, head_dim }
+            }
             From::Source(stored) => TensorInfo {
                 name,
                 ty: stored.ty,
@@ -67,6 +76,41 @@ fn of_checkpoint(checkpoint: Box<Checkpoint>, progress: &dyn Progress) -> Result
         return Err(Error::Internal("a checkpoint has become another model"));
     };
     Gguf::over(&checkpoint.dir, header, infos, checkpoint.weights.into_shards(), computed)
+}
+
+/// Memory for the tensors that files share.
+fn memory_to_join(input: &Input, tensors: &[Tensor]) -> Result<Vec<u8>> {
+    let shared = tensors.iter().filter_map(Tensor::stored).filter(|stored| !stored.others.is_empty());
+    let bytes: u64 = shared.map(|stored| stored.bytes).sum();
+    let mut memory = Vec::new();
+    if bytes == 0 {
+        return Ok(memory);
+    }
+    if let Some(memory) = budget::memory().filter(|memory| memory.available < bytes) {
+        let problem = format!(
+            "its files share tensors, which take {bytes} bytes of memory to join and run, and {} are free",
+            memory.available
+        );
+        let remedy = "convert it first, which takes little memory (strata convert FOLDER -t bf16), and name that file";
+        return Err(Error::invalid(input.path(), "weights", problem, remedy));
+    }
+    let no_memory = |_| Error::OutOfMemory { what: Allocation::Weights, bytes };
+    memory.try_reserve_exact(bytes as usize).map_err(no_memory)?;
+    Ok(memory)
+}
+
+/// Appends a tensor that files share, a few rows at a time.
+fn join_parts(input: &Input, stored: &Stored, rows: usize, to: &mut Vec<u8>, progress: &dyn Progress) -> Result<()> {
+    const PIECE: u64 = 16 << 20;
+    let (files, row_bytes) = (input.files(), stored.bytes / rows as u64);
+    let step = (PIECE / row_bytes).max(1);
+    for first in (0..rows as u64).step_by(step as usize) {
+        progress.check()?;
+        let start = to.len();
+        to.resize(start + (step.min(rows as u64 - first) * row_bytes) as usize, 0);
+        join(stored, row_bytes, first, &mut to[start..], |file, offset, buffer| files[file].read(buffer, offset))?;
+    }
+    Ok(())
 }
 
 /// What llama.cpp calls files whose weights are mostly of the type that most of these are.

@@ -226,7 +226,7 @@ fn the_split_of_files_that_name_none() {
     {
         assert_eq!(pieces(Some(name), text), pieces(Some(like), text), "{name}");
     }
-    let looks_up = |pre| split::Split::new(Some(pre), Path::new("m")).unwrap().ignore_merges;
+    let looks_up = |pre| split::Split::new(Some(pre), Path::new("m")).unwrap().pre.ignore_merges;
     assert!(looks_up("llama-bpe") && !looks_up("dbrx") && !looks_up("smollm"));
 }
 

@@ -162,7 +162,8 @@ impl Weights {
         if plan.mapped {
             self.gguf.files().for_each(|file| file.advise_huge_pages());
         } else {
-            if self.files.is_empty() {
+            // Of several files those that share tensors were joined in memory.
+            if self.files.is_empty() || self.tensors.matrices().any(|matrix| matrix.part >= self.files.len()) {
                 return Err(Error::InMemory { doing: "streamed" });
             }
             self.gguf.files().for_each(|file| file.release_pages());

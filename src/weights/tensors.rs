@@ -116,6 +116,12 @@ impl Tensors {
             .expect("the reader checked the size, `find` the type")
     }
 
+    /// All matrices.
+    pub fn matrices(&self) -> impl Iterator<Item = &TensorInfo> {
+        let outside = [&self.embedding, &self.output.weight];
+        outside.into_iter().chain(self.layers.iter().flat_map(LayerTensors::matrices))
+    }
+
     /// The type of most weights.
     pub fn main_type(&self) -> GgmlType {
         self.layers[0].linear(Role::FfnGate).1.weight.ty

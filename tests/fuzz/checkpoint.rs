@@ -40,6 +40,12 @@ impl Folder {
         fs::write(self.path().join(name), bytes).unwrap();
     }
 
+    /// Removes a file, and returns the folder.
+    pub fn without(self, name: &str) -> Folder {
+        fs::remove_file(self.path().join(name)).unwrap();
+        self
+    }
+
     /// Writes a file, as [`Folder::write`], and returns the folder.
     pub fn with(self, name: &str, bytes: &[u8]) -> Folder {
         self.write(name, bytes);

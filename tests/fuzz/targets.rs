@@ -28,11 +28,13 @@ use strata::{GgmlType, Isa};
 pub type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const TARGETS: [FuzzTarget; 14] = [
+pub const TARGETS: [FuzzTarget; 16] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
+    ("pytorch", pytorch),
     ("config", config),
     ("tokenizer_json", tokenizer_json),
+    ("tokenizer_model", tokenizer_model),
     ("imatrix", imatrix),
     ("journal", journal),
     ("tokenizer", tokenizer),
@@ -61,6 +63,14 @@ pub fn safetensors(data: &[u8]) -> bool {
     Folder::new().with("checkpoint/model.safetensors", data).convert_if_accepted()
 }
 
+/// The weights of a checkpoint as torch.save writes them.
+pub fn pytorch(data: &[u8]) -> bool {
+    Folder::new()
+        .without("checkpoint/model.safetensors")
+        .with("checkpoint/pytorch_model.bin", data)
+        .convert_if_accepted()
+}
+
 /// The `config.json` of a checkpoint.
 pub fn config(data: &[u8]) -> bool {
     Folder::new().with("checkpoint/config.json", data).convert_if_accepted()
@@ -69,6 +79,11 @@ pub fn config(data: &[u8]) -> bool {
 /// The `tokenizer.json` of a checkpoint.
 pub fn tokenizer_json(data: &[u8]) -> bool {
     Folder::new().with("checkpoint/tokenizer.json", data).convert_if_accepted()
+}
+
+/// The `tokenizer.model` of a checkpoint.
+pub fn tokenizer_model(data: &[u8]) -> bool {
+    Folder::new().without("checkpoint/tokenizer.json").with("checkpoint/tokenizer.model", data).convert_if_accepted()
 }
 
 impl Folder {

@@ -73,6 +73,11 @@ impl<'a> Node<'a> {
         if self.is_none() { Ok(None) } else { self.text().map(Some) }
     }
 
+    /// The text of a token, which may be an object with its content; or nothing.
+    pub fn opt_content(&self) -> Result<Option<&'a str>> {
+        if self.value.is_some_and(Json::is_object) { self.get("content").text().map(Some) } else { self.opt_text() }
+    }
+
     /// True or false; an absent key is `default`, null is neither.
     pub fn flag(&self, default: bool) -> Result<bool> {
         match self.value {

@@ -2,7 +2,7 @@
 //! express would silently give other tokens.
 //!
 //! `json.rs` reads values with their places; `tokens.rs` the tokens and merges; `parts.rs` the parts around the model; `special.rs` the
-//! special tokens; `chat_template.rs` the chat templates.
+//! special tokens; `chat_template.rs` the chat templates; `tokenizer_model/` reads the file that stands for a missing `tokenizer.json`.
 
 mod chat_template;
 mod json;
@@ -10,6 +10,7 @@ mod parts;
 mod special;
 #[cfg(test)]
 mod tests;
+mod tokenizer_model;
 mod tokens;
 
 use crate::checkpoint::Checkpoint;
@@ -20,11 +21,16 @@ use json::Node;
 use parts::{ByteLevel, Template};
 use serde_json::Value as Json;
 use std::path::PathBuf;
+use tokenizer_model::{Converted, Pieces};
 use tokens::Tokens;
 
 /// Sets every `tokenizer.*` key. Returns a sentence about each value that is interpreted otherwise than its file says.
 pub(super) fn set(layout: &mut Layout, checkpoint: &Checkpoint) -> Result<Vec<String>> {
-    Files::read(checkpoint)?.set(layout)
+    let (files, mut notes) = Files::read(checkpoint)?;
+    let name = files.tokenizer.path.file_name().unwrap_or_default().to_string_lossy();
+    // What is said of tokenizer.json is said of the file that stands for it.
+    notes.extend(files.set(layout)?.into_iter().map(|note| note.replace("tokenizer.json", &name)));
+    Ok(notes)
 }
 
 /// A JSON file of the folder.
@@ -48,10 +54,12 @@ struct Files {
     generation_config: File,
     chat_template: File,
     vocab_size: usize,
+    pieces: Option<Pieces>, // of a tokenizer.model of SentencePiece
 }
 
 impl Files {
-    fn read(checkpoint: &Checkpoint) -> Result<Files> {
+    /// Reads them, with a sentence about each value that is interpreted otherwise than its file says.
+    fn read(checkpoint: &Checkpoint) -> Result<(Files, Vec<String>)> {
         let file = |name: &str| -> Result<File> {
             let file = File { path: checkpoint.dir.join(name), json: checkpoint.json(name)? };
             if file.json.is_some() {
@@ -59,7 +67,7 @@ impl Files {
             }
             Ok(file)
         };
-        let files = Files {
+        let mut files = Files {
             dir: checkpoint.dir.clone(),
             tokenizer: file("tokenizer.json")?,
             tokenizer_config: file("tokenizer_config.json")?,
@@ -67,33 +75,44 @@ impl Files {
             generation_config: file("generation_config.json")?,
             chat_template: file("chat_template.json")?,
             vocab_size: checkpoint.config.hyperparameters.vocab,
+            pieces: None,
         };
         // tokenizer.json repeats this and is what counts, but a damaged value is an error all the same.
         let decoder = files.tokenizer_config.root().get("added_tokens_decoder");
         if !decoder.is_none() {
             decoder.object()?;
         }
-        if files.tokenizer.json.is_none() {
-            let remedy = if files.dir.join("tokenizer.model").exists() {
-                "strata reads no tokenizer.model; make tokenizer.json of it with AutoTokenizer.from_pretrained(..).save_pretrained(..)"
-            } else {
-                "download it into the checkpoint's folder"
-            };
-            return Err(Error::invalid(&files.tokenizer.path, "file", "is missing", remedy));
+        if files.tokenizer.json.is_some() {
+            return Ok((files, Vec::new()));
         }
-        Ok(files)
+        let Some(converted) = tokenizer_model::read(checkpoint, &files.tokenizer_config)? else {
+            let remedy = "download it into the checkpoint's folder";
+            return Err(Error::invalid(&files.tokenizer.path, "file", "is missing", remedy));
+        };
+        let Converted { tokenizer, tokenizer_config, pieces, notes } = converted;
+        (files.tokenizer, files.tokenizer_config.json, files.pieces) = (tokenizer, Some(tokenizer_config), pieces);
+        Ok((files, notes))
     }
 
     fn set(&self, layout: &mut Layout) -> Result<Vec<String>> {
         let (root, mut notes) = (self.tokenizer.root(), Vec::new());
         let is_sentencepiece = parts::model(&root)?;
-        let tokens = Tokens::read(&root, self.vocab_size, is_sentencepiece, &mut notes)?;
-        let merges = tokens.merges_of(&root.get("model"), is_sentencepiece)?;
+        let mut tokens = Tokens::read(&root, self.vocab_size, is_sentencepiece, &mut notes)?;
+        let merges = match &self.pieces {
+            // Its scores say what merges.
+            Some(pieces) => {
+                tokens.set_kinds(pieces.of_file.iter().map(|(kind, _)| *kind));
+                Vec::new()
+            }
+            None => tokens.merges_of(&root.get("model"), is_sentencepiece)?,
+        };
         let template = Template::read(&root, &tokens)?;
         let mut adds_space_prefix = None;
         if is_sentencepiece {
             adds_space_prefix = Some(self.adds_space_prefix(&tokens, &mut notes)?);
-            tokens.note_unlisted(&merges, &mut notes);
+            if self.pieces.is_none() {
+                tokens.note_unlisted(&merges, &mut notes);
+            }
             layout.set("tokenizer.ggml.model", "llama");
             layout.set("tokenizer.ggml.pre", "default");
         } else {
@@ -114,7 +133,10 @@ impl Files {
             notes.push(format!("tokenizer.json: there is no \"decoder\": tokens are decoded {how}"));
         }
         note_bytes(&tokens, is_sentencepiece, &mut notes);
-        let scores = is_sentencepiece.then(|| tokens.scores(&merges));
+        let scores = match &self.pieces {
+            Some(pieces) => Some(pieces.scores(&tokens.kinds)),
+            None => is_sentencepiece.then(|| tokens.scores(&merges)),
+        };
         layout.set("tokenizer.ggml.tokens", tokens.texts.clone());
         if let Some(scores) = scores {
             layout.set("tokenizer.ggml.scores", scores);

@@ -104,10 +104,7 @@ fn add(
 /// The token that tokenizer_config.json names by its text: a string, or an object with its content.
 fn by_text(files: &Files, role: &str, tokens: &Tokens<'_>, notes: &mut Vec<String>) -> Result<Option<u32>> {
     let node = files.tokenizer_config.root().get(&format!("{role}_token"));
-    if node.is_none() {
-        return Ok(None);
-    }
-    let text = if node.value().is_some_and(Json::is_object) { node.get("content").text()? } else { node.text()? };
+    let Some(text) = node.opt_content()? else { return Ok(None) };
     let id = tokens.id(text);
     if id.is_none() {
         notes.push(format!(

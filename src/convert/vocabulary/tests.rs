@@ -20,6 +20,7 @@ fn tiny(dir: &Path) -> Files {
         generation_config: file("generation_config.json"),
         chat_template: file("chat_template.json"),
         vocab_size: 4096,
+        pieces: None,
     }
 }
 

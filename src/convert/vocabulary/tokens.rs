@@ -73,6 +73,14 @@ impl<'a> Tokens<'a> {
         Ok(Tokens { texts, kinds, ids, vocab })
     }
 
+    /// Sets the kinds of the first tokens to those of SentencePiece's own file, unless a token was added in their place.
+    pub fn set_kinds(&mut self, kinds: impl Iterator<Item = TokenKind>) {
+        let learned = |kind: &TokenKind| matches!(kind, TokenKind::Normal | TokenKind::Byte | TokenKind::Unknown);
+        for (ours, kind) in self.kinds.iter_mut().zip(kinds).filter(|(ours, _)| learned(ours)) {
+            *ours = kind;
+        }
+    }
+
     /// The number of the token with this text.
     pub fn id(&self, text: &str) -> Option<u32> {
         self.ids.get(text).copied()
@@ -220,7 +228,7 @@ fn add<'a>(
 }
 
 /// Whether llama.cpp's converter takes a token for a special one whatever the file says.
-fn looks_special(text: &str) -> bool {
+pub(super) fn looks_special(text: &str) -> bool {
     let between = |start: &str, end: &str| text.starts_with(start) && text.ends_with(end);
     ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&text)
         || between("<|", "|>")

@@ -1,4 +1,4 @@
-//! `strata convert`: a Hugging Face checkpoint to GGUF.
+//! `strata convert`: a checkpoint to GGUF.
 
 use super::recipe::{RecipeArgs, output_paths};
 use anyhow::Result;
@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use strata::convert::Input;
 use strata::recipe::Mix;
 
-/// Convert a Hugging Face checkpoint to GGUF, to one type or several in one read
+/// Convert a checkpoint to GGUF, to one type or several in one read
 ///
-/// The checkpoint is a folder with config.json, tokenizer.json and safetensors files.
+/// The checkpoint is a folder of Hugging Face with config.json, tokenizer.json or tokenizer.model, and safetensors or PyTorch files; or of Meta
+/// with params.json, tokenizer.model and consolidated.00.pth.
 #[derive(clap::Args)]
 pub struct Args {
     /// The folder of the checkpoint

@@ -112,7 +112,7 @@ fn scan(folder: &Path) -> Result<Vec<Entry>> {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let is_model = match name.strip_suffix(".gguf") {
             Some(stem) => path.is_file() && without_number(stem).1.is_none_or(|part| part == 1),
-            None => path.join("config.json").is_file(),
+            None => ["config.json", "params.json"].iter().any(|name| path.join(name).is_file()),
         };
         if is_model {
             found.insert(stem(&path)?, path);
