@@ -288,7 +288,9 @@ struct Torch {
 
 impl Torch {
     fn tensor(&mut self, name: &str, numbers: &str, bytes: &[u8], shape: Vec<i64>) {
-        self.storages.push((name.to_owned(), numbers.to_owned(), bytes.to_owned()));
+        if self.storages.iter().all(|(known, ..)| known != name) {
+            self.storages.push((name.to_owned(), numbers.to_owned(), bytes.to_owned()));
+        }
         self.view(name, name, shape);
     }
 
@@ -387,7 +389,7 @@ fn pickles_that_want_more_than_tensors_are_refused_by_name() {
         (&deep(b"(", 1 << 17), &["stack"]),
         (&deep(b"\x85", 1 << 20), &["objects"]),
         (&deep(b")", 1 << 17), &["stack"]),
-        (&[b"\x80\x02}".repeat(1 << 23), vec![b'.']].concat(), &["16777217 bytes"]),
+        (&[b"\x80\x02}".repeat(1 << 23), vec![b'.']].concat(), &["25165825 bytes"]),
         (&one(b"K\x01"), &["key \"w\"", "an integer, not a tensor"]),
         (
             &[&b"\x80\x02}"[..], &text("w"), &tensor("Half", "0", 6, 0, &[6], &[1]), b"s", &text("w"), b"h\0s."]

@@ -154,7 +154,7 @@ impl Params {
         let (head_dim, kv_heads) = self.heads()?;
         let rows = weights.get("model.embed_tokens.weight").and_then(|embedding| embedding.shape.first().copied());
         // -1 stands for that of the tokenizer; the rows of the embedding are as many.
-        let vocab = match file.get("vocab_size").and_then(Value::as_i64) {
+        let vocab = match file.opt_i32("vocab_size")? {
             Some(-1) | None => rows.ok_or_else(|| self.missing("tok_embeddings.weight"))?,
             Some(_) => file.count("vocab_size")?,
         };

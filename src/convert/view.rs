@@ -95,7 +95,8 @@ fn memory_to_join(input: &Input, tensors: &[Tensor]) -> Result<Vec<u8>> {
         return Err(Error::invalid(input.path(), "weights", problem, remedy));
     }
     let no_memory = |_| Error::OutOfMemory { what: Allocation::Weights, bytes };
-    memory.try_reserve_exact(bytes as usize).map_err(no_memory)?;
+    // With room for what is computed, so that nothing is ever moved.
+    memory.try_reserve_exact(bytes as usize + (1 << 16)).map_err(no_memory)?;
     Ok(memory)
 }
 

@@ -86,14 +86,17 @@ pub(super) fn read(checkpoint: &Checkpoint, tokenizer_config: &File) -> Result<O
     };
     model.json["added_tokens"] = added(&model, &beside);
     let mut config = beside.config;
-    for (key, value) in
-        beside.roles.into_iter().chain(model.defaults.into_iter().map(|(key, value)| (key.to_owned(), value)))
-    {
-        // A number of config.json comes before what the file itself says, and a text before both.
-        let known = config.get(&key).is_some_and(|value| !value.is_null());
-        let numbered = checkpoint.config.json.get(format!("{key}_id")).is_some_and(|id| !id.is_null());
-        if !known && !numbered {
+    let known = |config: &Map<String, Json>, key: &str| config.get(key).is_some_and(|value| !value.is_null());
+    for (key, value) in beside.roles {
+        if !known(&config, &key) {
             config.insert(key, value);
+        }
+    }
+    for (key, value) in model.defaults {
+        // A number of config.json comes before what the file itself says.
+        let number = checkpoint.config.json.get(format!("{key}_id")).filter(|id| !id.is_null());
+        if !known(&config, key) && number.is_none() {
+            config.insert(key.to_owned(), value);
         }
     }
     Ok(Some(Converted {
