@@ -238,7 +238,7 @@ fn files_say_what_differs_from_llama() {
     inspect("yarn", &[("llama.rope.scaling.factor", "F32(4.0)"), ("llama.rope.scaling.attn_factor", "")]);
     inspect("yarn_mscale", &[("llama.rope.scaling.yarn_beta_fast", "F32(16.0)")]);
     inspect("dynamic", &[("llama.rope.scaling.type", ""), ("llama.rope.scaling.dynamic_factor", "F32(2.0)")]);
-    inspect("granite", &[("granite.logit_scale", "F32(0.5)"), ("granite.attention.scale", "F32(0.0625)")]);
+    inspect("granite", &[("granite.logit_scale", "F32(8.0)"), ("granite.attention.scale", "F32(0.0625)")]);
 }
 
 #[test]
