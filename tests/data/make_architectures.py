@@ -123,7 +123,7 @@ CASES = {
     "qwen3_biases": ("Qwen3", dict(head_dim=24, attention_bias=True, tie_word_embeddings=True), "qwen2"),
     "smollm3": ("SmolLM3", dict(num_hidden_layers=5), "llama-bpe"),
     "smollm3_listed": ("SmolLM3", dict(no_rope_layers=[0, 1, 0], num_hidden_layers=3, use_sliding_window=True, sliding_window=6), "llama-bpe"),
-    "granite": ("Granite", dict(embedding_multiplier=12.0, attention_multiplier=0.0625, residual_multiplier=0.22, logits_scaling=0.5), "smollm"),
+    "granite": ("Granite", dict(embedding_multiplier=12.0, attention_multiplier=0.0625, residual_multiplier=0.22, logits_scaling=8.0), "smollm"),
 }
 
 PROMPT = [(i * 37 + 11) % 256 for i in range(24)]
