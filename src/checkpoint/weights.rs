@@ -94,6 +94,19 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Maps one file.
+    pub(crate) fn of_file(path: &Path) -> Result<Weights> {
+        let dir = path.parent().unwrap_or(Path::new("")).to_owned();
+        let mut weights = Weights { dir, shards: Vec::new(), tensors: BTreeMap::new() };
+        weights.add(path)?;
+        Ok(weights)
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     fn add(&mut self, path: &Path) -> Result<()> {
         if !path.exists() {
             let problem = "the shard is missing";

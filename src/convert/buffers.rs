@@ -46,7 +46,9 @@ impl Sizes {
         let cols = wanted.iter().map(|(tensor, _)| tensor.cols as u64).max().unwrap_or(0);
         let scratch = cols.saturating_mul(8).saturating_mul(threads as u64);
         let outputs = wanted.first().map_or(0, |(_, types)| types.len());
-        let scratch = scratch.saturating_add((request * (AHEAD + outputs)) as u64);
+        let changed = |tensor: &Tensor| tensor.stored()?.change.as_ref().map(|change| change.memory(tensor.cols));
+        let changed = wanted.iter().filter_map(|(tensor, _)| changed(tensor)).max().unwrap_or(0);
+        let scratch = scratch.saturating_add(changed).saturating_add((request * (AHEAD + outputs)) as u64);
         let mut values = VALUES_A_THREAD.saturating_mul(threads).clamp(*VALUES.start(), *VALUES.end());
         loop {
             let sizes = Sizes::with(wanted, values, request);
@@ -114,7 +116,8 @@ mod tests {
         let head_dim = heads.map(|heads| rows / heads);
         let (name, dims) = ("w".to_owned(), vec![cols as u64, rows as u64]);
         let bytes = (rows * cols * 2) as u64;
-        let stored = Stored { name: name.clone(), ty: GgmlType::BF16, file: 0, offset: 0, bytes, head_dim };
+        let (ty, file, offset, change) = (GgmlType::BF16, 0, 0, None);
+        let stored = Stored { name: name.clone(), ty, file, offset, bytes, head_dim, change };
         Tensor { name, dims, rows, cols, from: From::Source(stored) }
     }
 

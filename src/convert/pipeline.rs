@@ -377,7 +377,9 @@ impl Encoder<'_> {
                 Some(Encoding { ty: self.work.types[*o][t], importance: self.work.importance[*o][t], out })
             })
             .collect();
-        let chunk = RowChunk { tensor, stored, path, first, bytes: &data.bytes[..bytes], isa: self.work.isa };
+        let (changed, isa) = (stored.change.as_ref().map(|change| change.of_rows(tensor.cols)), self.work.isa);
+        let chunk =
+            RowChunk { tensor, stored, path, first, bytes: &data.bytes[..bytes], changed: changed.as_ref(), isa };
         self.work.pool.install(|| chunk.encode(&mut encodings))?;
         for (o, at, size, buffer) in filled {
             let data = buffer.map_or_else(|| data.clone(), Arc::new);

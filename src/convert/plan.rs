@@ -1,10 +1,12 @@
 //! Which tensor of the source becomes which tensor of the GGUF file, in what order and order of rows.
 
 use super::source::Input;
+use crate::adapter::Change;
 use crate::arch::{Architecture, LLAMA, Presence};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, quoted};
 use crate::gguf::Gguf;
+use std::sync::Arc;
 use strata_quant::GgmlType;
 
 /// A tensor to write. Its place among the others is the order of the files.
@@ -43,6 +45,8 @@ pub struct Stored {
     pub bytes: u64,
     /// Rows of a head, where the rows of heads are put in another order; see [`crate::arch::tensors::permuted_row`].
     pub head_dim: Option<usize>,
+    /// What adapters make of its rows.
+    pub change: Option<Arc<Change>>,
 }
 
 impl Tensor {
@@ -69,6 +73,11 @@ impl Stored {
     /// Where its bytes end in its file.
     pub fn end(&self) -> u64 {
         self.offset + self.bytes
+    }
+
+    /// True if its rows as `ty` are its bytes.
+    pub fn is_as_written(&self, ty: GgmlType) -> bool {
+        self.ty == ty && self.change.is_none()
     }
 }
 
@@ -116,7 +125,8 @@ fn stored(checkpoint: &Checkpoint, hf: &str, name: String, head_dim: Option<usiz
     };
     let dims = source.shape.iter().rev().map(|&d| d as u64).collect();
     let (file, offset, bytes) = (source.shard, source.offset, source.data.len() as u64);
-    let from = From::Source(Stored { name: hf.to_owned(), ty, file, offset, bytes, head_dim });
+    let change = checkpoint.changes.get(hf).cloned();
+    let from = From::Source(Stored { name: hf.to_owned(), ty, file, offset, bytes, head_dim, change });
     Some(Tensor { name, dims, rows, cols, from })
 }
 
@@ -135,7 +145,8 @@ fn of_gguf(gguf: &Gguf) -> Result<Vec<Tensor>> {
     let tensors = order.into_iter().map(|info| {
         let whole = |n: u64| usize::try_from(n).map_err(|_| too_large(gguf, &info.name));
         let (name, file, ty) = (info.name.clone(), info.part, info.ty);
-        let from = From::Source(Stored { name, ty, file, offset: info.offset, bytes: info.bytes, head_dim: None });
+        let (offset, bytes, head_dim, change) = (info.offset, info.bytes, None, None);
+        let from = From::Source(Stored { name, ty, file, offset, bytes, head_dim, change });
         let (rows, cols) = (whole(info.rows())?, whole(info.cols())?);
         Ok(Tensor { name: info.name.clone(), dims: info.dims.clone(), rows, cols, from })
     });

@@ -2,6 +2,7 @@
 
 use super::plan::{Stored, Tensor};
 use super::target::Importance;
+use crate::adapter::Changed;
 use crate::arch::tensors::permuted_row;
 use crate::error::{Error, Result, quoted};
 use rayon::prelude::*;
@@ -31,6 +32,8 @@ pub struct RowChunk<'a> {
     pub first: usize,
     /// The bytes of the rows.
     pub bytes: &'a [u8],
+    /// What adapters make of the rows.
+    pub changed: Option<&'a Changed<'a>>,
     /// The instructions to encode with.
     pub isa: Isa,
 }
@@ -47,7 +50,7 @@ pub struct Encoding<'a> {
 
 /// True if the rows of an output with that type are the bytes of the source.
 pub fn is_copy(stored: &Stored, ty: GgmlType) -> bool {
-    stored.ty == ty && stored.head_dim.is_none()
+    stored.is_as_written(ty) && stored.head_dim.is_none()
 }
 
 impl RowChunk<'_> {
@@ -97,23 +100,25 @@ impl RowChunk<'_> {
     ) -> Result<()> {
         let from = self.stored.ty;
         let largest = match from {
-            _ if forms.iter().any(|form| form.format.ty != from) => self.decode(source, values)?,
+            _ if forms.iter().any(|form| !self.stored.is_as_written(form.format.ty)) => {
+                self.decode(r, source, values)?
+            }
             GgmlType::F32 => largest32(source),
             GgmlType::BF16 => u32::from(largest16(source)) << 16,
             // What is infinity in half precision is infinity here.
             GgmlType::F16 if largest16(source) >= 0x7c00 => INFINITY,
             GgmlType::F16 => 0,
             other if other.format().is_none() => 0,
-            _ => self.decode(source, values)?,
+            _ => self.decode(r, source, values)?,
         };
         if largest >= INFINITY {
-            self.decode(source, values)?;
+            self.decode(r, source, values)?;
             let c = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
             return Err(self.bad_value(r, c, values[c], from, self.damaged()));
         }
         for (form, out) in forms.iter().zip(outs) {
             let out = &mut out[i * form.row_bytes..][..form.row_bytes];
-            if form.format.ty == from {
+            if self.stored.is_as_written(form.format.ty) {
                 out.copy_from_slice(source);
                 continue;
             }
@@ -124,10 +129,13 @@ impl RowChunk<'_> {
         Ok(())
     }
 
-    /// Values of a row, and the largest magnitude among them, as bits: not less than [`INFINITY`] if one is not finite.
-    fn decode(&self, source: &[u8], values: &mut Vec<f32>) -> Result<u32> {
+    /// Values of row `r` of the chunk, and the largest magnitude among them, as bits: not less than [`INFINITY`] if one is not finite.
+    fn decode(&self, r: usize, source: &[u8], values: &mut Vec<f32>) -> Result<u32> {
         values.resize(self.tensor.cols, 0.0);
         (self.format(self.stored.ty)?.decode)(source, values);
+        if let Some(changed) = self.changed {
+            changed.apply(self.first + self.source_row(r), values);
+        }
         Ok(values.iter().fold(0, |largest, v| largest.max((v.to_bits() & MAGNITUDE) as i32)) as u32)
     }
 
@@ -180,7 +188,10 @@ impl RowChunk<'_> {
     }
 
     fn damaged(&self) -> &'static str {
-        "the source is damaged; get it again"
+        match self.changed {
+            None => "the source is damaged; get it again",
+            Some(_) => "the source or an adapter is damaged, or an adapter is added too many times",
+        }
     }
 
     fn bad_value(&self, r: usize, column: usize, value: f32, ty: GgmlType, remedy: &str) -> Error {

@@ -197,6 +197,7 @@ impl OwnedLayer {
             weight: if i == m { other.matrix() } else { self.matrices[i].matrix() },
             bias: self.biases[i].as_deref(),
             head_dim: None,
+            low_rank: &[],
         };
         let [q, k, v, o, gate, up, down] = std::array::from_fn(linear);
         Layer { attn_norm: &self.attn_norm, q, k, v, o, ffn_norm: &self.ffn_norm, gate, up, down }

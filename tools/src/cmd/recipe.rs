@@ -94,6 +94,11 @@ pub struct RecipeArgs {
 }
 
 impl RecipeArgs {
+    /// Takes so many threads unless --threads is given.
+    pub fn threads_or(&mut self, threads: Option<u16>) {
+        self.threads = self.threads.or(threads);
+    }
+
     /// Writes a file of each mix to its path, or prints its plan. `name` replaces the model's name in the source.
     pub fn make(&self, input: &Input, outputs: &[(PathBuf, Mix)], name: Option<String>) -> Result<()> {
         let isa = Isa::from_environment().context("STRATA_ISA")?;
