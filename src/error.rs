@@ -237,6 +237,8 @@ pub enum Setting {
     Sampling(&'static str),
     /// A [`ChatTemplate`](crate::engine::template::ChatTemplate) in place of the file's.
     ChatTemplate,
+    /// The [`Adapter`](crate::adapter::Adapter)s that a conversion merges.
+    Adapter,
 }
 
 /// What a buffer that the system has no memory for would hold.

@@ -30,7 +30,8 @@
 //! The modules in the order of the data:
 //!
 //! * [`checkpoint`] reads a Hugging Face folder, [`convert`] makes a GGUF file of it, [`recipe`] says in which types;
-//! * [`gguf`] reads and writes the container, [`split`] cuts it into files and joins them;
+//! * [`gguf`] reads and writes the container, [`split`] cuts it into files and joins them, [`edit`] changes metadata, [`diff`] compares
+//!   two models;
 //! * [`arch`] describes the architectures: tensors, hyperparameters, what is computed between the matrices;
 //! * [`weights`] hands out the layers of a model, mapped or streamed from disk;
 //! * [`model`] is the forward pass and the KV cache;
@@ -41,10 +42,13 @@
 //! Block layouts are in `strata-quant`, instructions in `strata-kernels`; this crate knows neither.
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod arch;
 pub mod bench;
 pub mod checkpoint;
 pub mod convert;
+pub mod diff;
+pub mod edit;
 pub mod engine;
 pub mod error;
 pub mod eval;

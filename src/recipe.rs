@@ -51,6 +51,30 @@ impl Mix {
         mix("Q2_K_S", 21, GgmlType::Q2_K),
     ];
 
+    /// Every tensor in the type that it has: `COPY` of llama-quantize. The file type stays that of the source.
+    pub const COPY: Mix = mix("COPY", 0, GgmlType::F32);
+
+    /// True for [`Mix::COPY`].
+    pub fn is_copy(&self) -> bool {
+        self.name == Mix::COPY.name
+    }
+
+    /// The mix that llama-quantize takes this text for: a name, the number of a file type, or `COPY`.
+    ///
+    /// # Errors
+    /// As [`Mix::from_name`].
+    pub fn from_quantize(text: &str) -> Result<Mix> {
+        if text.eq_ignore_ascii_case(Mix::COPY.name) {
+            return Ok(Mix::COPY);
+        }
+        let Ok(number) = text.parse::<u32>() else { return Mix::from_name(text) };
+        let not_written = FILE_TYPES_NOT_WRITTEN.iter().find(|(file_type, _)| *file_type == number);
+        match Mix::ALL.iter().find(|mix| mix.file_type == number) {
+            Some(mix) => Ok(*mix),
+            None => Mix::from_name(not_written.map_or(text, |(_, name)| name)),
+        }
+    }
+
     /// The mix with this name, in any case; `Q3_K`, `Q4_K` and `Q5_K` mean the medium one.
     ///
     /// # Errors
@@ -66,6 +90,26 @@ impl Mix {
         })
     }
 }
+
+/// The file types of llama.cpp that Strata names and does not write, by their numbers: llama.h's `llama_ftype`.
+const FILE_TYPES_NOT_WRITTEN: [(u32, &str); 16] = [
+    (19, "IQ2_XXS"),
+    (20, "IQ2_XS"),
+    (22, "IQ3_XS"),
+    (23, "IQ3_XXS"),
+    (24, "IQ1_S"),
+    (26, "IQ3_S"),
+    (27, "IQ3_M"),
+    (28, "IQ2_S"),
+    (29, "IQ2_M"),
+    (31, "IQ1_M"),
+    (36, "TQ1_0"),
+    (37, "TQ2_0"),
+    (38, "MXFP4_MOE"),
+    (39, "NVFP4"),
+    (40, "Q1_0"),
+    (41, "Q2_0"),
+];
 
 /// The type of one tensor with this name, for the user's exceptions.
 ///
@@ -238,7 +282,7 @@ impl Rules<'_> {
     fn ty(&mut self, tensor: &TensorFacts<'_>) -> GgmlType {
         let recipe = self.recipe;
         let role = role(tensor.name);
-        if !may_be_quantized(tensor) || (recipe.leave_output && role == Some(Role::Output)) {
+        if recipe.mix.is_copy() || !may_be_quantized(tensor) || (recipe.leave_output && role == Some(Role::Output)) {
             return tensor.kept;
         }
         let base = recipe.mix.base;

@@ -188,7 +188,7 @@ fn inputs(gguf: &Gguf) -> Inputs {
 }
 
 /// Appends the blocks of the tensors.
-fn copy<'t>(
+pub(crate) fn copy<'t>(
     gguf: &Gguf,
     tensors: impl Iterator<Item = &'t TensorInfo>,
     writer: &mut Writer<'_>,

@@ -1,7 +1,7 @@
 //! Recognizes folders that are not checkpoints, so that the error names what they are.
 
 use super::json::{Object, read_json};
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, Setting, quoted};
 use std::path::Path;
 
 /// The error that names what a folder without a safetensors model is; `None` if Strata does not know.
@@ -15,10 +15,9 @@ pub(crate) fn folder(dir: &Path) -> Result<Option<Error>> {
         let kind = object.opt_text("peft_type")?.unwrap_or("LORA");
         let base =
             object.opt_text("base_model_name_or_path")?.map_or("a model that it does not name".to_owned(), quoted);
-        let problem =
-            format!("is an adapter ({}) for {base}, not a model; strata does not merge adapters yet", quoted(kind));
-        let remedy = "merge it into its base model first (PEFT: merge_and_unload, then save_pretrained)";
-        return Ok(Some(Error::invalid(dir, "folder", problem, remedy)));
+        let problem = format!("is an adapter ({}) for {base}, not a model", quoted(kind));
+        let remedy = "convert its base model, and merge it meanwhile";
+        return Ok(Some(Error::invalid(dir, "folder", problem, remedy).with_setting(Setting::Adapter)));
     }
     let entries = std::fs::read_dir(dir).map_err(Error::io("read", dir))?;
     let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();

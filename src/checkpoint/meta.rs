@@ -77,7 +77,7 @@ pub(super) fn open(dir: &Path) -> Result<Option<Checkpoint>> {
     let json = params.config(&weights, tied, &mut notes)?;
     let mut config = Config::of(params.path, json)?;
     config.notes.extend(notes);
-    Ok(Some(Checkpoint { dir, config, weights }))
+    Ok(Some(Checkpoint::of(dir, config, weights)))
 }
 
 /// `params.json`.

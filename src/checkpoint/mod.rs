@@ -18,9 +18,12 @@ pub(crate) use json::read_json;
 pub(crate) use weights::Part;
 pub use weights::{Dtype, Place, Source, Split, Weights};
 
+use crate::adapter::{self, Adapter, Change};
 use crate::error::{Error, Result};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open checkpoint, its configuration and weights checked against each other.
 pub struct Checkpoint {
@@ -30,6 +33,10 @@ pub struct Checkpoint {
     pub config: Config,
     /// The tensors, mapped.
     pub weights: Weights,
+    /// The adapters that are merged into them when they are converted; none at first.
+    pub adapters: Vec<Arc<Adapter>>,
+    /// What these make of the tensors of these names.
+    pub(crate) changes: BTreeMap<String, Arc<Change>>,
 }
 
 impl Checkpoint {
@@ -52,12 +59,28 @@ impl Checkpoint {
             Some(checkpoint) => checkpoint,
             None => {
                 let (config, weights) = (Config::read(dir)?, Weights::open(dir)?);
-                Checkpoint { dir: dir.to_owned(), config, weights }
+                Checkpoint::of(dir.to_owned(), config, weights)
             }
         };
         checkpoint.weights.check(&checkpoint.config)?;
         foreign::other_tokenizer(&checkpoint.dir)?;
         Ok(checkpoint)
+    }
+
+    /// One without adapters.
+    fn of(dir: PathBuf, config: Config, weights: Weights) -> Checkpoint {
+        let (adapters, changes) = Default::default();
+        Checkpoint { dir, config, weights, adapters, changes }
+    }
+
+    /// Merges adapters into what is converted, one after the other.
+    ///
+    /// # Errors
+    /// If one does not belong to this model, or changes what cannot be changed exactly.
+    pub fn merge(&mut self, adapters: Vec<Adapter>) -> Result<()> {
+        self.adapters = adapters.into_iter().map(Arc::new).collect();
+        self.changes = adapter::changes(self, &self.adapters)?;
+        Ok(())
     }
 
     /// Reads a JSON file of the folder; `None` if it does not exist.

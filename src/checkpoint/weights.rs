@@ -108,6 +108,8 @@ pub struct Source<'a> {
     pub parts: &'a [Place],
     /// How files share it.
     pub split: Split,
+    /// The bytes of its first part: all, unless files share it.
+    pub data: &'a [u8],
 }
 
 /// All tensors of a checkpoint.
@@ -179,18 +181,7 @@ impl Weights {
         let files = Files::find(dir)?;
         let mut weights = Weights::empty(dir);
         for name in &files.names {
-            let path = dir.join(name);
-            if !path.exists() {
-                let problem = "the shard is missing";
-                return Err(Error::invalid(&path, "file", problem, "download it into the checkpoint's folder"));
-            }
-            let map = Mapped::open(&path)?;
-            let (shard, entries) = (weights.shards.len(), Entry::all_of(&map)?);
-            weights.push(map);
-            for entry in entries {
-                let place = Place { shard, offset: entry.range.start as u64 };
-                weights.insert(shard, entry.name.clone(), entry, vec![place], Split::Rows)?;
-            }
+            weights.add(&dir.join(name))?;
         }
         for (tensor, shard) in &files.tensors {
             let found = weights.tensors.get(tensor).map(|at| weights.path(at.parts[0].shard));
@@ -203,10 +194,41 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Adds a file with all its tensors.
+    fn add(&mut self, path: &Path) -> Result<()> {
+        if !path.exists() {
+            let problem = "the shard is missing";
+            return Err(Error::invalid(path, "file", problem, "download it into the checkpoint's folder"));
+        }
+        let map = Mapped::open(path)?;
+        let (shard, entries) = (self.shards.len(), Entry::all_of(&map)?);
+        self.push(map);
+        for entry in entries {
+            let place = Place { shard, offset: entry.range.start as u64 };
+            self.insert(shard, entry.name.clone(), entry, vec![place], Split::Rows)?;
+        }
+        Ok(())
+    }
+
     /// Without a file.
     pub(super) fn empty(dir: &Path) -> Weights {
         let (shards, tensors, packed) = Default::default();
         Weights { dir: dir.to_owned(), shards, tensors, packed, interleaved: false }
+    }
+
+    /// Maps one file, whose tensors have numbers of types that a model can have.
+    pub(crate) fn of_file(path: &Path) -> Result<Weights> {
+        let mut weights = Weights::empty(path.parent().unwrap_or(Path::new("")));
+        weights.add(path)?;
+        match weights.tensors.iter().find(|(_, at)| at.entry.dtype.ggml().is_none()) {
+            Some((name, at)) => Err(unsupported(path, name, &at.entry.dtype.name())),
+            None => Ok(weights),
+        }
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// Adds a file, but none of its tensors.
@@ -265,7 +287,9 @@ impl Weights {
     pub fn get(&self, name: &str) -> Option<Source<'_>> {
         let At { entry, parts, split } = self.tensors.get(name)?;
         let bytes = (entry.range.len() * parts.len()) as u64;
-        Some(Source { name: &entry.name, dtype: entry.dtype, shape: &entry.shape, bytes, parts, split: *split })
+        let data = &self.shards[parts.first()?.shard].bytes()[entry.range.clone()];
+        let Entry { name, dtype, shape, .. } = entry;
+        Some(Source { name, dtype: *dtype, shape, bytes, parts, split: *split, data })
     }
 
     /// The place of the tensor with this name, unless files share it.

@@ -54,7 +54,9 @@ impl Sizes {
         let gathered = if transposed { GATHERED as u64 } else { 0 };
         let scratch = cols.saturating_mul(8 + gathered).saturating_mul(threads as u64);
         let outputs = wanted.first().map_or(0, |(_, types)| types.len());
-        let scratch = scratch.saturating_add((request * (AHEAD * files + outputs)) as u64);
+        let changed = |tensor: &Tensor| tensor.stored()?.change.as_ref().map(|change| change.memory(tensor.cols));
+        let changed = wanted.iter().filter_map(|(tensor, _)| changed(tensor)).max().unwrap_or(0);
+        let scratch = scratch.saturating_add(changed).saturating_add((request * (AHEAD * files + outputs)) as u64);
         let mut values = VALUES_A_THREAD.saturating_mul(threads).clamp(*VALUES.start(), *VALUES.end());
         loop {
             let sizes = Sizes::with(wanted, values, request);
@@ -135,8 +137,19 @@ mod tests {
         let head_dim = heads.map(|heads| rows / heads);
         let (name, dims) = ("w".to_owned(), vec![cols as u64, rows as u64]);
         let bytes = (rows * cols * 2) as u64;
-        let (ty, others, split, packed) = (GgmlType::BF16, Vec::new(), Split::Rows, None);
-        let stored = Stored { name: name.clone(), ty, file: 0, offset: 0, bytes, others, split, head_dim, packed };
+        let (name_there, ty, others, split) = (name.clone(), GgmlType::BF16, Vec::new(), Split::Rows);
+        let stored = Stored {
+            name: name_there,
+            ty,
+            file: 0,
+            offset: 0,
+            bytes,
+            others,
+            split,
+            head_dim,
+            packed: None,
+            change: None,
+        };
         Tensor { name, dims, rows, cols, from: From::Source(stored) }
     }
 

@@ -63,7 +63,10 @@ fn of_gguf(layout: &mut Layout, gguf: &Gguf, name: Option<&str>) {
     if let Some(name) = name {
         layout.set("general.name", name);
     }
-    layout.set(FILE_TYPE, 0u32);
+    // It keeps its place; a target sets its own unless it copies.
+    if gguf.metadata().get(FILE_TYPE).is_none() {
+        layout.set(FILE_TYPE, 0u32);
+    }
 }
 
 /// A sampling default: its key in `generation_config.json`, its key in the file, and its valid range.

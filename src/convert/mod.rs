@@ -27,10 +27,12 @@ mod target;
 mod view;
 mod vocabulary;
 
+pub(crate) use acceptance::check_overrides;
 pub use source::Input;
 pub use target::{Split, Target};
 pub use view::open_model;
 
+use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::gguf::Layout;
 use crate::gguf::keys::{SOURCE_FILES, SOURCE_HASHES, TENSOR_HASHES};
@@ -51,6 +53,7 @@ use serde_json::{Map, Value as Json};
 use source::SourceFile;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use strata_kernels::Isa;
 use strata_quant::GgmlType;
 use target::Shard;
@@ -167,6 +170,11 @@ pub fn convert_with(
     method: Option<&mut Method<'_>>,
     progress: &dyn Progress,
 ) -> Result<Vec<Report>> {
+    if method.is_some() && !input.adapters().is_empty() {
+        let problem =
+            "a method that runs the base model would not see them: merge them in one run, and quantize in another";
+        return Err(Error::argument("adapters", problem));
+    }
     let job = Job::new(input, targets, options)?;
     job.notes.iter().for_each(|note| progress.warn(note));
     let heads = job.files.iter().map(SourceFile::head).collect::<Result<Vec<_>>>()?;
@@ -203,6 +211,7 @@ pub fn convert_with(
         todo = pipeline::Todo::new(&work, &outputs)?;
     }
     let digests = pipeline::run(&work, todo, &mut outputs)?;
+    input.adapters().iter().try_for_each(|adapter| adapter.check())?;
     for output in &mut outputs {
         write_computed(&job.tensors, output)?;
         output.complete(&digests)?;
@@ -216,6 +225,7 @@ pub fn convert_with(
 
 /// Everything that is decided before the first weight is read.
 struct Job<'a> {
+    input: &'a Input,
     targets: &'a [Target],
     options: &'a Options,
     of_source: Layout,  // the metadata of the source; see `metadata::of`
@@ -258,7 +268,7 @@ impl<'a> Job<'a> {
         inputs.extend(&options.inputs);
         check_paths(&inputs, targets, &shards)?;
         notes.extend(target::importance_notes(targets, &tensors, &types));
-        Ok(Job { targets, options, of_source, notes, tensors, files: input.files(), types, shards })
+        Ok(Job { input, targets, options, of_source, notes, tensors, files: input.files(), types, shards })
     }
 
     /// The files of target `i` and the first line of its journal. The hashes are still zeros. Files after the first have no metadata but
@@ -269,6 +279,7 @@ impl<'a> Job<'a> {
         recipe.insert("strata".to_owned(), env!("CARGO_PKG_VERSION").into());
         recipe.extend(target.recipe.describe());
         recipe.extend(self.options.name.clone().map(|name| ("name".to_owned(), name.into())));
+        recipe.extend(adapters(self.input));
         recipe.extend(target.record.clone());
         recipe.sort_keys();
         let (mut parts, mut metadata, mut tensors) = (Vec::new(), BTreeMap::new(), Vec::new());
@@ -329,10 +340,22 @@ impl<'a> Job<'a> {
     }
 }
 
+/// The adapters that are merged, for the record.
+fn adapters(input: &Input) -> Option<(String, Json)> {
+    let adapter = |adapter: &Arc<Adapter>| {
+        let (name, scale, sha256) = (adapter.name(), adapter.scale(), adapter.sha256().to_string());
+        serde_json::json!({"name": name, "scale": scale, "sha256": sha256})
+    };
+    let all = input.adapters();
+    (!all.is_empty()).then(|| ("lora".to_owned(), all.iter().map(adapter).collect()))
+}
+
 /// The source's metadata with what a target changes of it.
 fn of_target(of_source: &Layout, target: &Target) -> Result<Layout> {
     let mut layout = of_source.clone();
-    layout.set(metadata::FILE_TYPE, target.recipe.mix.file_type);
+    if !target.recipe.mix.is_copy() {
+        layout.set(metadata::FILE_TYPE, target.recipe.mix.file_type);
+    }
     acceptance::check_overrides(&layout, &target.metadata)?;
     for (key, value) in &target.metadata {
         layout.set(key.as_str(), value.clone());

@@ -408,8 +408,9 @@ impl Encoder<'_> {
                 Some(Encoding { ty: self.work.types[*o][t], importance: self.work.importance[*o][t], out })
             })
             .collect();
-        let (bytes_of, unpacked) = (&data.bytes[..bytes], unpacked.as_deref());
-        let chunk = RowChunk { tensor, stored, path, first, rows, bytes: bytes_of, unpacked, isa: self.work.isa };
+        let (changed, isa) = (stored.change.as_ref().map(|change| change.of_rows(tensor.cols)), self.work.isa);
+        let (bytes_of, unpacked, changed) = (&data.bytes[..bytes], unpacked.as_deref(), changed.as_ref());
+        let chunk = RowChunk { tensor, stored, path, first, rows, bytes: bytes_of, unpacked, changed, isa };
         self.work.pool.install(|| chunk.encode(&mut encodings))?;
         for (o, at, size, buffer) in filled {
             let data = buffer.map_or_else(|| data.clone(), Arc::new);

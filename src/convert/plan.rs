@@ -1,6 +1,7 @@
 //! Which tensor of the source becomes which tensor of the GGUF file, in what order and order of rows.
 
 use super::source::Input;
+use crate::adapter::Change;
 use crate::arch::{Architecture, LLAMA, Presence};
 use crate::checkpoint::quantized::Packed;
 use crate::checkpoint::{Checkpoint, Place, Split};
@@ -51,6 +52,8 @@ pub struct Stored {
     pub head_dim: Option<usize>,
     /// What its values are made of where `bytes` are codes and not numbers of a type of ggml's.
     pub packed: Option<Arc<Packed>>,
+    /// What adapters make of its rows.
+    pub change: Option<Arc<Change>>,
 }
 
 impl Tensor {
@@ -101,7 +104,7 @@ impl Stored {
 
     /// True if its rows as `ty` are its bytes.
     pub fn is_as_written(&self, ty: GgmlType) -> bool {
-        self.ty == ty && self.packed.is_none()
+        self.ty == ty && self.packed.is_none() && self.change.is_none()
     }
 }
 
@@ -152,8 +155,9 @@ fn stored(checkpoint: &Checkpoint, hf: &str, name: String, head_dim: Option<usiz
     let dims = source.shape.iter().rev().map(|&d| d as u64).collect();
     let (&Place { shard: file, offset }, others) = source.parts.split_first()?;
     let (name_there, others, split, bytes) = (source.name.to_owned(), others.to_vec(), source.split, source.bytes);
+    let (packed, change) = (None, checkpoint.changes.get(hf).cloned());
     let from =
-        From::Source(Stored { name: name_there, ty, file, offset, bytes, others, split, head_dim, packed: None });
+        From::Source(Stored { name: name_there, ty, file, offset, bytes, others, split, head_dim, packed, change });
     Some(Tensor { name, dims, rows, cols, from })
 }
 
@@ -163,8 +167,9 @@ fn packed(checkpoint: &Checkpoint, hf: &str, name: String, head_dim: Option<usiz
     let (rows, cols) = packed.shape;
     let (file, offset, bytes) = (packed.codes.shard, packed.codes.offset, packed.codes.bytes);
     let (name_there, ty, others, split) = (hf.to_owned(), GgmlType::F32, Vec::new(), Split::Rows);
-    let packed = Some(packed);
-    let from = From::Source(Stored { name: name_there, ty, file, offset, bytes, others, split, head_dim, packed });
+    let (packed, change) = (Some(packed), checkpoint.changes.get(hf).cloned());
+    let from =
+        From::Source(Stored { name: name_there, ty, file, offset, bytes, others, split, head_dim, packed, change });
     Some(Tensor { name, dims: vec![cols as u64, rows as u64], rows, cols, from })
 }
 
@@ -184,7 +189,8 @@ fn of_gguf(gguf: &Gguf) -> Result<Vec<Tensor>> {
         let whole = |n: u64| usize::try_from(n).map_err(|_| too_large(gguf, &info.name));
         let (name, file, ty) = (info.name.clone(), info.part, info.ty);
         let (offset, bytes, others, split) = (info.offset, info.bytes, Vec::new(), Split::Rows);
-        let from = From::Source(Stored { name, ty, file, offset, bytes, others, split, head_dim: None, packed: None });
+        let (head_dim, packed, change) = (None, None, None);
+        let from = From::Source(Stored { name, ty, file, offset, bytes, others, split, head_dim, packed, change });
         let (rows, cols) = (whole(info.rows())?, whole(info.cols())?);
         Ok(Tensor { name: info.name.clone(), dims: info.dims.clone(), rows, cols, from })
     });

@@ -2,6 +2,7 @@
 
 use super::plan::{Stored, Tensor};
 use super::target::Importance;
+use crate::adapter::Changed;
 use crate::arch::tensors::permuted_row;
 use crate::checkpoint::quantized::Unpacked;
 use crate::error::{Error, Result, quoted};
@@ -39,6 +40,8 @@ pub struct RowChunk<'a> {
     pub bytes: &'a [u8],
     /// What makes values of them, where they are codes.
     pub unpacked: Option<&'a Unpacked>,
+    /// What adapters make of the rows.
+    pub changed: Option<&'a Changed<'a>>,
     /// The instructions to encode with.
     pub isa: Isa,
 }
@@ -155,6 +158,9 @@ impl RowChunk<'_> {
             Some(unpacked) => unpacked.row(self.first + self.source_row(r), source, values),
             None => (self.format(self.stored.ty)?.decode)(source, values),
         }
+        if let Some(changed) = self.changed {
+            changed.apply(self.first + self.source_row(r), values);
+        }
         Ok(values.iter().fold(0, |largest, v| largest.max((v.to_bits() & MAGNITUDE) as i32)) as u32)
     }
 
@@ -207,7 +213,10 @@ impl RowChunk<'_> {
     }
 
     fn damaged(&self) -> &'static str {
-        "the source is damaged; get it again"
+        match self.changed {
+            None => "the source is damaged; get it again",
+            Some(_) => "the source or an adapter is damaged, or an adapter is added too many times",
+        }
     }
 
     fn bad_value(&self, r: usize, column: usize, value: f32, ty: GgmlType, remedy: &str) -> Error {

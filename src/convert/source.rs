@@ -4,6 +4,7 @@
 //! file cut short meanwhile is an error and not the end of the process.
 
 use super::naming;
+use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -14,6 +15,7 @@ use crate::io::inputs::Inputs;
 use crate::io::stamp::Stamp;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A model to convert.
 pub enum Input {
@@ -61,6 +63,33 @@ impl Input {
         }
     }
 
+    /// Merges adapters into what is converted, one after the other.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::merge`]; also if this is a GGUF file.
+    pub fn merge(&mut self, adapters: Vec<Adapter>) -> Result<()> {
+        match self {
+            Input::Checkpoint(checkpoint) => checkpoint.merge(adapters),
+            Input::Gguf(gguf) => {
+                let problem = "is a GGUF file, into which adapters are not merged";
+                Err(Error::invalid(
+                    gguf.path(),
+                    "base model",
+                    problem,
+                    "name the folder of the base model's checkpoint",
+                ))
+            }
+        }
+    }
+
+    /// The adapters that are merged.
+    pub fn adapters(&self) -> &[Arc<Adapter>] {
+        match self {
+            Input::Checkpoint(checkpoint) => &checkpoint.adapters,
+            Input::Gguf(_) => &[],
+        }
+    }
+
     /// Its files, in the order in which they are read.
     pub(crate) fn files(&self) -> Vec<SourceFile<'_>> {
         match self {
@@ -77,6 +106,7 @@ impl Input {
                 let what = "a file of the checkpoint";
                 inputs.add_folder(&checkpoint.dir, what);
                 checkpoint.weights.shards().for_each(|shard| inputs.add(shard.path(), what));
+                checkpoint.adapters.iter().for_each(|adapter| inputs.add_folder(adapter.dir(), "a file of an adapter"));
             }
             Input::Gguf(gguf) => inputs.add_model(gguf),
         }

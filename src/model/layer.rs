@@ -166,7 +166,7 @@ impl Model {
         finite(cpu.add(h, down, of.hidden), Stage::Down).map(ControlFlow::Continue)
     }
 
-    /// `W x + b` of all matrices that read the same `x`, into the fronts of `ys`, `(rows of x, rows of W)` each.
+    /// `W x + b`, and what adapters add, of all matrices that read the same `x`, into the fronts of `ys`, `(rows of x, rows of W)` each.
     pub(super) fn linears<'y, const N: usize>(
         &self,
         ws: [Linear<'_>; N],
@@ -190,6 +190,7 @@ impl Model {
             if let Some(head_dim) = w.head_dim {
                 interleave(y, head_dim);
             }
+            w.low_rank.iter().for_each(|added| added.add(&self.cpu, x, y));
         }
         ys
     }

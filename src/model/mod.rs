@@ -24,6 +24,7 @@ pub use pass::Hidden;
 pub use sequences::{Sequences, WholeSequences};
 pub use states::States;
 
+use crate::adapter::{self, AdapterFile};
 use crate::arch::rope::Angles;
 use crate::arch::{Architecture, Hyperparameters, Role};
 use crate::convert::open_model;
@@ -35,6 +36,7 @@ use crate::stream::{Budget, BudgetParts, Plan, Rates, ReadOptions};
 use crate::threads;
 use crate::weights::Weights;
 use std::path::Path;
+use std::sync::Arc;
 use strata_kernels::{Cpu, Isa, Rotation};
 
 /// A model ready to run.
@@ -45,6 +47,7 @@ pub struct Model {
     weights: Weights,
     cpu: Cpu,
     plan: Option<Plan>,
+    adapters: Vec<Arc<AdapterFile>>,
 }
 
 impl Model {
@@ -67,7 +70,7 @@ impl Model {
         let hyperparameters = gguf.unless_changed(Hyperparameters::read(&gguf))?;
         let angles = gguf.unless_changed(Angles::read(&gguf, &hyperparameters))?;
         let weights = Weights::new(gguf, architecture, &hyperparameters)?;
-        Ok(Model { architecture, hyperparameters, angles, weights, cpu, plan: None })
+        Ok(Model { architecture, hyperparameters, angles, weights, cpu, plan: None, adapters: Vec::new() })
     }
 
     /// Makes a model of open files that keeps within a budget, with what it `need`s beside its weights: what does not fit is read in every
@@ -100,6 +103,21 @@ impl Model {
         Ok(())
     }
 
+    /// Applies adapters in every pass from now on, in this order.
+    ///
+    /// # Errors
+    /// If one belongs to another model.
+    pub fn adapt(&mut self, adapters: Vec<Arc<AdapterFile>>) -> Result<()> {
+        self.weights.adapt(adapter::pairs(self.weights.gguf(), self.architecture, &adapters)?);
+        self.adapters = adapters;
+        Ok(())
+    }
+
+    /// The adapters that are applied.
+    pub fn adapters(&self) -> &[Arc<AdapterFile>] {
+        &self.adapters
+    }
+
     /// What stays in memory and what is read in every pass; `None` without a budget.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
@@ -120,6 +138,7 @@ impl Model {
     /// # Errors
     /// If one has changed.
     pub fn check(&self) -> Result<()> {
+        self.adapters.iter().try_for_each(|adapter| adapter.check())?;
         self.weights.check()
     }
 

@@ -238,6 +238,7 @@ impl Model {
                 return Err(Error::TokenOutOfVocabulary { token, vocab });
             }
             self.weights.embed(token, h)?;
+            self.weights.embedding_low_rank().iter().for_each(|added| added.add_row(&self.cpu, token, h));
             if let Some(column) = h.iter().position(|v| !v.is_finite()) {
                 self.check()?;
                 return Err(verify::bad_weight(

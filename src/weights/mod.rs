@@ -20,6 +20,7 @@ pub(crate) use layers::OneLayer;
 pub use streamed::Streamed;
 pub use transform::Transform;
 
+use crate::adapter::LowRank;
 use crate::arch::{Architecture, Hyperparameters, Role};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -28,6 +29,7 @@ use crate::roofline::Sizes;
 use crate::stream::files::{ModelFiles, files};
 use crate::stream::plan::{Plan, plan};
 use crate::stream::{BudgetParts, ReadOptions};
+use std::collections::BTreeMap;
 use strata_kernels::{Cpu, Matrix};
 use strata_quant::GgmlType;
 use tensors::Tensors;
@@ -41,6 +43,8 @@ pub struct Linear<'a> {
     pub bias: Option<&'a [f32]>,
     /// Rows of a head, where the two halves of heads are apart as in Hugging Face checkpoints: then the results must be interleaved.
     pub head_dim: Option<usize>,
+    /// What adapters add to the results.
+    pub low_rank: &'a [LowRank],
 }
 
 /// The weights of one transformer layer.
@@ -89,6 +93,7 @@ impl<'a> Layer<'a> {
             weight: matrix(m, linear),
             bias: linear.bias,
             head_dim: linear.head_dim,
+            low_rank: linear.low_rank,
         };
         Layer {
             attn_norm: self.attn_norm,
@@ -241,6 +246,16 @@ impl Weights {
     /// `(hidden)`
     pub fn output_norm(&self) -> &[f32] {
         &self.tensors.output_norm
+    }
+
+    /// Gives the matrices of these names what adapters add to their results.
+    pub(crate) fn adapt(&mut self, added: BTreeMap<String, Vec<LowRank>>) {
+        self.tensors.adapt(added);
+    }
+
+    /// What adapters add to the embeddings of tokens.
+    pub fn embedding_low_rank(&self) -> &[LowRank] {
+        &self.tensors.embedding_low_rank
     }
 
     /// Hidden state to logits.

@@ -205,6 +205,7 @@ impl OwnedLayer {
             weight: if i == m { other.matrix() } else { self.matrices[i].matrix() },
             bias: self.biases[i].as_deref(),
             head_dim: None,
+            low_rank: &[],
         };
         let [q, k, v, o, gate, up, down] = std::array::from_fn(linear);
         let (attn_norm, ffn_norm) = (&*self.attn_norm, &*self.ffn_norm);

@@ -2,11 +2,13 @@
 //! are small: they are kept decoded.
 
 use super::{Layer, Linear};
+use crate::adapter::LowRank;
 use crate::arch::{self, Architecture, Group, Hyperparameters, Presence, Role, TensorSpec};
 use crate::error::{Error, Result, quoted};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::roofline::{MatrixSize, Sizes};
 use crate::verify;
+use std::collections::BTreeMap;
 use strata_kernels::Matrix;
 use strata_quant::GgmlType;
 
@@ -14,12 +16,14 @@ use strata_quant::GgmlType;
 pub(crate) struct LinearTensor {
     pub weight: TensorInfo,
     pub bias: Option<Vec<f32>>, // (out)
+    pub low_rank: Vec<LowRank>, // of adapters
 }
 
 impl LinearTensor {
     /// With the bytes of its matrix.
     pub fn with<'a>(&'a self, weight: Matrix<'a>) -> Linear<'a> {
-        Linear { weight, bias: self.bias.as_deref(), head_dim: self.weight.head_dim }
+        let (bias, head_dim) = (self.bias.as_deref(), self.weight.head_dim);
+        Linear { weight, bias, head_dim, low_rank: &self.low_rank }
     }
 }
 
@@ -48,7 +52,8 @@ impl LayerTensors {
 /// The tensors of a model.
 pub(crate) struct Tensors {
     pub embedding: TensorInfo,
-    pub output_norm: Vec<f32>, // (hidden)
+    pub embedding_low_rank: Vec<LowRank>, // of adapters
+    pub output_norm: Vec<f32>,            // (hidden)
     pub output: LinearTensor,
     pub layers: Vec<LayerTensors>,
 }
@@ -64,7 +69,7 @@ impl Tensors {
         let output = architecture.spec(Role::Output);
         let tied = output.presence == Presence::TiedToEmbedding && gguf.tensor(&output.name(None)).is_none();
         let output = match tied {
-            true => LinearTensor { weight: embedding.clone(), bias: None },
+            true => LinearTensor { weight: embedding.clone(), bias: None, low_rank: Vec::new() },
             false => find.linear(output, None)?,
         };
         let layer = |i: usize| -> Result<LayerTensors> {
@@ -85,7 +90,15 @@ impl Tensors {
         let layers = (0..of.layers).map(layer).collect::<Result<_>>()?;
         let output_norm = find.vector(architecture.spec(Role::OutputNorm), None)?;
         check_all_used(gguf, architecture, of.layers, !tied)?;
-        Ok(Tensors { embedding, output_norm, output, layers })
+        Ok(Tensors { embedding, embedding_low_rank: Vec::new(), output_norm, output, layers })
+    }
+
+    /// Gives the matrices what adapters add to their results. A tied output matrix gets nothing: it is the embedding that they change.
+    pub fn adapt(&mut self, mut added: BTreeMap<String, Vec<LowRank>>) {
+        let mut take = |name: &str| added.remove(name).unwrap_or_default();
+        self.embedding_low_rank = take(&self.embedding.name);
+        let linears = self.layers.iter_mut().flat_map(|layer| layer.linears.iter_mut().map(|(_, linear)| linear));
+        linears.chain([&mut self.output]).for_each(|linear| linear.low_rank = take(&linear.weight.name));
     }
 
     /// Layer `i`, whose matrices are what `matrix` makes of their places in the table and their tensors.
@@ -185,7 +198,7 @@ impl<'a> Find<'a> {
         let weight = self.tensor(spec, layer)?.clone();
         let bias = spec.bias_name(layer);
         let bias = self.gguf.tensor(&bias).map(|_| self.decoded(&bias, self.of.len(spec.rows))).transpose()?;
-        Ok(LinearTensor { weight, bias })
+        Ok(LinearTensor { weight, bias, low_rank: Vec::new() })
     }
 
     fn vector(&self, spec: &TensorSpec, layer: Option<usize>) -> Result<Vec<f32>> {

@@ -34,7 +34,7 @@ impl Progress for StopsAfter {
 }
 
 /// A file of the repository, from any of its packages.
-fn repository(path: &str) -> PathBuf {
+pub fn repository(path: &str) -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.ancestors().map(|folder| folder.join(path)).find(|path| path.exists()).expect("the repository has it")
 }

@@ -53,7 +53,7 @@ fn version() -> String {
 /// Reads the arguments over the defaults of the user.
 fn parse() -> Result<Cli, ExitCode> {
     let (command, file) = config::configured(Cli::command()).map_err(|problem| output::finish_config(&problem))?;
-    let matches = command.try_get_matches_from(std::env::args_os().map(cmd::long_name));
+    let matches = command.try_get_matches_from(cmd::arguments(std::env::args_os()));
     matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|said| {
         let code = output::finish_usage(&said);
         if let (Some(file), true) = (file, said.use_stderr()) {

@@ -12,6 +12,18 @@ use strata::error::printable;
 /// The exit code of a command that was called wrongly.
 const USAGE: u8 = 2;
 
+/// The end of a command that compared and has printed differences: a failure without a message.
+#[derive(Debug)]
+pub struct Unequal;
+
+impl std::fmt::Display for Unequal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the two differ")
+    }
+}
+
+impl std::error::Error for Unequal {}
+
 /// Writes text to stdout unchanged and flushes it: generated text, or data.
 pub fn print(text: &str) -> Result<()> {
     status::clear();
@@ -56,6 +68,7 @@ pub fn finish(done: Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Unequal>() => ExitCode::FAILURE,
         Err(error) => {
             say_error(&error);
             ExitCode::FAILURE

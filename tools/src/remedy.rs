@@ -26,6 +26,7 @@ fn option(setting: Setting) -> &'static str {
         Setting::BaseFile => "perplexity -f TEXT --kl-divergence-base FILE",
         Setting::Sampling(name) => of_sampling(name),
         Setting::ChatTemplate => "--chat-template-file",
+        Setting::Adapter => "convert BASE --lora ADAPTER",
         _ => "see --help",
     }
 }
@@ -76,7 +77,7 @@ fn of_library(error: &Error) -> Option<&'static str> {
         Error::TooFewScored => "use a longer text, a larger -c or more --chunks",
         Error::TooFewForStatistics { .. } => "take more chunks: a longer text for the base file, or more --chunks",
         Error::ImportanceMissing { .. } => "give --imatrix FILE (strata calibrate makes one), or choose Q2_K",
-        Error::MetadataRefused { .. } => "leave out this --override-kv",
+        Error::MetadataRefused { .. } => "leave it out, or give another value (--override-kv, strata set)",
         Error::FilesWithoutTensors { .. } => "choose no more (--drives)",
         Error::Shared(error) => return of_library(error),
         Error::DatOverflow { .. } => "choose --output-format gguf",

@@ -21,6 +21,9 @@ pub(super) fn of(model: &Model, types: CacheTypes) -> Digest {
         ActivationBits::Eight => (),
         bits => hasher.update(format!("activations of {} bits\n", bits.bits()).as_bytes()),
     }
+    for adapter in model.adapters() {
+        hasher.update(format!("adapter {}\n", adapter.identity()).as_bytes());
+    }
     hasher.update(gguf.digest().to_string().as_bytes());
     if !gguf.records_tensor_hashes() {
         gguf.tensors().iter().for_each(|tensor| sample(gguf, tensor, &mut hasher));

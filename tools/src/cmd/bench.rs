@@ -43,8 +43,8 @@ pub struct Args {
     /// Layers of the synthetic model [default: all of the real one]
     #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "models", value_parser = clap::value_parser!(u16).range(1..=512))]
     layers: Option<u16>,
-    /// Types of the synthetic models: one type for every matrix (q4_k), or a mix (q4_k_m)
-    #[arg(short = 't', long = "type", value_name = "TYPE", value_delimiter = ',', default_value = "q4_k_m", requires = "synthetic", conflicts_with = "models", value_parser = recipe)]
+    /// Types of the synthetic models, also -t: one type for every matrix (q4_k), or a mix (q4_k_m)
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', default_value = "q4_k_m", requires = "synthetic", conflicts_with = "models", value_parser = recipe)]
     types: Vec<Recipe>,
     /// Folder of the temporary file [default: the system's folder for temporary files, TMPDIR]
     #[arg(long, value_name = "DIR", requires = "synthetic", conflicts_with = "models")]

@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long = "chat", value_name = "JSONL", requires = "model")]
     chats: Vec<PathBuf>,
     /// The importance matrix to write
-    #[arg(short = 'o', long = "output", value_name = "FILE", default_value = "imatrix.gguf")]
+    #[arg(short = 'o', long = "output", alias = "output-file", value_name = "FILE", default_value = "imatrix.gguf")]
     output: PathBuf,
     /// Format of the file [default: dat if the name ends in .dat, else gguf]
     #[arg(long, value_name = "FORMAT")]

@@ -1,8 +1,11 @@
 //! `strata convert`: a checkpoint to GGUF.
 
+use super::lora::lora;
 use super::recipe::{RecipeArgs, output_paths};
+use crate::progress::{Shown, Unit};
 use anyhow::Result;
 use std::path::PathBuf;
+use strata::adapter::Adapter;
 use strata::convert::Input;
 use strata::recipe::Mix;
 
@@ -24,6 +27,9 @@ pub struct Args {
     /// The model's name in the file [default: from the model card or the folder]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Merge a LoRA adapter, a folder that PEFT has saved, SCALE times [default: once]; may be given several times
+    #[arg(long, value_name = "ADAPTER[=SCALE]", value_parser = lora)]
+    lora: Vec<(PathBuf, f64)>,
     #[command(flatten)]
     recipe: RecipeArgs,
 }
@@ -31,7 +37,11 @@ pub struct Args {
 impl Args {
     /// Converts the checkpoint to every type.
     pub fn run(self) -> Result<()> {
-        let input = Input::open(&self.dir)?;
+        let mut input = Input::open(&self.dir)?;
+        if !self.lora.is_empty() {
+            let open = |(dir, scale): &(PathBuf, f64)| Adapter::open(dir, *scale, &Shown::new(Unit::Bytes));
+            input.merge(self.lora.iter().map(open).collect::<strata::Result<_>>()?)?;
+        }
         let wanted = self.recipe.recipes(&self.mixes, Some(Mix::from_name("bf16")?))?;
         let paths = output_paths(self.output, &input, &wanted)?;
         let outputs: Vec<_> = paths.into_iter().zip(wanted).collect();

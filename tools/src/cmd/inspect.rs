@@ -65,7 +65,7 @@ impl Serialize for Tensors<'_> {
 }
 
 /// A value. Numbers that JSON does not have (infinities, NaN) become their names.
-struct Shown<'a>(ValueRef<'a>);
+pub struct Shown<'a>(pub ValueRef<'a>);
 
 impl Serialize for Shown<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -120,7 +120,7 @@ fn as_text(gguf: &Gguf) -> String {
 }
 
 /// A value on one line.
-fn short(value: ValueRef<'_>) -> String {
+pub fn short(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::String(s) => {
             let mut shown: String = s.chars().take(100).collect();

@@ -10,10 +10,14 @@ mod compare;
 mod completions;
 mod convert;
 mod demo;
+mod diff;
 mod grammar;
+mod habits;
 mod info;
 mod inspect;
+mod lora;
 mod merge;
+mod metadata_value;
 mod method;
 mod model;
 mod perplexity;
@@ -25,12 +29,16 @@ mod run;
 mod sampling;
 mod serve;
 mod serving;
+mod set;
 mod split;
 mod template;
+mod tokenize;
 mod verify;
 
 pub use chat_template::ChatTemplateArgs;
-pub use model::{CpuArgs, DEFAULT_CONTEXT, asked_context, long_name};
+pub use habits::arguments;
+pub use lora::{Adapters, with_adapters};
+pub use model::{CpuArgs, DEFAULT_CONTEXT, asked_context};
 pub use prefix_cache::PrefixCacheArgs;
 
 use anyhow::Result;
@@ -53,6 +61,9 @@ pub enum Command {
     Split(split::Args),
     Merge(merge::Args),
     Inspect(inspect::Args),
+    Diff(diff::Args),
+    Set(set::Args),
+    Tokenize(tokenize::Args),
     Verify(verify::Args),
     Bench(bench::Args),
     Demo(demo::Args),
@@ -79,6 +90,9 @@ impl Command {
             Command::Split(args) => args.run(),
             Command::Merge(args) => args.run(),
             Command::Inspect(args) => args.run(),
+            Command::Diff(args) => args.run(),
+            Command::Set(args) => args.run(),
+            Command::Tokenize(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Demo(args) => args.run(),

@@ -1,9 +1,10 @@
 //! Arguments that every command that runs a model shares.
 
+use super::habits::HabitArgs;
+use super::lora::{LoraArgs, with_adapters};
 use crate::output;
 use crate::progress::{Shown, Unit};
 use anyhow::{Context, Result};
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use strata::arch::Hyperparameters;
@@ -25,6 +26,8 @@ pub struct ModelArgs {
     pub cpu: CpuArgs,
     #[command(flatten)]
     pub ram: RamArgs,
+    #[command(flatten)]
+    lora: LoraArgs,
 }
 
 /// Opens a GGUF file, or the folder of a checkpoint.
@@ -51,12 +54,14 @@ pub struct RamArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub struct CpuArgs {
     /// Threads [default: the physical cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Bits of the activations that quantized weights are multiplied with: 8, or 16, which all but ends the loss that is not the weights' own,
     /// and takes up to twice as long for a prompt
     #[arg(long, value_name = "BITS", default_value = "8", value_parser = activation_bits)]
     pub activations: ActivationBits,
+    #[command(flatten)]
+    pub habits: HabitArgs,
 }
 
 fn activation_bits(text: &str) -> Result<ActivationBits> {
@@ -100,17 +105,6 @@ pub fn cache_type(name: &str) -> Result<GgmlType> {
     GgmlType::from_name(name).filter(|ty| CacheTypes::ALL.contains(ty)).context("choose f32, f16 or q8_0")
 }
 
-/// Replaces llama.cpp's short names of more than one letter, which clap does not support.
-pub fn long_name(arg: OsString) -> OsString {
-    match arg.to_str() {
-        Some("-ctk") => "--cache-type-k".into(),
-        Some("-ctv") => "--cache-type-v".into(),
-        Some("-np") => "--slots".into(),
-        Some("-bf") => "--binary-file".into(),
-        _ => arg,
-    }
-}
-
 impl ModelArgs {
     /// Opens the model file.
     pub fn gguf(&self) -> Result<Gguf> {
@@ -119,7 +113,10 @@ impl ModelArgs {
 
     /// Loads the model; `need` is the memory that it takes beside its weights.
     pub fn load(&self, gguf: Gguf, need: MemoryNeed) -> Result<Model> {
-        self.ram.load(gguf, self.cpu.cpu()?, need)
+        let adapters = self.lora.open()?;
+        let mut model = self.ram.load(gguf, self.cpu.cpu()?, with_adapters(need, &adapters))?;
+        model.adapt(adapters)?;
+        Ok(model)
     }
 }
 
@@ -240,6 +237,7 @@ impl CpuArgs {
     /// The processor with the instruction set that `STRATA_ISA` names, else the best one, and these activations.
     pub fn cpu(&self) -> Result<Cpu> {
         let isa = Isa::from_environment().context("STRATA_ISA")?;
+        self.habits.say();
         let wanted = self.threads.map_or_else(strata::threads::physical_cores, usize::from);
         let cpu = Cpu::new(isa, limits::threads(wanted)).with_activations(self.activations);
         limits::spare(0).context("cannot keep so many threads; give fewer by --threads, or raise ulimit -v")?;

@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "SHAPE", requires = "ty", conflicts_with = "model")]
     shape: Option<String>,
     /// Type or mix of its weights; strata info lists them
-    #[arg(short = 't', long = "type", value_name = "TYPE", requires = "shape")]
+    #[arg(long = "type", value_name = "TYPE", requires = "shape")]
     ty: Option<String>,
     /// Memory budget for everything, as 64G (10^9 bytes), 64GiB (2^30) or 80% [default: the free memory less a reserve]
     #[arg(long, value_name = "SIZE")]

@@ -96,6 +96,11 @@ pub struct RecipeArgs {
 }
 
 impl RecipeArgs {
+    /// Takes so many threads unless --threads is given.
+    pub fn threads_or(&mut self, threads: Option<u16>) {
+        self.threads = self.threads.or(threads);
+    }
+
     /// What to make: the types that were given, or what is to be allocated. `default` is taken if there is neither.
     pub fn recipes(&self, mixes: &[Mix], default: Option<Mix>) -> Result<Vec<Wanted>> {
         match (self.allocate.wanted()?, mixes, default) {

@@ -1,6 +1,8 @@
 //! How models are loaded to answer requests, as options: those that `serve` and `batch` share.
 
 use super::chat_template::ChatTemplateArgs;
+use super::habits::QuietArgs;
+use super::lora::LoraArgs;
 use super::model::{CacheArgs, CpuArgs, RamArgs};
 use super::prefix_cache::PrefixCacheArgs;
 use crate::serve::settings::LoadSettings;
@@ -19,13 +21,18 @@ pub struct ServingArgs {
     prefix_cache: PrefixCacheArgs,
     #[command(flatten)]
     ram: RamArgs,
+    #[command(flatten)]
+    lora: LoraArgs,
+    #[command(flatten)]
+    quiet: QuietArgs,
 }
 
 impl ServingArgs {
     /// All of it that decides an answer.
     pub fn decides(&self) -> Result<String> {
         let types = self.cache.types();
-        Ok(format!("{} {} {}", types.k, types.v, self.template.decides()?))
+        let adapters: String = self.lora.open()?.iter().map(|one| format!(" {}", one.identity())).collect();
+        Ok(format!("{} {} {}{adapters}", types.k, types.v, self.template.decides()?))
     }
 
     /// The settings of models with so many `slots` of `context` tokens, and `batch` tokens of prompts in a pass. What is wrong for every
@@ -42,7 +49,8 @@ impl ServingArgs {
             types: self.cache.types(),
             idle: None,
             template: self.template.clone(),
-            batch,
+            adapters: self.lora.open()?,
+            batch: self.cpu.habits.batch(batch),
             prefix_cache: self.prefix_cache.clone(),
         })
     }

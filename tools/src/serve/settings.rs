@@ -2,7 +2,7 @@
 
 use super::catalog::Catalog;
 use super::listen::Times;
-use crate::cmd::{ChatTemplateArgs, CpuArgs, PrefixCacheArgs};
+use crate::cmd::{Adapters, ChatTemplateArgs, CpuArgs, PrefixCacheArgs};
 use std::time::Duration;
 use strata::model::CacheTypes;
 use strata::stream::{Budget, ReadOptions};
@@ -79,6 +79,8 @@ pub struct LoadSettings {
     pub idle: Option<Duration>,
     /// The chat template, if it is not the models' own, and what it is given beside messages.
     pub template: ChatTemplateArgs,
+    /// Adapters that every model is run with.
+    pub adapters: Adapters,
     /// The most tokens of prompts in a pass: other slots wait for no more.
     pub batch: usize,
     /// Keys and values on disk.

@@ -134,7 +134,7 @@ pub fn head(
 /// A part of the output matrix of a variant, in its type.
 fn output(variant: &Variant<'_>, part: Range<usize>) -> Owned {
     let weight = variant.model.weights().output().weight.rows_in(part);
-    Owned::of(&variant.output, &Linear { weight, bias: None, head_dim: None }, &variant.encoded)
+    Owned::of(&variant.output, &Linear { weight, bias: None, head_dim: None, low_rank: &[] }, &variant.encoded)
 }
 
 /// The scored tokens of a text, and what the output matrix reads there.
@@ -205,7 +205,7 @@ impl<'a> Walk<'a> {
     /// A part of the output matrices of the reference and of the candidate in F32.
     fn both(&self, part: Range<usize>) -> [Owned; 2] {
         let weight = self.work.reference.weights().output().weight.rows_in(part.clone());
-        let ours = Owned::of("", &Linear { weight, bias: None, head_dim: None }, &self.work.decoded);
+        let ours = Owned::of("", &Linear { weight, bias: None, head_dim: None, low_rank: &[] }, &self.work.decoded);
         [ours, output(self.candidate, part).decoded()]
     }
 

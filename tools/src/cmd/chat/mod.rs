@@ -7,6 +7,7 @@ mod show;
 mod talk;
 
 use super::chat_template::ChatTemplateArgs;
+use super::habits::{EscapeArgs, Limit, QuietArgs, limit};
 use super::model::{CacheArgs, DEFAULT_CONTEXT, ModelArgs, asked_context};
 use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
@@ -49,12 +50,17 @@ pub struct Args {
     /// Go on with a conversation that /save has written
     #[arg(long, value_name = "FILE.json")]
     load: Option<PathBuf>,
-    /// Most tokens of an answer [default: until the model ends it or the context is full]
-    #[arg(short = 'n', long = "predict", value_name = "TOKENS")]
-    predict: Option<usize>,
+    /// Most tokens of an answer; -1 for no limit [default: until the model ends it or the context is full]
+    #[arg(short = 'n', long = "predict", alias = "n-predict", value_name = "TOKENS", value_parser = limit)]
+    #[arg(allow_negative_numbers = true)]
+    predict: Option<Limit>,
     /// Tokens in the context, conversation and answer together; 0 takes the model's [default: the model's, at most 4096]
     #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT")]
     context: Option<usize>,
+    #[command(flatten)]
+    escape: EscapeArgs,
+    #[command(flatten)]
+    quiet: QuietArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -67,6 +73,7 @@ impl Args {
             (None, Some(file)) => Some(text::read(file)?),
             (None, None) => None,
         };
+        let once = once.map(|text| self.escape.apply(text)).transpose()?;
         let mut talk = self.talk()?;
         if let Some(file) = &self.load {
             talk.load(file)?;
@@ -100,7 +107,7 @@ impl Args {
         let context = asked_context(self.context, &of).unwrap_or(of.context.min(DEFAULT_CONTEXT));
         let name = gguf.str("general.name")?.filter(|name| !name.is_empty()).map(str::to_owned);
         let name = name.unwrap_or_else(|| output::path(&self.model.model));
-        let (batch, types) = (context.min(BATCH), self.cache.types());
+        let (batch, types) = (self.model.cpu.habits.batch(context.min(BATCH)), self.cache.types());
         let mut options = SchedulerOptions { batch, types, ..SchedulerOptions::single(context) };
         let model = Arc::new(self.model.load(gguf, options.need(&of)?)?);
         options.prefix_cache = self.prefix_cache.open(&model, types);
@@ -108,7 +115,7 @@ impl Args {
         let settings = Settings {
             name,
             context,
-            limit: self.predict.unwrap_or(usize::MAX),
+            limit: Limit::of(self.predict).unwrap_or(usize::MAX),
             sampling,
             variables: self.template.variables(),
             now: self.template.now(),

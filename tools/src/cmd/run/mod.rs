@@ -4,6 +4,7 @@ mod report;
 
 use super::chat_template::ChatTemplateArgs;
 use super::grammar::GrammarArgs;
+use super::habits::{EscapeArgs, Limit, QuietArgs, limit};
 use super::model::{CacheArgs, DEFAULT_CONTEXT, ModelArgs, asked_context};
 use super::prefix_cache::PrefixCacheArgs;
 use super::sampling::SamplingArgs;
@@ -52,9 +53,10 @@ pub struct Args {
     system: Option<String>,
     #[command(flatten)]
     template: ChatTemplateArgs,
-    /// Tokens to generate [default: until the model ends the text or the context is full]
-    #[arg(short = 'n', long = "predict", value_name = "TOKENS")]
-    predict: Option<usize>,
+    /// Tokens to generate; -1 for no limit [default: until the model ends the text or the context is full]
+    #[arg(short = 'n', long = "predict", alias = "n-predict", value_name = "TOKENS", value_parser = limit)]
+    #[arg(allow_negative_numbers = true)]
+    predict: Option<Limit>,
     /// Tokens in the context, prompt and answer together [default: the model's, at most 4096]
     #[arg(short = 'c', long = "ctx-size", value_name = "CONTEXT")]
     context: Option<usize>,
@@ -76,6 +78,13 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    escape: EscapeArgs,
+    /// Take the prompt for a text to go on with, as it is without --chat
+    #[arg(long, hide = true, conflicts_with = "chat")]
+    no_conversation: bool,
+    #[command(flatten)]
+    quiet: QuietArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
 }
 
@@ -92,7 +101,8 @@ impl Args {
         let prompt = self.prompt(&gguf, tokenizer.as_deref())?;
         let grammar = self.grammar.grammar(tokenizer.as_ref())?;
         let context = self.context(&of, prompt.len())?;
-        let (slots, batch, types) = (usize::from(self.n_parallel), prompt.len().max(1), self.cache.types());
+        let batch = self.model.cpu.habits.batch(prompt.len().max(1));
+        let (slots, types) = (usize::from(self.n_parallel), self.cache.types());
         let mut options = SchedulerOptions { slots, batch, types, ..SchedulerOptions::single(context) };
         let model = Arc::new(self.model.load(gguf, options.need(&of)?)?);
         let (predicted, load) = (predict(&model), start.elapsed());
@@ -115,6 +125,7 @@ impl Args {
     fn answers(&self, scheduler: &mut Scheduler, of: &Request) -> Result<Vec<Collected>> {
         let mut answers: Vec<ShownAnswer> = Vec::new();
         let has_text = scheduler.tokenizer().is_some();
+        let stop = self.stop.iter().map(|text| self.escape.apply(text.clone())).collect::<Result<Vec<_>>>()?;
         for i in 0..u64::from(self.n_parallel) {
             let prints = i == 0 && !self.json;
             let (listener, answer) = shown(move |token, text| match token {
@@ -123,9 +134,9 @@ impl Args {
                 _ => output::print(text),
             });
             let request = Request {
-                limit: self.predict.unwrap_or(usize::MAX),
+                limit: Limit::of(self.predict).unwrap_or(usize::MAX),
                 sampling: Sampling { seed: of.sampling.seed.wrapping_add(i), ..of.sampling.clone() },
-                stop: self.stop.clone(),
+                stop: stop.clone(),
                 ignore_eos: self.ignore_eos,
                 logprobs: self.logprobs,
                 grammar: of.grammar.clone(),
@@ -160,6 +171,7 @@ impl Args {
             (None, None) if io::stdin().is_terminal() => String::new(),
             (None, None) => text::read(Path::new("-"))?,
         };
+        let text = self.escape.apply(text)?;
         if !self.chat {
             return text::tokens(tokenizer, &text, EncodeOptions { add_special: true, parse_special: true });
         }
@@ -175,7 +187,7 @@ impl Args {
 
     fn context(&self, of: &Hyperparameters, prompt: usize) -> Result<usize> {
         let trained = of.context;
-        let wanted = self.predict.map(|n| prompt.saturating_add(n));
+        let wanted = Limit::of(self.predict).map(|n| prompt.saturating_add(n));
         let enough = || wanted.map_or(trained.min(DEFAULT_CONTEXT), |n| n.min(trained).max(1)).max(prompt.min(trained));
         let context = asked_context(self.context, of).unwrap_or_else(enough);
         if prompt > context {

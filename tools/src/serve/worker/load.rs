@@ -2,7 +2,7 @@
 
 use super::command::{Command, Commands};
 use super::served::Served;
-use crate::cmd::{DEFAULT_CONTEXT, asked_context};
+use crate::cmd::{DEFAULT_CONTEXT, asked_context, with_adapters};
 use crate::output;
 use crate::serve::catalog::Entry;
 use crate::serve::refusal::Refusal;
@@ -100,7 +100,8 @@ fn try_load(entry: &Entry, settings: &LoadSettings, budget: Option<Budget>) -> a
     let (mut options, need) = (options(&of, settings), need(&of, settings)?);
     let context = options.context;
     let served = Served::new(entry, &gguf, tokenizer.clone(), context, &settings.template)?;
-    let (model, bytes) = model(gguf, settings, budget, need, &log)?;
+    let (mut model, bytes) = model(gguf, settings, budget, need, &log)?;
+    model.adapt(settings.adapters.clone())?;
     limits::spare(need.scratch)?;
     options.prefix_cache = settings.prefix_cache.open(&model, options.types);
     let scheduler = Scheduler::new(Arc::new(model), Some(tokenizer), options)?;
@@ -147,7 +148,7 @@ fn need(of: &Hyperparameters, settings: &LoadSettings) -> strata::Result<MemoryN
     let options = options(of, settings);
     let embed = MemoryNeed::layer_by_layer(of, &[options.context.max(EMBED_BATCH)], settings.types)?;
     let need = options.need(of)?.and_bytes(embed.kv.saturating_add(embed.scratch));
-    Ok(need.with_activations(of, settings.cpu.activations))
+    Ok(with_adapters(need.with_activations(of, settings.cpu.activations), &settings.adapters))
 }
 
 /// What the program itself may take more, between a look at its memory and the loading of a model.
