@@ -202,7 +202,7 @@ fn what_cannot_be_merged_exactly_is_refused_by_name() {
     for (folder, words) in [
         (edited(&[], |all| drop(all.remove(&lora_b))), "is not one of a pair"),
         (edited(&[], BTreeMap::clear), "there are none"),
-        (with(&lora_b, vec![200, 2]), "[256, 2]"),
+        (with(&lora_b, vec![200, 4]), "[256, 4]"),
         (with("base_model.model.model.layers.9.mlp.up_proj.weight", vec![1]), "does not have"),
         (with("base_model.model.lm_head.weight", vec![4096, 256]), "tie_word_embeddings"),
         (with("base_model.model.model.embed_tokens.weight", vec![4100, 256]), "another vocabulary"),
