@@ -78,7 +78,7 @@ fn options(lossy: bool) -> Options {
 }
 
 fn made(folder: &Folder, ty: GgmlType, options: &Options) -> strata::Result<Gguf> {
-    let path = folder.path("out").with_extension(ty.name());
+    let path = folder._root.path().join(format!("out.{ty}"));
     let options = Options { restart: true, ..options.clone() };
     convert(&Input::open(&folder.dir)?, &[Target::new(&path, pure(ty))], &options, &Quiet)?;
     Gguf::open(path)
@@ -116,7 +116,7 @@ fn few_bits_are_quantized_again_only_on_demand() {
     for (name, case) in cases() {
         let folder = checkpoint(name);
         let input = Input::open(&folder.dir).unwrap();
-        let target = Target::new(folder.path("out.gguf"), pure(GgmlType::F32));
+        let target = Target::new(folder._root.path().join("out.gguf"), pure(GgmlType::F32));
         let planned = plan(&input, &target, &Options::default());
         if case["lossy"] == true {
             let error = planned.unwrap_err();
@@ -177,6 +177,22 @@ fn group(key: &'static str, value: Value) -> impl FnOnce(&Folder) {
 const UP: &str = "mlp.up_proj.weight";
 
 #[test]
+fn blocks_of_float8_have_128_rows_and_columns_where_nothing_else_is_said() {
+    let folder = checkpoint("fp8_matrix");
+    let matrix = made(&folder, GgmlType::F32, &Options::default()).unwrap();
+    folder.config("quantization_config", json!({"quant_method": "fp8"}));
+    folder.weights(|tensors| {
+        for (_, scale) in tensors.iter_mut().filter(|(name, _)| name.ends_with("_scale_inv")) {
+            scale.1 = vec![1, 1];
+        }
+    });
+    let blocks = made(&folder, GgmlType::F32, &Options::default()).unwrap();
+    for tensor in matrix.tensors() {
+        assert!(matrix.data(tensor) == blocks.data(blocks.required_tensor(&tensor.name).unwrap()), "{}", tensor.name);
+    }
+}
+
+#[test]
 fn float8_that_contradicts_itself_is_refused() {
     let scale = "mlp.up_proj.weight_scale";
     refused_for("fbgemm", &[scale, "is missing"], without(scale));
@@ -190,7 +206,7 @@ fn float8_that_contradicts_itself_is_refused() {
     refused_for("fbgemm", &[scale, "scale 10", "NaN"], tensor(scale, put(f32::NAN)));
     refused_for("fbgemm", &[scale, "scale 10", "inf"], tensor(scale, put(f32::INFINITY)));
     refused_for("fbgemm", &[UP, "row 10", "inf"], tensor(scale, put(3e38)));
-    refused_for("fp8_e5m2", &[UP, "E5M2", "E4M3"], setting("/fmt", json!("e4m3")));
+    refused_for("fp8_e5m2", &["E5M2", "E4M3"], setting("/fmt", json!("e4m3")));
     refused_for("fp8_blocks", &["weight_block_size", "two counts"], setting("/weight_block_size", json!([0, 128])));
     refused_for("fp8_blocks", &["weight_block_size", "two counts"], setting("/weight_block_size", json!([128])));
     refused_for("fp8_blocks", &["weight_block_size", "list"], setting("/weight_block_size", json!(128)));
@@ -213,7 +229,7 @@ fn float8_that_contradicts_itself_is_refused() {
 
 #[test]
 fn compressed_tensors_that_contradict_themselves_are_refused() {
-    refused_for("ct_fp8_group", &["weight_scale", "[96, 2]", "[96, 4]"], group("group_size", json!(16)));
+    refused_for("ct_fp8_group", &["weight_scale", "[64, 3]", "[64, 6]"], group("group_size", json!(16)));
     refused_for("ct_fp8_group", &["group_size", "0"], group("group_size", json!(0)));
     refused_for("ct_fp8_group", &["strategy", "tensor_group"], group("strategy", json!("tensor_group")));
     refused_for("ct_fp8_group", &["num_bits", "4 bits", "float"], group("num_bits", json!(4)));
@@ -245,7 +261,7 @@ fn compressed_whole_numbers_that_contradict_themselves_are_refused() {
     let infinite = |scale: &mut Stored| scale.2[14..16].copy_from_slice(&[0, 0x7c]);
     refused_for("ct_int4", &[shape, "is missing"], without(shape));
     refused_for("ct_int4", &[shape, "[64, 64]", "[96, 64]"], tensor(shape, |shape| shape.2[0] = 64));
-    refused_for("ct_int4", &["weight_packed", "8]", "16]"], group("num_bits", json!(8)));
+    refused_for("ct_int4", &["weight_packed", "12]", "24]"], group("num_bits", json!(8)));
     refused_for("ct_int4", &["num_bits", "9 bits"], group("num_bits", json!(9)));
     refused_for("ct_int4", &[packed, "F32", "I32"], tensor(packed, |codes| codes.0 = Dtype::F32));
     refused_for("ct_int4", &[scale, "scale 7", "inf"], tensor(scale, infinite));
@@ -269,7 +285,7 @@ fn words_that_contradict_themselves_are_refused() {
         refused_for("gptq4", &[name, "[2, "], tensor(name, |stored| stored.1.reverse()));
     }
     refused_for("gptq4", &[UP, "is missing"], without(codes));
-    refused_for("gptq4", &["qweight", "[8, ", "[16, "], setting("/bits", json!(8)));
+    refused_for("gptq4", &["qweight", "[12, ", "[24, "], setting("/bits", json!(8)));
     refused_for("gptq4", &["bits", "5 bits"], setting("/bits", json!(5)));
     refused_for("gptq4", &["group_size", "0"], setting("/group_size", json!(0)));
     refused_for("gptq4", &["qzeros", "[1, "], setting("/group_size", json!(2147483647)));
@@ -408,12 +424,12 @@ fn scales_in_a_second_file(folder: &Folder) {
 fn a_resumed_conversion_sees_that_a_scale_has_changed() {
     let folder = checkpoint("fbgemm");
     scales_in_a_second_file(&folder);
-    let path = folder.path("out.gguf");
+    let path = folder._root.path().join("out.gguf");
     let run = |progress: &dyn strata::progress::Progress| {
         let target = Target::new(&path, pure(GgmlType::Q8_0));
         convert(&Input::open(&folder.dir)?, &[target], &Options::default(), progress)
     };
-    let journal = folder.path("out.gguf.partial.journal");
+    let journal = folder._root.path().join("out.gguf.partial.journal");
     let written = || {
         fs::read_to_string(&journal).is_ok_and(|text| text.contains("{\"tensor\":{\"name\":\"blk.0.ffn_up.weight\""))
     };

@@ -20,7 +20,8 @@ use serde_json::Value;
 pub struct Fp8 {
     format: Option<Float8>,
     block: Option<(usize, usize)>,
-    scales: &'static [&'static str], // the ends of names that the scales may have
+    default_block: Option<(usize, usize)>, // where the configuration does not say whether there are blocks
+    scales: &'static [&'static str],       // the ends of names that the scales may have
     per_matrix: bool,
     per_row: bool,
 }
@@ -34,10 +35,14 @@ impl Fp8 {
             Some("e5m2" | "float8_e5m2") => Some(Float8::E5M2),
             Some(other) => return Err(config.refused("fmt", format!("{} is not supported", quoted(other)), ORIGINAL)),
         };
-        let any = Fp8 { format, block: None, scales: &["_scale"], per_matrix: true, per_row: true };
+        let any =
+            Fp8 { format, block: None, default_block: None, scales: &["_scale"], per_matrix: true, per_row: true };
         match method {
             "fbgemm_fp8" => Ok(Fp8 { per_matrix: false, ..any }),
-            "fp8" => Ok(Fp8 { block: block(config)?, scales: &["_scale_inv", "_scale"], ..any }),
+            "fp8" => {
+                let default_block = (!config.keys().any(|key| key == "weight_block_size")).then_some((128, 128));
+                Ok(Fp8 { block: block(config)?, default_block, scales: &["_scale_inv", "_scale"], ..any })
+            }
             _ => match config.opt_text("quant_algo")? {
                 Some("FP8") => Ok(Fp8 { per_row: false, ..any }),
                 Some("FP8_PER_CHANNEL_PER_TOKEN") => Ok(Fp8 { per_matrix: false, ..any }),
@@ -65,7 +70,13 @@ impl Fp8 {
             return Err(contradicts(&second, format!("is a second scale beside {}", quoted(&scales.name))));
         }
         let (rows, cols) = shape;
-        let grid = match self.block {
+        let block = self.block.or_else(|| {
+            self.default_block.filter(|block| {
+                let (down, across) = Grid::Blocks { rows: block.0, cols: block.1 }.groups(shape);
+                scales.name.ends_with("_scale_inv") && scales.shape == [down, across]
+            })
+        });
+        let grid = match block {
             Some((height, width)) => {
                 let grid = Grid::Blocks { rows: height, cols: width };
                 let (down, across) = grid.groups(shape);
