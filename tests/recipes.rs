@@ -147,8 +147,8 @@ fn models_without_rules_are_refused() {
     };
     let target = Target::new(out.path().join("m.gguf"), recipe("q8_0", &[]));
     for (path, words) in [
-        (file("a", &[("general.architecture", "qwen3")], 0), ["general.architecture", "qwen3"]),
-        (file("b", &[("general.architecture", "llama")], 8), ["llama.expert_count", "mixtures of experts"]),
+        (file("a", &[("general.architecture", "gemma")], 0), ["general.architecture", "gemma"]),
+        (file("b", &[("general.architecture", "llama")], 8), ["llama.expert_count", "mixture of experts"]),
         (file("c", &[], 0), ["general.architecture", "is missing"]),
     ] {
         refused(&Input::open(&path).unwrap(), &target, &words);

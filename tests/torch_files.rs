@@ -206,7 +206,7 @@ fn metas_files_that_do_not_belong_together_are_refused() {
         ("dim", 64.into(), &["tok_embeddings", "neither rows nor columns of 64"]),
         ("n_layers", 3.into(), &["model.layers.2", "missing"]),
         ("n_layers", 1.into(), &["model.layers.1", "not part of"]),
-        ("vocab_size", 32.into(), &["embed_tokens", "params.json calls for [32, 32]"]),
+        ("vocab_size", 32.into(), &["lm_head", "params.json calls for [32, 32]"]),
         ("multiple_of", 128.into(), &["mlp", "params.json calls for"]),
         ("moe", serde_json::json!({"num_experts": 8}), &["params.json", "\"moe\"", "mixture"]),
         ("quantization_args", serde_json::json!({}), &["quantization_args"]),
@@ -224,7 +224,7 @@ fn metas_files_that_do_not_belong_together_are_refused() {
         Gathered::new(&[tokenizer, "meta2/params.json", "meta2/consolidated.00.pth", "meta3/consolidated.01.pth"]);
     mixed.refused(&["consolidated.00.pth", "in file 1", "different models"]);
     let foreign = Gathered::new(&[tokenizer, "meta2/params.json", "llama2/pytorch_model.bin:consolidated.00.pth"]);
-    foreign.refused(&["lm_head.weight", "not part of a Llama model"]);
+    foreign.refused(&["lm_head.weight", "not part of a llama model"]);
     let none = Gathered::new(&[tokenizer, "meta2/params.json"]);
     none.refused(&["consolidated.00.pth", "missing"]);
 }

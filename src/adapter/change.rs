@@ -54,9 +54,16 @@ impl Change {
 
     /// The change of some rows, of `cols` values each.
     pub fn of_rows(&self, cols: usize) -> Changed<'_> {
-        let of_rows = |step| match step {
-            &Step::Replace { ref adapter, ref tensor } => ChangedStep::Replace(adapter.tensor(tensor)),
-            &Step::Add { ref adapter, ref a, ref b, rank, scale, embedding } => {
+        Changed { steps: self.steps.iter().map(|step| step.of_rows(cols)).collect() }
+    }
+}
+
+impl Step {
+    fn of_rows(&self, cols: usize) -> ChangedStep<'_> {
+        match self {
+            Step::Replace { adapter, tensor } => ChangedStep::Replace(adapter.tensor(tensor)),
+            Step::Add { adapter, a, b, rank, scale, embedding } => {
+                let (&rank, &scale, &embedding) = (rank, scale, embedding);
                 let (a, b) = (adapter.tensor(a), adapter.tensor(b));
                 let factor = match embedding {
                     false => decoded(&a, 0, rank * cols),
@@ -65,8 +72,7 @@ impl Change {
                 let coefficients = if embedding { a } else { b };
                 ChangedStep::Add { factor, coefficients, rank, scale, embedding }
             }
-        };
-        Changed { steps: self.steps.iter().map(of_rows).collect() }
+        }
     }
 }
 

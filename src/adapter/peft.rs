@@ -152,6 +152,11 @@ fn target(name: &str) -> (String, Piece) {
 /// # Errors
 /// If an adapter is of another model, lacks one of a pair, or changes what Strata cannot change exactly.
 pub(crate) fn changes(checkpoint: &Checkpoint, adapters: &[Arc<Adapter>]) -> Result<BTreeMap<String, Arc<Change>>> {
+    if checkpoint.weights.interleaved {
+        let problem = "has the rows of its heads in another order than the model that adapters of PEFT belong to";
+        let remedy = "name the Hugging Face version of the base model";
+        return Err(Error::invalid(&checkpoint.dir, "checkpoint", problem, remedy));
+    }
     let mut changes: BTreeMap<String, Change> = BTreeMap::new();
     for adapter in adapters {
         let mut pieces: BTreeMap<String, Vec<(Piece, String)>> = BTreeMap::new();

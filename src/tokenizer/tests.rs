@@ -366,7 +366,7 @@ fn damaged_vocabularies() {
     type Damage = (fn(&mut Vocab), &'static [&'static str]);
     let damages: &[Damage] = &[
         (|v| v.model = "bert".into(), &["tokenizer.ggml.model", "\"bert\"", "gpt2 or llama"]),
-        (|v| v.pre = Some("qwen2".into()), &["tokenizer.ggml.pre", "\"qwen2\"", "llama-bpe", "smollm"]),
+        (|v| v.pre = Some("bloom".into()), &["tokenizer.ggml.pre", "\"bloom\"", "llama-bpe", "smollm"]),
         (|v| v.tokens.clear(), &["tokenizer.ggml.tokens", "0 tokens"]),
         (|v| v.types = Some(vec![1]), &["token_type", "1 types for 4096 tokens"]),
         (|v| v.types.as_mut().unwrap()[7] = 9, &["token 7 has the unknown type 9"]),

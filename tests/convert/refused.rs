@@ -47,7 +47,7 @@ fn configurations_that_cannot_be_converted_are_refused() {
         ("rms_norm_eps", json!(0.0), &["rms_norm_eps"]),
         ("hidden_act", json!("gelu"), &["hidden_act", "gelu", "silu"]),
         ("architectures", json!(["GemmaForCausalLM"]), &["GemmaForCausalLM", "LlamaForCausalLM"]),
-        ("architectures", json!(["Qwen2ForCausalLM"]), &["q_proj.bias", "missing"]),
+        ("architectures", json!(["Qwen2ForCausalLM"]), &["rope_scaling", "llama3", "qwen2"]),
         ("rope_scaling", json!({"rope_type": "su", "factor": 4}), &["rope", "yarn", "llama3"]),
         ("rope_scaling", json!({"rope_type": "longrope", "factor": 4}), &["longrope"]),
         ("rope_scaling", json!({"type": "dynamic"}), &["factor"]),

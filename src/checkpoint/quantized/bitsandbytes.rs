@@ -14,7 +14,7 @@ use crate::error::Result;
 use safetensors::Dtype as Stored;
 
 /// 1 / 127, as bitsandbytes multiplies by it.
-const BY_127: f32 = 7.874_015_7e-3;
+const BY_127: f32 = 1.0 / 127.0;
 
 /// The most bytes of the JSON of a quant state; it has 170.
 const STATE: u64 = 1 << 16;

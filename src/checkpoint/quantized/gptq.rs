@@ -32,7 +32,7 @@ enum Order {
 
 impl Gptq {
     /// Of a `quantization_config` of GPTQ.
-    pub fn gptq(config: &Object<'_>) -> Result<Gptq> {
+    pub fn read(config: &Object<'_>) -> Result<Gptq> {
         let plus = match config.opt_text("checkpoint_format")? {
             None | Some("gptq") => 1,
             Some("gptq_v2") => 0,
@@ -55,7 +55,7 @@ impl Gptq {
     }
 
     /// Of a `quantization_config` of AWQ.
-    pub fn awq(config: &Object<'_>) -> Result<Gptq> {
+    pub fn read_awq(config: &Object<'_>) -> Result<Gptq> {
         for (key, known) in [("version", "gemm"), ("backend", "autoawq")] {
             if let Some(other) = config.opt_text(key)?.filter(|version| !version.eq_ignore_ascii_case(known)) {
                 return Err(config.refused(key, format!("{} is not supported, only {known}", quoted(other)), ORIGINAL));

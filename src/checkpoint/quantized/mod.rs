@@ -112,8 +112,8 @@ impl Scheme {
         match method {
             "fbgemm_fp8" | "fp8" | "modelopt" => Ok(Scheme::Fp8(Fp8::read(&config, method)?)),
             "compressed-tensors" => Ok(Scheme::Compressed(Compressed::read(&config)?)),
-            "gptq" => Ok(Scheme::Gptq(Gptq::gptq(&config)?)),
-            "awq" => Ok(Scheme::Gptq(Gptq::awq(&config)?)),
+            "gptq" => Ok(Scheme::Gptq(Gptq::read(&config)?)),
+            "awq" => Ok(Scheme::Gptq(Gptq::read_awq(&config)?)),
             "bitsandbytes" | "bitsandbytes_4bit" | "bitsandbytes_8bit" => Ok(Scheme::BitsAndBytes),
             other => Err(config.refused("quant_method", format!("{} is not supported", quoted(other)), ORIGINAL)),
         }

@@ -11,7 +11,7 @@ fn float8(mantissa_bits: u32, bias: i32, infinities: bool) -> Box<[f32; 256]> {
     for (code, value) in (0u32..).zip(values.iter_mut()) {
         let (magnitude, mantissa) = (code & 0x7f, code & ((1 << mantissa_bits) - 1));
         let exponent = (magnitude >> mantissa_bits) as i32;
-        let top = (0x7f >> mantissa_bits) as i32;
+        let top = 0x7f >> mantissa_bits;
         let fraction = mantissa as f32 / (1 << mantissa_bits) as f32;
         let size = match () {
             _ if infinities && exponent == top && mantissa == 0 => f32::INFINITY,
@@ -114,13 +114,9 @@ mod tests {
         {
             assert_eq!(e4m3[code], value, "{code:x}");
         }
-        for (code, value) in [
-            (0x01, 1.52587890625e-05),
-            (0x04, 6.103515625e-05),
-            (0x3c, 1.0),
-            (0x7b, 57344.0),
-            (0xfc, f32::NEG_INFINITY),
-        ] {
+        for (code, value) in
+            [(0x01, 2f32.powi(-16)), (0x04, 2f32.powi(-14)), (0x3c, 1.0), (0x7b, 57344.0), (0xfc, f32::NEG_INFINITY)]
+        {
             assert_eq!(e5m2[code], value, "{code:x}");
         }
         assert!(e4m3[0x80].to_bits() == (-0f32).to_bits() && e5m2[0x80].to_bits() == (-0f32).to_bits());

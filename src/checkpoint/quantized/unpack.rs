@@ -95,7 +95,7 @@ impl Unpacked {
                 values.chunks_mut(cols).enumerate().for_each(|(i, values)| self.group(first + i, values));
             }
             Grid::Flat(size) => {
-                let (mut at, mut rest) = (r * values.len(), values.as_mut());
+                let (mut at, mut rest) = (r * values.len(), &mut *values);
                 while !rest.is_empty() {
                     let (now, later) = rest.split_at_mut((size - at % size).min(rest.len()));
                     self.group(at / size, now);
