@@ -315,8 +315,9 @@ fn adapters_of_other_models_are_refused() {
     let file = folder.path().join("adapter.gguf");
     let lora = [("general.type", "adapter"), ("general.architecture", "llama"), ("adapter.type", "lora")];
     let [a, b] = ["blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"];
+    type Keys<'a> = &'a [(&'a str, &'a str)];
     type Tensors<'a> = &'a [(&'a str, [u64; 2])];
-    let cases: [(&[(&str, &str)], Tensors<'_>, &str); 8] = [
+    let cases: [(Keys<'_>, Tensors<'_>, &str); 8] = [
         (&lora[1..], &[(a, [256, 4])], "is \"model\""),
         (&lora[..2], &[(a, [256, 4])], "adapter.type"),
         (&[lora[0], ("general.architecture", "qwen2"), lora[2]], &[(a, [256, 4]), (b, [4, 256])], "qwen2"),
