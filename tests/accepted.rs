@@ -401,7 +401,7 @@ fn overrides_are_readable_or_refused() {
         ("llama.rope.dimension_count", 65u32.into(), &["llama.rope.dimension_count"]),
         ("llama.attention.layer_norm_rms_epsilon", 0f32.into(), &["layer_norm_rms_epsilon"]),
         ("llama.attention.head_count_kv", 3u32.into(), &["head_count_kv"]),
-        ("llama.attention.sliding_window", 100u32.into(), &["sliding_window", "100"]),
+        ("llama.attention.sliding_window", (-1i32).into(), &["sliding_window", "-1"]),
         ("llama.expert_count", 8u32.into(), &["expert_count"]),
         ("llama.logit_scale", 0.5f32.into(), &["logit_scale", "0.5"]),
         ("tokenizer.ggml.bos_token_id", 4096u32.into(), &["4096"]),
