@@ -224,7 +224,7 @@ fn metas_files_that_do_not_belong_together_are_refused() {
         Gathered::new(&[tokenizer, "meta2/params.json", "meta2/consolidated.00.pth", "meta3/consolidated.01.pth"]);
     mixed.refused(&["consolidated.00.pth", "in file 1", "different models"]);
     let foreign = Gathered::new(&[tokenizer, "meta2/params.json", "llama2/pytorch_model.bin:consolidated.00.pth"]);
-    foreign.refused(&["lm_head.weight", "not part of a llama model"]);
+    foreign.refused(&["lm_head.weight", "not part of a Llama model"]);
     let none = Gathered::new(&[tokenizer, "meta2/params.json"]);
     none.refused(&["consolidated.00.pth", "missing"]);
 }
