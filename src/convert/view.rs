@@ -91,7 +91,7 @@ fn memory_to_join(input: &Input, tensors: &[Tensor]) -> Result<Vec<u8>> {
             "its files share tensors, which take {bytes} bytes of memory to join and run, and {} are free",
             memory.available
         );
-        let remedy = "convert it first, which takes little memory (strata convert FOLDER -t bf16), and name that file";
+        let remedy = "convert it first, to BF16, which takes little memory, and name that file";
         return Err(Error::invalid(input.path(), "weights", problem, remedy));
     }
     let no_memory = |_| Error::OutOfMemory { what: Allocation::Weights, bytes };

@@ -41,7 +41,7 @@ fn the_budget_is_kept_and_the_tokens_are_the_same() {
     let model = model(&dir);
     let resident = run(&model, "1,2,3", "4", &[]);
     assert_eq!(resident["streamed_bytes_per_pass"], 0);
-    for budget in [60_000_000u64, 80_000_000, 105_000_000] {
+    for budget in [63_000_000u64, 80_000_000, 105_000_000] {
         for reader in ["auto", "pread", "buffered"] {
             let streamed = run(&model, "1,2,3", "4", &["--ram", &budget.to_string(), "--reader", reader]);
             assert_eq!(streamed["tokens"], resident["tokens"]);

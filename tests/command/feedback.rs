@@ -139,7 +139,7 @@ fn what_cannot_be_is_said() {
     fs::write(&text, "Too short.").unwrap();
     for (more, words) in [
         (&["--method", "feedback"][..], "--method feedback needs text"),
-        (&["--calibration", "learn.txt"], "add that"),
+        (&["--calibration", "learn.txt"], "add one"),
         (&["--propagate"], "add that"),
         (&["--method", "feedback", "--calibration", "short.txt"], "short.txt"),
         (&["--method", "feedback", "--calibration", "none.txt"], "none.txt"),
