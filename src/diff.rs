@@ -8,9 +8,6 @@ use crate::io::file::Mapped;
 use crate::io::hash::{Digest, Hasher};
 use crate::progress::Progress;
 
-/// Bytes read together.
-const WINDOW: usize = 4 << 20;
-
 /// The differences of two models, `a` and `b`.
 #[derive(Clone, Debug, Default)]
 pub struct Difference {
@@ -110,15 +107,7 @@ fn of_the_split(key: &str) -> bool {
 fn digest(gguf: &Gguf, tensor: &TensorInfo, progress: &dyn Progress) -> Result<Digest> {
     let files: Vec<&Mapped> = gguf.files().collect();
     let Some(file) = files.get(tensor.part) else { return Ok(Digest::of(gguf.data(tensor))) };
-    let (mut hasher, mut at) = (Hasher::default(), 0);
-    let mut window = vec![0; tensor.bytes.min(WINDOW as u64) as usize];
-    while at < tensor.bytes {
-        progress.check()?;
-        let piece = &mut window[..(tensor.bytes - at).min(WINDOW as u64) as usize];
-        file.read_at(piece, tensor.offset + at)?;
-        hasher.update(piece);
-        progress.advance(piece.len() as u64);
-        at += piece.len() as u64;
-    }
+    let mut hasher = Hasher::default();
+    file.hash(tensor.offset..tensor.offset + tensor.bytes, &mut hasher, progress)?;
     Ok(hasher.digest())
 }

@@ -22,9 +22,6 @@ use crate::progress::Progress;
 /// The default number of tensors in a file, as in gguf-split.
 pub const MAX_TENSORS: usize = 128;
 
-/// Bytes read at a time.
-const BUFFER: usize = 1 << 20;
-
 /// How tensors are assigned to files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
@@ -194,7 +191,6 @@ pub(crate) fn copy<'t>(
     writer: &mut Writer<'_>,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let mut buffer = vec![0; BUFFER];
     let files: Vec<&Mapped> = gguf.files().collect();
     for tensor in tensors {
         // Through the open file: another one may have its name by now.
@@ -202,15 +198,8 @@ pub(crate) fn copy<'t>(
             return Err(Error::InMemory { doing: "split or merged" });
         };
         writer.begin(&tensor.name)?;
-        let mut at = 0;
-        while at < tensor.bytes {
-            progress.check()?;
-            let piece = &mut buffer[..(tensor.bytes - at).min(BUFFER as u64) as usize];
-            file.read_at(piece, tensor.offset + at)?;
-            writer.write(piece)?;
-            progress.advance(piece.len() as u64);
-            at += piece.len() as u64;
-        }
+        let range = tensor.offset..tensor.offset + tensor.bytes;
+        file.pieces(range, progress, &mut |piece| writer.write(piece))?;
     }
     Ok(())
 }

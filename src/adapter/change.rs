@@ -98,7 +98,7 @@ impl Changed<'_> {
         let cols = values.len();
         for step in &self.steps {
             match step {
-                ChangedStep::Replace(source) => values.copy_from_slice(&decoded(source, r * cols, cols)),
+                ChangedStep::Replace(source) => decode(source, r * cols, values),
                 ChangedStep::Add { factor, coefficients, rank, scale, embedding } => {
                     let of_row = match embedding {
                         false => decoded(coefficients, r * rank, *rank),
@@ -131,12 +131,17 @@ fn add(values: &mut [f32], factor: &[f32], coefficients: &[f32], scale: f32) {
 /// `len` values of a tensor from the one at `start` on.
 fn decoded(source: &Source<'_>, start: usize, len: usize) -> Vec<f32> {
     let mut values = vec![0.0; len];
+    decode(source, start, &mut values);
+    values
+}
+
+/// Fills `values` with those of a tensor from the one at `start` on.
+fn decode(source: &Source<'_>, start: usize, values: &mut [f32]) {
     // An adapter with other numbers was refused.
     if let Some(format) = source.dtype.ggml().and_then(|ty| ty.format()) {
         let bytes = format.ty.block_bytes();
-        (format.decode)(&source.data[start * bytes..(start + len) * bytes], &mut values);
+        (format.decode)(&source.data[start * bytes..(start + values.len()) * bytes], values);
     }
-    values
 }
 
 /// Column `c` of a tensor of `rows` rows.

@@ -9,7 +9,7 @@ use crate::arch::{Architecture, Role};
 use crate::error::{Error, Result, quoted};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::io::hash::{Digest, Hasher};
-use crate::progress::Progress;
+use crate::progress::{Progress, Within};
 use crate::verify;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,7 +32,7 @@ const PIECE: usize = 64;
 const ADAPTER: &str = "adapter";
 
 impl AdapterFile {
-    /// Opens an adapter, which is to be applied `scale` times. `progress` counts bytes: the file is read once.
+    /// Opens an adapter, which is to be applied `scale` times. `progress` counts bytes.
     ///
     /// # Errors
     /// If it is no such file, of a kind that Strata does not apply, or has a weight that is not finite.
@@ -67,7 +67,7 @@ impl AdapterFile {
         }
         progress.begin("reading the adapter", gguf.file_bytes());
         gguf.unless_changed(verify::weights(&gguf, "", progress))?;
-        let sha256 = digest(&gguf, progress)?;
+        let sha256 = digest(&gguf, &Within::uncounted(progress))?;
         progress.end();
         Ok(AdapterFile { gguf, alpha, scale, sha256 })
     }
@@ -108,17 +108,8 @@ impl AdapterFile {
 
 /// The SHA-256 of all files of a model.
 fn digest(gguf: &Gguf, progress: &dyn Progress) -> Result<Digest> {
-    let (mut hasher, mut piece) = (Hasher::default(), vec![0; 1 << 20]);
-    for file in gguf.files() {
-        let (mut at, end) = (0, file.bytes().len());
-        while at < end {
-            progress.check()?;
-            let piece = &mut piece[..(1 << 20).min(end - at)];
-            file.read_at(piece, at as u64)?;
-            hasher.update(piece);
-            at += piece.len();
-        }
-    }
+    let mut hasher = Hasher::default();
+    gguf.files().try_for_each(|file| file.hash(0..file.bytes().len() as u64, &mut hasher, progress))?;
     Ok(hasher.digest())
 }
 

@@ -94,23 +94,11 @@ impl Adapter {
 
 /// The SHA-256 of the description and the tensors.
 fn digest(dir: &Path, weights: &Weights, progress: &dyn Progress) -> Result<Digest> {
-    const PIECE: usize = 1 << 20;
     let mut hasher = Hasher::default();
     hasher.update(&read_regular(&dir.join("adapter_config.json"), 64 << 20)?);
     let files: Vec<&Mapped> = weights.shards().collect();
     progress.begin("reading the adapter", files.iter().map(|file| file.bytes().len() as u64).sum());
-    for file in files {
-        let (mut at, end) = (0, file.bytes().len());
-        let mut piece = vec![0; PIECE.min(end)];
-        while at < end {
-            progress.check()?;
-            let piece = &mut piece[..PIECE.min(end - at)];
-            file.read_at(piece, at as u64)?;
-            hasher.update(piece);
-            progress.advance(piece.len() as u64);
-            at += piece.len();
-        }
-    }
+    files.iter().try_for_each(|file| file.hash(0..file.bytes().len() as u64, &mut hasher, progress))?;
     progress.end();
     Ok(hasher.digest())
 }

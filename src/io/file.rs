@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::guard::Guard;
+use super::hash::Hasher;
 use super::stamp::Stamp;
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 /// A whole file, mapped read-only: opening costs nothing, pages are read as they are touched.
 ///
@@ -92,6 +94,41 @@ impl Mapped {
         let Err(error) = read_at(&self.file, buffer, offset) else { return Ok(()) };
         self.check(offset)?;
         Err(Error::io("read", &self.path)(error))
+    }
+
+    /// Gives `take` the bytes of `range`, some at a time, as [`Mapped::read_at`] reads them. `progress` counts them.
+    ///
+    /// # Errors
+    /// As there; those of `take`; if the user stopped.
+    pub fn pieces(
+        &self,
+        range: Range<u64>,
+        progress: &dyn Progress,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        const PIECE: u64 = 4 << 20;
+        let mut at = range.start;
+        let mut buffer = vec![0; PIECE.min(range.end.saturating_sub(at)) as usize];
+        while at < range.end {
+            progress.check()?;
+            let piece = &mut buffer[..PIECE.min(range.end - at) as usize];
+            self.read_at(piece, at)?;
+            take(piece)?;
+            progress.advance(piece.len() as u64);
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Appends the bytes of `range` to what `hasher` has seen.
+    ///
+    /// # Errors
+    /// As [`Mapped::pieces`].
+    pub fn hash(&self, range: Range<u64>, hasher: &mut Hasher, progress: &dyn Progress) -> Result<()> {
+        self.pieces(range, progress, &mut |piece| {
+            hasher.update(piece);
+            Ok(())
+        })
     }
 
     /// The state of the file when it was opened.
