@@ -292,6 +292,12 @@ impl Params {
                 Split::Rows
             }
             Layout::Whole => {
+                let bytes = parts[0].range.len() as u64;
+                for (file, place) in places.iter().enumerate().skip(1) {
+                    if !weights.same(places[0], *place, bytes)? {
+                        return Err(bad(weights, format!("has other values in file {file}")));
+                    }
+                }
                 places.truncate(1);
                 Split::Rows
             }
