@@ -35,6 +35,43 @@ def write(p, value):
 
 
 # Meta's names and order of rows.
+def without_paths(model):
+    """The model without the files that it was trained from and to, fields 1 and 2 of trainer_spec (field 2): they are those of one machine."""
+    def fields(message):
+        at = 0
+        def varint():
+            nonlocal at
+            value = shift = 0
+            while True:
+                byte = message[at]
+                at += 1
+                value |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    return value
+        while at < len(message):
+            start = at
+            key = varint()
+            if key & 7 == 2:
+                n = varint()
+                at += n
+                yield key >> 3, message[start:at], message[at - n:at]
+            else:
+                at = {0: lambda: (varint(), at)[1], 1: lambda: at + 8, 5: lambda: at + 4}[key & 7]()
+                yield key >> 3, message[start:at], None
+
+    def length(n):
+        return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + length(n >> 7)
+
+    parts = []
+    for number, whole, inner in fields(model):
+        if number == 2:
+            spec = b''.join(field for n, field, _ in fields(inner) if n not in (1, 2))
+            whole = bytes([2 << 3 | 2]) + length(len(spec)) + spec
+        parts.append(whole)
+    return b''.join(parts)
+
+
 def meta(vocab, seed):
     torch.manual_seed(seed)
     r = lambda *shape: (torch.randn(*shape) / 8).to(torch.bfloat16)
@@ -96,7 +133,7 @@ spm.SentencePieceTrainer.train(
     input=text_file, model_prefix=prefix, vocab_size=420, model_type='bpe', byte_fallback=True, normalization_rule_name='identity',
     remove_extra_whitespaces=False, add_dummy_prefix=True, split_digits=True, allow_whitespace_only_pieces=True, input_sentence_size=4000,
     shuffle_input_sentence=False, character_coverage=0.98, max_sentence_length=4192, unk_id=0, bos_id=1, eos_id=2)
-sp_bytes = open(prefix + '.model', 'rb').read()
+sp_bytes = without_paths(open(prefix + '.model', 'rb').read())
 open(path('llama2', 'tokenizer.model'), 'wb').write(sp_bytes)
 sp = spm.SentencePieceProcessor(model_proto=sp_bytes)
 VOCAB = sp.get_piece_size()
