@@ -1,6 +1,7 @@
 //! The arguments of all commands that write models, with the names of llama-quantize.
 
 use super::allocate::{AllocateArgs, Sized};
+use super::metadata_value::assignment;
 use super::method::{self, Calibrated, MethodArgs};
 use crate::output;
 use crate::progress::{Shown, Unit};
@@ -10,6 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use std::path::{Path, PathBuf};
 use strata::convert::method::Method;
 use strata::convert::{Input, Options, Split, Target, TargetPlan, convert_with, plan};
+use strata::edit::Assignment;
 use strata::error::printable;
 use strata::gguf::Value;
 use strata::gguf::shards::SplitLimit;
@@ -131,27 +133,9 @@ impl RecipeArgs {
             (None, Some(calibrated)) => Some(Importance { weights: calibrated.importance()?, ..Importance::default() }),
             (None, None) => None,
         };
-        let listed = self.listed_types()?;
-        let record: Map<String, Json> = calibrated.iter().flat_map(Calibrated::record).collect();
-        let mut targets = Vec::new();
-        for (path, wanted) in outputs {
-            let target = |recipe: Recipe| {
-                let mut target = self.target(path, recipe, &listed, importance.as_ref());
-                target.record.extend(record.clone());
-                target
-            };
-            let recipe = match wanted {
-                Wanted::Mix(mix) => Recipe::new(*mix),
-                Wanted::Sized(sized) => {
-                    let weights = importance.as_ref().map(|importance| &importance.weights);
-                    let size = |recipe: Recipe| Ok(plan(input, &target(recipe), &options)?);
-                    let chosen = self.allocate.recipe(sized, path, calibrated.as_ref(), weights, &size)?;
-                    let Some(recipe) = chosen else { return Ok(()) };
-                    recipe
-                }
-            };
-            targets.push(target(recipe));
-        }
+        let Some(targets) = self.targets(input, outputs, (calibrated.as_ref(), importance.as_ref()), &options)? else {
+            return Ok(());
+        };
         if self.dry_run {
             return targets.iter().try_for_each(|target| self.show_plan(input, target, &options));
         }
@@ -174,6 +158,39 @@ impl RecipeArgs {
             },
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The files to make; `None` if only a recipe was to be printed.
+    fn targets(
+        &self,
+        input: &Input,
+        outputs: &[(PathBuf, Wanted)],
+        (calibrated, importance): (Option<&Calibrated>, Option<&Importance>),
+        options: &Options,
+    ) -> Result<Option<Vec<Target>>> {
+        let listed = self.listed_types()?;
+        let record: Map<String, Json> = calibrated.into_iter().flat_map(Calibrated::record).collect();
+        let mut targets = Vec::new();
+        for (path, wanted) in outputs {
+            let target = |recipe: Recipe| {
+                let mut target = self.target(path, recipe, &listed, importance);
+                target.record.extend(record.clone());
+                target
+            };
+            let recipe = match wanted {
+                Wanted::Mix(mix) => Recipe::new(*mix),
+                Wanted::Sized(sized) => {
+                    let weights = importance.map(|importance| &importance.weights);
+                    let size = |recipe: Recipe| Ok(plan(input, &target(recipe), options)?);
+                    match self.allocate.recipe(sized, path, calibrated, weights, &size)? {
+                        Some(recipe) => recipe,
+                        None => return Ok(None),
+                    }
+                }
+            };
+            targets.push(target(recipe));
+        }
+        Ok(Some(targets))
     }
 
     /// The files that are read beside the model.
@@ -354,33 +371,18 @@ fn left_over(input: &Input, targets: &[Target], options: &Options) -> Option<Pat
 /// `KEY=TYPE:VALUE`, as llama-quantize takes it: integers become unsigned where they can. A float must fit 32 bits.
 fn parse_override(text: &str) -> Result<(String, Value)> {
     const LONGEST_KEY: usize = 65535;
-    let (key, rest) = text.split_once('=').context("must be KEY=TYPE:VALUE")?;
-    let (ty, value) = rest.split_once(':').context("the type is missing: KEY=int:N, float:X, bool:true, str:TEXT")?;
-    if key.is_empty() {
-        bail!("the key is missing");
+    let Assignment { key, value, .. } = assignment(text)?;
+    let ty = text[key.len() + 1..].split(':').next().unwrap_or_default();
+    if !["int", "float", "bool", "str"].contains(&ty) {
+        bail!("there is no type {ty:?}; use int, float, bool or str");
+    }
+    if matches!(value, Value::U64(_)) {
+        bail!("is no integer of 64 bits with a sign");
     }
     if key.len() > LONGEST_KEY {
         bail!("the key has {} bytes, GGUF allows {LONGEST_KEY}", key.len());
     }
-    let value: Value = match ty {
-        "int" => match value.parse::<i64>().context("is no integer of 64 bits")? {
-            n if u32::try_from(n).is_ok() => (n as u32).into(),
-            n if i32::try_from(n).is_ok() => (n as i32).into(),
-            n => n.into(),
-        },
-        "float" => {
-            let wide = value.parse::<f64>().context("is no number")?;
-            let x = wide as f32; // checked here
-            if !x.is_finite() || x == 0.0 && wide != 0.0 {
-                bail!("{value} is not a number that a 32-bit float holds");
-            }
-            x.into()
-        }
-        "bool" => value.parse::<bool>().context("must be true or false")?.into(),
-        "str" => value.into(),
-        other => bail!("there is no type {other:?}; use int, float, bool or str"),
-    };
-    Ok((key.to_owned(), value))
+    Ok((key, value))
 }
 
 /// A file to make.
