@@ -4,43 +4,23 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use common::calibrated::{self, ok, texts};
 use common::checkpoint;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use strata::GgmlType;
 use strata::gguf::Gguf;
 use tempfile::TempDir;
 
-/// A folder with two texts: one to calibrate with, one to compare on.
-fn texts() -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let valid = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/data/valid.txt");
-    let valid = fs::read_to_string(valid).unwrap();
-    let half = (valid.len() / 2..).find(|&at| valid.is_char_boundary(at)).unwrap();
-    fs::write(dir.path().join("learn.txt"), &valid[..half]).unwrap();
-    fs::write(dir.path().join("judge.txt"), &valid[half..]).unwrap();
-    dir
-}
-
 fn strata(dir: &TempDir, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
-    command.args(args).current_dir(dir.path());
-    command
-}
-
-fn ok(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
+    calibrated::strata(env!("CARGO_BIN_EXE_strata"), dir, args)
 }
 
 /// A conversion whose types are chosen on so many chunks.
 fn chosen(dir: &TempDir, out: &str, chunks: &str, more: &[&str]) -> Command {
-    let source = checkpoint();
-    let args = ["convert", source.to_str().unwrap(), "-o", out, "--calibration", "learn.txt"];
-    strata(dir, &[&args[..], &["--calibration-context", "128", "--calibration-chunks", chunks], more].concat())
+    calibrated::calibrated(env!("CARGO_BIN_EXE_strata"), dir, out, chunks, more)
 }
 
 fn types(path: &Path) -> Vec<(String, GgmlType)> {

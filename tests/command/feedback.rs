@@ -3,53 +3,24 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use common::calibrated::{self, ok, texts};
 use common::checkpoint;
 use serde_json::Value;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// A folder with two texts: one to calibrate with, one to compare on.
-fn texts() -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let valid = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/data/valid.txt");
-    let valid = fs::read_to_string(valid).unwrap();
-    let half = (valid.len() / 2..).find(|&at| valid.is_char_boundary(at)).unwrap();
-    fs::write(dir.path().join("learn.txt"), &valid[..half]).unwrap();
-    fs::write(dir.path().join("judge.txt"), &valid[half..]).unwrap();
-    dir
-}
-
 fn strata(dir: &TempDir, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
-    command.args(args).current_dir(dir.path());
-    command
-}
-
-fn ok(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
+    calibrated::strata(env!("CARGO_BIN_EXE_strata"), dir, args)
 }
 
 /// A conversion with feedback on so many chunks.
 fn feedback(dir: &TempDir, ty: &str, out: &str, chunks: &str, more: &[&str]) -> Command {
-    let source = checkpoint();
-    let args = ["convert", source.to_str().unwrap(), "-t", ty, "-o", out, "--method", "feedback"];
     // The embedding, which gives the logits too, is left as it is: only the layers differ.
-    let calibration = [
-        "--token-embedding-type",
-        "bf16",
-        "--calibration",
-        "learn.txt",
-        "--calibration-context",
-        "128",
-        "--calibration-chunks",
-        chunks,
-    ];
-    strata(dir, &[&args[..], &calibration, more].concat())
+    let args = ["-t", ty, "--method", "feedback", "--token-embedding-type", "bf16"];
+    calibrated::calibrated(env!("CARGO_BIN_EXE_strata"), dir, out, chunks, &[&args[..], more].concat())
 }
 
 #[test]

@@ -2,6 +2,7 @@
 // Each test file is a crate of its own that uses a part of this.
 #![allow(dead_code)]
 
+pub mod calibrated;
 pub mod compared;
 
 use std::path::{Path, PathBuf};
