@@ -71,7 +71,7 @@ pub fn plan(path: &Path, changes: &Changes) -> Result<Plan> {
     let Some(file) = gguf.files().next() else { return Err(Error::InMemory { doing: "changed" }) };
     // A rename would replace a link and not what it stands for.
     let path = file.path().canonicalize().map_err(Error::io("find", file.path()))?;
-    let mut old = layout(&gguf, 0)?;
+    let mut old = layout(&gguf)?;
     let mut new = old.clone();
     apply(&gguf, &mut new, changes)?;
     still_runs(&gguf, &new)?;
@@ -147,12 +147,12 @@ impl Plan {
     }
 }
 
-/// The layout of one file of a model: its first has the metadata.
-fn layout(gguf: &Gguf, part: usize) -> Result<Layout> {
+/// The layout of the file of a model that has the metadata: the first.
+fn layout(gguf: &Gguf) -> Result<Layout> {
     let mut layout = Layout::new();
     layout.alignment = gguf.u32(ALIGNMENT_KEY)?.unwrap_or(layout.alignment);
     layout.metadata = gguf.metadata().iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let own = gguf.tensors().iter().filter(|tensor| tensor.part == part);
+    let own = gguf.tensors().iter().filter(|tensor| tensor.part == 0);
     own.for_each(|tensor| layout.tensor(&tensor.name, &tensor.dims, tensor.ty));
     Ok(layout)
 }

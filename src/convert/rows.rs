@@ -124,7 +124,6 @@ impl RowChunk<'_> {
             _ if forms.iter().any(|form| !self.stored.is_as_written(form.format.ty)) => {
                 self.decode(r, source, values)?
             }
-            _ if self.unpacked.is_some() => self.decode(r, source, values)?,
             GgmlType::F32 => largest32(source),
             GgmlType::BF16 => u32::from(largest16(source)) << 16,
             // What is infinity in half precision is infinity here.

@@ -125,13 +125,13 @@ const BLOOM_PUBLISHED: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
 const PLAIN: PreTokenizer =
     PreTokenizer { names: &[], steps: &[], published: &[], ignore_merges: false, add_bos: false, nfc: false };
 
+/// How Meta's own program splits texts for Llama 3 (`pat_str`).
+pub(crate) const LLAMA3_PATTERN: &str = contracted!(llama3!("{1,3}", r"\s+(?!\S)|\s+"));
+
 const LLAMA3: PreTokenizer = PreTokenizer {
     names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
     steps: &[words(contracted!(llama3!("{1,3}", r"\s+")))],
-    published: &[
-        &[Split(contracted!(llama3!("{1,3}", r"\s+(?!\S)|\s+")))],
-        &[Split(spelt!(llama3!("{1,3}", r"\s+(?!\S)|\s+")))],
-    ],
+    published: &[&[Split(LLAMA3_PATTERN)], &[Split(spelt!(llama3!("{1,3}", r"\s+(?!\S)|\s+")))]],
     ignore_merges: true,
     add_bos: true,
     ..PLAIN

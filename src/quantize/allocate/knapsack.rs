@@ -43,12 +43,10 @@ fn solve(items: &[Vec<Choice>], extra: u64) -> Vec<usize> {
     let capacity = (extra as f64 / step) as usize;
     let mut best = vec![0.0; capacity + 1]; // by steps that may be taken: the least cost of the items so far
     let mut taken: Vec<Vec<u8>> = Vec::with_capacity(items.len());
-    for choices in items {
-        let smallest = choices.iter().map(|choice| choice.bytes).min().unwrap_or(0);
-        let steps: Vec<usize> =
-            choices.iter().map(|choice| ((choice.bytes - smallest) as f64 / step).round() as usize).collect();
+    let steps: Vec<Vec<usize>> = items.iter().map(|choices| more_steps(choices, step)).collect();
+    for (choices, steps) in items.iter().zip(&steps) {
         let (mut next, mut of_item) = (vec![f64::INFINITY; capacity + 1], vec![0u8; capacity + 1]);
-        for (at, (choice, &steps)) in choices.iter().zip(&steps).enumerate() {
+        for (at, (choice, &steps)) in choices.iter().zip(steps).enumerate() {
             for (room, best) in best.iter().take((capacity + 1).saturating_sub(steps)).enumerate() {
                 let cost = best + choice.cost;
                 if cost < next[room + steps] {
@@ -60,12 +58,17 @@ fn solve(items: &[Vec<Choice>], extra: u64) -> Vec<usize> {
         taken.push(of_item);
     }
     let (mut room, mut chosen) = (capacity, vec![0; items.len()]);
-    for (i, choices) in items.iter().enumerate().rev() {
-        let smallest = choices.iter().map(|choice| choice.bytes).min().unwrap_or(0);
+    for (i, steps) in steps.iter().enumerate().rev() {
         chosen[i] = usize::from(taken[i][room]);
-        room -= ((choices[chosen[i]].bytes - smallest) as f64 / step).round() as usize;
+        room -= steps[chosen[i]];
     }
     chosen
+}
+
+/// The steps that each choice takes more than the smallest one.
+fn more_steps(choices: &[Choice], step: f64) -> Vec<usize> {
+    let smallest = choices.iter().map(|choice| choice.bytes).min().unwrap_or(0);
+    choices.iter().map(|choice| ((choice.bytes - smallest) as f64 / step).round() as usize).collect()
 }
 
 /// Spends what is left over: the exchange that saves most comes first, until none fits.

@@ -6,14 +6,12 @@ use super::{Beside, Model};
 use crate::checkpoint::{Checkpoint, MAX_TOKENS};
 use crate::error::{Error, Result};
 use crate::tokenizer::char_of;
+use crate::tokenizer::pre::LLAMA3_PATTERN;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
 use std::path::Path;
-
-/// How texts are split before merging (`pat_str`).
-const PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Bytes of a token, at most; the longest of Llama 3 has 128.
 const LONGEST: usize = 1024;
@@ -100,7 +98,7 @@ pub(super) fn read(path: &Path, bytes: &[u8], checkpoint: &Checkpoint, beside: &
     let first = added.first().filter(|(text, ..)| text == LLAMA_3[0].1);
     let json = json!({
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": false},
+            {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": false},
             {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]},
         "decoder": {"type": "ByteLevel"},
         "post_processor": first.map(|(text, id, _)| json!({"type": "TemplateProcessing",
