@@ -16,10 +16,10 @@ pub fn held_out(text: &Text) -> Vec<Option<usize>> {
     text.texts.iter().map(|facts| facts.chunks).enumerate().flat_map(of_text).collect()
 }
 
-/// At most `most` chunks of those to learn from, and as many of those held out, evenly from all of them.
-pub fn parts(text: &Text, most: usize) -> [Text; 2] {
+/// At most so many chunks of those to learn from, and of those held out, evenly from all of them.
+pub fn parts(text: &Text, most: [usize; 2]) -> [Text; 2] {
     let held_out = held_out(text);
-    [false, true].map(|held| {
+    [(false, most[0]), (true, most[1])].map(|(held, most)| {
         let chunks: Vec<&Chunk> =
             text.chunks.iter().zip(&held_out).filter(|(_, of)| of.is_some() == held).map(|(chunk, _)| chunk).collect();
         let n = most.min(chunks.len());
@@ -50,8 +50,8 @@ mod tests {
     #[test]
     fn parts_are_spread_evenly() {
         let numbers = |part: &Text| part.chunks.iter().map(|chunk| chunk.number).collect::<Vec<_>>();
-        let [learned, held_out] = parts(&text(), 4);
+        let [learned, held_out] = parts(&text(), [4, 3]);
         assert_eq!((numbers(&learned), numbers(&held_out)), (vec![0, 5, 12, 17], vec![9, 19, 23]));
-        assert_eq!(parts(&text(), 100).map(|part| part.chunks.len()), [22, 3]);
+        assert_eq!(parts(&text(), [100, 100]).map(|part| part.chunks.len()), [22, 3]);
     }
 }

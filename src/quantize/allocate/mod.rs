@@ -27,11 +27,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use strata_quant::GgmlType;
 
-/// The most chunks that costs are estimated on, and that judge.
-const CHUNKS: usize = 16;
+/// The most chunks that costs are estimated on, and that judge. Costs are sums over tokens, of which a few thousand are enough; they come
+/// from as many places of the text as there are chunks.
+const CHUNKS: [usize; 2] = [6, 16];
 
 /// Probes of each chunk: see [`Options::probes`].
-const PROBES: usize = 4;
+const PROBES: usize = 3;
 
 /// The types to choose from where 256 divides the rows, and where only 32 does.
 const SUPER_BLOCKS: [GgmlType; 7] =
