@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """A Hugging Face checkpoint of a real shape with random weights, in several shards, for measuring conversion.
 
-    benches/synth_checkpoint.py DIR [--shape 1b|8b|70b|405b] [--layers N] [--shard-gb 5] [--tokenizer models/tiny-rustdoc]
+    benches/synth_checkpoint.py DIR [--shape 1b|8b|70b|405b] [--layers N] [--shard-gb 5] [--fp8] [--tokenizer models/tiny-rustdoc]
 
-Needs only the standard library. Weights are BF16, nearly normal; one 16 MiB block of random numbers is repeated at other offsets.
+Needs only the standard library. Weights are BF16, nearly normal; one 16 MiB block of random numbers is repeated at other offsets. With --fp8
+the matrices of layers are FP8 (E4M3) with a scale for each row, as in Meta's Llama 3.1 405B Instruct FP8.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -41,11 +43,30 @@ def tensors(layers, d, ffn, heads, kv, vocab, tied):
         yield "lm_head.weight", [vocab, d]
 
 
-def size(shape):
-    n = 2
+def typed(all_tensors, fp8):
+    for name, shape in all_tensors:
+        if fp8 and name.startswith("model.layers.") and len(shape) == 2:
+            yield name, shape, "F8_E4M3"
+            yield name + "_scale", [shape[0], 1], "F32"
+        else:
+            yield name, shape, "BF16"
+
+
+BYTES = {"BF16": 2, "F8_E4M3": 1, "F32": 4}
+
+
+def size(shape, dtype):
+    n = BYTES[dtype]
     for length in shape:
         n *= length
     return n
+
+
+def e4m3(x):
+    """The nearest number of FP8 (E4M3), cut off at the largest; subnormal ones are 0."""
+    mantissa, exponent = math.frexp(abs(x))  # 0.5 <= mantissa < 1
+    code = round((mantissa * 2 - 1) * 8) + (exponent - 1 + 7) * 8
+    return (128 if x < 0 else 0) | (0 if code < 8 else min(code, 0x7E))
 
 
 def main():
@@ -54,6 +75,7 @@ def main():
     parser.add_argument("--shape", choices=SHAPES, default="8b")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--shard-gb", type=float, default=5)
+    parser.add_argument("--fp8", action="store_true")
     parser.add_argument("--tokenizer", default=os.path.join(os.path.dirname(__file__), "../models/tiny-rustdoc"))
     args = parser.parse_args()
     layers, d, ffn, heads, kv, _, tied = SHAPES[args.shape]
@@ -72,6 +94,8 @@ def main():
         rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                       "original_max_position_embeddings": 8192},
     )
+    if args.fp8:
+        config["quantization_config"] = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}
     with open(os.path.join(args.dir, "config.json"), "w") as file:
         json.dump(config, file, indent=2)
 
@@ -79,34 +103,39 @@ def main():
     print("random numbers ...", flush=True)
     normal = [rng.gauss(0, 0.02) for _ in range(1 << 16)]
     halves = [struct.pack("<f", x)[2:] for x in normal]
-    block = b"".join(rng.choices(halves, k=BLOCK // 2)) * 2
+    blocks = {
+        "BF16": b"".join(rng.choices(halves, k=BLOCK // 2)) * 2,
+        "F8_E4M3": bytes(rng.choices([e4m3(100 * x / 0.02) for x in normal], k=BLOCK)) * 2 if args.fp8 else b"",
+        "F32": struct.pack("<f", 0.02 / 100) * (BLOCK // 2),
+    }
 
     shards, used = [[]], 0
-    for name, shape in tensors(layers, d, ffn, heads, kv, vocab, tied):
-        if used and used + size(shape) > args.shard_gb * 1e9:
+    for name, shape, dtype in typed(tensors(layers, d, ffn, heads, kv, vocab, tied), args.fp8):
+        if used and used + size(shape, dtype) > args.shard_gb * 1e9:
             shards.append([])
             used = 0
-        shards[-1].append((name, shape))
-        used += size(shape)
+        shards[-1].append((name, shape, dtype))
+        used += size(shape, dtype)
     weight_map, total = {}, 0
     for i, shard in enumerate(shards):
         file_name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
         header, offset = {}, 0
-        for name, shape in shard:
-            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size(shape)]}
-            offset += size(shape)
+        for name, shape, dtype in shard:
+            end = offset + size(shape, dtype)
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+            offset = end
             weight_map[name] = file_name
         total += offset
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         with open(os.path.join(args.dir, file_name), "wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
-            for name, shape in shard:
-                left = size(shape)
+            for _, shape, dtype in shard:
+                left = size(shape, dtype)
                 while left:
-                    start = rng.randrange(BLOCK // 2) * 2
+                    start = rng.randrange(BLOCK // 4) * 4
                     n = min(left, BLOCK)
-                    file.write(memoryview(block)[start : start + n])
+                    file.write(memoryview(blocks[dtype])[start : start + n])
                     left -= n
         print(file_name, offset, flush=True)
     if len(shards) > 1:

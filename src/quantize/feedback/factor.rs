@@ -17,8 +17,16 @@ use strata_quant::{Activations, GgmlType};
 /// Columns of a block of the factorization.
 const BLOCK: usize = 64;
 
-/// What is added to the diagonal, as a share of its mean: activations of other texts are never quite those of the calibration.
-const DAMPING: f64 = 0.01;
+/// What is added to each value of the diagonal, as a share of it: activations of other texts are never quite those of the calibration, and
+/// what columns have to do with each other differs more than their energy does. It is the same as shrinking all that is off the diagonal.
+///
+/// Measured on SmolLM2 in Q4_0 (37k tokens of prose, code and chats; mean divergence on 24 chunks of others and of French): 0.147 with 0.02,
+/// 0.136 with 0.05, 0.131 with 0.1; with 0.01 of the mean alone, as is usual, 10 % more than with 0.02. Counting the first token of a chunk,
+/// which all others attend to, 4 or 11 times gained as much at 0.02 and nothing at 0.1 or 0.3; leaving it out cost half as much again.
+const DAMPING: f64 = 0.1;
+
+/// The same as a share of the mean of the diagonal, for columns that the calibration hardly uses.
+const MEAN_DAMPING: f64 = 0.0001;
 
 /// A moment in the order of its columns' energy, and its factor.
 pub struct Factor {
@@ -40,13 +48,13 @@ impl Factor {
         let mut order: Vec<usize> = (0..cols).collect();
         order.sort_by(|&a, &b| moment[a * cols + a].total_cmp(&moment[b * cols + b]).then(b.cmp(&a)));
         let mean = (0..cols).map(|c| f64::from(moment[c * cols + c])).sum::<f64>() / cols.max(1) as f64;
-        let mut damping = DAMPING * mean;
+        let mut damping = MEAN_DAMPING * mean;
         let mut a = zeros(cols * cols)?;
         let mut lower = Vec::new(); // (columns, columns) in double precision
         loop {
             a.par_chunks_mut(cols.max(1)).enumerate().for_each(|(r, row)| {
                 row.iter_mut().zip(&order).for_each(|(to, &c)| *to = moment[order[r] * cols + c]);
-                row[r] = (f64::from(row[r]) + damping) as f32;
+                row[r] = (f64::from(row[r]) * (1.0 + DAMPING) + damping) as f32;
             });
             lower.clear();
             lower.extend(a.iter().map(|&value| f64::from(value)));
