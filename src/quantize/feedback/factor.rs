@@ -271,6 +271,24 @@ mod tests {
     }
 
     #[test]
+    fn damping_leaves_columns_of_little_energy_their_share() {
+        let cols = 6;
+        let a = moment(cols, 40);
+        let scale = |place: usize| 2f32.powf(place as f32 / 2.0);
+        let plain = Factor::new(&a, cols).unwrap();
+        let place = |c: usize| plain.order.iter().position(|&of| of == c).unwrap();
+        let scaled: Vec<f32> =
+            a.iter().enumerate().map(|(i, v)| v * scale(place(i / cols)) * scale(place(i % cols))).collect();
+        let scaled = Factor::new(&scaled, cols).unwrap();
+        assert_eq!(scaled.order, plain.order);
+        for (c, j) in (0..cols).flat_map(|c| (c + 1..cols).map(move |j| (c, j))) {
+            let expected = plain.carry[c * cols + j] * scale(j) / scale(c);
+            let got = scaled.carry[c * cols + j];
+            assert!((got - expected).abs() < 0.05 * scale(j) / scale(c), "{c}, {j}: {got} {expected}");
+        }
+    }
+
+    #[test]
     fn moments_without_full_rank_are_damped_until_they_can_be_factorized() {
         // One token; and one whose columns are multiples of each other with energies that differ by 10^12; and nothing at all.
         let one = moment(40, 1);
