@@ -1,5 +1,5 @@
-//! Adapters as PEFT saves them: a folder with `adapter_config.json` and `adapter_model.safetensors`, whose tensors are named for the
-//! modules that they change.
+//! Adapters as PEFT saves them: a folder with `adapter_config.json` and `adapter_model.safetensors`, or `adapter_model.bin` of torch.save,
+//! whose tensors are named for the modules that they change.
 
 use super::change::{Change, Step};
 use super::config::AdapterConfig;
@@ -16,14 +16,15 @@ use std::sync::Arc;
 /// An adapter in a folder of PEFT, open.
 pub struct Adapter {
     dir: PathBuf,
+    file: PathBuf, // of its tensors
     config: AdapterConfig,
     weights: Weights,
     scale: f64,
     sha256: Digest,
 }
 
-/// The file of an adapter's tensors.
-const FILE: &str = "adapter_model.safetensors";
+/// The file of an adapter's tensors: the first of these that is there.
+const FILES: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// What the names of an adapter's tensors begin with.
 const PREFIX: &str = "base_model.model.";
@@ -43,14 +44,11 @@ impl Adapter {
             return Err(Error::invalid(dir, "adapter", problem, remedy));
         }
         let config = AdapterConfig::read(dir)?;
-        let path = dir.join(FILE);
-        if !path.exists() && dir.join("adapter_model.bin").exists() {
-            let remedy = "save it again with safetensors (PEFT: PeftModel.from_pretrained, then save_pretrained)";
-            return Err(Error::invalid(&path, "file", "is missing; the adapter is in a PyTorch file only", remedy));
-        }
-        let weights = Weights::of_file(&path)?;
+        let [file, other] = FILES.map(|name| dir.join(name));
+        let file = if !file.exists() && other.exists() { other } else { file };
+        let weights = Weights::of_file(&file)?;
         let sha256 = digest(dir, &weights, progress)?;
-        Ok(Adapter { dir: dir.to_owned(), config, weights, scale, sha256 })
+        Ok(Adapter { dir: dir.to_owned(), file, config, weights, scale, sha256 })
     }
 
     /// The name of its folder.
@@ -88,7 +86,7 @@ impl Adapter {
     }
 
     fn wrong(&self, tensor: &str, problem: impl Into<String>, remedy: &str) -> Error {
-        Error::invalid(&self.dir.join(FILE), format!("tensor {}", quoted(tensor)), problem, remedy)
+        Error::invalid(&self.file, format!("tensor {}", quoted(tensor)), problem, remedy)
     }
 }
 
@@ -153,7 +151,7 @@ pub(crate) fn changes(checkpoint: &Checkpoint, adapters: &[Arc<Adapter>]) -> Res
             pieces.entry(tensor).or_default().push((piece, name.to_owned()));
         }
         if pieces.is_empty() {
-            return Err(Error::invalid(&adapter.dir.join(FILE), "tensors", "there are none", "get the adapter again"));
+            return Err(Error::invalid(&adapter.file, "tensors", "there are none", "get the adapter again"));
         }
         let base = Base::of(checkpoint);
         for (tensor, mut pieces) in pieces {

@@ -3,7 +3,7 @@
 
 pip install torch transformers peft safetensors; python tests/data/make_lora.py   (made with peft 0.21.2)
 
-* plain: rank and alpha by pattern, F32;  rs: rsLoRA in BF16, with a norm in modules_to_save;  embed: LoRA of the embedding.
+* plain: rank and alpha by pattern, F32;  rs: rsLoRA in BF16, with a norm in modules_to_save, by torch.save;  embed: LoRA of the embedding.
 * merged.safetensors: after plain and half of rs and -1.5 of embed, one after the other, rows ROWS of every changed tensor,
   NAME in F32 from the base in F32, NAME.bf16 from the base in BF16.
 """
@@ -42,6 +42,10 @@ def make(name):
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, save_embedding_layers=False)
     os.remove(os.path.join(folder, "README.md"))
+    if name == "rs":  # as PEFT once saved all of them
+        file = os.path.join(folder, "adapter_model.safetensors")
+        torch.save(load_file(file), os.path.join(folder, "adapter_model.bin"))
+        os.remove(file)
 
 
 def merged(dtype):
@@ -66,5 +70,4 @@ if __name__ == "__main__":
             rows[key + end] = after[ROWS].contiguous() if after.dim() == 2 else after
     save_file(rows, os.path.join(OUT, "merged.safetensors"))
     print({k: tuple(v.shape) for k, v in rows.items()})
-    print({name: list(load_file(os.path.join(OUT, name, "adapter_model.safetensors")))[:3] for name in CONFIGS})
     # plain.gguf and embed.gguf: llama.cpp's convert_lora_to_gguf.py --base models/tiny-rustdoc --outtype f32 tests/data/lora/NAME
