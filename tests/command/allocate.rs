@@ -4,13 +4,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::calibrated::{self, ok, texts};
+use common::calibrated::{self, killed_until_done, ok, texts};
 use common::checkpoint;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 use strata::GgmlType;
 use strata::gguf::Gguf;
 use tempfile::TempDir;
@@ -86,26 +85,13 @@ fn killed_at_any_moment_it_ends_in_the_same_choice() {
     let dir = texts();
     let plan = || chosen(&dir, "m.gguf", "4", &["--bpw", "4.6", "--plan-only"]);
     let expected = ok(&mut plan()).stdout;
-    let (mut resumed, mut wait) = (0, 200);
     let state = || {
         fs::read_dir(dir.path())
             .unwrap()
             .any(|entry| entry.unwrap().path().extension().is_some_and(|end| end == "state"))
     };
-    loop {
-        let mut child = plan().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(wait));
-        let _ = child.kill();
-        let output = child.wait_with_output().unwrap();
-        if output.status.success() {
-            assert!(output.stdout == expected);
-            break;
-        }
-        assert!(output.status.code().is_none(), "it failed by itself: {}", output.status);
-        resumed += usize::from(state());
-        wait += wait / 4;
-    }
-    assert!(resumed > 0 && !state());
+    assert!(killed_until_done(plan, state).stdout == expected);
+    assert!(!state());
 }
 
 #[test]

@@ -3,13 +3,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::calibrated::{self, ok, texts};
+use common::calibrated::{self, killed_until_done, ok, texts};
 use common::checkpoint;
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 use tempfile::TempDir;
 
 fn strata(dir: &TempDir, args: &[&str]) -> Command {
@@ -87,18 +86,7 @@ fn killed_at_any_moment_it_ends_in_the_same_bytes() {
     let run = |out: &str| feedback(&dir, "q4_0", out, "12", &["--propagate"]);
     ok(&mut run("whole.gguf"));
     let (whole, killed) = (dir.path().join("whole.gguf"), dir.path().join("killed.gguf"));
-    let (mut resumed, mut wait) = (0, 50);
-    // Longer and longer until it is done: a run that is killed keeps the tensors that it has made.
-    while !killed.exists() {
-        let mut child = run("killed.gguf").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(wait));
-        let _ = child.kill();
-        let status = child.wait().unwrap();
-        assert!(status.code().is_none_or(|code| code == 0), "it failed by itself: {status}");
-        resumed += usize::from(dir.path().join("killed.gguf.partial").exists());
-        wait += wait / 4;
-    }
-    assert!(resumed > 0);
+    killed_until_done(|| run("killed.gguf"), || dir.path().join("killed.gguf.partial").exists());
     assert!(fs::read(whole).unwrap() == fs::read(killed).unwrap());
 }
 

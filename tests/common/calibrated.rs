@@ -2,7 +2,8 @@
 
 use super::{checkpoint, repository};
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A folder with `learn.txt` and `judge.txt`, the halves of `valid.txt`.
@@ -35,4 +36,22 @@ pub fn ok(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
+}
+
+/// What a command gives that is killed later and later, until it is done: what it has made by then is kept. `begun` says whether there is any.
+pub fn killed_until_done(command: impl Fn() -> Command, begun: impl Fn() -> bool) -> Output {
+    let (mut resumed, mut wait) = (0, 50);
+    loop {
+        let mut child = command().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        let _ = child.kill();
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            assert!(resumed > 0, "it was done before it could be killed");
+            return output;
+        }
+        assert!(output.status.code().is_none(), "it failed by itself: {}", output.status);
+        resumed += usize::from(begun());
+        wait += wait / 4;
+    }
 }
