@@ -16,7 +16,6 @@ use std::sync::Arc;
 /// An adapter in a folder of PEFT, open.
 pub struct Adapter {
     dir: PathBuf,
-    file: PathBuf, // of its tensors
     config: AdapterConfig,
     weights: Weights,
     scale: f64,
@@ -44,11 +43,10 @@ impl Adapter {
             return Err(Error::invalid(dir, "adapter", problem, remedy));
         }
         let config = AdapterConfig::read(dir)?;
-        let [file, other] = FILES.map(|name| dir.join(name));
-        let file = if !file.exists() && other.exists() { other } else { file };
-        let weights = Weights::of_file(&file)?;
+        let file = FILES.into_iter().find(|name| dir.join(name).exists()).unwrap_or(FILES[0]);
+        let weights = Weights::of_file(&dir.join(file))?;
         let sha256 = digest(dir, &weights, progress)?;
-        Ok(Adapter { dir: dir.to_owned(), file, config, weights, scale, sha256 })
+        Ok(Adapter { dir: dir.to_owned(), config, weights, scale, sha256 })
     }
 
     /// The name of its folder.
@@ -85,8 +83,13 @@ impl Adapter {
         self.weights.get(name).expect("only names of its own tensors are asked for")
     }
 
+    /// The file of its tensors.
+    fn file(&self) -> &Path {
+        self.weights.shards().next().map_or(&self.dir, Mapped::path)
+    }
+
     fn wrong(&self, tensor: &str, problem: impl Into<String>, remedy: &str) -> Error {
-        Error::invalid(&self.file, format!("tensor {}", quoted(tensor)), problem, remedy)
+        Error::invalid(self.file(), format!("tensor {}", quoted(tensor)), problem, remedy)
     }
 }
 
@@ -151,7 +154,7 @@ pub(crate) fn changes(checkpoint: &Checkpoint, adapters: &[Arc<Adapter>]) -> Res
             pieces.entry(tensor).or_default().push((piece, name.to_owned()));
         }
         if pieces.is_empty() {
-            return Err(Error::invalid(&adapter.file, "tensors", "there are none", "get the adapter again"));
+            return Err(Error::invalid(adapter.file(), "tensors", "there are none", "get the adapter again"));
         }
         let base = Base::of(checkpoint);
         for (tensor, mut pieces) in pieces {
