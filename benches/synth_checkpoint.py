@@ -63,10 +63,12 @@ def size(shape, dtype):
 
 
 def e4m3(x):
-    """The nearest number of FP8 (E4M3), cut off at the largest; subnormal ones are 0."""
+    """The code of the nearest number of FP8 (E4M3), cut off at the largest; what is below the normal ones is 0."""
+    if abs(x) < 2**-6:
+        return 0
     mantissa, exponent = math.frexp(abs(x))  # 0.5 <= mantissa < 1
     code = round((mantissa * 2 - 1) * 8) + (exponent - 1 + 7) * 8
-    return (128 if x < 0 else 0) | (0 if code < 8 else min(code, 0x7E))
+    return (128 if x < 0 else 0) | min(code, 0x7E)
 
 
 def main():
