@@ -27,8 +27,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use strata_quant::GgmlType;
 
-/// The most chunks that costs are estimated on, and that judge. Costs are sums over tokens, of which a few thousand are enough; they come
-/// from as many places of the text as there are chunks.
+/// The most chunks that costs are estimated on, and that judge. The former take nearly all of the time: with 16 and 4 probes, which take
+/// three times as long, the choice on the small model has on its held-out part 0.0258, 0.0126 and 0.0052 nats at 4.3, 4.85 and 5.5 bits
+/// per weight; with 6 and 3 it has 0.0264, 0.0137 and 0.0051, where the mixes of that size have 0.0750, 0.0203 and 0.0173.
 const CHUNKS: [usize; 2] = [6, 16];
 
 /// Probes of each chunk: see [`Options::probes`].
