@@ -3,7 +3,7 @@
 use crate::jobs::{KvKernels, PartialSoftmax, QueryRows};
 use crate::matmul::{Job, Out};
 use strata_quant::activations::FormBuffers;
-use strata_quant::{Activations, GgmlType};
+use strata_quant::{Activations, Codec, GgmlType, GroupMetric, GroupRows};
 
 /// A matrix product over the job's rows.
 ///
@@ -52,6 +52,8 @@ pub struct Table {
     pub gemm: Option<Gemm>,
     /// Encodes a row of weights: [`strata_quant::encode`].
     pub encode: Encode,
+    /// Rounds a group of 16 rows: [`strata_quant::round_given`].
+    pub round_given: unsafe fn(&Codec, usize, &GroupMetric, GroupRows<'_>),
     /// Fills the 8-bit form of activations.
     pub quantize: unsafe fn(FormBuffers<'_>),
     /// See `norm.rs`.
@@ -131,6 +133,15 @@ impl Isa {
     pub fn encode(self, ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
         // SAFETY: `Isa` proves the instruction set of its table.
         unsafe { (self.table().encode)(ty, values, importance, blocks) }
+    }
+
+    /// [`strata_quant::round_given`] with these instructions: the same scales and codes, sooner.
+    ///
+    /// # Panics
+    /// If there are more than 32 columns, or the lengths differ.
+    pub fn round_given(self, codec: &Codec, group: usize, metric: &GroupMetric, rows: GroupRows<'_>) {
+        // SAFETY: `Isa` proves the instruction set of its table.
+        unsafe { (self.table().round_given)(codec, group, metric, rows) }
     }
 
     /// `weights[v] = exp(z[v] - max)` in double precision, `max` the largest of the finite logits `z (vocab)`; gives the sum of `weights`.

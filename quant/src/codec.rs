@@ -52,6 +52,11 @@ impl Levels {
         }
     }
 
+    /// What the first and the last code stand for.
+    pub fn ends(self) -> [f32; 2] {
+        [0, (self.count() - 1) as u8].map(|code| self.level(code) as f32)
+    }
+
     /// Codes that there are.
     pub fn count(self) -> usize {
         match self {
@@ -107,6 +112,9 @@ pub struct Codec {
     pub unpack: fn(block: &[u8], codes: &mut [u8]) -> BlockScales,
     /// The values that the weights of a group can have.
     pub grid: fn(scales: &BlockScales, group: usize) -> Grid,
+    /// Gives a group the scales nearest to those that make a step of 1 between levels `step`, and level 0 `offset`, of those that the format
+    /// can hold. What the groups of a block share stays as it is.
+    pub set: fn(scales: &mut BlockScales, group: usize, step: f32, offset: f32),
     /// Writes a block. Scales and codes must be in the format's range; others give a block of other weights.
     pub pack: fn(scales: &BlockScales, codes: &[u8], block: &mut [u8]),
 }

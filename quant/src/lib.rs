@@ -35,4 +35,5 @@ mod types;
 pub use activations::{ActivationBits, ActivationKind, ActivationRow, Activations};
 pub use codec::{BlockScales, Codec, Grid, Levels};
 pub use half::f16;
+pub use search::given::{GroupMetric, GroupRows, round_given};
 pub use types::{Format, GgmlType, encode};

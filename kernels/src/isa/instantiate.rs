@@ -14,7 +14,7 @@ macro_rules! instantiate {
             use crate::matmul::{Job, Out};
             use crate::table::{Matmul, Table};
             use strata_quant::activations::FormBuffers;
-            use strata_quant::{Activations, GgmlType};
+            use strata_quant::{Activations, Codec, GgmlType, GroupMetric, GroupRows};
 
             $(#[$feature])?
             fn matmul_f32(job: Job<'_>, x: &Activations, out: Out<'_>) {
@@ -31,6 +31,10 @@ macro_rules! instantiate {
             $(#[$feature])?
             fn encode(ty: GgmlType, values: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
                 strata_quant::encode($token, ty, values, importance, blocks)
+            }
+            $(#[$feature])?
+            fn round_given(codec: &Codec, group: usize, metric: &GroupMetric, rows: GroupRows<'_>) {
+                strata_quant::round_given($token, codec, group, metric, rows)
             }
             $(#[$feature])?
             fn quantize(buffers: FormBuffers<'_>) {
@@ -104,6 +108,7 @@ macro_rules! instantiate {
                 gemv: &[FLOATS, $($gemv),*],
                 gemm: $gemm,
                 encode,
+                round_given,
                 quantize,
                 rms_norm,
                 rms_norm_heads,

@@ -4,7 +4,7 @@
 use super::pairs;
 use crate::activations::{ActivationKind, ActivationRow, Q8x256Row};
 use crate::codec::{BlockScales, Codec, Grid, Levels};
-use crate::float::fma;
+use crate::float::{fma, nearest};
 use crate::search::{LANES, Tile, codes, sum_of_squares, tile};
 use crate::simd::Simd;
 use crate::types::{Format, GgmlType};
@@ -18,6 +18,8 @@ pub trait BlockLayout<const LEN: usize, const GROUPS: usize, const BYTES: usize>
     const LEVELS: Levels;
     /// The sign with which offsets are added, where there are offsets.
     const OFFSET: Option<f32> = None;
+    /// The least and the largest integer scale of a group; offsets are from 0 to the largest. Blocks of one group have none but 1.
+    const INTEGERS: [f32; 2] = [1.0, 1.0];
     /// The scales of a block.
     fn scales(block: &[u8; BYTES]) -> BlockScales;
     /// The code of weight `i`.
@@ -71,6 +73,7 @@ where
             group: LEN,
             unpack: unpack::<F, LEN, GROUPS, BYTES>,
             grid: grid::<F, LEN, GROUPS, BYTES>,
+            set: set::<F, LEN, GROUPS, BYTES>,
             pack: pack::<F, LEN, GROUPS, BYTES>,
         }),
     }
@@ -116,6 +119,28 @@ where
     let scale = scales.d.to_f32() * f32::from(scales.scales[group]);
     let offset = F::OFFSET.map(|sign| sign * (scales.m.to_f32() * f32::from(scales.mins[group])));
     Grid { scale, offset, levels: F::LEVELS }
+}
+
+fn set<F, const LEN: usize, const GROUPS: usize, const BYTES: usize>(
+    scales: &mut BlockScales,
+    group: usize,
+    step: f32,
+    offset: f32,
+) where
+    F: BlockLayout<LEN, GROUPS, BYTES>,
+{
+    let offset = F::OFFSET.map(|sign| sign * offset);
+    if GROUPS == 1 {
+        scales.d = f16::from_f32(step);
+        scales.m = offset.map_or(scales.m, f16::from_f32);
+        return;
+    }
+    // 0 where the quotient is no number.
+    let integer = |x: f32, of: f16, least: f32| nearest((x / of.to_f32()).clamp(least, F::INTEGERS[1]));
+    scales.scales[group] = integer(step, scales.d, F::INTEGERS[0]) as i16;
+    if let Some(offset) = offset {
+        scales.mins[group] = integer(offset, scales.m, 0.0) as u8;
+    }
 }
 
 fn unpack<F, const LEN: usize, const GROUPS: usize, const BYTES: usize>(block: &[u8], codes: &mut [u8]) -> BlockScales

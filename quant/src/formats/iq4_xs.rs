@@ -35,6 +35,7 @@ struct Iq4Xs;
 impl BlockLayout<32, 8, BYTES> for Iq4Xs {
     const TYPE: GgmlType = GgmlType::IQ4_XS;
     const LEVELS: Levels = Levels::Uneven(&LEVELS);
+    const INTEGERS: [f32; 2] = [-32.0, 31.0];
 
     fn scales(block: &[u8; BYTES]) -> BlockScales {
         let high = u16::from_le_bytes([block[2], block[3]]);

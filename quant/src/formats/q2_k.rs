@@ -40,6 +40,7 @@ impl Offset for Q2K {
 impl BlockLayout<16, 16, BYTES> for Q2K {
     const TYPE: GgmlType = GgmlType::Q2_K;
     const LEVELS: Levels = Levels::Even { zero: 0, count: 4 };
+    const INTEGERS: [f32; 2] = [0.0, 15.0];
     const OFFSET: Option<f32> = Some(-1.0);
 
     fn scales(block: &[u8; BYTES]) -> BlockScales {

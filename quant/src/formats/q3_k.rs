@@ -32,6 +32,7 @@ struct Q3K;
 impl BlockLayout<16, 16, BYTES> for Q3K {
     const TYPE: GgmlType = GgmlType::Q3_K;
     const LEVELS: Levels = Levels::Even { zero: 4, count: 8 };
+    const INTEGERS: [f32; 2] = [-32.0, 31.0];
 
     fn scales(block: &[u8; BYTES]) -> BlockScales {
         let mut scales = [0; 16];

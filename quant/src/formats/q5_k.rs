@@ -39,6 +39,7 @@ impl Offset for Q5K {
 impl BlockLayout<32, 8, BYTES> for Q5K {
     const TYPE: GgmlType = GgmlType::Q5_K;
     const LEVELS: Levels = Levels::Even { zero: 0, count: 32 };
+    const INTEGERS: [f32; 2] = [0.0, 63.0];
     const OFFSET: Option<f32> = Some(-1.0);
 
     fn scales(block: &[u8; BYTES]) -> BlockScales {

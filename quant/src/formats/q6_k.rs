@@ -33,6 +33,7 @@ struct Q6K;
 impl BlockLayout<16, 16, BYTES> for Q6K {
     const TYPE: GgmlType = GgmlType::Q6_K;
     const LEVELS: Levels = Levels::Even { zero: 32, count: 64 };
+    const INTEGERS: [f32; 2] = [-128.0, 127.0];
 
     fn scales(block: &[u8; BYTES]) -> BlockScales {
         let mut scales = [0; 16];

@@ -7,9 +7,11 @@
 //! * [`affine`]: a scale and an offset (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K);
 //! * [`symmetric`]: a scale of either sign (Q4_0, Q5_0, Q3_K, Q6_K);
 //! * [`table`]: a scale for codes that stand for uneven levels (IQ4_NL, IQ4_XS);
+//! * [`given`]: scales and codes of a group together, with regard to the errors of other groups;
 //! * [`scales`]: a scale of scales, for one block (K formats with importance).
 
 pub mod affine;
+pub mod given;
 mod lane;
 pub mod scales;
 pub mod symmetric;

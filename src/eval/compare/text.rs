@@ -107,6 +107,11 @@ impl Text {
         self.chunks.extend(other.chunks.into_iter().map(|chunk| Chunk { number: first + chunk.number, ..chunk }));
     }
 
+    /// Of each chunk, the place of its text among the texts, where no chunk is left out.
+    pub fn of_chunk(&self) -> Vec<usize> {
+        self.texts.iter().enumerate().flat_map(|(place, text)| std::iter::repeat_n(place, text.chunks)).collect()
+    }
+
     /// The chunks `i`, `i + n`, `i + 2 n` ... of it.
     pub fn shard(&self, (i, n): (usize, usize)) -> Text {
         Text { texts: self.texts.clone(), chunks: self.chunks.iter().skip(i).step_by(n.max(1)).cloned().collect() }

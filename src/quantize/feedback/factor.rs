@@ -5,14 +5,18 @@
 //! e A e^T = sum_c D_c (e_c + sum over j < c of e_j U_jc)^2
 //! ```
 //! so whoever rounds column `c` aims at `w_c + sum over j < c of e_j U_jc` (GPTQ, arXiv 2210.17323, in the form of LDLQ, arXiv 2307.13304).
-//! Columns are rounded in descending order of their energy. Here they are kept in ascending order, and rounded from the last to the first:
-//! then `A = L D L^T` with `L` unit lower triangular, `U_jc` is `L_jc` with `j > c`, and the factors are the usual ones.
+//! Columns are rounded group by group ([`GROUP`]), in descending order of energy: of the groups, and in each of the columns. Here they are kept in
+//! ascending order, and rounded from the last to the first: then `A = L D L^T` with `L` unit lower triangular, `U_jc` is `L_jc` with `j > c`, and the factors are the usual ones.
 
 use super::moments::zeros;
 use crate::error::Result;
 use rayon::prelude::*;
 use strata_kernels::{Cpu, Matrix};
-use strata_quant::{Activations, GgmlType};
+use strata_quant::{Activations, GgmlType, GroupMetric};
+
+/// Columns that share their scales in formats: they follow each other in the order, as do those of each half, which share them in others. So
+/// the scales of a group can be found when its first column is rounded.
+pub const GROUP: usize = 32;
 
 /// Columns of a block of the factorization.
 const BLOCK: usize = 64;
@@ -30,7 +34,7 @@ const MEAN_DAMPING: f64 = 0.0001;
 
 /// A moment in the order of its columns' energy, and its factor.
 pub struct Factor {
-    /// The columns, the one with the least energy first.
+    /// The columns: groups, halves of them, and columns in these, each with the least energy (of its largest column) first.
     pub order: Vec<usize>,
     /// The damped moment in that order, `(columns, columns)`.
     pub moment: Vec<f32>,
@@ -45,8 +49,7 @@ impl Factor {
     /// # Errors
     /// If the memory cannot be had.
     pub fn new(moment: &[f32], cols: usize) -> Result<Factor> {
-        let mut order: Vec<usize> = (0..cols).collect();
-        order.sort_by(|&a, &b| moment[a * cols + a].total_cmp(&moment[b * cols + b]).then(b.cmp(&a)));
+        let order = order(&(0..cols).map(|c| moment[c * cols + c]).collect::<Vec<_>>());
         let mean = (0..cols).map(|c| f64::from(moment[c * cols + c])).sum::<f64>() / cols.max(1) as f64;
         let mut damping = MEAN_DAMPING * mean;
         let mut a = zeros(cols * cols)?;
@@ -77,6 +80,28 @@ impl Factor {
     /// The number of columns.
     pub fn cols(&self) -> usize {
         self.order.len()
+    }
+
+    /// What errors in the columns at these places cost, by themselves, in the order in which they are rounded.
+    pub fn metric(&self, places: std::ops::Range<usize>) -> GroupMetric {
+        let columns = || places.clone().rev();
+        let carry = columns().flat_map(|c| columns().map(move |j| self.carry[c * self.cols() + j])).collect();
+        GroupMetric { pivots: columns().map(|c| self.diagonal[c]).collect(), carry }
+    }
+
+    /// What errors in the columns at these places cost if those in all others stay, in the order in which they are rounded; `None` if nothing.
+    pub fn metric_alone(&self, places: std::ops::Range<usize>) -> Option<GroupMetric> {
+        let n = places.len();
+        let entry = |(r, c): (usize, usize)| f64::from(self.moment[r * self.cols() + c]);
+        let mut lower: Vec<f64> = places.clone().flat_map(|r| places.clone().map(move |c| (r, c))).map(entry).collect();
+        let columns = || (0..n).rev();
+        factorize(&mut lower, n).then(|| GroupMetric {
+            pivots: columns().map(|c| lower[c * n + c] as f32).collect(),
+            carry: columns()
+                .flat_map(|c| columns().map(move |j| (c, j)))
+                .map(|(c, j)| lower[j * n + c] as f32)
+                .collect(),
+        })
     }
 
     /// A matrix `(columns, columns)` with rows and columns in this order.
@@ -157,6 +182,20 @@ impl Factor {
             end = first;
         }
     }
+}
+
+/// The order of columns with these energies: see [`Factor::order`].
+fn order(energy: &[f32]) -> Vec<usize> {
+    let peak = |of: &[usize]| of.iter().map(|&c| energy[c]).fold(0.0, f32::max);
+    // Of equal ones the first is rounded first: it stands last.
+    let ascending = |mut parts: Vec<Vec<usize>>| -> Vec<usize> {
+        parts.sort_by(|a, b| peak(a).total_cmp(&peak(b)).then(b[0].cmp(&a[0])));
+        parts.concat()
+    };
+    let columns: Vec<usize> = (0..energy.len()).collect();
+    let half = |half: &[usize]| ascending(half.iter().map(|&c| vec![c]).collect());
+    let group = |group: &[usize]| ascending(group.chunks(GROUP / 2).map(half).collect());
+    ascending(columns.chunks(GROUP).map(group).collect())
 }
 
 /// Buffers of [`Factor::solve`].
@@ -289,6 +328,20 @@ mod tests {
     }
 
     #[test]
+    fn groups_and_their_halves_follow_each_other_by_their_largest_column() {
+        let mut energy = vec![1.0; 70];
+        [(3, 5.0), (20, 7.0), (21, 6.0), (40, 9.0), (69, 2.0)].map(|(c, value)| energy[c] = value);
+        let order = order(&energy);
+        let place = |c: usize| order.iter().position(|&of| of == c).unwrap();
+        // From the last to the first: the group of 40, its half of 40; the group of 20, its half of 20; the rest.
+        assert_eq!([40, 20, 21, 3, 69].map(place), [69, 37, 36, 21, 5]);
+        for part in [&order[..6], &order[6..22], &order[22..38], &order[38..54], &order[54..]] {
+            assert!(part.iter().all(|c| c / 16 == part[0] / 16), "{order:?}");
+            assert!(part.is_sorted_by(|&a, &b| energy[a] <= energy[b]));
+        }
+    }
+
+    #[test]
     fn moments_without_full_rank_are_damped_until_they_can_be_factorized() {
         // One token; and one whose columns are multiples of each other with energies that differ by 10^12; and nothing at all.
         let one = moment(40, 1);
@@ -297,8 +350,6 @@ mod tests {
         for of in [one, wild, vec![0.0; 1600]] {
             let factor = Factor::new(&of, 40).unwrap();
             assert!(factor.carry.iter().chain(&factor.moment).all(|v| v.is_finite()));
-            let energy: Vec<f32> = factor.order.iter().map(|&c| of[c * 41]).collect();
-            assert!(energy.is_sorted());
         }
     }
 }

@@ -38,6 +38,17 @@ use tensor::{Pull, ROWS, Setting, TensorScratch};
 const INPUTS: [MatrixInput; 4] =
     [MatrixInput::Attention, MatrixInput::AttentionOutput, MatrixInput::Ffn, MatrixInput::FfnDown];
 
+/// What is learned from, and how.
+#[derive(Clone, Copy)]
+pub struct Settings<'a> {
+    /// The calibration texts.
+    pub text: &'a Text,
+    /// How much each of the texts counts, whatever its length; more than 0.
+    pub weights: &'a [f64],
+    /// Whether each matrix is quantized on the activations that those before it give.
+    pub propagate: bool,
+}
+
 /// Makes the matrices of all layers in their types with error feedback; with `propagate` each with regard to what is quantized before it.
 /// `progress` counts tokens times layers, and that for every target with `propagate`.
 ///
@@ -45,22 +56,22 @@ const INPUTS: [MatrixInput; 4] =
 /// If the memory cannot be had, weights cannot be read, a number is not finite, a tensor cannot be written, or the user stopped.
 pub fn feedback(
     model: &Model,
-    text: &Text,
-    propagate: bool,
+    settings: Settings<'_>,
     unmade: &mut Unmade<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<TensorReport>> {
     let targets: Vec<usize> = (0..unmade.targets()).filter(|&target| wants_any(model, unmade, target)).collect();
+    let Settings { text, propagate, .. } = settings;
     let walks = if propagate { targets.len() } else { targets.len().min(1) };
     let total = walks * model.hyperparameters().layers * text.lengths().iter().sum::<usize>();
     progress.begin("error feedback", total as u64);
     let mut reports = Vec::new();
     if propagate {
         for target in targets {
-            reports.extend(propagate::propagate(model, text, target, unmade, progress)?);
+            reports.extend(propagate::propagate(model, settings, target, unmade, progress)?);
         }
     } else if walks > 0 {
-        reports = walk(model, text, unmade, progress)?;
+        reports = walk(model, settings, unmade, progress)?;
     }
     model.check()?;
     progress.end();
@@ -91,8 +102,13 @@ pub fn need(of: &Hyperparameters, text: &Text, propagate: bool) -> Result<Memory
 }
 
 /// Error feedback for all targets in one walk over the layers of the source.
-fn walk(model: &Model, text: &Text, unmade: &mut Unmade<'_>, progress: &dyn Progress) -> Result<Vec<TensorReport>> {
-    let (of, spans, cpu) = (model.hyperparameters(), sums::spans(text), model.cpu());
+fn walk(
+    model: &Model,
+    Settings { text, weights, .. }: Settings<'_>,
+    unmade: &mut Unmade<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<TensorReport>> {
+    let (of, spans, cpu) = (model.hyperparameters(), sums::spans(text, weights), model.cpu());
     let mut pass = LayerPass::new(model, text);
     let mut h = pass.embedded(&Transform::default())?;
     let (mut layers, decoded) = (model.weights().layers(), Transform::decoded());

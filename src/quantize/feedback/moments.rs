@@ -27,7 +27,7 @@ pub struct Moments {
     rows: usize, // columns of a
     cols: usize, // columns of b
     cross: bool,
-    tokens: u64,
+    weight: f64,    // of all tokens
     sums: Vec<f32>, // (rows, cols); where both are one, the lower triangle and the panels on the diagonal
     a: Vec<f32>,    // (tokens of the tile that is not full, columns)
     b: Vec<f32>,    // the same; empty unless `cross`
@@ -51,7 +51,7 @@ impl Moments {
     }
 
     fn new(rows: usize, cols: usize, cross: bool) -> Result<Moments> {
-        Ok(Moments { rows, cols, cross, tokens: 0, sums: zeros(rows * cols)?, a: Vec::new(), b: Vec::new() })
+        Ok(Moments { rows, cols, cross, weight: 0.0, sums: zeros(rows * cols)?, a: Vec::new(), b: Vec::new() })
     }
 
     /// Bytes that sums of so many columns take.
@@ -59,21 +59,23 @@ impl Moments {
         4 * (cols as u64).saturating_mul(cols as u64 + 2 * TILE as u64)
     }
 
-    /// Adds the products of some tokens, `a (tokens, rows)` and `b (tokens, cols)`; `b` is not looked at where both are one.
-    pub fn add(&mut self, a: &[f32], b: &[f32], cpu: &Cpu, scratch: &mut MomentScratch) {
+    /// Adds the products of some tokens, `a (tokens, rows)` and `b (tokens, cols)`, each as if there were `weight` of it; `b` is not looked at
+    /// where both are one.
+    pub fn add(&mut self, a: &[f32], b: &[f32], weight: f32, cpu: &Cpu, scratch: &mut MomentScratch) {
+        let root = weight.sqrt();
         let (rows, cols, tokens, mut at) = (self.rows, self.cols, a.len() / self.rows, 0);
         while at < tokens {
             let end = tokens.min(at + TILE - self.a.len() / rows);
-            self.a.extend_from_slice(&a[at * rows..end * rows]);
+            self.a.extend(a[at * rows..end * rows].iter().map(|value| root * value));
             if self.cross {
-                self.b.extend_from_slice(&b[at * cols..end * cols]);
+                self.b.extend(b[at * cols..end * cols].iter().map(|value| root * value));
             }
             if self.a.len() == TILE * rows {
                 self.flush(cpu, scratch);
             }
             at = end;
         }
-        self.tokens += tokens as u64;
+        self.weight += f64::from(weight) * tokens as f64;
     }
 
     /// Adds the tile that is gathered.
@@ -104,7 +106,8 @@ impl Moments {
     /// The mean over all tokens, `(rows, cols)`; zeros if there was none.
     pub fn mean(mut self, cpu: &Cpu, scratch: &mut MomentScratch) -> Vec<f32> {
         self.flush(cpu, scratch);
-        let (cols, share) = (self.cols, 1.0 / self.tokens.max(1) as f32);
+        let share = if self.weight > 0.0 { (1.0 / self.weight) as f32 } else { 1.0 };
+        let cols = self.cols;
         self.sums.par_iter_mut().for_each(|sum| *sum *= share);
         if !self.cross {
             mirror(&mut self.sums, cols);
@@ -155,7 +158,7 @@ mod tests {
         let (cpu, mut scratch) = (Cpu::new(isa, threads), MomentScratch::default());
         let mut moments = if b.is_some() { Moments::of_two(cols, cols) } else { Moments::of_one(cols) }.unwrap();
         for (a, b) in a.chunks(piece * cols).zip(b.unwrap_or(a).chunks(piece * cols)) {
-            moments.add(a, b, &cpu, &mut scratch);
+            moments.add(a, b, 1.0, &cpu, &mut scratch);
         }
         moments.mean(&cpu, &mut scratch)
     }

@@ -11,11 +11,10 @@ use super::layer::LayerPass;
 use super::moments::MomentScratch;
 use super::sums::{self, Sums};
 use super::tensor::{Pull, Setting, TensorReport, TensorScratch};
-use super::{INPUTS, columns, readers, with_codes};
+use super::{INPUTS, Settings, columns, readers, with_codes};
 use crate::arch::{MatrixInput, Role};
 use crate::convert::method::Unmade;
 use crate::error::Result;
-use crate::eval::compare::Text;
 use crate::model::{Model, States};
 use crate::progress::{Progress, Within};
 use crate::weights::owned::{Owned, OwnedLayer};
@@ -45,7 +44,7 @@ struct Layers {
 /// As [`super::feedback`].
 pub fn propagate(
     model: &Model,
-    text: &Text,
+    Settings { text, weights, .. }: Settings<'_>,
     target: usize,
     unmade: &mut Unmade<'_>,
     progress: &dyn Progress,
@@ -55,7 +54,7 @@ pub fn propagate(
     let importance = unmade.importance(target, &embedding).map(|weights| (embedding, weights.to_vec()));
     let embedded = Transform::typed(ty.unwrap_or_default(), importance.into_iter().collect());
     let (ours, theirs) = (pass.embedded(&Transform::default())?, pass.embedded(&embedded)?);
-    let mut streams = Streams { model, spans: sums::spans(text), pass, ours, theirs };
+    let mut streams = Streams { model, spans: sums::spans(text, weights), pass, ours, theirs };
     let (mut layers, decoded) = (model.weights().layers(), Transform::decoded());
     let (mut moments, mut scratch, mut reports) = (MomentScratch::default(), TensorScratch::default(), Vec::new());
     for i in 0..model.hyperparameters().layers {

@@ -1,17 +1,22 @@
-//! Rounding the rows of a matrix with error feedback, on the grids that a search has found for its blocks.
+//! Rounding the rows of a matrix with error feedback, from the scales that a search has found for its blocks.
 //!
-//! The scales of the blocks stay; only the codes change. So the bytes are as many, and any program reads them.
+//! Codes and scales of groups change, what the groups of a block share stays. So the bytes are as many, and any program reads them.
 
 use super::factor::Factor;
 use rayon::prelude::*;
+use std::array::from_fn as array;
+use std::ops::Range;
 use strata_kernels::{Cpu, Matrix};
-use strata_quant::{Activations, BlockScales, Codec, GgmlType, Grid};
+use strata_quant::{Activations, BlockScales, Codec, GgmlType, Grid, GroupMetric, GroupRows};
 
 /// Columns that are rounded before the others hear of their errors.
 const BLOCK: usize = 128;
 
+/// Rows that are rounded side by side.
+const ROWS: usize = 16;
+
 /// Sweeps of coordinate descent after the feedback; each lowers the loss a little, the first the most.
-const SWEEPS: usize = 3;
+const SWEEPS: usize = 2;
 
 /// Some rows of a matrix that are being rounded. Columns are in the order of the factor, but for codes and grids, which are as in the file.
 #[derive(Default)]
@@ -83,81 +88,102 @@ impl Rows {
     /// `y = errors M` for a symmetric `M (columns, columns)`.
     fn multiply(&mut self, cpu: &Cpu, moment: &[f32]) {
         let (cols, rows) = (self.cols, self.errors.len() / self.cols);
-        bytes(moment.chunks(cols), &mut self.w);
+        bytes(cols, |r| &moment[r * cols..(r + 1) * cols], &mut self.w);
         self.x.reset(rows, cols).copy_from_slice(&self.errors);
         self.y.resize(rows * cols, 0.0);
         cpu.matmul(Matrix::new(GgmlType::F32, cols, cols, &self.w).expect("rows of F32"), &mut self.x, &mut self.y);
     }
 
-    /// Rounds all rows, the column with the most energy first, each with what the errors before it add to its target.
-    pub fn feed_back(&mut self, cpu: &Cpu, factor: &Factor, codec: &Codec) {
-        let (cols, rows) = (self.cols, self.weights.len() / self.cols);
+    /// Rounds all rows, group by group in the order of the factor, each with what the errors before it add to its targets. Every group gets the
+    /// scales about its own that leave the least loss ([`strata_quant::round_given`]).
+    pub fn feed_back(&mut self, cpu: &Cpu, factor: &Factor, format: (GgmlType, &Codec)) {
+        self.sweep(cpu, factor, format, Sweep::Feedback);
+    }
+
+    /// Coordinate descent: each group in turn gets better scales and codes, given all others, or stays. The loss never grows but by rounding.
+    pub fn descend(&mut self, cpu: &Cpu, factor: &Factor, format: (GgmlType, &Codec)) {
+        (0..SWEEPS).for_each(|_| self.sweep(cpu, factor, format, Sweep::Descent));
+    }
+
+    /// All groups of all rows, once.
+    fn sweep(&mut self, cpu: &Cpu, factor: &Factor, (ty, codec): (GgmlType, &Codec), sweep: Sweep) {
+        let cols = self.cols;
+        let (groups, blocks, of_block) = (cols / codec.group, cols / ty.block_len(), ty.block_len() / codec.group);
+        // What an error in the second column adds to the first.
+        let adds = match sweep {
+            Sweep::Feedback => &factor.carry,
+            Sweep::Descent => &factor.moment,
+        };
         let mut end = cols;
         while end > 0 {
             let first = end.saturating_sub(BLOCK);
             let width = end - first;
-            self.y.clear();
-            self.y.resize(rows * width, 0.0);
-            if end < cols {
-                let carry = (first..end).map(|c| &factor.carry[c * cols + end..(c + 1) * cols]);
-                bytes(carry, &mut self.w);
-                let errors = self.errors.par_chunks(cols);
-                let x = self.x.reset(rows, cols - end);
-                x.par_chunks_mut(cols - end).zip(errors).for_each(|(x, errors)| x.copy_from_slice(&errors[end..]));
-                let carry = Matrix::new(GgmlType::F32, width, cols - end, &self.w).expect("rows of F32");
-                cpu.matmul(carry, &mut self.x, &mut self.y);
-            }
-            // What an error adds to the targets of the columns of the block that come after it.
+            self.hear(cpu, adds, first..end, if sweep == Sweep::Feedback { end } else { 0 });
             let inside: Vec<f32> =
-                (0..width * width).map(|i| factor.carry[(first + i % width) * cols + first + i / width]).collect();
-            let rows = self.weights.par_chunks(cols).zip(self.errors.par_chunks_mut(cols));
-            let rows = rows.zip(self.codes.par_chunks_mut(cols)).zip(self.grids.par_chunks(cols / codec.group));
-            rows.zip(self.y.par_chunks_mut(width)).for_each(|((((weights, errors), codes), grids), carried)| {
-                for at in (0..width).rev() {
-                    let (c, w) = (factor.order[first + at], weights[first + at]);
-                    let grid = &grids[c / codec.group];
-                    codes[c] = grid.nearest(w + carried[at]);
-                    let error = w - grid.value(codes[c]);
-                    errors[first + at] = error;
-                    let carry = &inside[at * width..at * width + at];
-                    carried.iter_mut().zip(carry).for_each(|(carried, carry)| *carried += error * carry);
+                (0..width * width).map(|i| adds[(first + i % width) * cols + first + i / width]).collect();
+            let metric = |place: usize| match sweep {
+                Sweep::Feedback => Some(factor.metric(place..place + codec.group)),
+                Sweep::Descent => factor.metric_alone(place..place + codec.group),
+            };
+            let metrics: Vec<Option<GroupMetric>> = (first..end).step_by(codec.group).map(metric).collect();
+            let sixteen = self.weights.par_chunks(ROWS * cols).zip(self.errors.par_chunks_mut(ROWS * cols));
+            let sixteen = sixteen.zip(self.codes.par_chunks_mut(ROWS * cols)).zip(self.y.par_chunks_mut(ROWS * width));
+            let scales = self.grids.par_chunks_mut(ROWS * groups).zip(self.scales.par_chunks_mut(ROWS * blocks));
+            sixteen.zip(scales).for_each(|((((weights, errors), codes), heard), (grids, scales))| {
+                let n = heard.len() / width;
+                for (g, metric) in metrics.iter().enumerate().rev() {
+                    let Some(metric) = metric else { continue };
+                    let start = g * codec.group; // in the block of columns
+                    let group = factor.order[first + start] / codec.group;
+                    // The columns as they are rounded; rows that are missing are the last one.
+                    let columns = || (start..start + codec.group).rev();
+                    let tile = |of: &[f32], stride: usize, at: usize| array(|lane| of[lane.min(n - 1) * stride + at]);
+                    let tiles = |of: &[f32]| columns().map(|at| tile(of, cols, first + at)).collect::<Vec<_>>();
+                    let (w, before) = (tiles(weights), tiles(errors));
+                    let mut carried: Vec<_> = columns().map(|at| tile(heard, width, at)).collect();
+                    if sweep == Sweep::Descent {
+                        without_own(metric, &inside, (width, start), &before, &mut carried);
+                    }
+                    let mut found = array(|lane| scales[lane.min(n - 1) * blocks + group / of_block]);
+                    let code = |at: usize| array(|lane| codes[lane.min(n - 1) * cols + factor.order[first + at]]);
+                    let mut q: Vec<_> = columns().map(code).collect();
+                    let keep = sweep == Sweep::Descent;
+                    let tiles = GroupRows { weights: &w, carried: &carried, scales: &mut found, codes: &mut q, keep };
+                    cpu.isa().round_given(codec, group % of_block, metric, tiles);
+                    for r in 0..n {
+                        let grid = (codec.grid)(&found[r], group % of_block);
+                        (scales[r * blocks + group / of_block], grids[r * groups + group]) = (found[r], grid);
+                        let heard = &mut heard[r * width..r * width + start];
+                        for ((at, q), before) in columns().zip(&q).zip(&before) {
+                            let error = weights[r * cols + first + at] - grid.value(q[r]);
+                            codes[r * cols + factor.order[first + at]] = q[r];
+                            errors[r * cols + first + at] = error;
+                            let new = if keep { error - before[r] } else { error };
+                            if new != 0.0 {
+                                let adds = &inside[at * width..at * width + start];
+                                heard.iter_mut().zip(adds).for_each(|(heard, adds)| *heard += new * adds);
+                            }
+                        }
+                    }
                 }
             });
             end = first;
         }
     }
 
-    /// Coordinate descent on the codes: each in turn becomes the best one, given all others. The loss never grows but by rounding.
-    pub fn descend(&mut self, cpu: &Cpu, factor: &Factor, codec: &Codec) {
-        let cols = self.cols;
-        self.multiply(cpu, &factor.moment);
-        let rows = self.errors.par_chunks_mut(cols).zip(self.codes.par_chunks_mut(cols));
-        let rows = rows.zip(self.grids.par_chunks(cols / codec.group)).zip(self.y.par_chunks_mut(cols));
-        rows.for_each(|(((errors, codes), grids), gradient)| {
-            for _ in 0..SWEEPS {
-                let mut changed = false;
-                for place in (0..cols).rev() {
-                    let (c, row) = (factor.order[place], &factor.moment[place * cols..(place + 1) * cols]);
-                    let curvature = row[place];
-                    if curvature <= 0.0 {
-                        continue;
-                    }
-                    let grid = &grids[c / codec.group];
-                    let value = grid.value(codes[c]);
-                    let code = grid.nearest(value + gradient[place] / curvature);
-                    let step = grid.value(code) - value; // the error becomes so much less
-                    if step != 0.0 && step * (step * curvature - 2.0 * gradient[place]) < 0.0 {
-                        codes[c] = code;
-                        errors[place] -= step;
-                        gradient.iter_mut().zip(row).for_each(|(gradient, row)| *gradient -= step * row);
-                        changed = true;
-                    }
-                }
-                if !changed {
-                    break;
-                }
-            }
-        });
+    /// `y (rows, columns of the block)`: what the errors of the columns from `from` on add to those of the block.
+    fn hear(&mut self, cpu: &Cpu, adds: &[f32], block: Range<usize>, from: usize) {
+        let (cols, rows) = (self.cols, self.weights.len() / self.cols);
+        self.y.clear();
+        self.y.resize(rows * block.len(), 0.0);
+        if from == cols {
+            return;
+        }
+        bytes(block.len(), |i| &adds[(block.start + i) * cols + from..(block.start + i + 1) * cols], &mut self.w);
+        let x = self.x.reset(rows, cols - from).par_chunks_mut(cols - from);
+        x.zip(self.errors.par_chunks(cols)).for_each(|(x, errors)| x.copy_from_slice(&errors[from..]));
+        let w = Matrix::new(GgmlType::F32, block.len(), cols - from, &self.w).expect("rows of F32");
+        cpu.matmul(w, &mut self.x, &mut self.y);
     }
 
     /// Writes the codes into the blocks, with the scales that they were taken with.
@@ -168,10 +194,49 @@ impl Rows {
     }
 }
 
-/// Rows of values as bytes.
-fn bytes<'a>(rows: impl Iterator<Item = &'a [f32]>, to: &mut Vec<u8>) {
-    to.clear();
-    to.extend(rows.flatten().flat_map(|value| value.to_le_bytes()));
+/// What a sweep over the groups is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sweep {
+    /// To round all columns, each with regard to those before it.
+    Feedback,
+    /// To round a group again, with regard to all others.
+    Descent,
+}
+
+/// Makes of the gradients `e A` of a group's columns, as they are rounded, what the errors of all others carry to it. With `h` the gradients less
+/// the group's own part and `U D U^T` its part of the moment, the loss is `sum D (e U + h U^-T D^-1)^2` and what does not depend on `e`. `moment`
+/// is that of the block of columns `(width, width)`, in which the group starts at `start`.
+fn without_own(
+    metric: &GroupMetric,
+    moment: &[f32],
+    (width, start): (usize, usize),
+    errors: &[[f32; ROWS]],
+    carried: &mut [[f32; ROWS]],
+) {
+    let n = errors.len();
+    let place = |c: usize| start + n - 1 - c; // of a column as it is rounded
+    for c in (0..n).rev() {
+        let mut h = carried[c];
+        for (j, error) in errors.iter().enumerate() {
+            let of = moment[place(c) * width + place(j)];
+            h.iter_mut().zip(error).for_each(|(h, error)| *h -= of * error);
+        }
+        for k in c + 1..n {
+            let of = metric.carry[k * n + c];
+            h.iter_mut().zip(&carried[k]).for_each(|(h, z)| *h -= of * z);
+        }
+        carried[c] = h;
+    }
+    carried.iter_mut().zip(&metric.pivots).for_each(|(z, d)| z.iter_mut().for_each(|z| *z /= d));
+}
+
+/// So many rows of values, all of one length, as bytes.
+fn bytes<'a>(rows: usize, row: impl Fn(usize) -> &'a [f32] + Sync, to: &mut Vec<u8>) {
+    let width = row(0).len();
+    to.resize(4 * rows * width, 0);
+    to.par_chunks_mut(4 * width).enumerate().for_each(|(r, to)| {
+        to.as_chunks_mut::<4>().0.iter_mut().zip(row(r)).for_each(|(to, value)| *to = value.to_le_bytes());
+    });
 }
 
 #[cfg(test)]
@@ -212,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn feedback_and_descent_lower_the_loss_of_every_format_and_keep_its_scales() {
+    fn feedback_and_descent_lower_the_loss_of_every_format() {
         let (rows, cols) = (5, 256);
         let (moment, w) = (moment(cols), numbers(rows * cols, 1));
         let (factor, cpu) = (Factor::new(&moment, cols).unwrap(), Cpu::new(Isa::best(), 1));
@@ -226,9 +291,9 @@ mod tests {
             all.put((ty, &codec), &mut blocks);
             assert_eq!(blocks, before, "{ty}: nothing is changed");
             let rounded = all.loss(&cpu, &factor.moment);
-            all.feed_back(&cpu, &factor, &codec);
+            all.feed_back(&cpu, &factor, (ty, &codec));
             let fed_back = all.loss(&cpu, &factor.moment);
-            all.descend(&cpu, &factor, &codec);
+            all.descend(&cpu, &factor, (ty, &codec));
             let descended = all.loss(&cpu, &factor.moment);
             assert!(fed_back < 0.7 * rounded, "{ty}: {fed_back} of {rounded}");
             assert!(descended <= fed_back, "{ty}: {descended} of {fed_back}");
@@ -240,9 +305,15 @@ mod tests {
                 let at = i / cols * cols + factor.order[i % cols];
                 assert_eq!((w[at] - values[at]).to_bits(), error.to_bits(), "{ty}");
             }
-            let mut codes = vec![0; ty.block_len()];
-            for (a, b) in blocks.chunks(ty.block_bytes()).zip(before.chunks(ty.block_bytes())) {
-                assert_eq!((codec.unpack)(a, &mut codes), (codec.unpack)(b, &mut codes), "{ty}");
+            if ty.block_len() > codec.group {
+                let mut codes = vec![0; ty.block_len()];
+                let mut shared = |block: &[u8]| {
+                    let BlockScales { d, m, .. } = (codec.unpack)(block, &mut codes);
+                    [d, m]
+                };
+                for (a, b) in blocks.chunks(ty.block_bytes()).zip(before.chunks(ty.block_bytes())) {
+                    assert_eq!(shared(a), shared(b), "{ty}");
+                }
             }
             formats += 1;
         }
@@ -259,7 +330,7 @@ mod tests {
         let blocks = plain(ty, &w, &vec![1.0; cols]);
         let mut all = Rows::default();
         all.take(&factor, (ty, &codec), &w, &blocks);
-        all.feed_back(&cpu, &factor, &codec);
+        all.feed_back(&cpu, &factor, (ty, &codec));
         let e: Vec<f64> = all.errors.iter().map(|&e| f64::from(e)).collect();
         let carry = |c: usize, j: usize| f64::from(factor.carry[c * cols + j]);
         // D from the moment: A_cc = sum over k of L_ck^2 D_k.
@@ -283,8 +354,8 @@ mod tests {
             let cpu = Cpu::new(isa, threads);
             let (mut blocks, mut all) = (plain(ty, &w, &vec![1.0; cols]), Rows::default());
             all.take(&factor, (ty, &codec), &w, &blocks);
-            all.feed_back(&cpu, &factor, &codec);
-            all.descend(&cpu, &factor, &codec);
+            all.feed_back(&cpu, &factor, (ty, &codec));
+            all.descend(&cpu, &factor, (ty, &codec));
             all.put((ty, &codec), &mut blocks);
             blocks
         });

@@ -112,8 +112,8 @@ impl Setting<'_> {
                     rows.take(factor, (ty, codec), w, &plain[part.clone()]);
                     rows.shift(shift, strength);
                 }
-                rows.feed_back(cpu, factor, codec);
-                rows.descend(cpu, factor, codec);
+                rows.feed_back(cpu, factor, (ty, codec));
+                rows.descend(cpu, factor, (ty, codec));
                 rows.put((ty, codec), &mut fed_back[s][part.clone()]);
                 if s > 0 {
                     rows.shift(shift, -strength);
@@ -187,19 +187,22 @@ mod tests {
     fn a_tensor_that_loses_on_what_is_held_out_keeps_plain_rounding() {
         let (cols, ty, cpu) = (128, GgmlType::Q4_0, Cpu::new(Isa::best(), 2));
         let codec = ty.format().unwrap().codec.unwrap();
-        let w: Vec<f32> = (0..3 * cols).map(|i| ((i * 7919 % 1009) as f32 / 504.0 - 1.0).powi(3)).collect();
-        let w = Owned::of_values(cols, &w);
+        let values: Vec<f32> = (0..8 * cols).map(|i| ((i * 7919 % 1009) as f32 / 504.0 - 1.0).powi(3)).collect();
+        let (w, importance) = (Owned::of_values(cols, &values), Some(&[1.0; 128][..]));
+        let mut plain = vec![0; 8 * ty.row_bytes(cols).unwrap()];
+        for (values, blocks) in values.chunks(cols).zip(plain.chunks_mut(ty.row_bytes(cols).unwrap())) {
+            cpu.isa().encode(ty, values, importance, blocks);
+        }
         let factor = Factor::new(&moment(cols, 0.9), cols).unwrap();
         let [like, unlike] = [0.9, -0.9].map(|together| factor.permuted(&moment(cols, together)).unwrap());
         for (held_out, kept) in [(vec![&like], false), (vec![&unlike], true), (vec![&like, &unlike], true)] {
             let held_out: Vec<_> = held_out.into_iter().map(|of| (of.clone(), None)).collect();
             let factor = Factor::new(&moment(cols, 0.9), cols).unwrap();
             let moments = InputMoments { factor, pull: None, held_out };
-            let setting =
-                Setting { cpu: &cpu, moments: &moments, pull: Pull::Inputs, ty, codec: &codec, importance: None };
+            let setting = Setting { cpu: &cpu, moments: &moments, pull: Pull::Inputs, ty, codec: &codec, importance };
             let (bytes, report) = setting.round(&w, &mut TensorScratch::default());
             assert_eq!(report.strength.is_none(), kept);
-            assert_eq!(bytes == w.encoded(ty), kept);
+            assert_eq!(bytes == plain, kept);
             assert!(report.held_out.iter().all(|[plain, taken]| taken <= plain));
         }
     }

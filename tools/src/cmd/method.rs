@@ -18,7 +18,7 @@ use strata::eval::compare::text::Cut;
 use strata::io::inputs::Inputs;
 use strata::model::{MemoryNeed, Model};
 use strata::quantize::allocate;
-use strata::quantize::feedback::{self, TensorReport, feedback};
+use strata::quantize::feedback::{self, Settings, TensorReport, feedback};
 
 /// How codes are chosen.
 #[derive(clap::Args)]
@@ -39,6 +39,10 @@ pub struct MethodArgs {
     /// Most chunks of each calibration text
     #[arg(long = "calibration-chunks", value_name = "N")]
     chunks: Option<usize>,
+    /// How much each calibration text counts, whatever its length: a number for each --calibration in turn, then for each --calibration-chat
+    /// [default: all alike]
+    #[arg(long = "calibration-weights", value_name = "W,W,...", value_delimiter = ',')]
+    weights: Vec<f64>,
     /// Quantize each layer on the activations of those quantized before it, and undo their errors: better yet, and several times as long
     #[arg(long)]
     propagate: bool,
@@ -59,6 +63,8 @@ pub struct Calibrated {
     pub model: Arc<Model>,
     /// The calibration text.
     pub text: Text,
+    /// How much each of the texts counts.
+    weights: Vec<f64>,
     /// The folder of files for hidden states that do not fit in memory while types are chosen; `None` if they do.
     pub spill: Option<PathBuf>,
     /// Whether codes are chosen by error feedback.
@@ -73,12 +79,31 @@ impl MethodArgs {
         self.texts.iter().chain(&self.chats).for_each(|path| inputs.add(path, "a calibration text"));
     }
 
+    /// How much each text counts.
+    fn weights(&self) -> Result<Vec<f64>> {
+        let (texts, weights) = (self.texts.len() + self.chats.len(), &self.weights);
+        if weights.is_empty() {
+            return Ok(vec![1.0; texts]);
+        }
+        if weights.len() != texts {
+            bail!("--calibration-weights has {} numbers for {texts} texts; give one for each", weights.len());
+        }
+        // Beyond this range a text counts for nothing, or all others do.
+        match weights.iter().find(|weight| !(1e-3..=1e3).contains(*weight)) {
+            Some(weight) => bail!("--calibration-weights: {weight} is not between 0.001 and 1000"),
+            None => Ok(weights.clone()),
+        }
+    }
+
     /// The model and the text; `None` if weights are rounded in types that are known. `allocates` says whether types are to be chosen, and
     /// `cpu` makes a processor.
     pub fn prepare(&self, input: &Input, allocates: bool, cpu: impl Fn() -> Cpu) -> Result<Option<Calibrated>> {
         let feedback = self.method == MethodName::Feedback;
         match (feedback || allocates, self.texts.is_empty() && self.chats.is_empty()) {
             _ if self.propagate && !feedback => bail!("--propagate is part of --method feedback; add that"),
+            _ if !self.weights.is_empty() && !feedback => {
+                bail!("--calibration-weights is part of --method feedback; add that")
+            }
             (false, true) => return Ok(None),
             (false, false) => {
                 bail!("a calibration text is of no use without --method feedback, --size or --bpw; add one")
@@ -89,6 +114,7 @@ impl MethodArgs {
             }
             (true, false) => {}
         }
+        let weights = self.weights()?;
         let gguf = open(input.path())?;
         let tokenizer = text::tokenizer(&gguf)?;
         let cut = Cut { context: self.context, stride: None, max_chunks: self.chunks };
@@ -97,7 +123,7 @@ impl MethodArgs {
         let feedback_need = if feedback { feedback::need(&of, &text, self.propagate)? } else { MemoryNeed::default() };
         if !allocates {
             let model = Arc::new(self.ram.load(gguf, cpu(), feedback_need)?);
-            return Ok(Some(Calibrated { model, text, feedback, propagate: self.propagate, spill: None }));
+            return Ok(Some(Calibrated { model, text, weights, feedback, propagate: self.propagate, spill: None }));
         }
         let need = |spill: Option<PathBuf>| -> Result<MemoryNeed> {
             let settings = allocate::Settings { spill, ..allocate::Settings::default() };
@@ -109,7 +135,7 @@ impl MethodArgs {
         let (models, place) = self.ram.load_for_one_pass(vec![gguf], || Ok(cpu()), &needs)?;
         let Some(model) = models.into_iter().next() else { bail!("there is no model") };
         let (model, spill) = (Arc::new(model), (place == 1).then_some(folder));
-        Ok(Some(Calibrated { model, text, feedback, propagate: self.propagate, spill }))
+        Ok(Some(Calibrated { model, text, weights, feedback, propagate: self.propagate, spill }))
     }
 }
 
@@ -127,7 +153,8 @@ impl Calibrated {
         reports: &'a mut Vec<TensorReport>,
     ) -> Option<impl FnMut(&mut Unmade<'_>) -> strata::error::Result<()> + 'a> {
         self.feedback.then_some(move |unmade: &mut Unmade<'_>| {
-            *reports = feedback(&self.model, &self.text, self.propagate, unmade, &Shown::new(Unit::Tokens))?;
+            let settings = Settings { text: &self.text, weights: &self.weights, propagate: self.propagate };
+            *reports = feedback(&self.model, settings, unmade, &Shown::new(Unit::Tokens))?;
             Ok(())
         })
     }
@@ -140,7 +167,9 @@ impl Calibrated {
             (true, false) => "feedback",
             (true, true) => "feedback, propagated",
         };
-        [("method".to_owned(), method.into()), ("calibration".to_owned(), texts)].into_iter().collect()
+        let weights = Json::from(self.weights.clone());
+        let record = [("method", method.into()), ("calibration", texts), ("calibration_weights", weights)];
+        record.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 
