@@ -91,6 +91,24 @@ fn killed_at_any_moment_it_ends_in_the_same_bytes() {
 }
 
 #[test]
+fn a_text_of_more_weight_is_what_codes_are_made_for() {
+    let (dir, source) = (texts(), checkpoint());
+    let more = ["-t", "q4_0", "--method", "feedback", "--calibration", "judge.txt", "--token-embedding-type", "bf16"];
+    for (out, weights) in [("learn.gguf", "1000,1"), ("judge.gguf", "1,1000")] {
+        let weighted = [&more[..], &["--calibration-weights", weights]].concat();
+        ok(&mut calibrated::calibrated(env!("CARGO_BIN_EXE_strata"), &dir, out, "12", &weighted));
+    }
+    let kld = |text: &str| {
+        let args = ["compare", source.to_str().unwrap(), "learn.gguf", "judge.gguf", "-f", text, "-c", "128"];
+        let more = ["--chunks", "12", "--weights-only", "--json"];
+        let json: Value = serde_json::from_slice(&ok(&mut strata(&dir, &[&args[..], &more].concat())).stdout).unwrap();
+        [0, 1].map(|i| json["candidates"][i]["mean_kld"].as_f64().unwrap())
+    };
+    let [learn, judge] = ["learn.txt", "judge.txt"].map(kld);
+    assert!(learn[0] < learn[1] && judge[1] < judge[0], "{learn:?} {judge:?}");
+}
+
+#[test]
 fn what_cannot_be_is_said() {
     let (dir, source) = (texts(), checkpoint());
     let source = source.to_str().unwrap();
@@ -100,6 +118,12 @@ fn what_cannot_be_is_said() {
         (&["--method", "feedback"][..], "--method feedback needs text"),
         (&["--calibration", "learn.txt"], "add one"),
         (&["--propagate"], "add that"),
+        (&["--calibration-weights", "1"], "add that"),
+        (
+            &["--method", "feedback", "--calibration", "learn.txt", "--calibration-weights", "1,2"],
+            "2 numbers for 1 texts",
+        ),
+        (&["--method", "feedback", "--calibration", "learn.txt", "--calibration-weights", "NaN"], "NaN is not between"),
         (&["--method", "feedback", "--calibration", "short.txt"], "short.txt"),
         (&["--method", "feedback", "--calibration", "none.txt"], "none.txt"),
     ] {

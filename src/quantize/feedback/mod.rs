@@ -1,9 +1,9 @@
 //! Error feedback: the codes of a matrix are chosen one column after the other, each with regard to the errors of those before it, so that
-//! what the matrix makes of real activations changes as little as the grids of its blocks allow.
+//! what the matrix makes of real activations changes as little as its format allows.
 //!
 //! All tokens of a calibration text go through a layer before the next one. Of what the layer's matrices read, second moments are summed
-//! (`sums.rs`, `moments.rs`), factorized (`factor.rs`), and the rows of each matrix rounded with them (`round.rs`). Scales are those that
-//! llama-quantize finds with the importance of the columns. A tenth of every text is held out: a matrix whose loss on the held-out tenth of
+//! (`sums.rs`, `moments.rs`), factorized (`factor.rs`), and the rows of each matrix rounded with them (`round.rs`). Scales are searched
+//! about those that llama-quantize finds with the importance of the columns, group by group and with the codes. A tenth of every text is held out: a matrix whose loss on the held-out tenth of
 //! any of the texts is larger than with plain rounding keeps plain rounding (`tensor.rs`).
 //!
 //! With *propagation* (`propagate.rs`) a second stream of activations goes through the layers as they are quantized so far, and each matrix
