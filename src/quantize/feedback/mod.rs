@@ -2,13 +2,15 @@
 //! what the matrix makes of real activations changes as little as its format allows.
 //!
 //! All tokens of a calibration text go through a layer before the next one. Of what the layer's matrices read, second moments are summed
-//! (`sums.rs`, `moments.rs`), factorized (`factor.rs`), and the rows of each matrix rounded with them (`round.rs`). Scales are searched
-//! about those that llama-quantize finds with the importance of the columns, group by group and with the codes. A tenth of every text is held out: a matrix whose loss on the held-out tenth of
-//! any of the texts is larger than with plain rounding keeps plain rounding (`tensor.rs`).
+//! (`sums.rs`, `moments.rs`), factorized (`factor.rs`), and the rows of each matrix rounded with them (`round.rs`, `columns.rs`). Scales are
+//! searched about those that llama-quantize finds with the importance of the columns, group by group and together with the codes. A tenth of
+//! every text is held out: a matrix whose loss on the held-out tenth of any of the texts is larger than with plain rounding keeps plain
+//! rounding (`tensor.rs`).
 //!
 //! With *propagation* (`propagate.rs`) a second stream of activations goes through the layers as they are quantized so far, and each matrix
 //! is moved towards what undoes the errors that it reads, before it is rounded (QEP, arXiv 2504.09629; GPTAQ, arXiv 2504.02692).
 
+mod columns;
 mod factor;
 mod layer;
 mod moments;

@@ -2,18 +2,15 @@
 //!
 //! Codes and scales of groups change, what the groups of a block share stays. So the bytes are as many, and any program reads them.
 
+use super::columns::{Columns, ROWS, SomeRows, Sweep};
 use super::factor::Factor;
 use rayon::prelude::*;
-use std::array::from_fn as array;
 use std::ops::Range;
 use strata_kernels::{Cpu, Matrix};
-use strata_quant::{Activations, BlockScales, Codec, GgmlType, Grid, GroupMetric, GroupRows};
+use strata_quant::{Activations, BlockScales, Codec, GgmlType, Grid};
 
 /// Columns that are rounded before the others hear of their errors.
 const BLOCK: usize = 128;
-
-/// Rows that are rounded side by side.
-const ROWS: usize = 16;
 
 /// Sweeps of coordinate descent after the feedback; each lowers the loss a little, the first the most.
 const SWEEPS: usize = 2;
@@ -108,66 +105,24 @@ impl Rows {
     /// All groups of all rows, once.
     fn sweep(&mut self, cpu: &Cpu, factor: &Factor, (ty, codec): (GgmlType, &Codec), sweep: Sweep) {
         let cols = self.cols;
-        let (groups, blocks, of_block) = (cols / codec.group, cols / ty.block_len(), ty.block_len() / codec.group);
-        // What an error in the second column adds to the first.
-        let adds = match sweep {
-            Sweep::Feedback => &factor.carry,
-            Sweep::Descent => &factor.moment,
-        };
         let mut end = cols;
         while end > 0 {
-            let first = end.saturating_sub(BLOCK);
-            let width = end - first;
-            self.hear(cpu, adds, first..end, if sweep == Sweep::Feedback { end } else { 0 });
-            let inside: Vec<f32> =
-                (0..width * width).map(|i| adds[(first + i % width) * cols + first + i / width]).collect();
-            let metric = |place: usize| match sweep {
-                Sweep::Feedback => Some(factor.metric(place..place + codec.group)),
-                Sweep::Descent => factor.metric_alone(place..place + codec.group),
+            let places = end.saturating_sub(BLOCK)..end;
+            let (adds, from) = match sweep {
+                Sweep::Feedback => (&factor.carry, end),
+                Sweep::Descent => (&factor.moment, 0),
             };
-            let metrics: Vec<Option<GroupMetric>> = (first..end).step_by(codec.group).map(metric).collect();
+            self.hear(cpu, adds, places.clone(), from);
+            let columns = Columns::new(factor, (ty, codec), sweep, places.clone());
             let sixteen = self.weights.par_chunks(ROWS * cols).zip(self.errors.par_chunks_mut(ROWS * cols));
-            let sixteen = sixteen.zip(self.codes.par_chunks_mut(ROWS * cols)).zip(self.y.par_chunks_mut(ROWS * width));
-            let scales = self.grids.par_chunks_mut(ROWS * groups).zip(self.scales.par_chunks_mut(ROWS * blocks));
-            sixteen.zip(scales).for_each(|((((weights, errors), codes), heard), (grids, scales))| {
-                let n = heard.len() / width;
-                for (g, metric) in metrics.iter().enumerate().rev() {
-                    let Some(metric) = metric else { continue };
-                    let start = g * codec.group; // in the block of columns
-                    let group = factor.order[first + start] / codec.group;
-                    // The columns as they are rounded; rows that are missing are the last one.
-                    let columns = || (start..start + codec.group).rev();
-                    let tile = |of: &[f32], stride: usize, at: usize| array(|lane| of[lane.min(n - 1) * stride + at]);
-                    let tiles = |of: &[f32]| columns().map(|at| tile(of, cols, first + at)).collect::<Vec<_>>();
-                    let (w, before) = (tiles(weights), tiles(errors));
-                    let mut carried: Vec<_> = columns().map(|at| tile(heard, width, at)).collect();
-                    if sweep == Sweep::Descent {
-                        without_own(metric, &inside, (width, start), &before, &mut carried);
-                    }
-                    let mut found = array(|lane| scales[lane.min(n - 1) * blocks + group / of_block]);
-                    let code = |at: usize| array(|lane| codes[lane.min(n - 1) * cols + factor.order[first + at]]);
-                    let mut q: Vec<_> = columns().map(code).collect();
-                    let keep = sweep == Sweep::Descent;
-                    let tiles = GroupRows { weights: &w, carried: &carried, scales: &mut found, codes: &mut q, keep };
-                    cpu.isa().round_given(codec, group % of_block, metric, tiles);
-                    for r in 0..n {
-                        let grid = (codec.grid)(&found[r], group % of_block);
-                        (scales[r * blocks + group / of_block], grids[r * groups + group]) = (found[r], grid);
-                        let heard = &mut heard[r * width..r * width + start];
-                        for ((at, q), before) in columns().zip(&q).zip(&before) {
-                            let error = weights[r * cols + first + at] - grid.value(q[r]);
-                            codes[r * cols + factor.order[first + at]] = q[r];
-                            errors[r * cols + first + at] = error;
-                            let new = if keep { error - before[r] } else { error };
-                            if new != 0.0 {
-                                let adds = &inside[at * width..at * width + start];
-                                heard.iter_mut().zip(adds).for_each(|(heard, adds)| *heard += new * adds);
-                            }
-                        }
-                    }
-                }
+            let heard = self.y.par_chunks_mut(ROWS * places.len());
+            let coded =
+                self.codes.par_chunks_mut(ROWS * cols).zip(self.grids.par_chunks_mut(ROWS * cols / codec.group));
+            let coded = coded.zip(self.scales.par_chunks_mut(ROWS * cols / ty.block_len()));
+            sixteen.zip(coded).zip(heard).for_each(|(((weights, errors), ((codes, grids), scales)), heard)| {
+                columns.round(cpu.isa(), SomeRows { weights, errors, codes, grids, scales, heard });
             });
-            end = first;
+            end = places.start;
         }
     }
 
@@ -192,42 +147,6 @@ impl Rows {
         let blocks = blocks.par_chunks_mut(ty.block_bytes());
         blocks.zip(codes).zip(&self.scales).for_each(|((block, codes), scales)| (codec.pack)(scales, codes, block));
     }
-}
-
-/// What a sweep over the groups is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sweep {
-    /// To round all columns, each with regard to those before it.
-    Feedback,
-    /// To round a group again, with regard to all others.
-    Descent,
-}
-
-/// Makes of the gradients `e A` of a group's columns, as they are rounded, what the errors of all others carry to it. With `h` the gradients less
-/// the group's own part and `U D U^T` its part of the moment, the loss is `sum D (e U + h U^-T D^-1)^2` and what does not depend on `e`. `moment`
-/// is that of the block of columns `(width, width)`, in which the group starts at `start`.
-fn without_own(
-    metric: &GroupMetric,
-    moment: &[f32],
-    (width, start): (usize, usize),
-    errors: &[[f32; ROWS]],
-    carried: &mut [[f32; ROWS]],
-) {
-    let n = errors.len();
-    let place = |c: usize| start + n - 1 - c; // of a column as it is rounded
-    for c in (0..n).rev() {
-        let mut h = carried[c];
-        for (j, error) in errors.iter().enumerate() {
-            let of = moment[place(c) * width + place(j)];
-            h.iter_mut().zip(error).for_each(|(h, error)| *h -= of * error);
-        }
-        for k in c + 1..n {
-            let of = metric.carry[k * n + c];
-            h.iter_mut().zip(&carried[k]).for_each(|(h, z)| *h -= of * z);
-        }
-        carried[c] = h;
-    }
-    carried.iter_mut().zip(&metric.pivots).for_each(|(z, d)| z.iter_mut().for_each(|z| *z /= d));
 }
 
 /// So many rows of values, all of one length, as bytes.
