@@ -332,7 +332,9 @@ mod tests {
     #[test]
     fn groups_and_their_halves_follow_each_other_by_their_largest_column() {
         let mut energy = vec![1.0; 70];
-        [(3, 5.0), (20, 7.0), (21, 6.0), (40, 9.0), (69, 2.0)].map(|(c, value)| energy[c] = value);
+        for (c, value) in [(3, 5.0), (20, 7.0), (21, 6.0), (40, 9.0), (69, 2.0)] {
+            energy[c] = value;
+        }
         let order = order(&energy);
         let place = |c: usize| order.iter().position(|&of| of == c).unwrap();
         // From the last to the first: the group of 40, its half of 40; the group of 20, its half of 20; the rest.
