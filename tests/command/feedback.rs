@@ -108,6 +108,53 @@ fn a_text_of_more_weight_is_what_codes_are_made_for() {
     assert!(learn[0] < learn[1] && judge[1] < judge[0], "{learn:?} {judge:?}");
 }
 
+/// A copy of the small model in the folder that has an output matrix of its own, equal to the embedding.
+fn untied(dir: &TempDir) -> String {
+    let to = dir.path().join("untied");
+    fs::create_dir(&to).unwrap();
+    for file in fs::read_dir(checkpoint()).unwrap().map(|entry| entry.unwrap().path()) {
+        fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+    let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+    let mut config = json(&fs::read(to.join("config.json")).unwrap());
+    config["tie_word_embeddings"] = false.into();
+    fs::write(to.join("config.json"), config.to_string()).unwrap();
+    // Of a safetensors file: the length of the header, the header, the data.
+    let file = fs::read(to.join("model.safetensors")).unwrap();
+    let (length, rest) = file.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header = json(header);
+    let mut output = header["model.embed_tokens.weight"].clone();
+    let [start, end] = [0, 1].map(|i| output["data_offsets"][i].as_u64().unwrap() as usize);
+    output["data_offsets"] = serde_json::json!([data.len(), data.len() + end - start]);
+    header["lm_head.weight"] = output;
+    let header = header.to_string();
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data, &data[start..end]].concat();
+    fs::write(to.join("model.safetensors"), file).unwrap();
+    to.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_output_matrix_of_its_own_is_rounded_with_feedback_too() {
+    let dir = texts();
+    let source = untied(&dir);
+    // All but the output matrix stays as it is.
+    let kept = ["-t", "bf16", "--output-tensor-type", "q4_0"];
+    let convert = |out: &str, more: &[&str]| {
+        ok(&mut strata(&dir, &[&["convert", source.as_str(), "-o", out], &kept[..], more].concat()));
+    };
+    let calibration = ["--method", "feedback", "--calibration", "learn.txt", "--calibration-context", "128"];
+    let few = ["--calibration-chunks", "24"];
+    convert("plain.gguf", &[]);
+    convert("feedback.gguf", &[&calibration[..], &few].concat());
+    convert("propagated.gguf", &[&calibration[..], &few, &["--propagate"]].concat());
+    let args = ["compare", source.as_str(), "plain.gguf", "feedback.gguf", "propagated.gguf", "-f", "judge.txt"];
+    let more = ["-c", "128", "--chunks", "12", "--weights-only", "--json"];
+    let json: Value = serde_json::from_slice(&ok(&mut strata(&dir, &[&args[..], &more].concat())).stdout).unwrap();
+    let [plain, fed_back, propagated] = [0, 1, 2].map(|i| json["candidates"][i]["mean_kld"].as_f64().unwrap());
+    assert!(fed_back < 0.8 * plain && propagated < 0.8 * plain, "{fed_back} and {propagated} of {plain}");
+}
+
 #[test]
 fn what_cannot_be_is_said() {
     let (dir, source) = (texts(), checkpoint());

@@ -14,6 +14,7 @@ mod columns;
 mod factor;
 mod layer;
 mod moments;
+mod output;
 mod propagate;
 mod round;
 mod sums;
@@ -31,6 +32,7 @@ use crate::weights::owned::OwnedLayer;
 use crate::weights::{LayerSource, MATRICES, Transform};
 use layer::LayerPass;
 use moments::{MomentScratch, Moments};
+use output::{Buffers, output};
 use std::ops::ControlFlow;
 use strata_quant::{Codec, GgmlType};
 use sums::Sums;
@@ -98,6 +100,10 @@ pub fn need(of: &Hyperparameters, text: &Text, propagate: bool) -> Result<Memory
     let matrices = (2 * of.q_width() + 2 * of.kv_width() + 3 * of.ffn) as u64;
     let streams = if propagate { 2 } else { 1 };
     let layer = matrices.saturating_mul(of.hidden as u64).saturating_mul(4 * streams);
+    // The output matrix is there twice: rounded plainly, and with feedback.
+    let output =
+        2 * (of.vocab as u64).saturating_mul(GgmlType::Q8_0.row_bytes(of.hidden).unwrap_or(4 * of.hidden) as u64);
+    let layer = layer.max(output);
     let states = MemoryNeed::states(of, lengths.iter().sum()).saturating_mul(streams);
     let all = [moments.saturating_mul(parts), factor, rows, layer, states, MemoryNeed::sub_batch(of, &lengths)];
     Ok(MemoryNeed { kv, scratch: all.into_iter().fold(0, u64::saturating_add) })
@@ -142,13 +148,16 @@ fn walk(
                     let importance = unmade.importance(target, &name);
                     let setting =
                         Setting { cpu, moments: &of_input, pull: Pull::Inputs, ty, codec: &codec, importance };
-                    let (bytes, report) = setting.round(&ours.matrices()[m], &mut scratch);
+                    let (bytes, report) = setting.round(ours.matrices()[m].matrix(), &mut scratch);
                     unmade.write(target, &name, &bytes)?;
                     reports.push(TensorReport { target, name: name.clone(), ..report });
                 }
             }
         }
     }
+    drop(layers);
+    let buffers = Buffers { pass: &pass, spans: &spans, moments: &mut moments, tensors: &mut scratch };
+    reports.extend(output(model, &mut h, 0..unmade.targets(), unmade, buffers, progress)?);
     Ok(reports)
 }
 
@@ -180,7 +189,9 @@ fn wants_one(model: &Model, unmade: &Unmade<'_>, i: usize, role: Role) -> bool {
 
 /// Whether a target still wants any matrix in a type with codes.
 fn wants_any(model: &Model, unmade: &Unmade<'_>, target: usize) -> bool {
-    (0..model.hyperparameters().layers).any(|i| {
+    let output = model.output_name();
+    let own = output != model.embedding_name() && unmade.wants(target, &output).and_then(with_codes).is_some();
+    own || (0..model.hyperparameters().layers).any(|i| {
         let names = MATRICES.into_iter().map(|role| model.architecture().spec(role).name(Some(i)));
         names.into_iter().any(|name| unmade.wants(target, &name).and_then(with_codes).is_some())
     })

@@ -9,6 +9,7 @@
 
 use super::layer::LayerPass;
 use super::moments::MomentScratch;
+use super::output::{Buffers, output};
 use super::sums::{self, Sums};
 use super::tensor::{Pull, Setting, TensorReport, TensorScratch};
 use super::{INPUTS, Settings, columns, readers, with_codes};
@@ -81,7 +82,7 @@ pub fn propagate(
                         let importance = unmade.importance(target, &name);
                         let setting =
                             Setting { cpu: model.cpu(), moments: of_input, pull, ty, codec: &codec, importance };
-                        let (bytes, report) = setting.round(w, &mut scratch);
+                        let (bytes, report) = setting.round(w.matrix(), &mut scratch);
                         unmade.write(target, &name, &bytes)?;
                         reports.push(TensorReport { target, name, ..report });
                         bytes
@@ -94,6 +95,10 @@ pub fn propagate(
         }
         streams.advance(i, &both, progress)?;
     }
+    drop(layers);
+    let Streams { spans, pass, theirs, .. } = &mut streams;
+    let buffers = Buffers { pass, spans, moments: &mut moments, tensors: &mut scratch };
+    reports.extend(output(model, theirs, target..target + 1, unmade, buffers, progress)?);
     Ok(reports)
 }
 

@@ -3,7 +3,6 @@
 use super::factor::SolveScratch;
 use super::round::Rows;
 use super::sums::InputMoments;
-use crate::weights::owned::Owned;
 use rayon::prelude::*;
 use strata_kernels::{Cpu, Matrix};
 use strata_quant::{Activations, Codec, GgmlType};
@@ -66,10 +65,10 @@ pub struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    /// The blocks of a matrix `w` in F32: with feedback, or as they are without if that is better on any held-out part.
-    pub fn round(&self, w: &Owned, scratch: &mut TensorScratch) -> (Vec<u8>, TensorReport) {
+    /// The blocks of a matrix: with feedback, or as they are without if that is better on any held-out part.
+    pub fn round(&self, matrix: Matrix<'_>, scratch: &mut TensorScratch) -> (Vec<u8>, TensorReport) {
         let Setting { cpu, moments: InputMoments { factor, pull, held_out }, ty, codec, importance, .. } = *self;
-        let (matrix, cols) = (w.matrix(), factor.cols());
+        let cols = factor.cols();
         let row_bytes = ty.row_bytes(cols).expect("a recipe gives types whose blocks divide the rows");
         let strengths = if pull.is_some() { &STRENGTHS[..] } else { &STRENGTHS[..1] };
         let mut plain = vec![0; matrix.rows() * row_bytes];
@@ -176,6 +175,7 @@ fn best(losses: &[Vec<f64>], scales: &[f64], strengths: usize) -> Option<usize> 
 mod tests {
     use super::super::factor::Factor;
     use super::*;
+    use crate::weights::owned::Owned;
     use strata_kernels::Isa;
 
     /// A moment whose neighbouring columns go together, or against each other.
@@ -200,7 +200,7 @@ mod tests {
             let factor = Factor::new(&moment(cols, 0.9), cols).unwrap();
             let moments = InputMoments { factor, pull: None, held_out };
             let setting = Setting { cpu: &cpu, moments: &moments, pull: Pull::Inputs, ty, codec: &codec, importance };
-            let (bytes, report) = setting.round(&w, &mut TensorScratch::default());
+            let (bytes, report) = setting.round(w.matrix(), &mut TensorScratch::default());
             assert_eq!(report.strength.is_none(), kept);
             assert_eq!(bytes == plain, kept);
             assert!(report.held_out.iter().all(|[plain, taken]| taken <= plain));
