@@ -173,3 +173,56 @@ impl std::fmt::Debug for Isa {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::array::from_fn;
+
+    #[test]
+    fn groups_are_rounded_the_same_everywhere() {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        for format in GgmlType::with_format() {
+            let (Some(codec), len) = (format.codec, format.ty.block_len()) else { continue };
+            let n = codec.group;
+            let metric = GroupMetric {
+                pivots: (0..n).map(|_| (3.0 * next()).exp()).collect(),
+                carry: (0..n * n).map(|_| 0.4 * next()).collect(),
+            };
+            for (round, size) in [1.0, 1e-6, 3e4].into_iter().enumerate() {
+                let values: Vec<f32> = (0..16 * len).map(|_| size * next()).collect();
+                let carried: Vec<[f32; 16]> = (0..n).map(|_| from_fn(|_| 0.01 * size * next())).collect();
+                let mut blocks = vec![0; 16 * format.ty.block_bytes()];
+                (format.encode)(&values, None, &mut blocks);
+                let mut codes = vec![0; 16 * len];
+                let rows = blocks.chunks(format.ty.block_bytes()).zip(codes.chunks_mut(len));
+                let scales: Vec<_> = rows.map(|(block, codes)| (codec.unpack)(block, codes)).collect();
+                let group = round % (len / n);
+                let at = |r: usize, c: usize| r * len + group * n + c;
+                let weights: Vec<[f32; 16]> = (0..n).map(|c| from_fn(|r| values[at(r, c)])).collect();
+                for keep in [false, true] {
+                    let given = |isa: Isa| {
+                        let mut scales = from_fn(|r| scales[r]);
+                        let mut codes: Vec<[u8; 16]> = (0..n).map(|c| from_fn(|r| codes[at(r, c)])).collect();
+                        let (scales_of, codes_of) = (&mut scales, &mut codes[..]);
+                        let rows = GroupRows {
+                            weights: &weights,
+                            carried: &carried,
+                            scales: scales_of,
+                            codes: codes_of,
+                            keep,
+                        };
+                        isa.round_given(&codec, group, &metric, rows);
+                        (scales, codes)
+                    };
+                    let expected = given(Isa::named("scalar").unwrap());
+                    assert!(Isa::available().all(|isa| given(isa) == expected), "{}: {size}, {keep}", format.ty);
+                }
+            }
+        }
+    }
+}

@@ -164,6 +164,26 @@ mod tests {
     }
 
     #[test]
+    fn the_scales_of_a_grid_are_those_that_it_has() {
+        for format in GgmlType::with_format() {
+            let (Some(codec), mut codes) = (format.codec, vec![0; format.ty.block_len()]) else { continue };
+            for block in blocks(format, 20).chunks_exact(format.ty.block_bytes()) {
+                let scales = (codec.unpack)(block, &mut codes);
+                for group in 0..codes.len() / codec.group {
+                    let (grid, mut set) = ((codec.grid)(&scales, group), scales);
+                    (codec.set)(&mut set, group, grid.scale, grid.offset.unwrap_or(0.0));
+                    assert_eq!(set, scales, "{}: group {group}", format.ty);
+                    // Beyond what the format can hold it takes what is nearest, and no scale of a block of groups grows out of its bits.
+                    (codec.set)(&mut set, group, 1e3 * grid.scale, -1e3);
+                    let mut again = vec![0; block.len()];
+                    (codec.pack)(&set, &codes, &mut again);
+                    assert_eq!((codec.unpack)(&again, &mut codes.clone()), set, "{}: group {group}", format.ty);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn no_code_is_nearer_than_the_nearest() {
         for format in GgmlType::with_format() {
             let (Some(codec), mut codes) = (format.codec, vec![0; format.ty.block_len()]) else { continue };
