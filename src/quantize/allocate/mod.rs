@@ -35,6 +35,9 @@ const CHUNKS: [usize; 2] = [6, 16];
 /// Probes of each chunk: see [`Options::probes`].
 const PROBES: usize = 3;
 
+/// What error feedback leaves of the cost of a matrix that it makes: on SmolLM2 0.27 to 0.51 in seven mixes on texts of the calibration's kinds.
+const LEFT_BY_FEEDBACK: f64 = 0.4;
+
 /// The types to choose from where 256 divides the rows, and where only 32 does.
 const SUPER_BLOCKS: [GgmlType; 7] =
     [GgmlType::Q2_K, GgmlType::Q3_K, GgmlType::IQ4_XS, GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K, GgmlType::Q8_0];
@@ -58,6 +61,8 @@ pub type Importance = BTreeMap<String, Vec<f32>>;
 pub struct Settings {
     /// The importance that scales are searched with.
     pub importance: Option<Importance>,
+    /// Whether codes are then chosen by error feedback: of all matrices but the token embedding, which thus costs more beside them.
+    pub feedback: bool,
     /// The folder of files that keep the hidden states; `None` keeps them in memory.
     pub spill: Option<PathBuf>,
     /// The file that keeps the state of an interrupted estimate; `None` keeps none.
@@ -101,7 +106,12 @@ pub fn estimate(
     let mixes = mixes(model, settings.importance.is_some());
     let (base, _) = mixes.into_iter().min_by_key(|(_, size)| size.abs_diff(bytes)).expect("there are mixes");
     let base = candidate(model, &Recipe::new(base), settings)?;
-    sensitivity::sensitivities(model, &base, &types, &learned, &settings.options(), progress)
+    let mut all = sensitivity::sensitivities(model, &base, &types, &learned, &settings.options(), progress)?;
+    if settings.feedback {
+        let made = all.iter_mut().filter(|tensor| tensor.name != model.embedding_name());
+        made.flat_map(|tensor| &mut tensor.costs).for_each(|(_, cost)| *cost *= LEFT_BY_FEEDBACK);
+    }
+    Ok(all)
 }
 
 /// The types of all matrices.

@@ -101,11 +101,12 @@ impl AllocateArgs {
             (Sized::Bytes(bytes), _) => Limit::File(*bytes),
             (Sized::Bits(bits), _) => Limit::Bits(*bits),
         };
-        let Some(Calibrated { model, text, spill, .. }) = calibrated else {
+        let Some(Calibrated { model, text, spill, feedback, .. }) = calibrated else {
             bail!("types are chosen by a calibration text")
         };
         let progress = Shown::new(Unit::Tokens);
-        let settings = Settings { importance: importance.cloned(), spill: spill.clone(), state: Some(state_of(path)) };
+        let (importance, spill) = (importance.cloned(), spill.clone());
+        let settings = Settings { importance, feedback: *feedback, spill, state: Some(state_of(path)) };
         // A plan of any mix tells what is neither matrix nor chosen.
         let first = limit.matrices(&plan(Recipe::pure(strata::GgmlType::Q8_0)?)?, |name| {
             strata::arch::weight(name).is_some_and(|named| named.spec.is_matrix())
@@ -196,7 +197,7 @@ fn facts(allocation: &Allocation, plan: &TargetPlan, judged: Option<&Judgement>)
     let bits = data as f64 * 8.0 / weights.max(1) as f64;
     let mut lines = vec![
         format!("{}, {bits:.4} bits per weight", output::bytes(file)),
-        format!("expected mean KL divergence by rounding {:.5} nats", allocation.kld),
+        format!("expected mean KL divergence {:.5} nats", allocation.kld),
     ];
     if let Some(Judgement { kld, mix }) = judged {
         let beside = mix.map_or_else(String::new, |(mix, bytes, kld)| {
@@ -207,7 +208,7 @@ fn facts(allocation: &Allocation, plan: &TargetPlan, judged: Option<&Judgement>)
                 output::bytes(allocation.bytes)
             )
         });
-        lines.push(format!("on the held-out part of the calibration {kld:.5}{beside}"));
+        lines.push(format!("by rounding, on the held-out part of the calibration {kld:.5}{beside}"));
     }
     lines
 }

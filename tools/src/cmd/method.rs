@@ -68,7 +68,7 @@ pub struct Calibrated {
     /// The folder of files for hidden states that do not fit in memory while types are chosen; `None` if they do.
     pub spill: Option<PathBuf>,
     /// Whether codes are chosen by error feedback.
-    feedback: bool,
+    pub feedback: bool,
     /// Whether layers are quantized on the activations of those before them.
     propagate: bool,
 }
