@@ -5,8 +5,9 @@
 //! e A e^T = sum_c D_c (e_c + sum over j < c of e_j U_jc)^2
 //! ```
 //! so whoever rounds column `c` aims at `w_c + sum over j < c of e_j U_jc` (GPTQ, arXiv 2210.17323, in the form of LDLQ, arXiv 2307.13304).
-//! Columns are rounded group by group ([`GROUP`]), in descending order of energy: of the groups, and in each of the columns. Here they are kept in
-//! ascending order, and rounded from the last to the first: then `A = L D L^T` with `L` unit lower triangular, `U_jc` is `L_jc` with `j > c`, and the factors are the usual ones.
+//! Columns are rounded group by group ([`GROUP`]), in descending order of energy: of the groups, and in each of the columns. Here they are
+//! kept in ascending order, and rounded from the last to the first: then `A = L D L^T` with `L` unit lower triangular, `U_jc` is `L_jc` with
+//! `j > c`, and the factors are the usual ones.
 
 use super::moments::zeros;
 use crate::error::Result;
@@ -16,7 +17,7 @@ use strata_quant::{Activations, GgmlType, GroupMetric};
 
 /// Columns that share their scales in formats: they follow each other in the order, as do those of each half, which share them in others. So
 /// the scales of a group can be found when its first column is rounded.
-pub const GROUP: usize = 32;
+const GROUP: usize = 32;
 
 /// Columns of a block of the factorization.
 const BLOCK: usize = 64;
