@@ -35,5 +35,6 @@ mod types;
 pub use activations::{ActivationBits, ActivationKind, ActivationRow, Activations};
 pub use codec::{BlockScales, Codec, Grid, Levels};
 pub use half::f16;
+pub use search::LANES;
 pub use search::given::{GroupMetric, GroupRows, round_given};
 pub use types::{Format, GgmlType, encode};

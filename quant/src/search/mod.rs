@@ -21,7 +21,7 @@ pub use lane::V;
 
 use crate::simd::Simd;
 
-/// Groups in a tile.
+/// Groups in a tile: of one row, or one group of each of so many rows.
 pub const LANES: usize = 16;
 
 /// Groups whose largest value is smaller are zeros, as ggml sees it.

@@ -7,10 +7,7 @@ use super::factor::Factor;
 use std::array::from_fn as array;
 use std::ops::Range;
 use strata_kernels::Isa;
-use strata_quant::{BlockScales, Codec, GgmlType, Grid, GroupMetric, GroupRows};
-
-/// Rows that are rounded side by side.
-pub const ROWS: usize = 16;
+use strata_quant::{BlockScales, Codec, GgmlType, Grid, GroupMetric, GroupRows, LANES};
 
 /// What a sweep over all columns is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,6 +16,16 @@ pub enum Sweep {
     Feedback,
     /// To round each group again with regard to the errors of all others, where that is better.
     Descent,
+}
+
+impl Sweep {
+    /// What an error in column `j` adds to the target of column `c`, `(c, j)`.
+    pub fn adds(self, factor: &Factor) -> &[f32] {
+        match self {
+            Sweep::Feedback => &factor.carry,
+            Sweep::Descent => &factor.moment,
+        }
+    }
 }
 
 /// A block of columns, and what its groups have to do with each other.
@@ -37,7 +44,7 @@ pub struct Columns<'a> {
     metrics: Vec<Option<GroupMetric>>,
 }
 
-/// Some rows, at most [`ROWS`], whole but for `heard`.
+/// Some rows, at most [`LANES`], whole but for `heard`.
 pub struct SomeRows<'a> {
     /// The weights, in the factor's order.
     pub weights: &'a [f32],
@@ -62,7 +69,7 @@ impl<'a> Columns<'a> {
         places: Range<usize>,
     ) -> Columns<'a> {
         let (first, width, cols) = (places.start, places.len(), factor.cols());
-        let all = if sweep == Sweep::Feedback { &factor.carry } else { &factor.moment };
+        let all = sweep.adds(factor);
         let adds = (0..width * width).map(|i| all[(first + i % width) * cols + first + i / width]).collect();
         let metric = |place: usize| match sweep {
             Sweep::Feedback => Some(factor.metric(place..place + codec.group)),
@@ -92,7 +99,7 @@ impl<'a> Columns<'a> {
         let row = |lane: usize| lane.min(n - 1); // lanes without a row repeat the last one
         // The columns as they are rounded: from the last to the first.
         let columns = || (start..start + codec.group).rev();
-        let tiles = |of: &[f32], stride: usize, before: usize| -> Vec<[f32; ROWS]> {
+        let tiles = |of: &[f32], stride: usize, before: usize| -> Vec<[f32; LANES]> {
             columns().map(|c| array(|lane| of[row(lane) * stride + before + c])).collect()
         };
         let (weights, errors) = (tiles(rows.weights, cols, first), tiles(rows.errors, cols, first));
@@ -103,7 +110,7 @@ impl<'a> Columns<'a> {
         }
         let mut scales = array(|lane| rows.scales[row(lane) * blocks + block]);
         let code = |c: usize| array(|lane| rows.codes[row(lane) * cols + factor.order[first + c]]);
-        let mut codes: Vec<[u8; ROWS]> = columns().map(code).collect();
+        let mut codes: Vec<[u8; LANES]> = columns().map(code).collect();
         let given = GroupRows { weights: &weights, carried: &carried, scales: &mut scales, codes: &mut codes, keep };
         isa.round_given(codec, in_block, metric, given);
         for (r, scales) in scales.into_iter().enumerate().take(n) {
@@ -126,7 +133,7 @@ impl<'a> Columns<'a> {
 
     /// Makes of the gradients `e A` of a group, as its columns are rounded, what the errors of all others carry to it. With `h` the gradients
     /// less the group's own part and `U D U^T` its part of the moment, the loss is `sum D (e U + h U^-T D^-1)^2` and what does not depend on `e`.
-    fn without_own(&self, metric: &GroupMetric, start: usize, errors: &[[f32; ROWS]], carried: &mut [[f32; ROWS]]) {
+    fn without_own(&self, metric: &GroupMetric, start: usize, errors: &[[f32; LANES]], carried: &mut [[f32; LANES]]) {
         let n = errors.len();
         let column = |c: usize| start + n - 1 - c; // which the `c`th is that is rounded
         for c in (0..n).rev() {

@@ -13,6 +13,7 @@
 mod columns;
 mod factor;
 mod layer;
+mod maker;
 mod moments;
 mod output;
 mod propagate;
@@ -31,12 +32,12 @@ use crate::progress::Progress;
 use crate::weights::owned::OwnedLayer;
 use crate::weights::{LayerSource, MATRICES, Transform};
 use layer::LayerPass;
-use moments::{MomentScratch, Moments};
-use output::{Buffers, output};
+use maker::{Maker, wants};
+use moments::Moments;
 use std::ops::ControlFlow;
-use strata_quant::{Codec, GgmlType};
+use strata_quant::GgmlType;
 use sums::Sums;
-use tensor::{Pull, ROWS, Setting, TensorScratch};
+use tensor::{Pull, ROWS};
 
 /// The inputs of a layer's matrices, in the order of a pass.
 const INPUTS: [MatrixInput; 4] =
@@ -100,7 +101,7 @@ pub fn need(of: &Hyperparameters, text: &Text, propagate: bool) -> Result<Memory
     let matrices = (2 * of.q_width() + 2 * of.kv_width() + 3 * of.ffn) as u64;
     let streams = if propagate { 2 } else { 1 };
     let layer = matrices.saturating_mul(of.hidden as u64).saturating_mul(4 * streams);
-    // The output matrix is there twice: rounded plainly, and with feedback.
+    // The output matrix, counted as if every model had its own, is there twice: rounded plainly, and with feedback.
     let output =
         2 * (of.vocab as u64).saturating_mul(GgmlType::Q8_0.row_bytes(of.hidden).unwrap_or(4 * of.hidden) as u64);
     let layer = layer.max(output);
@@ -120,50 +121,37 @@ fn walk(
     let mut pass = LayerPass::new(model, text);
     let mut h = pass.embedded(&Transform::default())?;
     let (mut layers, decoded) = (model.weights().layers(), Transform::decoded());
-    let (mut moments, mut scratch, mut reports) = (MomentScratch::default(), TensorScratch::default(), Vec::new());
+    let mut maker = Maker::new(model, unmade, progress);
     for i in 0..of.layers {
         let w = layers.next_layer(progress)?;
         let ours = OwnedLayer::of(&w, i, model.architecture(), &decoded);
         let sums = |input: MatrixInput| {
-            let wanted = readers(model, input).any(|(_, role)| wants_one(model, unmade, i, role));
+            let wanted = readers(model, input).any(|(_, role)| wants_one(model, maker.unmade, i, role));
             wanted.then(|| Sums::new(columns(of, input), None, &spans)).transpose()
         };
         let mut sums = INPUTS.into_iter().map(sums).collect::<Result<Vec<_>>>()?;
         for group in pass.groups() {
             pass.send(i, &ours.layer(), &mut h, group, progress, &mut |input, x| {
                 let sums = INPUTS.iter().position(|of| *of == input).and_then(|place| sums[place].as_mut());
-                sums.into_iter().for_each(|sums| sums.see(x, &[], cpu, &mut moments));
+                sums.into_iter().for_each(|sums| sums.see(x, &[], cpu, &mut maker.moments));
                 ControlFlow::Continue(())
             })?;
         }
         for (input, sums) in INPUTS.into_iter().zip(sums) {
             let Some(sums) = sums else { continue };
-            let of_input = sums.finish(cpu, &mut moments)?;
+            let of_input = sums.finish(cpu, &mut maker.moments)?;
             for (m, role) in readers(model, input) {
                 let name = model.architecture().spec(role).name(Some(i));
-                for target in 0..unmade.targets() {
-                    let Some((ty, codec)) = unmade.wants(target, &name).and_then(with_codes) else { continue };
-                    progress.check()?;
-                    progress.step(&name);
-                    let importance = unmade.importance(target, &name);
-                    let setting =
-                        Setting { cpu, moments: &of_input, pull: Pull::Inputs, ty, codec: &codec, importance };
-                    let (bytes, report) = setting.round(ours.matrices()[m].matrix(), &mut scratch);
-                    unmade.write(target, &name, &bytes)?;
-                    reports.push(TensorReport { target, name: name.clone(), ..report });
+                for target in 0..maker.unmade.targets() {
+                    maker.make(target, &name, ours.matrices()[m].matrix(), (&of_input, Pull::Inputs))?;
                 }
             }
         }
     }
     drop(layers);
-    let buffers = Buffers { pass: &pass, spans: &spans, moments: &mut moments, tensors: &mut scratch };
-    reports.extend(output(model, &mut h, 0..unmade.targets(), unmade, buffers, progress)?);
-    Ok(reports)
-}
-
-/// A type with its codec, if it has codes.
-fn with_codes(ty: GgmlType) -> Option<(GgmlType, Codec)> {
-    Some((ty, ty.format()?.codec?))
+    let targets = 0..maker.unmade.targets();
+    output::output(&mut maker, &pass, &spans, &mut h, targets)?;
+    Ok(maker.reports)
 }
 
 /// The matrices that read an input, with their places in a layer.
@@ -184,15 +172,14 @@ fn columns(of: &Hyperparameters, input: MatrixInput) -> usize {
 /// Whether any target still wants the matrix of this role in layer `i`, in a type with codes.
 fn wants_one(model: &Model, unmade: &Unmade<'_>, i: usize, role: Role) -> bool {
     let name = model.architecture().spec(role).name(Some(i));
-    (0..unmade.targets()).any(|target| unmade.wants(target, &name).and_then(with_codes).is_some())
+    (0..unmade.targets()).any(|target| wants(unmade, target, &name).is_some())
 }
 
 /// Whether a target still wants any matrix in a type with codes.
 fn wants_any(model: &Model, unmade: &Unmade<'_>, target: usize) -> bool {
-    let output = model.output_name();
-    let own = output != model.embedding_name() && unmade.wants(target, &output).and_then(with_codes).is_some();
-    own || (0..model.hyperparameters().layers).any(|i| {
-        let names = MATRICES.into_iter().map(|role| model.architecture().spec(role).name(Some(i)));
-        names.into_iter().any(|name| unmade.wants(target, &name).and_then(with_codes).is_some())
-    })
+    output::wanted(model, unmade, target..target + 1).is_some()
+        || (0..model.hyperparameters().layers).any(|i| {
+            let names = MATRICES.into_iter().map(|role| model.architecture().spec(role).name(Some(i)));
+            names.into_iter().any(|name| wants(unmade, target, &name).is_some())
+        })
 }

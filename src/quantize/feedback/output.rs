@@ -2,27 +2,20 @@
 //! logits, it keeps plain rounding: what is best for the logits is not for the embeddings.
 
 use super::layer::LayerPass;
-use super::moments::MomentScratch;
+use super::maker::{Maker, wants};
 use super::sums::{Span, Sums};
-use super::tensor::{Pull, Setting, TensorReport, TensorScratch};
-use super::with_codes;
+use super::tensor::Pull;
 use crate::convert::method::Unmade;
 use crate::error::Result;
 use crate::model::{Model, States};
-use crate::progress::Progress;
 use std::ops::Range;
 use strata_quant::Activations;
 
-/// What stays the same for all layers: the text and the buffers.
-pub struct Buffers<'a> {
-    /// The text on its way.
-    pub pass: &'a LayerPass<'a>,
-    /// The use of its tokens.
-    pub spans: &'a [Span],
-    /// For moments.
-    pub moments: &'a mut MomentScratch,
-    /// For tensors.
-    pub tensors: &'a mut TensorScratch,
+/// The name of the output matrix, if it is not the token embedding and some target still wants it.
+pub fn wanted(model: &Model, unmade: &Unmade<'_>, mut targets: Range<usize>) -> Option<String> {
+    let name = model.output_name();
+    let own = name != model.embedding_name();
+    (own && targets.any(|target| wants(unmade, target, &name).is_some())).then_some(name)
 }
 
 /// Makes the output matrix of those of `targets` that want it, on the hidden states `h` after the last layer.
@@ -30,36 +23,25 @@ pub struct Buffers<'a> {
 /// # Errors
 /// If the memory cannot be had, a number is not finite, the tensor cannot be written, or the user stopped.
 pub fn output(
-    model: &Model,
+    maker: &mut Maker<'_, '_, '_>,
+    pass: &LayerPass<'_>,
+    spans: &[Span],
     h: &mut States,
     targets: Range<usize>,
-    unmade: &mut Unmade<'_>,
-    buffers: Buffers<'_>,
-    progress: &dyn Progress,
-) -> Result<Vec<TensorReport>> {
-    let (name, cpu) = (model.output_name(), model.cpu());
-    let wants = |unmade: &Unmade<'_>, target: usize| unmade.wants(target, &name).and_then(with_codes);
-    if name == model.embedding_name() || !targets.clone().any(|target| wants(unmade, target).is_some()) {
-        return Ok(Vec::new());
-    }
-    let mut sums = Sums::new(model.hyperparameters().hidden, None, buffers.spans)?;
+) -> Result<()> {
+    let (model, progress) = (maker.model, maker.progress);
+    let Some(name) = wanted(model, maker.unmade, targets.clone()) else { return Ok(()) };
+    let mut sums = Sums::new(model.hyperparameters().hidden, None, spans)?;
     let mut x = Activations::default();
-    for group in buffers.pass.groups() {
+    for group in pass.groups() {
         progress.check()?;
         model.output_norm(h.rows(group.rows)?, &mut x, progress)?;
-        sums.see(x.values(), &[], cpu, buffers.moments);
+        sums.see(x.values(), &[], model.cpu(), &mut maker.moments);
     }
-    let (moments, matrix) = (sums.finish(cpu, buffers.moments)?, model.weights().output().weight);
-    let mut reports = Vec::new();
+    let moments = sums.finish(model.cpu(), &mut maker.moments)?;
+    let matrix = model.weights().output().weight;
     for target in targets {
-        let Some((ty, codec)) = wants(unmade, target) else { continue };
-        progress.check()?;
-        progress.step(&name);
-        let importance = unmade.importance(target, &name);
-        let setting = Setting { cpu, moments: &moments, pull: Pull::Inputs, ty, codec: &codec, importance };
-        let (bytes, report) = setting.round(matrix, buffers.tensors);
-        unmade.write(target, &name, &bytes)?;
-        reports.push(TensorReport { target, name: name.clone(), ..report });
+        maker.make(target, &name, matrix, (&moments, Pull::Inputs))?;
     }
-    Ok(reports)
+    Ok(())
 }

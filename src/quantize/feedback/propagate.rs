@@ -8,11 +8,12 @@
 //! In full strength that fits the calibration text too well. Each matrix takes the strength that is best on what is held out.
 
 use super::layer::LayerPass;
+use super::maker::{Maker, wants};
 use super::moments::MomentScratch;
-use super::output::{Buffers, output};
+use super::output::output;
 use super::sums::{self, Sums};
-use super::tensor::{Pull, Setting, TensorReport, TensorScratch};
-use super::{INPUTS, Settings, columns, readers, with_codes};
+use super::tensor::{Pull, TensorReport};
+use super::{INPUTS, Settings, columns, readers};
 use crate::arch::{MatrixInput, Role};
 use crate::convert::method::Unmade;
 use crate::error::Result;
@@ -57,38 +58,32 @@ pub fn propagate(
     let (ours, theirs) = (pass.embedded(&Transform::default())?, pass.embedded(&embedded)?);
     let mut streams = Streams { model, spans: sums::spans(text, weights), pass, ours, theirs };
     let (mut layers, decoded) = (model.weights().layers(), Transform::decoded());
-    let (mut moments, mut scratch, mut reports) = (MomentScratch::default(), TensorScratch::default(), Vec::new());
+    let mut maker = Maker::new(model, unmade, progress);
     for i in 0..model.hyperparameters().layers {
         let w = layers.next_layer(progress)?;
         let of = || OwnedLayer::of(&w, i, model.architecture(), &decoded);
         let mut both = Layers { ours: of(), theirs: of() };
         for input in INPUTS {
             let name = |role: Role| model.architecture().spec(role).name(Some(i));
-            let wanted = |(_, role): (usize, Role)| unmade.wants(target, &name(role)).and_then(with_codes).is_some();
+            let wanted = |(_, role): (usize, Role)| wants(maker.unmade, target, &name(role)).is_some();
             let mut of_input = None;
             if readers(model, input).any(wanted) {
-                of_input =
-                    Some(streams.moments(i, &both, input, &mut moments, progress)?.finish(model.cpu(), &mut moments)?);
+                let sums = streams.moments(i, &both, input, &mut maker.moments, progress)?;
+                of_input = Some(sums.finish(model.cpu(), &mut maker.moments)?);
             }
             let pull = if is_added(input) { Pull::Results } else { Pull::Inputs };
             for (m, role) in readers(model, input) {
                 let (name, w) = (name(role), &both.ours.matrices()[m]);
-                let Some(ty) = unmade.ty(target, &name) else { continue };
-                let wanted = unmade.wants(target, &name);
-                let bytes = match (wanted.and_then(with_codes), &of_input) {
-                    (Some((ty, codec)), Some(of_input)) => {
-                        progress.check()?;
-                        progress.step(&name);
-                        let importance = unmade.importance(target, &name);
-                        let setting =
-                            Setting { cpu: model.cpu(), moments: of_input, pull, ty, codec: &codec, importance };
-                        let (bytes, report) = setting.round(w.matrix(), &mut scratch);
-                        unmade.write(target, &name, &bytes)?;
-                        reports.push(TensorReport { target, name, ..report });
-                        bytes
-                    }
-                    _ if wanted.is_none() => unmade.written(target, &name)?,
-                    _ => w.encoded(ty),
+                let Some(ty) = maker.unmade.ty(target, &name) else { continue };
+                let there = maker.unmade.wants(target, &name).is_none();
+                let made = match &of_input {
+                    Some(of_input) => maker.make(target, &name, w.matrix(), (of_input, pull))?,
+                    None => None,
+                };
+                let bytes = match made {
+                    Some(bytes) => bytes,
+                    None if there => maker.unmade.written(target, &name)?,
+                    None => w.encoded(ty),
                 };
                 both.theirs.set(m, Owned::decoded_from(ty, w, &bytes));
             }
@@ -97,9 +92,8 @@ pub fn propagate(
     }
     drop(layers);
     let Streams { spans, pass, theirs, .. } = &mut streams;
-    let buffers = Buffers { pass, spans, moments: &mut moments, tensors: &mut scratch };
-    reports.extend(output(model, theirs, target..target + 1, unmade, buffers, progress)?);
-    Ok(reports)
+    output(&mut maker, pass, spans, theirs, target..target + 1)?;
+    Ok(maker.reports)
 }
 
 /// Whether the results of the matrices that read this input are added to the residual stream.

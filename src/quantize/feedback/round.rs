@@ -2,12 +2,12 @@
 //!
 //! Codes and scales of groups change, what the groups of a block share stays. So the bytes are as many, and any program reads them.
 
-use super::columns::{Columns, ROWS, SomeRows, Sweep};
+use super::columns::{Columns, SomeRows, Sweep};
 use super::factor::Factor;
 use rayon::prelude::*;
 use std::ops::Range;
 use strata_kernels::{Cpu, Matrix};
-use strata_quant::{Activations, BlockScales, Codec, GgmlType, Grid};
+use strata_quant::{Activations, BlockScales, Codec, GgmlType, Grid, LANES};
 
 /// Columns that are rounded before the others hear of their errors.
 const BLOCK: usize = 128;
@@ -108,17 +108,14 @@ impl Rows {
         let mut end = cols;
         while end > 0 {
             let places = end.saturating_sub(BLOCK)..end;
-            let (adds, from) = match sweep {
-                Sweep::Feedback => (&factor.carry, end),
-                Sweep::Descent => (&factor.moment, 0),
-            };
-            self.hear(cpu, adds, places.clone(), from);
+            let from = if sweep == Sweep::Feedback { end } else { 0 };
+            self.hear(cpu, sweep.adds(factor), places.clone(), from);
             let columns = Columns::new(factor, (ty, codec), sweep, places.clone());
-            let sixteen = self.weights.par_chunks(ROWS * cols).zip(self.errors.par_chunks_mut(ROWS * cols));
-            let heard = self.y.par_chunks_mut(ROWS * places.len());
+            let sixteen = self.weights.par_chunks(LANES * cols).zip(self.errors.par_chunks_mut(LANES * cols));
+            let heard = self.y.par_chunks_mut(LANES * places.len());
             let coded =
-                self.codes.par_chunks_mut(ROWS * cols).zip(self.grids.par_chunks_mut(ROWS * cols / codec.group));
-            let coded = coded.zip(self.scales.par_chunks_mut(ROWS * cols / ty.block_len()));
+                self.codes.par_chunks_mut(LANES * cols).zip(self.grids.par_chunks_mut(LANES * cols / codec.group));
+            let coded = coded.zip(self.scales.par_chunks_mut(LANES * cols / ty.block_len()));
             sixteen.zip(coded).zip(heard).for_each(|(((weights, errors), ((codes, grids), scales)), heard)| {
                 columns.round(cpu.isa(), SomeRows { weights, errors, codes, grids, scales, heard });
             });
