@@ -3,7 +3,7 @@
 
 use super::output::Output;
 use super::plan::Tensor;
-use super::target::Importance;
+use super::target::{Importance, Target};
 use crate::error::{Error, Result};
 use crate::io::hash::Digest;
 use std::collections::HashMap;
@@ -15,6 +15,7 @@ pub type Method<'m> = dyn FnMut(&mut Unmade<'_>) -> Result<()> + 'm;
 /// The tensors of all targets, of which a method makes some.
 pub struct Unmade<'a> {
     places: HashMap<&'a str, usize>,
+    targets: &'a [Target],
     types: &'a [Vec<GgmlType>],
     importance: &'a [Vec<Option<Importance<'a>>>],
     outputs: &'a mut [Output],
@@ -23,12 +24,13 @@ pub struct Unmade<'a> {
 impl<'a> Unmade<'a> {
     pub(super) fn new(
         tensors: &'a [Tensor],
+        targets: &'a [Target],
         types: &'a [Vec<GgmlType>],
         importance: &'a [Vec<Option<Importance<'a>>>],
         outputs: &'a mut [Output],
     ) -> Unmade<'a> {
         let places = tensors.iter().enumerate().map(|(t, tensor)| (tensor.name.as_str(), t)).collect();
-        Unmade { places, types, importance, outputs }
+        Unmade { places, targets, types, importance, outputs }
     }
 
     /// The number of targets.
@@ -59,6 +61,11 @@ impl<'a> Unmade<'a> {
     /// What the errors in each column of the tensor of this name weigh in a target, if that has importance.
     pub fn importance(&self, target: usize, name: &str) -> Option<&'a [f32]> {
         self.importance[target][*self.places.get(name)?].map(|importance| importance.weights)
+    }
+
+    /// Whether what the errors in columns weigh in a target is to be measured.
+    pub fn measures_importance(&self, target: usize) -> bool {
+        self.targets[target].measures_importance
     }
 
     /// Writes the tensor of this name, all of its bytes in the type that the target wants.

@@ -207,7 +207,7 @@ pub fn convert_with(
     let mut todo = pipeline::Todo::new(&work, &outputs)?;
     outputs.iter_mut().try_for_each(|output| output.begin(todo.request()))?;
     if let Some(method) = method {
-        method(&mut Unmade::new(&job.tensors, &job.types, &importance, &mut outputs))?;
+        method(&mut Unmade::new(&job.tensors, targets, &job.types, &importance, &mut outputs))?;
         todo = pipeline::Todo::new(&work, &outputs)?;
     }
     let digests = pipeline::run(&work, todo, &mut outputs)?;

@@ -25,6 +25,8 @@ pub struct Target {
     pub importance: Option<BTreeMap<String, Vec<f32>>>,
     /// The file of the importance, for error messages.
     pub importance_file: Option<PathBuf>,
+    /// Whether the method that makes the matrices of layers measures what the errors in their columns weigh; `importance` is `None` then.
+    pub measures_importance: bool,
     /// Metadata keys to set over those of the source.
     pub metadata: Vec<(String, Value)>,
     /// Other settings that decide the bytes; a resumed run must have the same.
@@ -66,7 +68,16 @@ impl Target {
     /// A target of one file without importance.
     pub fn new(path: impl Into<PathBuf>, recipe: Recipe) -> Target {
         let (importance_file, metadata, record) = Default::default();
-        Target { path: path.into(), recipe, importance: None, importance_file, metadata, record, split: Split::Whole }
+        Target {
+            path: path.into(),
+            recipe,
+            importance: None,
+            importance_file,
+            measures_importance: false,
+            metadata,
+            record,
+            split: Split::Whole,
+        }
     }
 
     /// The type of each tensor of a model with the hyperparameters `of`. `requantize` allows sources that are quantized already.
@@ -83,13 +94,13 @@ impl Target {
         let facts: Vec<_> = (tensors.iter())
             .map(|tensor| TensorFacts { name: &tensor.name, dims: &tensor.dims, kept: kept_type(input, tensor) })
             .collect();
-        let types = self.recipe.types(of, &facts, self.importance.is_some());
+        let types = self.recipe.types(of, &facts, self.importance.is_some() || self.measures_importance);
         let known: BTreeSet<&str> = facts.iter().map(|fact| fact.name).collect();
         if let Some(name) = self.recipe.by_name.keys().find(|name| !known.contains(name.as_str())) {
             let problem = format!("the recipe names the tensor {}, which the model does not have", quoted(name));
             return Err(Error::invalid(input.path(), "recipe", problem, "take a recipe of a model of this shape"));
         }
-        if self.recipe.requires_importance() && self.importance.is_none() {
+        if self.recipe.requires_importance() && self.importance.is_none() && !self.measures_importance {
             return Err(Error::ImportanceMissing { mix: self.recipe.mix.name });
         }
         for (tensor, &ty) in tensors.iter().zip(&types) {
@@ -118,7 +129,8 @@ impl Target {
             return Err(self.bad_importance("tensors".to_owned(), problem.to_owned()));
         }
         for ((tensor, &ty), importance) in tensors.iter().zip(&types).zip(importance) {
-            if importance.is_none() && self.recipe.requires_importance_of(&tensor.name, ty) {
+            let missing = importance.is_none() && !self.measures_importance;
+            if missing && self.recipe.requires_importance_of(&tensor.name, ty) {
                 let problem =
                     format!("has no data for it, without which {ty} is of no use in {}", self.recipe.mix.name);
                 return Err(self.bad_importance(format!("tensor {}", quoted(&tensor.name)), problem));

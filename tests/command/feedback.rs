@@ -108,30 +108,67 @@ fn a_text_of_more_weight_is_what_codes_are_made_for() {
     assert!(learn[0] < learn[1] && judge[1] < judge[0], "{learn:?} {judge:?}");
 }
 
-/// A copy of the small model in the folder that has an output matrix of its own, equal to the embedding.
-fn untied(dir: &TempDir) -> String {
-    let to = dir.path().join("untied");
+/// A copy of the small model in the folder, with other weights: `change` gets the header of its safetensors file, and the data.
+fn changed(dir: &TempDir, name: &str, change: impl FnOnce(&mut Value, &mut Vec<u8>)) -> PathBuf {
+    let to = dir.path().join(name);
     fs::create_dir(&to).unwrap();
     for file in fs::read_dir(checkpoint()).unwrap().map(|entry| entry.unwrap().path()) {
-        fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+        // Written, not copied: a copy would be as read-only as the original.
+        fs::write(to.join(file.file_name().unwrap()), fs::read(&file).unwrap()).unwrap();
     }
-    let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
-    let mut config = json(&fs::read(to.join("config.json")).unwrap());
-    config["tie_word_embeddings"] = false.into();
-    fs::write(to.join("config.json"), config.to_string()).unwrap();
     // Of a safetensors file: the length of the header, the header, the data.
     let file = fs::read(to.join("model.safetensors")).unwrap();
     let (length, rest) = file.split_first_chunk::<8>().unwrap();
     let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
-    let mut header = json(header);
-    let mut output = header["model.embed_tokens.weight"].clone();
-    let [start, end] = [0, 1].map(|i| output["data_offsets"][i].as_u64().unwrap() as usize);
-    output["data_offsets"] = serde_json::json!([data.len(), data.len() + end - start]);
-    header["lm_head.weight"] = output;
+    let (mut header, mut data) = (serde_json::from_slice(header).unwrap(), data.to_vec());
+    change(&mut header, &mut data);
     let header = header.to_string();
-    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data, &data[start..end]].concat();
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
     fs::write(to.join("model.safetensors"), file).unwrap();
+    to
+}
+
+/// Where the data of a tensor begin and end.
+fn place(tensor: &Value) -> std::ops::Range<usize> {
+    let [start, end] = [0, 1].map(|i| tensor["data_offsets"][i].as_u64().unwrap() as usize);
+    start..end
+}
+
+/// The small model with an output matrix of its own, equal to the embedding.
+fn untied(dir: &TempDir) -> String {
+    let to = changed(dir, "untied", |header, data| {
+        let mut output = header["model.embed_tokens.weight"].clone();
+        let embedding = place(&output);
+        output["data_offsets"] = serde_json::json!([data.len(), data.len() + embedding.len()]);
+        header["lm_head.weight"] = output;
+        data.extend_from_within(embedding);
+    });
+    let mut config: Value = serde_json::from_slice(&fs::read(to.join("config.json")).unwrap()).unwrap();
+    config["tie_word_embeddings"] = false.into();
+    fs::write(to.join("config.json"), config.to_string()).unwrap();
     to.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_value_too_large_for_the_type_is_an_error() {
+    let dir = texts();
+    let name = "model.layers.1.mlp.down_proj.weight";
+    let source = changed(&dir, "huge", |header, data| {
+        assert_eq!(header[name]["dtype"], "BF16");
+        let first = place(&header[name]).start;
+        data[first..first + 2].copy_from_slice(&[0x6e, 0x4e]); // 10^9
+    });
+    let args = ["convert", source.to_str().unwrap(), "-t", "q4_0", "-o", "m.gguf", "--method", "feedback"];
+    let more = ["--calibration", "learn.txt", "--calibration-context", "128", "--calibration-chunks", "3"];
+    for how in [&[][..], &["--propagate", "--restart"]] {
+        let output = strata(&dir, &[&args[..], &more, how].concat()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for words in ["blk.1.ffn_down.weight", "row 0, columns from 0 on: no finite scale of Q4_0", "bf16"] {
+            assert!(said.contains(words), "{said}");
+        }
+        assert!(!dir.path().join("m.gguf").exists());
+    }
 }
 
 #[test]

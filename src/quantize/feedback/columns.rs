@@ -31,12 +31,17 @@ impl Sweep {
 /// A block of columns, and what its groups have to do with each other.
 pub struct Columns<'a> {
     factor: &'a Factor,
-    ty: GgmlType,
-    codec: &'a Codec,
-    sweep: Sweep,
-    /// The place of the first column in the factor's order.
+    /// The type.
+    pub ty: GgmlType,
+    /// Its codec.
+    pub codec: &'a Codec,
+    /// What the block is rounded for.
+    pub sweep: Sweep,
+    /// The columns, of which the block is a part, that have heard of the errors of all outside: their places in the factor's order.
+    pub span: Range<usize>,
+    /// The place of the block's first column.
     first: usize,
-    /// The number of columns.
+    /// The number of its columns.
     width: usize,
     /// What an error in column `r` adds to the target of column `c`, `(columns, columns)`.
     adds: Vec<f32>,
@@ -44,7 +49,7 @@ pub struct Columns<'a> {
     metrics: Vec<Option<GroupMetric>>,
 }
 
-/// Some rows, at most [`LANES`], whole but for `heard`.
+/// Some rows, at most [`LANES`]: all of their columns, but for `heard`.
 pub struct SomeRows<'a> {
     /// The weights, in the factor's order.
     pub weights: &'a [f32],
@@ -56,16 +61,17 @@ pub struct SomeRows<'a> {
     pub grids: &'a mut [Grid],
     /// The scales of all blocks, as in the file.
     pub scales: &'a mut [BlockScales],
-    /// What errors add to the targets of the block, `(rows, columns of the block)`.
+    /// What errors add to the targets of the span, `(rows, columns of the span)`.
     pub heard: &'a mut [f32],
 }
 
 impl<'a> Columns<'a> {
-    /// The columns at `places` in the order of the factor: whole groups.
+    /// The columns at `places` in the order of the factor, which are whole groups and a part of `span`.
     pub fn new(
         factor: &'a Factor,
         (ty, codec): (GgmlType, &'a Codec),
         sweep: Sweep,
+        span: &Range<usize>,
         places: Range<usize>,
     ) -> Columns<'a> {
         let (first, width, cols) = (places.start, places.len(), factor.cols());
@@ -76,7 +82,17 @@ impl<'a> Columns<'a> {
             Sweep::Descent => factor.metric_alone(place..place + codec.group),
         };
         let metrics = places.step_by(codec.group).map(metric).collect();
-        Columns { factor, ty, codec, sweep, first, width, adds, metrics }
+        Columns { factor, ty, codec, sweep, span: span.clone(), first, width, adds, metrics }
+    }
+
+    /// The places of the block's columns.
+    pub fn places(&self) -> Range<usize> {
+        self.first..self.first + self.width
+    }
+
+    /// The places of the columns in the span that are rounded after the block.
+    pub fn after(&self) -> Range<usize> {
+        self.span.start..self.first
     }
 
     /// Rounds the groups of the block in some rows.
@@ -91,11 +107,12 @@ impl<'a> Columns<'a> {
     /// Rounds the group that starts at column `start` of the block.
     fn round_group(&self, isa: Isa, start: usize, metric: &GroupMetric, rows: &mut SomeRows<'_>) {
         let Columns { factor, codec, first, width, .. } = *self;
+        let (heard_cols, heard_first) = (self.span.len(), first - self.span.start);
         let (cols, of_block) = (factor.cols(), self.ty.block_len() / codec.group);
         let (groups, blocks) = (cols / codec.group, cols / self.ty.block_len());
         let group = factor.order[first + start] / codec.group;
         let (block, in_block) = (group / of_block, group % of_block);
-        let n = rows.heard.len() / width;
+        let n = rows.weights.len() / cols;
         let row = |lane: usize| lane.min(n - 1); // lanes without a row repeat the last one
         // The columns as they are rounded: from the last to the first.
         let columns = || (start..start + codec.group).rev();
@@ -103,7 +120,7 @@ impl<'a> Columns<'a> {
             columns().map(|c| array(|lane| of[row(lane) * stride + before + c])).collect()
         };
         let (weights, errors) = (tiles(rows.weights, cols, first), tiles(rows.errors, cols, first));
-        let mut carried = tiles(rows.heard, width, 0);
+        let mut carried = tiles(rows.heard, heard_cols, heard_first);
         let keep = self.sweep == Sweep::Descent;
         if keep {
             self.without_own(metric, start, &errors, &mut carried);
@@ -116,7 +133,7 @@ impl<'a> Columns<'a> {
         for (r, scales) in scales.into_iter().enumerate().take(n) {
             let grid = (codec.grid)(&scales, in_block);
             (rows.scales[r * blocks + block], rows.grids[r * groups + group]) = (scales, grid);
-            let heard = &mut rows.heard[r * width..r * width + start];
+            let heard = &mut rows.heard[r * heard_cols + heard_first..][..start];
             for ((c, codes), before) in columns().zip(&codes).zip(&errors) {
                 let place = r * cols + first + c;
                 let error = rows.weights[place] - grid.value(codes[r]);

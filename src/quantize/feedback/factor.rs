@@ -19,8 +19,11 @@ use strata_quant::{Activations, GgmlType, GroupMetric};
 /// the scales of a group can be found when its first column is rounded.
 const GROUP: usize = 32;
 
-/// Columns of a block of the factorization.
+/// Columns of a block of [`Factor::solve`].
 const BLOCK: usize = 64;
+
+/// Columns that are factorized together.
+const PANEL: usize = 256;
 
 /// What is added to each value of the diagonal, as a share of it: activations of other texts are never quite those of the calibration, and
 /// what columns have to do with each other differs more than their energy does. It is the same as shrinking all that is off the diagonal.
@@ -51,33 +54,25 @@ impl Factor {
     ///
     /// # Errors
     /// If the memory cannot be had.
-    pub fn new(moment: &[f32], cols: usize) -> Result<Factor> {
+    pub fn new(cpu: &Cpu, moment: &[f32], cols: usize) -> Result<Factor> {
         let order = order(&(0..cols).map(|c| moment[c * cols + c]).collect::<Vec<_>>());
         let mean = (0..cols).map(|c| f64::from(moment[c * cols + c])).sum::<f64>() / cols.max(1) as f64;
         let mut damping = MEAN_DAMPING * mean;
         let mut a = zeros(cols * cols)?;
-        let mut lower = Vec::new(); // (columns, columns) in double precision
         loop {
             a.par_chunks_mut(cols.max(1)).enumerate().for_each(|(r, row)| {
                 row.iter_mut().zip(&order).for_each(|(to, &c)| *to = moment[order[r] * cols + c]);
                 row[r] = (f64::from(row[r]) * (1.0 + DAMPING) + damping) as f32;
             });
-            lower.clear();
-            lower.extend(a.iter().map(|&value| f64::from(value)));
-            // A moment of zeros has no errors that matter.
-            if mean == 0.0 || factorize(&mut lower, cols) {
-                break;
+            // In a moment of zeros no errors matter; in one that is not finite nothing can be learned.
+            if mean == 0.0 || !(damping as f32).is_finite() {
+                return Ok(Factor { order, moment: a, carry: zeros(cols * cols)?, diagonal: vec![1.0; cols] });
+            }
+            if let Some((lower, diagonal)) = factorize(cpu, &a, cols)? {
+                return Ok(Factor { order, moment: a, carry: transposed(&lower, cols)?, diagonal });
             }
             damping *= 3.0;
         }
-        let mut carry = zeros(cols * cols)?;
-        if mean > 0.0 {
-            carry.par_chunks_mut(cols.max(1)).enumerate().for_each(|(c, row)| {
-                row.iter_mut().enumerate().skip(c + 1).for_each(|(j, to)| *to = lower[j * cols + c] as f32);
-            });
-        }
-        let diagonal = (0..cols).map(|c| if mean > 0.0 { lower[c * cols + c] as f32 } else { 1.0 }).collect();
-        Ok(Factor { order, moment: a, carry, diagonal })
     }
 
     /// The number of columns.
@@ -98,7 +93,7 @@ impl Factor {
         let entry = |(r, c): (usize, usize)| f64::from(self.moment[r * self.cols() + c]);
         let mut lower: Vec<f64> = places.clone().flat_map(|r| places.clone().map(move |c| (r, c))).map(entry).collect();
         let columns = || (0..n).rev();
-        factorize(&mut lower, n).then(|| GroupMetric {
+        factorize_small(&mut lower, n).then(|| GroupMetric {
             pivots: columns().map(|c| lower[c * n + c] as f32).collect(),
             carry: columns()
                 .flat_map(|c| columns().map(move |j| (c, j)))
@@ -187,6 +182,18 @@ impl Factor {
     }
 }
 
+/// The columns of `a (n, n)` as rows.
+fn transposed(a: &[f32], n: usize) -> Result<Vec<f32>> {
+    const TOGETHER: usize = 16; // a cache line of `a`
+    let mut to = zeros(n * n)?;
+    to.par_chunks_mut(TOGETHER * n).enumerate().for_each(|(i, to)| {
+        for (j, row) in a.chunks_exact(n).enumerate() {
+            to.chunks_exact_mut(n).zip(&row[i * TOGETHER..]).for_each(|(to, value)| to[j] = *value);
+        }
+    });
+    Ok(to)
+}
+
 /// The order of columns with these energies: see [`Factor::order`].
 fn order(energy: &[f32]) -> Vec<usize> {
     let peak = |of: &[usize]| of.iter().map(|&c| energy[c]).fold(0.0, f32::max);
@@ -209,55 +216,75 @@ pub struct SolveScratch {
     y: Vec<f32>,
 }
 
-/// `a = l d l^T` in place of the lower triangle: `l` below the diagonal, `d` on it. `false` if `a (n, n)` is not positive definite.
-fn factorize(a: &mut [f64], n: usize) -> bool {
-    for first in (0..n).step_by(BLOCK) {
-        let end = (first + BLOCK).min(n);
-        for r in first..end {
-            let (above, row) = a.split_at_mut(r * n);
-            let row = &mut row[..n];
-            eliminate(row, above, n, first..r);
-            let square = (first..r).map(|k| row[k] * row[k] * above[k * n + k]).sum::<f64>();
-            row[r] -= square;
-            if row[r] <= 0.0 || !row[r].is_finite() {
-                return false;
-            }
-        }
-        let (above, below) = a.split_at_mut(end * n);
-        let above = &*above;
-        below.par_chunks_mut(n).for_each(|row| eliminate(row, above, n, first..end));
-        // What is left of the rows below: each loses its product with every row before it.
+/// `a = l d l^T` for `a (n, n)`, of which the lower triangle is read: `l (n, n)` below its diagonal, zeros elsewhere, and `d (n)`. `None` if `a`
+/// is not positive definite.
+///
+/// Single precision is enough for it: the damping bounds the condition of `a` scaled to a diagonal of ones, which is what errors depend on,
+/// and they are far below those of the moment, an estimate from some thousands of tokens.
+///
+/// # Errors
+/// If the memory cannot be had.
+fn factorize(cpu: &Cpu, a: &[f32], n: usize) -> Result<Option<(Vec<f32>, Vec<f32>)>> {
+    let (mut l, mut d) = (zeros(n * n)?, Vec::with_capacity(n));
+    let (mut x, mut w, mut y) = (Activations::default(), Vec::new(), Vec::new());
+    for first in (0..n).step_by(PANEL) {
+        let end = (first + PANEL).min(n);
         let width = end - first;
-        let scaled: Vec<f64> =
-            below.par_chunks(n).flat_map_iter(|row| (first..end).map(move |k| row[k] * above[k * n + k])).collect();
-        below.par_chunks_mut(n).enumerate().for_each(|(r, row)| {
-            let (own, rest) = row.split_at_mut(end);
-            for (to, scaled) in rest.iter_mut().zip(scaled.chunks_exact(width)).take(r + 1) {
-                *to -= dot(&own[first..], scaled);
+        // What the columns before have of the panel's: l d l^T.
+        y.clear();
+        y.resize((n - first) * width, 0.0);
+        if first > 0 {
+            let rows = x.reset(n - first, first).par_chunks_mut(first);
+            rows.zip(l[first * n..].par_chunks(n)).for_each(|(x, l)| x.copy_from_slice(&l[..first]));
+            let scaled = |c: usize| l[c * n..c * n + first].iter().zip(&d).map(|(l, d): (&f32, &f32)| l * d);
+            w.clear();
+            w.extend((first..end).flat_map(scaled).flat_map(f32::to_le_bytes));
+            cpu.matmul(Matrix::new(GgmlType::F32, width, first, &w).expect("rows of F32"), &mut x, &mut y);
+        }
+        y.par_chunks_mut(width).enumerate().for_each(|(r, y)| {
+            let row = (first + r) * n;
+            y.iter_mut().zip(&a[row + first..row + end]).for_each(|(y, a)| *y = a - *y);
+        });
+        let mut square: Vec<f64> = y[..width * width].iter().map(|&y| f64::from(y)).collect();
+        if !factorize_small(&mut square, width) {
+            return Ok(None);
+        }
+        d.extend((0..width).map(|c| square[c * width + c] as f32));
+        let d = &d[first..];
+        // Row `k`: what a value of column `k` of `l` takes from those of the columns after it, `d_k` times column `k` of the square.
+        let takes = |i: usize| (square[i % width * width + i / width] * square[i / width * (width + 1)]) as f32;
+        let takes: Vec<f32> = (0..width * width).map(takes).collect();
+        let rows = l[first * n..].par_chunks_mut(n).zip(y.par_chunks_mut(width)).enumerate();
+        rows.for_each(|(r, (l, y))| {
+            for k in 0..width.min(r) {
+                let value = y[k] / d[k];
+                l[first + k] = value;
+                y[k + 1..]
+                    .iter_mut()
+                    .zip(&takes[k * width + k + 1..(k + 1) * width])
+                    .for_each(|(y, of)| *y -= value * of);
             }
         });
     }
+    Ok(Some((l, d)))
+}
+
+/// The same for some columns, in double precision and in place of the lower triangle: `l` below the diagonal, `d` on it. `false` if `a (n, n)`
+/// is not positive definite.
+fn factorize_small(a: &mut [f64], n: usize) -> bool {
+    for r in 0..n {
+        let (above, row) = a.split_at_mut(r * n);
+        for j in 0..r {
+            let of = &above[j * n..(j + 1) * n];
+            let product = (0..j).map(|k| row[k] * above[k * n + k] * of[k]).sum::<f64>();
+            row[j] = (row[j] - product) / of[j];
+        }
+        row[r] -= (0..r).map(|k| row[k] * row[k] * above[k * n + k]).sum::<f64>();
+        if row[r] <= 0.0 || !row[r].is_finite() {
+            return false;
+        }
+    }
     true
-}
-
-/// The entries `block` of a row of `l`, of which `above` has the rows before.
-fn eliminate(row: &mut [f64], above: &[f64], n: usize, block: std::ops::Range<usize>) {
-    for j in block.clone() {
-        let of = &above[j * n..(j + 1) * n];
-        let product = (block.start..j).map(|k| row[k] * above[k * n + k] * of[k]).sum::<f64>();
-        row[j] = (row[j] - product) / of[j];
-    }
-}
-
-/// `a . b` in eight lanes.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut lanes = [0.0; 8];
-    let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (a, b) in a.0.iter().zip(b.0) {
-        (0..8).for_each(|i| lanes[i] += a[i] * b[i]);
-    }
-    let rest = a.1.iter().zip(b.1).map(|(a, b)| a * b).sum::<f64>();
-    lanes.into_iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]
@@ -280,18 +307,16 @@ mod tests {
 
     #[test]
     fn the_factor_gives_the_moment_back() {
-        for (cols, tokens) in [(1, 4), (63, 200), (64, 200), (65, 200), (200, 400)] {
+        let cpu = Cpu::new(strata_kernels::Isa::best(), 2);
+        for (cols, tokens) in [(1, 4), (PANEL - 1, 400), (PANEL, 400), (PANEL + 1, 400), (2 * PANEL + 30, 800)] {
             let a = moment(cols, tokens);
-            let mut l: Vec<f64> = a.iter().map(|&v| f64::from(v)).collect();
-            assert!(factorize(&mut l, cols));
-            let entry = |r: usize, k: usize| if r == k { 1.0 } else { l[r * cols + k] };
+            let (l, d) = factorize(&cpu, &a, cols).unwrap().unwrap();
+            let entry = |r: usize, k: usize| if r == k { 1.0 } else { f64::from(l[r * cols + k]) };
             for (r, c) in (0..cols).map(|r| (r, (r * 31) % (r + 1))) {
-                let got: f64 = (0..=c).map(|k| entry(r, k) * l[k * cols + k] * entry(c, k)).sum();
-                let want = f64::from(a[r * cols + c]);
-                assert!(
-                    (got - want).abs() <= 1e-6 * f64::from(a[cols * cols - 1]).abs(),
-                    "{cols}: {r}, {c}: {got} {want}"
-                );
+                let got: f64 = (0..=c).map(|k| entry(r, k) * f64::from(d[k]) * entry(c, k)).sum();
+                let at = |i: usize| f64::from(a[i]);
+                let of = (at(r * cols + r) * at(c * cols + c)).sqrt();
+                assert!((got - at(r * cols + c)).abs() <= 3e-6 * of, "{cols}: {r}, {c}: {got} {}", at(r * cols + c));
             }
         }
     }
@@ -299,9 +324,9 @@ mod tests {
     #[test]
     fn solving_undoes_the_moment() {
         for cols in [1, 64, 150] {
-            let factor = Factor::new(&moment(cols, 2 * cols + 3), cols).unwrap();
-            let (cpu, z) =
-                (Cpu::new(strata_kernels::Isa::best(), 2), |i: usize| ((i * 37 + 5) % 19) as f64 / 9.0 - 1.0);
+            let cpu = Cpu::new(strata_kernels::Isa::best(), 2);
+            let factor = Factor::new(&cpu, &moment(cols, 2 * cols + 3), cols).unwrap();
+            let z = |i: usize| ((i * 37 + 5) % 19) as f64 / 9.0 - 1.0;
             let a = |r: usize, c: usize| f64::from(factor.moment[r * cols + c]);
             let product = |i: usize| (0..cols).map(|k| z(i / cols * cols + k) * a(k, i % cols)).sum::<f64>() as f32;
             let mut v: Vec<f32> = (0..3 * cols).map(product).collect();
@@ -314,14 +339,14 @@ mod tests {
 
     #[test]
     fn damping_leaves_columns_of_little_energy_their_share() {
-        let cols = 6;
+        let (cols, cpu) = (6, Cpu::new(strata_kernels::Isa::best(), 1));
         let a = moment(cols, 40);
         let scale = |place: usize| 2f32.powf(place as f32 / 2.0);
-        let plain = Factor::new(&a, cols).unwrap();
+        let plain = Factor::new(&cpu, &a, cols).unwrap();
         let place = |c: usize| plain.order.iter().position(|&of| of == c).unwrap();
         let scaled: Vec<f32> =
             a.iter().enumerate().map(|(i, v)| v * scale(place(i / cols)) * scale(place(i % cols))).collect();
-        let scaled = Factor::new(&scaled, cols).unwrap();
+        let scaled = Factor::new(&cpu, &scaled, cols).unwrap();
         assert_eq!(scaled.order, plain.order);
         for (c, j) in (0..cols).flat_map(|c| (c + 1..cols).map(move |j| (c, j))) {
             let expected = plain.carry[c * cols + j] * scale(j) / scale(c);
@@ -349,11 +374,11 @@ mod tests {
     #[test]
     fn moments_without_full_rank_are_damped_until_they_can_be_factorized() {
         // One token; and one whose columns are multiples of each other with energies that differ by 10^12; and nothing at all.
-        let one = moment(40, 1);
+        let (one, cpu) = (moment(40, 1), Cpu::new(strata_kernels::Isa::best(), 1));
         let mut wild = one.clone();
         wild.iter_mut().enumerate().for_each(|(i, v)| *v *= 10f32.powi(-((i / 40 + i % 40) as i32) / 6));
         for of in [one, wild, vec![0.0; 1600]] {
-            let factor = Factor::new(&of, 40).unwrap();
+            let factor = Factor::new(&cpu, &of, 40).unwrap();
             assert!(factor.carry.iter().chain(&factor.moment).all(|v| v.is_finite()));
         }
     }

@@ -4,7 +4,7 @@ use super::moments::MomentScratch;
 use super::sums::InputMoments;
 use super::tensor::{Pull, Setting, TensorReport, TensorScratch};
 use crate::convert::method::Unmade;
-use crate::error::Result;
+use crate::error::{Error, Result, quoted};
 use crate::model::Model;
 use crate::progress::Progress;
 use strata_kernels::Matrix;
@@ -35,7 +35,7 @@ impl<'m, 'u, 'a> Maker<'m, 'u, 'a> {
     /// Makes a matrix for a target, if that still wants it in a type with codes; its blocks then.
     ///
     /// # Errors
-    /// If the tensor cannot be written, or the user stopped.
+    /// If no finite scales are found for its values, the tensor cannot be written, or the user stopped.
     pub fn make(
         &mut self,
         target: usize,
@@ -46,9 +46,24 @@ impl<'m, 'u, 'a> Maker<'m, 'u, 'a> {
         let Some((ty, codec)) = wants(self.unmade, target, name) else { return Ok(None) };
         self.progress.check()?;
         self.progress.step(name);
-        let importance = self.unmade.importance(target, name);
+        let measured = self.unmade.measures_importance(target).then_some(&moments.importance[..]);
+        let importance = measured.or_else(|| self.unmade.importance(target, name));
         let setting = Setting { cpu: self.model.cpu(), moments, pull, ty, codec: &codec, importance };
         let (bytes, report) = setting.round(matrix, &mut self.scratch);
+        if let Some(block) = ty.format().and_then(|format| format.bad_block(&bytes)) {
+            let (row, column) = (block * ty.block_len() / matrix.cols(), block * ty.block_len() % matrix.cols());
+            let problem = format!(
+                "row {row}, columns from {column} on: no finite scale of {ty} is found; the values, or those that the calibration text makes \
+                 the matrix read, are too large"
+            );
+            let place = format!("tensor {}", quoted(name));
+            return Err(Error::invalid(
+                self.model.gguf().path(),
+                place,
+                problem,
+                "choose the type bf16 for this tensor",
+            ));
+        }
         self.unmade.write(target, name, &bytes)?;
         self.reports.push(TensorReport { target, name: name.to_owned(), ..report });
         Ok(Some(bytes))

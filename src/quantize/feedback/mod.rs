@@ -3,9 +3,9 @@
 //!
 //! All tokens of a calibration text go through a layer before the next one. Of what the layer's matrices read, second moments are summed
 //! (`sums.rs`, `moments.rs`), factorized (`factor.rs`), and the rows of each matrix rounded with them (`round.rs`, `columns.rs`). Scales are
-//! searched about those that llama-quantize finds with the importance of the columns, group by group and together with the codes. A tenth of
-//! every text is held out: a matrix whose loss on the held-out tenth of any of the texts is larger than with plain rounding keeps plain
-//! rounding (`tensor.rs`).
+//! searched about those that llama-quantize finds, group by group and together with the codes; the importance that it takes for that is the
+//! diagonal of the moment, unless a matrix of importance is given. A tenth of every text is held out: a matrix whose loss on the held-out tenth
+//! of any of the texts is larger than with plain rounding keeps plain rounding (`tensor.rs`).
 //!
 //! With *propagation* (`propagate.rs`) a second stream of activations goes through the layers as they are quantized so far, and each matrix
 //! is moved towards what undoes the errors that it reads, before it is rounded (QEP, arXiv 2504.09629; GPTAQ, arXiv 2504.02692).
@@ -95,8 +95,8 @@ pub fn need(of: &Hyperparameters, text: &Text, propagate: bool) -> Result<Memory
     // With propagation one input at a time, with its pull.
     let moments = if propagate { 2 * inputs.iter().max().unwrap_or(&0) } else { inputs.iter().sum::<u64>() };
     let square = (widest as u64).saturating_mul(widest as u64);
-    // The factor: in double precision, the moment, the carry; what they are multiplied with.
-    let factor = square.saturating_mul(4 * (2 + 1 + 1 + 1));
+    // The damped moment, its factor as it is computed and as it is kept, and what they are multiplied with.
+    let factor = square.saturating_mul(4 * (1 + 1 + 1 + 1));
     let rows = (ROWS as u64).saturating_mul(widest as u64).saturating_mul(4 * (6 + parts));
     let matrices = (2 * of.q_width() + 2 * of.kv_width() + 3 * of.ffn) as u64;
     let streams = if propagate { 2 } else { 1 };

@@ -9,8 +9,11 @@ use std::ops::Range;
 use strata_kernels::{Cpu, Matrix};
 use strata_quant::{Activations, BlockScales, Codec, GgmlType, Grid, LANES};
 
-/// Columns that are rounded before the others hear of their errors.
+/// Columns that are rounded before the others hear of their errors: at first those of their span, the others after the whole span.
 const BLOCK: usize = 128;
+
+/// Columns that hear of the errors of all others by one matrix product: so wide that reading the errors takes less time than multiplying.
+const SPAN: usize = 4 * BLOCK;
 
 /// Sweeps of coordinate descent after the feedback; each lowers the loss a little, the first the most.
 const SWEEPS: usize = 2;
@@ -26,7 +29,9 @@ pub struct Rows {
     scales: Vec<BlockScales>, // (rows, blocks)
     x: Activations,           // (rows, columns): errors that are multiplied
     w: Vec<u8>,               // in F32, with what
-    y: Vec<f32>,              // and their product
+    y: Vec<f32>,              // and their product: what the columns of a span hear
+    before: Vec<f32>,         // (rows, columns of a block): the errors that a span has heard of
+    new: Vec<f32>,            // what it hears of the changes
 }
 
 impl Rows {
@@ -74,21 +79,20 @@ impl Rows {
         rows.into_iter().sum()
     }
 
-    /// The loss of the errors as they are: `sum over rows of e M e^T` for a moment `(columns, columns)` in the factor's order.
+    /// The loss of the errors as they are: `sum over rows of e M e^T` for a symmetric moment `(columns, columns)` in the factor's order.
     pub fn loss(&mut self, cpu: &Cpu, moment: &[f32]) -> f64 {
-        self.multiply(cpu, moment);
-        let row = |(e, y): (&[f32], &[f32])| e.iter().zip(y).map(|(e, y)| f64::from(*e) * f64::from(*y)).sum::<f64>();
-        let rows: Vec<f64> = self.errors.par_chunks(self.cols).zip(self.y.par_chunks(self.cols)).map(row).collect();
-        rows.into_iter().sum()
-    }
-
-    /// `y = errors M` for a symmetric `M (columns, columns)`.
-    fn multiply(&mut self, cpu: &Cpu, moment: &[f32]) {
-        let (cols, rows) = (self.cols, self.errors.len() / self.cols);
-        bytes(cols, |r| &moment[r * cols..(r + 1) * cols], &mut self.w);
-        self.x.reset(rows, cols).copy_from_slice(&self.errors);
-        self.y.resize(rows * cols, 0.0);
-        cpu.matmul(Matrix::new(GgmlType::F32, cols, cols, &self.w).expect("rows of F32"), &mut self.x, &mut self.y);
+        let (cols, rows) = (self.cols, self.weights.len() / self.cols);
+        let mut losses = vec![0.0; rows];
+        for first in (0..cols).step_by(SPAN) {
+            let span = first..cols.min(first + SPAN);
+            // Each pair of columns once: what is after the span counts twice.
+            self.hear(cpu, span.clone(), first, |c, j| if j < span.end { 1.0 } else { 2.0 } * moment[c * cols + j]);
+            let rows = self.errors.par_chunks(cols).zip(self.y.par_chunks(span.len()));
+            losses.par_iter_mut().zip(rows).for_each(|(loss, (e, y))| {
+                *loss += e[span.clone()].iter().zip(y).map(|(e, y)| f64::from(*e) * f64::from(*y)).sum::<f64>();
+            });
+        }
+        losses.into_iter().sum()
     }
 
     /// Rounds all rows, group by group in the order of the factor, each with what the errors before it add to its targets. Every group gets the
@@ -103,38 +107,68 @@ impl Rows {
     }
 
     /// All groups of all rows, once.
-    fn sweep(&mut self, cpu: &Cpu, factor: &Factor, (ty, codec): (GgmlType, &Codec), sweep: Sweep) {
-        let cols = self.cols;
+    fn sweep(&mut self, cpu: &Cpu, factor: &Factor, format: (GgmlType, &Codec), sweep: Sweep) {
+        let (cols, adds) = (self.cols, sweep.adds(factor));
         let mut end = cols;
         while end > 0 {
-            let places = end.saturating_sub(BLOCK)..end;
+            let span = end.saturating_sub(SPAN)..end;
             let from = if sweep == Sweep::Feedback { end } else { 0 };
-            self.hear(cpu, sweep.adds(factor), places.clone(), from);
-            let columns = Columns::new(factor, (ty, codec), sweep, places.clone());
-            let sixteen = self.weights.par_chunks(LANES * cols).zip(self.errors.par_chunks_mut(LANES * cols));
-            let heard = self.y.par_chunks_mut(LANES * places.len());
-            let coded =
-                self.codes.par_chunks_mut(LANES * cols).zip(self.grids.par_chunks_mut(LANES * cols / codec.group));
-            let coded = coded.zip(self.scales.par_chunks_mut(LANES * cols / ty.block_len()));
-            sixteen.zip(coded).zip(heard).for_each(|(((weights, errors), ((codes, grids), scales)), heard)| {
-                columns.round(cpu.isa(), SomeRows { weights, errors, codes, grids, scales, heard });
-            });
-            end = places.start;
+            self.hear(cpu, span.clone(), from, |c, j| adds[c * cols + j]);
+            while end > span.start {
+                let places = end.saturating_sub(BLOCK).max(span.start)..end;
+                self.round(cpu, &Columns::new(factor, format, sweep, &span, places.clone()), adds);
+                end = places.start;
+            }
         }
     }
 
-    /// `y (rows, columns of the block)`: what the errors of the columns from `from` on add to those of the block.
-    fn hear(&mut self, cpu: &Cpu, adds: &[f32], block: Range<usize>, from: usize) {
+    /// Rounds the groups of a block, and tells what comes after it in its span.
+    fn round(&mut self, cpu: &Cpu, block: &Columns<'_>, adds: &[f32]) {
+        let (cols, rows, places, after) = (self.cols, self.weights.len() / self.cols, block.places(), block.after());
+        self.before.resize(rows * places.len(), 0.0);
+        let before = self.before.par_chunks_mut(places.len()).zip(self.errors.par_chunks(cols));
+        before.for_each(|(before, e)| match block.sweep {
+            Sweep::Feedback => before.fill(0.0), // nothing has heard of the errors
+            Sweep::Descent => before.copy_from_slice(&e[places.clone()]),
+        });
+        let sixteen = self.weights.par_chunks(LANES * cols).zip(self.errors.par_chunks_mut(LANES * cols));
+        let heard = self.y.par_chunks_mut(LANES * block.span.len());
+        let coded = self.codes.par_chunks_mut(LANES * cols);
+        let coded = coded.zip(self.grids.par_chunks_mut(LANES * cols / block.codec.group));
+        let coded = coded.zip(self.scales.par_chunks_mut(LANES * cols / block.ty.block_len()));
+        sixteen.zip(coded).zip(heard).for_each(|(((weights, errors), ((codes, grids), scales)), heard)| {
+            block.round(cpu.isa(), SomeRows { weights, errors, codes, grids, scales, heard });
+        });
+        if after.is_empty() {
+            return;
+        }
+        let x = self.x.reset(rows, places.len()).par_chunks_mut(places.len());
+        let changes = self.errors.par_chunks(cols).zip(self.before.par_chunks(places.len()));
+        x.zip(changes).for_each(|(x, (e, before))| {
+            x.iter_mut().zip(&e[places.clone()]).zip(before).for_each(|((x, e), before)| *x = e - before);
+        });
+        values(after.len(), places.len(), |c, j| adds[(after.start + c) * cols + places.start + j], &mut self.w);
+        let w = Matrix::new(GgmlType::F32, after.len(), places.len(), &self.w).expect("rows of F32");
+        self.new.resize(rows * after.len(), 0.0);
+        cpu.matmul(w, &mut self.x, &mut self.new);
+        let heard = self.y.par_chunks_mut(block.span.len()).zip(self.new.par_chunks(after.len()));
+        heard.for_each(|(heard, new)| heard.iter_mut().zip(new).for_each(|(heard, new)| *heard += new));
+    }
+
+    /// `y (rows, columns of the span)`: what the errors of the columns from `from` on add to those of the span; `adds` says what that of
+    /// column `j` adds to column `c`, `(c, j)`.
+    fn hear(&mut self, cpu: &Cpu, span: Range<usize>, from: usize, adds: impl Fn(usize, usize) -> f32 + Sync) {
         let (cols, rows) = (self.cols, self.weights.len() / self.cols);
         self.y.clear();
-        self.y.resize(rows * block.len(), 0.0);
+        self.y.resize(rows * span.len(), 0.0);
         if from == cols {
             return;
         }
-        bytes(block.len(), |i| &adds[(block.start + i) * cols + from..(block.start + i + 1) * cols], &mut self.w);
         let x = self.x.reset(rows, cols - from).par_chunks_mut(cols - from);
         x.zip(self.errors.par_chunks(cols)).for_each(|(x, errors)| x.copy_from_slice(&errors[from..]));
-        let w = Matrix::new(GgmlType::F32, block.len(), cols - from, &self.w).expect("rows of F32");
+        let width = cols - from;
+        values(span.len(), width, |c, j| adds(span.start + c, from + j), &mut self.w);
+        let w = Matrix::new(GgmlType::F32, span.len(), width, &self.w).expect("rows of F32");
         cpu.matmul(w, &mut self.x, &mut self.y);
     }
 
@@ -146,12 +180,11 @@ impl Rows {
     }
 }
 
-/// So many rows of values, all of one length, as bytes.
-fn bytes<'a>(rows: usize, row: impl Fn(usize) -> &'a [f32] + Sync, to: &mut Vec<u8>) {
-    let width = row(0).len();
-    to.resize(4 * rows * width, 0);
-    to.par_chunks_mut(4 * width).enumerate().for_each(|(r, to)| {
-        to.as_chunks_mut::<4>().0.iter_mut().zip(row(r)).for_each(|(to, value)| *to = value.to_le_bytes());
+/// A matrix of values `(rows, columns)` as bytes.
+fn values(rows: usize, cols: usize, at: impl Fn(usize, usize) -> f32 + Sync, to: &mut Vec<u8>) {
+    to.resize(4 * rows * cols, 0);
+    to.par_chunks_mut(4 * cols).enumerate().for_each(|(r, to)| {
+        to.as_chunks_mut::<4>().0.iter_mut().enumerate().for_each(|(c, to)| *to = at(r, c).to_le_bytes());
     });
 }
 
@@ -172,7 +205,7 @@ mod tests {
 
     /// A moment whose columns differ in energy and go together.
     fn moment(cols: usize) -> Vec<f32> {
-        let (tokens, mixed) = (2 * cols, numbers(cols * cols, 3));
+        let (tokens, mixed) = (600, numbers(cols * cols, 3));
         let x = numbers(tokens * 8, 5);
         let value = |t: usize, c: usize| {
             let common: f32 = (0..8).map(|i| x[t * 8 + i] * mixed[c * cols + i]).sum();
@@ -196,7 +229,8 @@ mod tests {
     fn feedback_and_descent_lower_the_loss_of_every_format() {
         let (rows, cols) = (5, 256);
         let (moment, w) = (moment(cols), numbers(rows * cols, 1));
-        let (factor, cpu) = (Factor::new(&moment, cols).unwrap(), Cpu::new(Isa::best(), 1));
+        let cpu = Cpu::new(Isa::best(), 1);
+        let factor = Factor::new(&cpu, &moment, cols).unwrap();
         let importance: Vec<f32> = (0..cols).map(|c| moment[c * cols + c]).collect();
         let mut formats = 0;
         for format in GgmlType::with_format() {
@@ -239,9 +273,10 @@ mod tests {
     #[test]
     fn the_loss_is_what_the_factor_says() {
         // sum_c D_c (target_c - value_c)^2 = e A e^T: with the targets that the errors before give.
-        let (cols, ty) = (256, GgmlType::Q4_0);
+        let (cols, ty) = (2 * SPAN + BLOCK + 32, GgmlType::Q4_0);
         let (moment, w) = (moment(cols), numbers(cols, 9));
-        let (factor, cpu) = (Factor::new(&moment, cols).unwrap(), Cpu::new(Isa::best(), 1));
+        let cpu = Cpu::new(Isa::best(), 1);
+        let factor = Factor::new(&cpu, &moment, cols).unwrap();
         let codec = ty.format().unwrap().codec.unwrap();
         let blocks = plain(ty, &w, &vec![1.0; cols]);
         let mut all = Rows::default();
@@ -259,15 +294,29 @@ mod tests {
             (0..cols).map(|c| d[c] * (e[c] + (c + 1..cols).map(|j| e[j] * carry(c, j)).sum::<f64>()).powi(2)).sum();
         let loss = all.loss(&cpu, &factor.moment);
         assert!((sum / loss - 1.0).abs() < 1e-3, "{sum} {loss}");
+        let of = |i: usize| f64::from(factor.moment[i]) * e[i / cols] * e[i % cols];
+        let definition = (0..cols * cols).map(of).sum::<f64>();
+        assert!((definition / loss - 1.0).abs() < 1e-4, "{definition} {loss}");
+        // Descent hears of all errors, and its own: what it takes for the loss falls, and so does the loss.
+        all.descend(&cpu, &factor, (ty, &codec));
+        let descended = all.loss(&cpu, &factor.moment);
+        assert!(descended < 0.999 * loss, "{descended} {loss}");
+        let changed = |all: &mut Rows| {
+            all.sweep(&cpu, &factor, (ty, &codec), Sweep::Descent);
+            all.loss(&cpu, &factor.moment)
+        };
+        let losses: Vec<f64> = (0..6).map(|_| changed(&mut all)).collect();
+        assert!(losses.is_sorted_by(|a, b| b <= &(a * 1.000_001)), "{losses:?}");
     }
 
     #[test]
     fn the_same_codes_on_every_instruction_set_and_any_number_of_threads() {
-        let (rows, cols, ty) = (9, 512, GgmlType::Q4_K);
+        let (rows, cols, ty) = (9, 2 * SPAN + 256, GgmlType::Q4_K);
         let (moment, w) = (moment(cols), numbers(rows * cols, 2));
-        let (factor, codec) = (Factor::new(&moment, cols).unwrap(), ty.format().unwrap().codec.unwrap());
+        let codec = ty.format().unwrap().codec.unwrap();
         let results = Isa::available().flat_map(|isa| [(isa, 1), (isa, 3)]).map(|(isa, threads)| {
             let cpu = Cpu::new(isa, threads);
+            let factor = Factor::new(&cpu, &moment, cols).unwrap();
             let (mut blocks, mut all) = (plain(ty, &w, &vec![1.0; cols]), Rows::default());
             all.take(&factor, (ty, &codec), &w, &blocks);
             all.feed_back(&cpu, &factor, (ty, &codec));

@@ -76,6 +76,8 @@ impl Pair {
 pub struct InputMoments {
     /// The factor of what is learned from.
     pub factor: Factor,
+    /// The mean squares of what is learned from, `(columns)`: an importance matrix's. In the order of the matrix.
+    pub importance: Vec<f32>,
     /// What the results of the matrix should change by, `(pulls, columns)`, on what is learned from; `None` if nothing pulls.
     pub pull: Option<Vec<f32>>,
     /// Of each held-out part the moment `(columns, columns)`, and its pull. All columns are in the order of the factor.
@@ -125,7 +127,8 @@ impl<'s> Sums<'s> {
     /// If the memory cannot be had.
     pub fn finish(self, cpu: &Cpu, scratch: &mut MomentScratch) -> Result<InputMoments> {
         let (own, pull) = self.learned.mean(cpu, scratch);
-        let factor = Factor::new(&own, self.cols)?;
+        let importance = (0..self.cols).map(|c| own[c * self.cols + c]).collect();
+        let factor = Factor::new(cpu, &own, self.cols)?;
         drop(own);
         let pulled = |pull: Option<Vec<f32>>| {
             pull.map(|mut pull| {
@@ -138,7 +141,8 @@ impl<'s> Sums<'s> {
             let (own, pull) = pair.mean(cpu, scratch);
             held_out.push((factor.permuted(&own)?, pulled(pull)));
         }
-        Ok(InputMoments { pull: pulled(pull), held_out, factor })
+        let pull = pulled(pull);
+        Ok(InputMoments { factor, importance, pull, held_out })
     }
 }
 
@@ -166,8 +170,11 @@ mod tests {
         for piece in [1, 3, 10] {
             let mut sums = Sums::new(cols, Some(3), &spans).unwrap();
             x.chunks(piece * cols).for_each(|x| sums.see(x, x, &cpu, &mut scratch));
-            let InputMoments { factor, pull, held_out } = sums.finish(&cpu, &mut scratch).unwrap();
+            let InputMoments { factor, importance, pull, held_out } = sums.finish(&cpu, &mut scratch).unwrap();
             let pull = pull.unwrap();
+            for (c, importance) in importance.into_iter().enumerate() {
+                assert!((importance - of(&learned, c, c)).abs() < 1e-6);
+            }
             for (place, &c) in factor.order.iter().enumerate() {
                 for r in 0..cols {
                     assert!((pull[r * cols + place] - of(&learned, r, c)).abs() < 1e-6);

@@ -67,7 +67,7 @@ pub struct Setting<'a> {
 impl Setting<'_> {
     /// The blocks of a matrix: with feedback, or as they are without if that is better on any held-out part.
     pub fn round(&self, matrix: Matrix<'_>, scratch: &mut TensorScratch) -> (Vec<u8>, TensorReport) {
-        let Setting { cpu, moments: InputMoments { factor, pull, held_out }, ty, codec, importance, .. } = *self;
+        let Setting { cpu, moments: InputMoments { factor, pull, held_out, .. }, ty, codec, importance, .. } = *self;
         let cols = factor.cols();
         let row_bytes = ty.row_bytes(cols).expect("a recipe gives types whose blocks divide the rows");
         let strengths = if pull.is_some() { &STRENGTHS[..] } else { &STRENGTHS[..1] };
@@ -193,12 +193,12 @@ mod tests {
         for (values, blocks) in values.chunks(cols).zip(plain.chunks_mut(ty.row_bytes(cols).unwrap())) {
             cpu.isa().encode(ty, values, importance, blocks);
         }
-        let factor = Factor::new(&moment(cols, 0.9), cols).unwrap();
+        let factor = Factor::new(&cpu, &moment(cols, 0.9), cols).unwrap();
         let [like, unlike] = [0.9, -0.9].map(|together| factor.permuted(&moment(cols, together)).unwrap());
         for (held_out, kept) in [(vec![&like], false), (vec![&unlike], true), (vec![&like, &unlike], true)] {
             let held_out: Vec<_> = held_out.into_iter().map(|of| (of.clone(), None)).collect();
-            let factor = Factor::new(&moment(cols, 0.9), cols).unwrap();
-            let moments = InputMoments { factor, pull: None, held_out };
+            let factor = Factor::new(&cpu, &moment(cols, 0.9), cols).unwrap();
+            let moments = InputMoments { factor, importance: vec![1.0; 128], pull: None, held_out };
             let setting = Setting { cpu: &cpu, moments: &moments, pull: Pull::Inputs, ty, codec: &codec, importance };
             let (bytes, report) = setting.round(w.matrix(), &mut TensorScratch::default());
             assert_eq!(report.strength.is_none(), kept);

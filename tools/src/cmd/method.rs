@@ -140,8 +140,8 @@ impl MethodArgs {
 }
 
 impl Calibrated {
-    /// The importance of all columns on the text, by the names of the tensors: what scales are searched with unless a file of importance is
-    /// given.
+    /// The importance of all columns on the text, by the names of the tensors: what scales are searched with where types are chosen, unless a
+    /// file of importance is given.
     pub fn importance(&self) -> Result<BTreeMap<String, Vec<f32>>> {
         let matrix = calibrate(&self.model, &self.text, false, &Shown::new(Unit::Tokens))?;
         Ok(matrix.entries.keys().filter_map(|name| Some((name.clone(), matrix.weights(name)?))).collect())

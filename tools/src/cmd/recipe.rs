@@ -130,6 +130,8 @@ impl RecipeArgs {
         let calibrated = self.method.prepare(input, self.allocate.chooses(), || Cpu::new(isa, threads))?;
         let importance = match (&self.imatrix, &calibrated) {
             (Some(path), _) => Some(self.importance(path)?),
+            // Error feedback measures it on its way.
+            (None, Some(calibrated)) if calibrated.feedback && !self.allocate.chooses() => None,
             (None, Some(calibrated)) => Some(Importance { weights: calibrated.importance()?, ..Importance::default() }),
             (None, None) => None,
         };
@@ -170,11 +172,13 @@ impl RecipeArgs {
     ) -> Result<Option<Vec<Target>>> {
         let listed = self.listed_types()?;
         let record: Map<String, Json> = calibrated.into_iter().flat_map(Calibrated::record).collect();
+        let measures = importance.is_none() && calibrated.is_some_and(|calibrated| calibrated.feedback);
         let mut targets = Vec::new();
         for (path, wanted) in outputs {
             let target = |recipe: Recipe| {
                 let mut target = self.target(path, recipe, &listed, importance);
                 target.record.extend(record.clone());
+                target.measures_importance = measures;
                 target
             };
             let recipe = match wanted {
