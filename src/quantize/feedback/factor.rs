@@ -217,7 +217,7 @@ pub struct SolveScratch {
 }
 
 /// `a = l d l^T` for `a (n, n)`, of which the lower triangle is read: `l (n, n)` below its diagonal, zeros elsewhere, and `d (n)`. `None` if `a`
-/// is not positive definite.
+/// is not positive definite, or not by more than the smallest number.
 ///
 /// Single precision is enough for it: the damping bounds the condition of `a` scaled to a diagonal of ones, which is what errors depend on,
 /// and they are far below those of the moment, an estimate from some thousands of tokens.
@@ -246,11 +246,12 @@ fn factorize(cpu: &Cpu, a: &[f32], n: usize) -> Result<Option<(Vec<f32>, Vec<f32
             y.iter_mut().zip(&a[row + first..row + end]).for_each(|(y, a)| *y = a - *y);
         });
         let mut square: Vec<f64> = y[..width * width].iter().map(|&y| f64::from(y)).collect();
-        if !factorize_small(&mut square, width) {
-            return Ok(None);
-        }
+        let positive = factorize_small(&mut square, width);
         d.extend((0..width).map(|c| square[c * width + c] as f32));
         let d = &d[first..];
+        if !positive || d.iter().any(|d| *d < f32::MIN_POSITIVE) {
+            return Ok(None);
+        }
         // Row `k`: what a value of column `k` of `l` takes from those of the columns after it, `d_k` times column `k` of the square.
         let takes = |i: usize| (square[i % width * width + i / width] * square[i / width * (width + 1)]) as f32;
         let takes: Vec<f32> = (0..width * width).map(takes).collect();
@@ -373,11 +374,13 @@ mod tests {
 
     #[test]
     fn moments_without_full_rank_are_damped_until_they_can_be_factorized() {
-        // One token; and one whose columns are multiples of each other with energies that differ by 10^12; and nothing at all.
+        // One token; one whose columns are multiples of each other with energies that differ by 10^12; one of hardly any energy; and nothing
+        // at all.
         let (one, cpu) = (moment(40, 1), Cpu::new(strata_kernels::Isa::best(), 1));
         let mut wild = one.clone();
         wild.iter_mut().enumerate().for_each(|(i, v)| *v *= 10f32.powi(-((i / 40 + i % 40) as i32) / 6));
-        for of in [one, wild, vec![0.0; 1600]] {
+        let faint = one.iter().map(|v| v * 1e-41).collect();
+        for of in [one, wild, faint, vec![0.0; 1600]] {
             let factor = Factor::new(&cpu, &of, 40).unwrap();
             assert!(factor.carry.iter().chain(&factor.moment).all(|v| v.is_finite()));
         }

@@ -66,9 +66,9 @@ impl Moments {
         let (rows, cols, tokens, mut at) = (self.rows, self.cols, a.len() / self.rows, 0);
         while at < tokens {
             let end = tokens.min(at + TILE - self.a.len() / rows);
-            self.a.extend(a[at * rows..end * rows].iter().map(|value| root * value));
+            gather(&mut self.a, &a[at * rows..end * rows], root);
             if self.cross {
-                self.b.extend(b[at * cols..end * cols].iter().map(|value| root * value));
+                gather(&mut self.b, &b[at * cols..end * cols], root);
             }
             if self.a.len() == TILE * rows {
                 self.flush(cpu, scratch);
@@ -125,6 +125,13 @@ pub fn zeros(n: usize) -> Result<Vec<f32>> {
     Ok(values)
 }
 
+/// Appends `factor * values`.
+fn gather(to: &mut Vec<f32>, values: &[f32], factor: f32) {
+    let there = to.len();
+    to.resize(there + values.len(), 0.0);
+    to[there..].par_iter_mut().zip(values).for_each(|(to, value)| *to = factor * value);
+}
+
 /// The columns of `x (tokens, cols)` one after the other, as bytes.
 fn transpose(x: &[f32], cols: usize, to: &mut Vec<u8>) {
     let tokens = x.len() / cols;
@@ -136,12 +143,18 @@ fn transpose(x: &[f32], cols: usize, to: &mut Vec<u8>) {
     });
 }
 
-/// Copies the lower triangle of `a (n, n)` to the upper one.
+/// Copies what is below the panels on the diagonal of `a (n, n)` to the other side.
 fn mirror(a: &mut [f32], n: usize) {
-    for r in 0..n {
-        for c in 0..r {
-            a[c * n + r] = a[r * n + c];
-        }
+    const TOGETHER: usize = 16; // a cache line of what is copied
+    for first in (0..n).step_by(PANEL) {
+        let end = n.min(first + PANEL);
+        let (panel, below) = a.split_at_mut(end * n);
+        panel[first * n..].par_chunks_mut(TOGETHER * n).enumerate().for_each(|(i, rows)| {
+            for (c, of) in below.chunks_exact(n).enumerate() {
+                let values = &of[first + i * TOGETHER..end];
+                rows.chunks_exact_mut(n).zip(values).for_each(|(row, value)| row[end + c] = *value);
+            }
+        });
     }
 }
 
