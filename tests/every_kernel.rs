@@ -3,6 +3,8 @@
 
 mod kernel_inputs;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use kernel_inputs::{Random, activations, weights};
 use strata_kernels::{
     AttentionScratch, AttentionShape, Cpu, Isa, IsaError, KvEntries, KvLayout, Matrix, Rope, Rotation, SequenceChunk,
@@ -14,39 +16,67 @@ fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
+/// Does so for every format, as many at a time as there are processors, each with random numbers of its own.
+fn for_every_format(check: impl Fn(&Format, &mut Random) + Sync) {
+    let formats: Vec<&Format> = GgmlType::with_format().collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(format) = formats.get(i) else { return };
+            check(format, &mut Random(1 + i as u64));
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..std::thread::available_parallelism().map_or(1, usize::from)).for_each(|_| drop(scope.spawn(work)));
+    });
+}
+
 #[test]
 fn products_are_the_same_bits_everywhere_and_right() {
-    let mut random = Random(1);
-    for format in GgmlType::with_format() {
+    for_every_format(|format, random| {
         let len = format.ty.block_len();
         let shapes: Vec<(usize, usize)> = if len == 1 {
             vec![(1, 1), (3, 15), (4, 16), (5, 17), (7, 100), (33, 256)]
         } else {
             vec![(1, len), (3, 2 * len), (4, 3 * len), (5, 4 * len), (6, 5 * len), (33, 8 * len), (9, 15 * len)]
         };
-        for (rows, cols) in shapes {
-            for kind in 0..6 {
-                for (m, bits) in [1, 2, 3, 4, 5, 17].into_iter().flat_map(|m| ActivationBits::ALL.map(|bits| (m, bits)))
-                {
-                    let bytes = weights(format, rows, cols, kind, &mut random);
-                    let w = Matrix::new(format.ty, rows, cols, &bytes).unwrap();
-                    let mut x = activations(m, cols, kind >= 3, &mut random);
-                    let mut expected = vec![f32::NAN; m * rows];
-                    let cpu = |isa, threads| Cpu::new(isa, threads).with_activations(bits);
-                    cpu(Isa::named("scalar").unwrap(), 1).matmul(w, &mut x, &mut expected);
-                    check_against_f64(format, &bytes, rows, cols, &x, &expected);
-                    for isa in Isa::available() {
-                        let threads = if (m + kind) % 2 == 0 { 1 } else { 3 };
-                        let mut y = vec![f32::NAN; m * rows];
-                        let mut x2 = Activations::default();
-                        x2.reset(m, cols).copy_from_slice(x.values());
-                        cpu(isa, threads).matmul(w, &mut x2, &mut y);
-                        let what = format!("{rows}x{cols} m={m} {} bits kind={kind} threads={threads}", bits.bits());
-                        assert!(same_bits(&y, &expected), "{}/{}/matmul {what}", isa.name(), format.ty);
-                    }
+        for bits in ActivationBits::ALL {
+            let cpu = |isa, threads| Cpu::new(isa, threads).with_activations(bits);
+            // Threads take longer to start than these products.
+            let cpus = [1, 3].map(|threads| Isa::available().map(|isa| cpu(isa, threads)).collect::<Vec<_>>());
+            for &(rows, cols) in &shapes {
+                for (kind, m) in (0..6).flat_map(|kind| [1, 2, 3, 4, 5, 17].map(|m| (kind, m))) {
+                    let (scalar, cpus) = (&cpus[0][0], &cpus[(m + kind) % 2]);
+                    products(format, (rows, cols), (m, kind), (scalar, cpus), random);
                 }
             }
         }
+    });
+}
+
+/// A product of a matrix `(rows, cols)` with `m` rows of activations: on all `cpus` that of the scalar set on one thread.
+fn products(
+    format: &Format,
+    (rows, cols): (usize, usize),
+    (m, kind): (usize, usize),
+    (scalar, cpus): (&Cpu, &[Cpu]),
+    random: &mut Random,
+) {
+    let bytes = weights(format, rows, cols, kind, random);
+    let w = Matrix::new(format.ty, rows, cols, &bytes).unwrap();
+    let mut x = activations(m, cols, kind >= 3, random);
+    let mut expected = vec![f32::NAN; m * rows];
+    scalar.matmul(w, &mut x, &mut expected);
+    check_against_f64(format, &bytes, rows, cols, &x, &expected);
+    for cpu in cpus {
+        let mut y = vec![f32::NAN; m * rows];
+        let mut x2 = Activations::default();
+        x2.reset(m, cols).copy_from_slice(x.values());
+        cpu.matmul(w, &mut x2, &mut y);
+        let (bits, threads) = (cpu.activations().bits(), cpu.threads());
+        let what = format!("{rows}x{cols} m={m} {bits} bits kind={kind} threads={threads}");
+        assert!(same_bits(&y, &expected), "{}/{}/matmul {what}", cpu.isa().name(), format.ty);
     }
 }
 
@@ -312,12 +342,11 @@ impl Sequence {
         &self.q[tokens.start * width..tokens.end * width]
     }
 
-    fn attended(&self, isa: Isa, threads: usize, tokens: std::ops::Range<usize>) -> Vec<f32> {
+    fn attended(&self, cpu: &Cpu, tokens: std::ops::Range<usize>) -> Vec<f32> {
         let q = self.queries(tokens.clone());
         let mut out = vec![f32::NAN; q.len()];
         let chunks = [SequenceChunk { sequence: 0, tokens: tokens.len(), position: tokens.start }];
         let entries = |_| KvEntries { layout: self.layout, bytes: &self.cache };
-        let cpu = Cpu::new(isa, threads);
         assert!(cpu.attention(&mut AttentionScratch::default(), self.shape, q, &chunks, entries, &mut out));
         out
     }
@@ -341,20 +370,19 @@ fn attention_is_the_same_bits_everywhere_and_right() {
         let shape = AttentionShape { window, ..AttentionShape::new(heads, kv_heads, head_dim) };
         for types in CACHES {
             let sequence = Sequence::new(shape, types, TOKENS, &mut random);
-            let expected = sequence.attended(Isa::named("scalar").unwrap(), 1, 0..TOKENS);
+            let expected = sequence.attended(&Cpu::new(Isa::named("scalar").unwrap(), 1), 0..TOKENS);
             check_attention(&sequence, &expected);
-            for isa in Isa::available() {
-                for threads in [1, 3] {
-                    for (piece, firsts) in PIECES {
-                        for &first in *firsts {
-                            let width = heads * head_dim;
-                            let got = sequence.attended(isa, threads, first..first + piece);
-                            assert!(
-                                same_bits(&got, &expected[first * width..(first + piece) * width]),
-                                "{} {types:?} {heads}/{kv_heads}x{head_dim}, {window}: {piece} tokens from {first}, {threads} threads",
-                                isa.name()
-                            );
-                        }
+            for cpu in Isa::available().flat_map(|isa| [1, 3].map(|threads| Cpu::new(isa, threads))) {
+                for (piece, firsts) in PIECES {
+                    for &first in *firsts {
+                        let width = heads * head_dim;
+                        let got = sequence.attended(&cpu, first..first + piece);
+                        assert!(
+                            same_bits(&got, &expected[first * width..(first + piece) * width]),
+                            "{} {types:?} {heads}/{kv_heads}x{head_dim}, {window}: {piece} tokens from {first}, {} threads",
+                            cpu.isa().name(),
+                            cpu.threads()
+                        );
                     }
                 }
             }
@@ -407,8 +435,9 @@ fn sequences_in_one_batch_attend_only_to_themselves() {
         let mut out = vec![f32::NAN; q.len()];
         let entries = |i: usize| KvEntries { layout: sequences[i].layout, bytes: &sequences[i].cache };
         assert!(Cpu::new(isa, 2).attention(&mut AttentionScratch::default(), shape, &q, &chunks, entries, &mut out));
+        let one = Cpu::new(isa, 1);
         let alone =
-            sequences.iter().zip(&ranges).flat_map(|(sequence, tokens)| sequence.attended(isa, 1, tokens.clone()));
+            sequences.iter().zip(&ranges).flat_map(|(sequence, tokens)| sequence.attended(&one, tokens.clone()));
         assert!(same_bits(&out, &alone.collect::<Vec<_>>()), "{}", isa.name());
     }
 }

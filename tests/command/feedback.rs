@@ -30,32 +30,29 @@ fn it_diverges_less_in_as_many_bytes() {
         &dir,
         &["calibrate", "-m", source, "-f", "learn.txt", "-c", "128", "--chunks", "40", "-o", "im.gguf"],
     ));
-    let mut files = Vec::new();
-    for ty in ["q4_0", "q4_k_m", "q8_0"] {
-        let [plain, fed_back, propagated] = ["plain", "feedback", "propagated"].map(|how| format!("{how}-{ty}.gguf"));
-        ok(&mut strata(
-            &dir,
-            &["convert", source, "-t", ty, "-o", &plain, "--imatrix", "im.gguf", "--token-embedding-type", "bf16"],
-        ));
-        ok(&mut feedback(&dir, ty, &fed_back, "40", &[]));
-        ok(&mut feedback(&dir, ty, &propagated, "40", &["--propagate"]));
-        files.extend([plain, fed_back, propagated]);
-    }
-    let mut args =
-        vec!["compare", source, "-f", "judge.txt", "-c", "128", "--chunks", "12", "--weights-only", "--json"];
-    args.extend(files.iter().map(String::as_str));
-    let json: Value = serde_json::from_slice(&ok(&mut strata(&dir, &args)).stdout).unwrap();
-    for three in json["candidates"].as_array().unwrap().chunks(3) {
-        let [plain, fed_back, propagated] = [0, 1, 2].map(|i| three[i]["mean_kld"].as_f64().unwrap());
-        let name = &three[0]["file"];
-        assert!(fed_back < 0.85 * plain, "{name}: {fed_back} of {plain}");
-        assert!(propagated < 0.85 * plain, "{name}: {propagated} of {plain}");
-        let tensors = |i: usize| {
-            let path = dir.path().join(three[i]["file"].as_str().unwrap());
-            let gguf = strata::gguf::Gguf::open(&path).unwrap();
-            gguf.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.ty, tensor.bytes)).collect::<Vec<_>>()
-        };
-        assert!(tensors(0) == tensors(1) && tensors(0) == tensors(2), "{name}: the same types and bytes");
+    let types = ["-t", "q4_0", "-t", "q4_k_m", "-t", "q8_0"];
+    let plain = ["-o", "plain-{type}.gguf", "--imatrix", "im.gguf", "--token-embedding-type", "bf16"];
+    ok(&mut strata(&dir, &[&["convert", source], &plain[..], &types].concat()));
+    ok(&mut feedback(&dir, "q4_0", "feedback-{type}.gguf", "40", &types[2..]));
+    ok(&mut feedback(&dir, "q4_k_m", "propagated-Q4_K_M.gguf", "40", &["--propagate"]));
+    let better = [("Q4_0", "feedback"), ("Q4_K_M", "feedback"), ("Q4_K_M", "propagated"), ("Q8_0", "feedback")];
+    let pairs = better.map(|(ty, how)| ["plain", how].map(|how| format!("{how}-{ty}.gguf")));
+    let files: std::collections::BTreeSet<&str> = pairs.as_flattened().iter().map(String::as_str).collect();
+    let args = ["compare", source, "-f", "judge.txt", "-c", "128", "--chunks", "12", "--weights-only", "--json"];
+    let files: Vec<&str> = args.into_iter().chain(files).collect();
+    let json: Value = serde_json::from_slice(&ok(&mut strata(&dir, &files)).stdout).unwrap();
+    let mean = |file: &String| {
+        let of = json["candidates"].as_array().unwrap().iter().find(|candidate| candidate["file"] == **file);
+        of.unwrap()["mean_kld"].as_f64().unwrap()
+    };
+    let tensors = |file: &String| {
+        let gguf = strata::gguf::Gguf::open(&dir.path().join(file)).unwrap();
+        gguf.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.ty, tensor.bytes)).collect::<Vec<_>>()
+    };
+    for [plain, better] in &pairs {
+        let [of_plain, of_better] = [plain, better].map(mean);
+        assert!(of_better < 0.85 * of_plain, "{better}: {of_better} of {of_plain}");
+        assert!(tensors(better) == tensors(plain), "{better}: the same types and bytes");
     }
 }
 
