@@ -94,13 +94,13 @@ impl Target {
         let facts: Vec<_> = (tensors.iter())
             .map(|tensor| TensorFacts { name: &tensor.name, dims: &tensor.dims, kept: kept_type(input, tensor) })
             .collect();
-        let types = self.recipe.types(of, &facts, self.importance.is_some() || self.measures_importance);
+        let types = self.recipe.types(of, &facts, self.has_importance());
         let known: BTreeSet<&str> = facts.iter().map(|fact| fact.name).collect();
         if let Some(name) = self.recipe.by_name.keys().find(|name| !known.contains(name.as_str())) {
             let problem = format!("the recipe names the tensor {}, which the model does not have", quoted(name));
             return Err(Error::invalid(input.path(), "recipe", problem, "take a recipe of a model of this shape"));
         }
-        if self.recipe.requires_importance() && self.importance.is_none() && !self.measures_importance {
+        if self.recipe.requires_importance() && !self.has_importance() {
             return Err(Error::ImportanceMissing { mix: self.recipe.mix.name });
         }
         for (tensor, &ty) in tensors.iter().zip(&types) {
@@ -137,6 +137,11 @@ impl Target {
             }
         }
         Ok(types)
+    }
+
+    /// Whether importance is given, or will be measured.
+    fn has_importance(&self) -> bool {
+        self.importance.is_some() || self.measures_importance
     }
 
     fn bad_importance(&self, place: String, problem: String) -> Error {
