@@ -34,9 +34,10 @@ fn it_diverges_less_in_as_many_bytes() {
     let plain = ["-o", "plain-{type}.gguf", "--imatrix", "im.gguf", "--token-embedding-type", "bf16"];
     ok(&mut strata(&dir, &[&["convert", source], &plain[..], &types].concat()));
     ok(&mut feedback(&dir, "q4_0", "feedback-{type}.gguf", "40", &types[2..]));
-    ok(&mut feedback(&dir, "q4_k_m", "propagated-Q4_K_M.gguf", "40", &["--propagate"]));
-    let better = [("Q4_0", "feedback"), ("Q4_K_M", "feedback"), ("Q4_K_M", "propagated"), ("Q8_0", "feedback")];
-    let pairs = better.map(|(ty, how)| ["plain", how].map(|how| format!("{how}-{ty}.gguf")));
+    ok(&mut feedback(&dir, "q4_0", "propagated-{type}.gguf", "40", &[&types[2..], &["--propagate"]].concat()));
+    let better = ["Q4_0", "Q4_K_M", "Q8_0"].map(|ty| ["feedback", "propagated"].map(|how| (ty, how)));
+    let pairs = better.as_flattened().iter().map(|(ty, how)| ["plain", how].map(|how| format!("{how}-{ty}.gguf")));
+    let pairs: Vec<_> = pairs.collect();
     let files: std::collections::BTreeSet<&str> = pairs.as_flattened().iter().map(String::as_str).collect();
     let args = ["compare", source, "-f", "judge.txt", "-c", "128", "--chunks", "12", "--weights-only", "--json"];
     let files: Vec<&str> = args.into_iter().chain(files).collect();
