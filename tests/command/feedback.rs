@@ -47,7 +47,7 @@ fn it_diverges_less_in_as_many_bytes() {
         of.unwrap()["mean_kld"].as_f64().unwrap()
     };
     let tensors = |file: &String| {
-        let gguf = strata::gguf::Gguf::open(&dir.path().join(file)).unwrap();
+        let gguf = strata::gguf::Gguf::open(dir.path().join(file)).unwrap();
         gguf.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.ty, tensor.bytes)).collect::<Vec<_>>()
     };
     for [plain, better] in &pairs {
