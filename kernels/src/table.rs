@@ -1,6 +1,7 @@
 //! The table of function pointers that an instruction set is, with no cell ever empty, and [`Isa`], the proof that the processor has one.
 
 use crate::jobs::{KvKernels, PartialSoftmax, QueryRows};
+use crate::limits::Sums;
 use crate::matmul::{Job, Out};
 use strata_quant::activations::FormBuffers;
 use strata_quant::{Activations, Codec, GgmlType, GroupMetric, GroupRows};
@@ -83,7 +84,7 @@ pub struct Table {
     /// See `limits.rs`.
     pub read: unsafe fn(&[u8]) -> u64,
     /// That many rounds of the set's 8-bit multiply-adds on registers; returns the products. See `limits.rs`.
-    pub multiply_add: unsafe fn(usize) -> u64,
+    pub multiply_add: unsafe fn(usize, &mut Sums) -> u64,
 }
 
 impl Table {

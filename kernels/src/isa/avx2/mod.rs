@@ -3,7 +3,7 @@
 pub mod blocks256;
 pub mod blocks32;
 mod gemm;
-mod peak;
+pub mod peak;
 
 use super::instantiate::instantiate;
 use std::arch::x86_64::*;

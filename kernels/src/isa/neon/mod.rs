@@ -68,6 +68,7 @@ macro_rules! set {
             use crate::isa::gemm::formats::*;
             use crate::isa::gemv;
             use crate::isa::instantiate::instantiate;
+            use crate::limits::Sums;
             use crate::matmul::{Job, Out};
             use crate::table::Matmul;
             use strata_quant::{Activations, GgmlType};
@@ -91,8 +92,8 @@ macro_rules! set {
             const KERNELS_256: &[(GgmlType, Matmul)] = kernels256!(blocks_of_256);
 
             #[target_feature(enable = $features)]
-            fn multiply_add(rounds: usize) -> u64 {
-                peak::multiply_add::<$Products, $sums>($Products::new(), rounds)
+            fn multiply_add(rounds: usize, sums: &mut Sums) -> u64 {
+                peak::multiply_add::<$Products, $sums>($Products::new(), rounds, sums)
             }
 
             mod gemm {
